@@ -1,0 +1,30 @@
+"""Arithmetic that is the same for independent modes and for blocks of k modes.
+
+A gain or covariance is [F] (one number a mode) or [B, k, k] (one matrix a block); a signal is [F]
+or [B, k].
+"""
+
+import jax.numpy as jnp
+from jax import Array
+
+
+def apply_gain(gain: Array, x: Array) -> Array:
+    """gain x: a signal."""
+    return gain * x if gain.ndim == x.ndim else jnp.einsum("...ij,...j->...i", gain, x)
+
+
+def multiply(left: Array, right: Array) -> Array:
+    """left right: a gain."""
+    return left * right if left.ndim == 1 else left @ right
+
+
+def congruence(gain: Array, cov: Array | None = None) -> Array:
+    """gain cov gain^T: the covariance of gain x; cov defaults to the identity."""
+    if gain.ndim == 1:
+        return gain**2 if cov is None else gain**2 * cov
+    return gain @ gain.mT if cov is None else gain @ cov @ gain.mT
+
+
+def diagonal(cov: Array) -> Array:
+    """The variance of each mode: a signal."""
+    return cov if cov.ndim == 1 else jnp.diagonal(cov, axis1=-2, axis2=-1)

@@ -1,0 +1,183 @@
+"""Linear degradations y = H x_0 + sigma_y n, given by their singular values.
+
+H = U diag(response) V^T with real orthogonal U, V and response >= 0. *Mode coordinates* are V^T x
+for signals and U^T y for measurements; in them a degradation is a multiplication,
+
+    U^T y = response * (V^T x_0) + sigma_y n.
+
+For a circular convolution |DFT of the kernel| are the singular values. V^T is the discrete Hartley
+transform (real part minus imaginary part of the unitary DFT): real, orthogonal, its own inverse,
+and a stationary prior is diagonal in it, as |DFT| and power spectra agree at f and -f. The phase of
+the kernel's DFT goes into U.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .errors import InputError
+
+# Singular values below this fraction of the largest are rounding of exact zeros.
+RESPONSE_FLOOR = 1e-13
+
+
+@dataclass(frozen=True, eq=False)
+class Degradation:
+    """H by its singular value decomposition, as functions that map the last axes of an array.
+
+    Pixels are [..., *shape], modes [..., F]. Leading axes are independent planes.
+    """
+
+    name: str
+    options: dict[str, Any]  # what `name` was called with, for schedule files
+    shape: tuple[int, ...]
+    response: Array  # singular values >= 0, [F]
+    to_modes: Callable[[Array], Array] = field(repr=False)  # V^T x
+    from_modes: Callable[[Array], Array] = field(repr=False)  # V x
+    to_measurement_modes: Callable[[Array], Array] = field(repr=False)  # U^T y
+    from_measurement_modes: Callable[[Array], Array] = field(repr=False)  # U y
+
+    def apply(self, x: Array) -> Array:
+        """H x."""
+        return self.from_measurement_modes(_scale(self.response, self.to_modes(x)))
+
+    def adjoint(self, y: Array) -> Array:
+        """H^T y."""
+        return self.from_modes(_scale(self.response, self.to_measurement_modes(y)))
+
+
+def identity(shape: tuple[int, ...]) -> Degradation:
+    """H = I: plain denoising."""
+    return from_kernel(np.ones((1,) * len(shape)), shape, name="identity", options={})
+
+
+def gaussian_blur(shape: tuple[int, ...], std: float = 2.0) -> Degradation:
+    """Circular blur with a Gaussian sampled on the whole periodic grid; `std` in pixels."""
+    _positive("std", std)
+    distance2 = sum(axis**2 for axis in _wrapped_axes(shape))
+    kernel = np.exp(-distance2 / (2 * std**2))
+    return _circular("gaussian_blur", {"std": std}, kernel / kernel.sum())
+
+
+def uniform_blur(shape: tuple[int, ...], size: int = 9) -> Degradation:
+    """Circular mean over a box of `size` pixels along each axis, `size` odd."""
+    if int(size) != size or size < 1 or size % 2 == 0:
+        raise InputError(f"blur size = {size}: must be an odd whole number >= 1")
+    kernel = np.full((int(size),) * len(shape), 1.0 / size ** len(shape))
+    return from_kernel(kernel, shape, name="uniform_blur", options={"size": size})
+
+
+def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.0) -> Degradation:
+    """Circular blur along a straight line of `length` pixels, at `angle` degrees (2-D only).
+
+    Angle 0 is horizontal and 90 points up. The line is spread linearly over the nearest pixels.
+    """
+    _positive("length", length)
+    if len(shape) != 2:
+        raise InputError(f"shape = {shape}: motion blur is for two dimensions")
+    reach = int(np.ceil(length / 2)) + 1
+    kernel = np.zeros((2 * reach + 1,) * 2)
+    along = (np.arange(16 * reach) + 0.5) / (16 * reach) * length - length / 2
+    rows = reach - along * np.sin(np.deg2rad(angle))
+    columns = reach + along * np.cos(np.deg2rad(angle))
+    for dr in (0, 1):
+        for dc in (0, 1):
+            r, c = np.floor(rows).astype(int) + dr, np.floor(columns).astype(int) + dc
+            share = np.maximum(0, 1 - np.abs(rows - r)) * np.maximum(0, 1 - np.abs(columns - c))
+            np.add.at(kernel, (r, c), share)
+    # A length near zero leaves a border of zeros that need not fit into the image.
+    used = np.flatnonzero(kernel.any(axis=0) | kernel.any(axis=1))
+    cut = slice(min(used[0], 2 * reach - used[-1]), max(used[-1], 2 * reach - used[0]) + 1)
+    kernel = kernel[cut, cut] / kernel.sum()
+    return from_kernel(
+        kernel, shape, name="motion_blur", options={"length": length, "angle": angle}
+    )
+
+
+def from_kernel(
+    kernel: np.ndarray,
+    shape: tuple[int, ...],
+    *,
+    name: str = "from_kernel",
+    options: dict[str, Any] | None = None,
+) -> Degradation:
+    """Circular convolution with `kernel`, whose centre is the pixel size // 2 along each axis.
+
+    The kernel is used as it is (normalise it before if the mean grey value is to be kept).
+    Raises InputError if it is larger than the image, or not finite, or of another dimension.
+    """
+    kernel = np.asarray(kernel, dtype=float)
+    if kernel.ndim != len(shape):
+        raise InputError(f"kernel of shape {kernel.shape}: {len(shape)} dimensions are needed")
+    if any(k > n for k, n in zip(kernel.shape, shape, strict=True)):
+        raise InputError(
+            f"kernel of size {_times(kernel.shape)}: larger than {_times(shape)} image"
+        )
+    if not np.all(np.isfinite(kernel)) or not np.any(kernel):
+        raise InputError("kernel: all values must be finite, and one at least not 0")
+    on_grid = np.zeros(shape)
+    on_grid[tuple(slice(k) for k in kernel.shape)] = kernel
+    on_grid = np.roll(on_grid, [-(k // 2) for k in kernel.shape], axis=range(kernel.ndim))
+    if options is None:
+        options = {"kernel": kernel.tolist()}
+    return _circular(name, options, on_grid)
+
+
+def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degradation:
+    """Circular convolution with a kernel given on the whole grid, origin at index 0."""
+    shape, axes = kernel.shape, tuple(range(-kernel.ndim, 0))
+    transfer = np.fft.fftn(kernel)
+    # Exactly Hermitian, so that U is exactly real and |transfer| exactly even.
+    mirrored = np.roll(np.flip(transfer), 1, axis=range(kernel.ndim))
+    transfer = (transfer + np.conj(mirrored)) / 2
+    response = np.abs(transfer)
+    response[response < RESPONSE_FLOOR * response.max()] = 0
+    unit_phase = np.where(response > 0, transfer / np.where(response > 0, response, 1), 1)
+    phase = jnp.asarray(unit_phase)
+
+    def hartley(x: Array) -> Array:
+        transformed = jnp.fft.fftn(x, axes=axes, norm="ortho")
+        return transformed.real - transformed.imag
+
+    def shift(x: Array, phase: Array) -> Array:
+        transformed = jnp.fft.fftn(x, axes=axes)
+        return jnp.fft.ifftn(_scale(phase, transformed), axes=axes).real
+
+    def flat(x: Array) -> Array:
+        return x.reshape(*x.shape[: -len(shape)], -1)
+
+    def grid(x: Array) -> Array:
+        return x.reshape(*x.shape[:-1], *shape)
+
+    return Degradation(
+        name,
+        options,
+        shape,
+        jnp.asarray(response.ravel()),
+        to_modes=lambda x: flat(hartley(x)),
+        from_modes=lambda x: hartley(grid(x)),
+        to_measurement_modes=lambda y: flat(hartley(shift(y, jnp.conj(phase)))),
+        from_measurement_modes=lambda y: shift(hartley(grid(y)), phase),
+    )
+
+
+def _scale(factor: Array, x: Array) -> Array:
+    return jnp.broadcast_to(factor.astype(x.dtype), x.shape) * x
+
+
+def _wrapped_axes(shape: tuple[int, ...]) -> list[np.ndarray]:
+    """Signed distances from the origin on the periodic grid, one array [*shape] per axis."""
+    return np.meshgrid(*(np.fft.fftfreq(n) * n for n in shape), indexing="ij")
+
+
+def _positive(name: str, value: float) -> None:
+    if not (np.isfinite(value) and value > 0):
+        raise InputError(f"blur {name} = {value}: must be a finite number > 0")
+
+
+def _times(shape: tuple[int, ...]) -> str:
+    return "x".join(map(str, shape))

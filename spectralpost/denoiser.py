@@ -1,0 +1,33 @@
+"""Denoisers in pixel space: callables (x_t, t) -> E[x_0 | x_t], images [..., H, W]."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from .noise import NoiseLevel
+from .prior import Prior, denoiser_gain
+
+
+class GaussianDenoiser(NamedTuple):
+    """The exact denoiser of a stationary Gaussian prior, by FFT, plane by plane.
+
+    x_hat = mean + F^-1 g F (x_t - alpha_t mean),  g = `prior.denoiser_gain`. Build it with
+    `GaussianDenoiser.of(prior)`; pixels are in the prior's pixel range.
+    """
+
+    spectrum: Array  # [H, W] (or [n]), FFT order
+    mean: Array  # [H, W]
+
+    @classmethod
+    def of(cls, prior: Prior) -> "GaussianDenoiser":
+        return cls(jnp.asarray(prior.spectrum), jnp.asarray(prior.mean))
+
+    def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
+        axes = tuple(range(-self.mean.ndim, 0))
+        mean = jnp.broadcast_to(self.mean.astype(x_t.dtype), x_t.shape)
+        centred = jnp.fft.rfftn(x_t - t.alpha * mean, axes=axes)
+        # The gain is real and even, so the half spectrum of a real image is enough.
+        gain = denoiser_gain(self.spectrum, t)[..., : centred.shape[-1]].astype(centred.dtype)
+        denoised = jnp.broadcast_to(gain, centred.shape) * centred
+        return mean + jnp.fft.irfftn(denoised, s=self.mean.shape, axes=axes)

@@ -1,0 +1,70 @@
+"""How a guidance schedule is parameterised for an optimiser.
+
+Optimisers work on unconstrained numbers u, samplers on constrained weights:
+
+    "nonnegative"   weight = exp(u)
+    "unit"          weight = 1 / (1 + exp(-u))
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .noise import NoiseLevel, log_snr, step_pairs
+from .step import Guidance
+
+# Published defaults may sit on a boundary (0, or 1 for "unit"), where u would be infinite.
+BOUNDARY = 1e-4
+
+
+def to_weight(constraint: str, u: Array) -> Array:
+    """The constrained weight of unconstrained u."""
+    return jnp.exp(u) if constraint == "nonnegative" else jax.nn.sigmoid(u)
+
+
+def from_weight(constraint: str, weight: Array) -> Array:
+    """The inverse of `to_weight`, kept `BOUNDARY` away from where u is infinite."""
+    weight = jnp.maximum(weight, BOUNDARY)
+    if constraint == "nonnegative":
+        return jnp.log(weight)
+    weight = jnp.minimum(weight, 1 - BOUNDARY)
+    return jnp.log(weight) - jnp.log1p(-weight)
+
+
+def constrain(constraint: dict[str, str], u: Guidance) -> Guidance:
+    """The weights of a pytree of unconstrained numbers."""
+    return {name: to_weight(constraint[name], values) for name, values in u.items()}
+
+
+def unconstrain(constraint: dict[str, str], weights: Guidance) -> Guidance:
+    """The unconstrained numbers of a pytree of weights."""
+    return {name: from_weight(constraint[name], values) for name, values in weights.items()}
+
+
+def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
+    """Unconstrained constants that cover weights from 1e-4 to 1e4: [num_points, num_weights].
+
+    One weight: evenly spaced. Several: a Halton sequence, which covers their joint range evenly.
+    """
+    if num_weights == 1:
+        points = np.linspace(0, 1, num_points)[:, None]
+    else:
+        from scipy.stats import qmc  # slow to import
+
+        points = qmc.Halton(num_weights, scramble=False).random(num_points)
+    return (2 * points - 1) * np.log(1e4)
+
+
+def smooth_curves(key: Array, levels: NoiseLevel, num: int) -> Array:
+    """Random curves, smooth in log-SNR, to be added to unconstrained numbers: [num, S].
+
+    A curve is a sum of four cosines of standard deviations 2, 1, 2/3, 1/2.
+    """
+    t, _ = step_pairs(levels)
+    position = jnp.clip(log_snr(t), -30, 30)  # pure noise and clean signal are infinitely far
+    position = (position - position[0]) / jnp.maximum(position[-1] - position[0], 1e-6)
+    order = jnp.arange(4, dtype=position.dtype)
+    waves = jnp.cos(jnp.pi * order[:, None] * position[None, :])
+    size = 2 / (1 + order)
+    return (size[None, :] * jax.random.normal(key, (num, 4), position.dtype)) @ waves

@@ -1,0 +1,149 @@
+"""How far a sampler's output is from the true posterior: closed forms, averaged over y.
+
+All take a problem and a whole sampler's transfer (`sampler_transfer`) and return a number per
+pixel, in squared units of the pixel range where it is a squared distance. `bias` below is the mean
+of the output minus the posterior mean, a function of y; `cov` the output's covariance given y.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from .blocks import apply_gain, congruence, diagonal
+from .images import PIXEL_RANGE, PixelRange
+from .noise import safe_sqrt
+from .problem import (
+    Problem,
+    ideal_posterior,
+    measurement_cov,
+    num_pixels,
+    prior_cov,
+)
+from .transfer import Transfer
+
+
+class ModeError(NamedTuple):
+    """Per mode, [F] | [B, k]: where a sampler goes wrong."""
+
+    bias2: Array  # E over y of the squared bias
+    var: Array  # variance of the output given y
+    ideal_var: Array  # variance of the true posterior
+
+
+def output_cov(transfer: Transfer) -> Array:
+    """Covariance of the output given y, over start noise and fresh noise: [F] | [B, k, k]."""
+    return congruence(transfer.state_gain) + transfer.noise_cov
+
+
+def mode_error(problem: Problem, transfer: Transfer) -> ModeError:
+    """Bias and variance of every mode; the diagonal in blocks."""
+    ideal = ideal_posterior(problem)
+    bias2 = diagonal(_bias_cov(problem, transfer, ideal.gain)) + transfer.offset**2
+    return ModeError(bias2, diagonal(output_cov(transfer)), ideal.var)
+
+
+def wasserstein2(problem: Problem, transfer: Transfer, y: Array | None = None) -> Array:
+    """Squared 2-Wasserstein distance between output and true posterior, averaged over y, per pixel.
+
+    With y ([F] | [B, k], relative to H mean, in mode coordinates): for that measurement. Dowson,
+    Landau, 1982, for Gaussians: E ||bias||^2 + the Bures distance of the covariances.
+    """
+    if y is None and problem.basis is None:
+        return jnp.sum(wasserstein2_residuals(problem, transfer) ** 2)
+    ideal = ideal_posterior(problem)
+    if y is None:
+        bias2 = diagonal(_bias_cov(problem, transfer, ideal.gain)) + transfer.offset**2
+    else:
+        bias2 = (apply_gain(transfer.data_gain - ideal.gain, y) + transfer.offset) ** 2
+    return _per_pixel(problem, bias2) + _bures(problem, output_cov(transfer), ideal.cov)
+
+
+def wasserstein2_residuals(problem: Problem, transfer: Transfer) -> Array:
+    """The averaged W2^2 of independent modes is the sum of the squares of these, [3 F].
+
+    Per mode and sqrt(weight / pixels): the gap of the data gains times the standard deviation of y,
+    the gap of the posterior standard deviations, and the offset.
+    """
+    ideal = ideal_posterior(problem)
+    gaps = jnp.stack(
+        [
+            (transfer.data_gain - ideal.gain) * jnp.sqrt(measurement_cov(problem)),
+            safe_sqrt(output_cov(transfer)) - safe_sqrt(ideal.var),
+            transfer.offset,
+        ]
+    )
+    share = jnp.sqrt(problem.weight / num_pixels(problem))
+    return (gaps * share[None, :]).ravel()
+
+
+def kl(problem: Problem, transfer: Transfer) -> Array:
+    """Kullback-Leibler divergence KL(output || true posterior), averaged over y, per pixel (nats).
+
+    Infinite if an output mode is deterministic where the posterior is not, or the reverse.
+    """
+    ideal, cov = ideal_posterior(problem), output_cov(transfer)
+    bias = _bias_cov(problem, transfer, ideal.gain)
+    if problem.basis is None:
+        ratio = (cov + bias + transfer.offset**2) / ideal.cov
+        return _per_pixel(problem, (ratio - 1 - jnp.log(cov / ideal.cov)) / 2)
+    bias = bias + transfer.offset[..., :, None] * transfer.offset[..., None, :]
+    ratio = jnp.trace(jnp.linalg.solve(ideal.cov, cov + bias), axis1=-2, axis2=-1)
+    log_det = jnp.linalg.slogdet(cov)[1] - jnp.linalg.slogdet(ideal.cov)[1]
+    k = problem.spectrum.shape[-1]
+    return jnp.sum(problem.weight * (ratio - k - log_det)) / (2 * num_pixels(problem))
+
+
+def mse(problem: Problem, transfer: Transfer) -> Array:
+    """E ||output - x_0||^2 per pixel, over signals, measurements and the sampler's own noise.
+
+    = posterior variance (which no estimate can avoid) + squared bias + output variance.
+    """
+    error = mode_error(problem, transfer)
+    return _per_pixel(problem, error.ideal_var + error.bias2 + error.var)
+
+
+def psnr(mean_squared_error: Array, pixel_range: PixelRange = PIXEL_RANGE) -> Array:
+    """Peak signal-to-noise ratio in dB of a mean squared error, peak = width of the pixel range."""
+    low, high = pixel_range
+    return 10 * jnp.log10((high - low) ** 2 / mean_squared_error)
+
+
+def perception(problem: Problem, transfer: Transfer) -> Array:
+    """Squared 2-Wasserstein distance per pixel between the law of outputs, y averaged out, and the
+    prior: 0 if restored images look, on average, like images (Blau, Michaeli, 2018)."""
+    gain, cov_y = transfer.data_gain, measurement_cov(problem)
+    cov = output_cov(transfer) + congruence(gain, cov_y)
+    return _per_pixel(problem, transfer.offset**2) + _bures(problem, cov, prior_cov(problem))
+
+
+def image_mse(problem: Problem, transfer: Transfer, x_0: Array) -> Array:
+    """E ||output - x_0||^2 per pixel for one given image x_0, over all noise only.
+
+    x_0 [F] in mode coordinates, relative to the mean. A linear prediction, so it holds for an image
+    that does not follow the prior, as long as the Gaussian denoiser is used. For diagonal problems.
+    """
+    bias = (transfer.data_gain * problem.response - 1) * x_0 + transfer.offset
+    spread = (transfer.data_gain * problem.sigma_y) ** 2 + output_cov(transfer)
+    return _per_pixel(problem, bias**2 + spread)
+
+
+def _bias_cov(problem: Problem, transfer: Transfer, ideal_gain: Array) -> Array:
+    """Covariance over y of (data_gain - ideal_gain) y."""
+    return congruence(transfer.data_gain - ideal_gain, measurement_cov(problem))
+
+
+def _bures(problem: Problem, cov: Array, target: Array) -> Array:
+    """Squared Bures distance per pixel: tr(cov + target - 2 (target^1/2 cov target^1/2)^1/2)."""
+    if problem.basis is None:
+        return _per_pixel(problem, (safe_sqrt(cov) - safe_sqrt(target)) ** 2)
+    values, vectors = jnp.linalg.eigh(target)
+    root = (vectors * safe_sqrt(values)[..., None, :]) @ vectors.mT
+    cross = safe_sqrt(jnp.linalg.eigvalsh(root @ cov @ root))
+    return _per_pixel(problem, diagonal(cov) + diagonal(target) - 2 * cross)
+
+
+def _per_pixel(problem: Problem, values: Array) -> Array:
+    """Sum of values ([F] | [B, k]) over all modes that the problem stands for, per pixel."""
+    rows = values if values.ndim == 1 else values.sum(axis=-1)
+    return jnp.sum(problem.weight * rows) / num_pixels(problem)

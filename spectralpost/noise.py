@@ -1,0 +1,191 @@
+"""Noise levels: how much signal and how much noise is left at each step.
+
+Everywhere in this package a noisy signal at level t is
+
+    x_t = alpha_t x_0 + sigma_t eps,        eps ~ N(0, I),
+
+and a step goes from t to the less noisy s. Nothing else is assumed about (alpha, sigma):
+
+    variance preserving (VP)   alpha^2 + sigma^2 = 1
+    variance exploding (VE)    alpha = 1
+    rectified flow             alpha = 1 - sigma
+
+A *grid* of S steps is a `NoiseLevel` whose leaves have shape [S + 1]: noisiest first, the clean
+end (alpha = 1, sigma = 0) last.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .errors import InputError
+
+Spacing = Literal["uniform", "trailing", "quadratic"]
+
+TRAIN_STEPS = 1000  # the grid on which the published VP networks were trained
+
+
+class NoiseLevel(NamedTuple):
+    """A noise level (scalars), or a grid of levels (leaves of shape [S + 1])."""
+
+    alpha: Array
+    sigma: Array
+
+
+def log_snr(level: NoiseLevel) -> Array:
+    """log(alpha^2 / sigma^2): -inf at pure noise, +inf at the clean end."""
+    return 2 * (jnp.log(level.alpha) - jnp.log(level.sigma))
+
+
+def step_pairs(levels: NoiseLevel) -> tuple[NoiseLevel, NoiseLevel]:
+    """The levels (t, s) of the S steps of a grid, each with leaves of shape [S]."""
+    return jax.tree.map(lambda leaf: leaf[:-1], levels), jax.tree.map(lambda leaf: leaf[1:], levels)
+
+
+def num_steps_of(levels: NoiseLevel) -> int:
+    """The number of steps S of a grid of S + 1 levels."""
+    return levels.alpha.shape[0] - 1
+
+
+def safe_sqrt(x: Array) -> Array:
+    """sqrt(max(x, 0)) whose gradient at x <= 0 is zero instead of infinite or NaN."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def safe_divide(numerator: Array, denominator: Array) -> Array:
+    """numerator / denominator, and 0 (with zero gradient) where the denominator is 0."""
+    nonzero = denominator != 0
+    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
+
+
+# ------------------------------------------------------------------------------------------ grids
+
+
+def vp_linear(
+    num_steps: int,
+    spacing: Spacing = "uniform",
+    *,
+    train_steps: int = TRAIN_STEPS,
+    beta_start: float = 1e-4,
+    beta_end: float = 0.02,
+) -> NoiseLevel:
+    """Sub-grid of the linear-beta VP grid of DDPM, then the clean end.
+
+    alpha_t^2 = prod_{i <= t} (1 - beta_i), beta linear from `beta_start` to `beta_end` over
+    `train_steps` steps; the S time steps are those of `vp_timesteps`.
+
+    Source: Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020 (arXiv 2006.11239).
+    Raises InputError for a step count outside 1..train_steps or an unknown spacing.
+    """
+    betas = np.linspace(beta_start, beta_end, train_steps)
+    return _vp_grid(np.cumprod(1 - betas), vp_timesteps(num_steps, spacing, train_steps))
+
+
+def vp_cosine(
+    num_steps: int,
+    spacing: Spacing = "uniform",
+    *,
+    train_steps: int = TRAIN_STEPS,
+    offset: float = 0.008,
+    max_beta: float = 0.999,
+) -> NoiseLevel:
+    """Sub-grid of the cosine VP grid, then the clean end.
+
+    Source: Nichol, Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021 (arXiv
+    2102.09672): beta_t = min(1 - f(t + 1)/f(t), max_beta), f(t) = cos^2((t/T + offset)/(1 + offset)
+    pi/2).
+    """
+    f = np.cos((np.arange(train_steps + 1) / train_steps + offset) / (1 + offset) * np.pi / 2) ** 2
+    betas = np.minimum(1 - f[1:] / f[:-1], max_beta)
+    return _vp_grid(np.cumprod(1 - betas), vp_timesteps(num_steps, spacing, train_steps))
+
+
+def vp_timesteps(
+    num_steps: int, spacing: Spacing = "uniform", train_steps: int = TRAIN_STEPS
+) -> np.ndarray:
+    """The S integer time steps of a VP sub-grid, descending.
+
+    uniform    linspace(train_steps - 1, 0, S), rounded: both ends are visited
+    trailing   round(arange(train_steps, 0, -train_steps / S)) - 1: the last step is a full one
+    quadratic  dense near t = 0, DiffPIR's `quad`: T - 1 - int(sqrt(linspace(0, T^2, S)))
+    """
+    _check_num_steps(num_steps)
+    if num_steps > train_steps:
+        raise InputError(f"steps = {num_steps}: this grid has only {train_steps} time steps")
+    if spacing == "uniform":
+        timesteps = np.rint(np.linspace(train_steps - 1, 0, num_steps))
+    elif spacing == "trailing":
+        timesteps = np.rint(train_steps * np.arange(num_steps, 0, -1) / num_steps) - 1
+    elif spacing == "quadratic":
+        timesteps = train_steps - 1 - np.floor(np.sqrt(np.linspace(0, train_steps**2, num_steps)))
+        # The square-root grid ends one past the last time step: DiffPIR moves it back.
+        timesteps = np.maximum(timesteps, 0)
+    else:
+        raise InputError(f"spacing = {spacing!r}: allowed are uniform, trailing, quadratic")
+    if np.any(np.diff(timesteps) >= 0):
+        raise InputError(f"steps = {num_steps}: {spacing} spacing would visit a time step twice")
+    return timesteps.astype(int)
+
+
+def ve_karras(
+    num_steps: int, *, sigma_max: float = 80.0, sigma_min: float = 0.002, rho: float = 7.0
+) -> NoiseLevel:
+    """VE levels evenly spaced in sigma^(1/rho), then the clean end.
+
+    Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
+    2022 (arXiv 2206.00364). sigma is in units of the pixel range.
+    """
+    _check_num_steps(num_steps)
+    if not 0 < sigma_min < sigma_max:
+        raise InputError(
+            f"sigma_min = {sigma_min}, sigma_max = {sigma_max}: 0 < sigma_min < sigma_max is needed"
+        )
+    ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
+    sigma = np.append(np.linspace(*ends, num_steps) ** rho, 0.0)
+    return NoiseLevel(jnp.asarray(np.ones(num_steps + 1)), jnp.asarray(sigma))
+
+
+def rectified_flow(num_steps: int, *, shift: float = 1.0) -> NoiseLevel:
+    """Straight-line levels alpha = 1 - sigma, sigma from 1 to 0.
+
+    `shift` > 1 spends more steps at high noise: sigma = shift u / (1 + (shift - 1) u), u uniform
+    (Esser et al., "Scaling Rectified Flow Transformers", 2024, arXiv 2403.03206).
+    """
+    _check_num_steps(num_steps)
+    if not shift > 0:
+        raise InputError(f"shift = {shift}: must be > 0")
+    u = np.linspace(1, 0, num_steps + 1)
+    sigma = shift * u / (1 + (shift - 1) * u)
+    return NoiseLevel(jnp.asarray(1 - sigma), jnp.asarray(sigma))
+
+
+def check_levels(levels: NoiseLevel) -> NoiseLevel:
+    """The same grid, or InputError if it is not one: [S + 1] finite levels, noise decreasing."""
+    alpha, sigma = (np.asarray(leaf, dtype=float) for leaf in levels)
+    if alpha.ndim != 1 or alpha.shape != sigma.shape or alpha.size < 2:
+        raise InputError(
+            f"levels: alpha {alpha.shape} and sigma {sigma.shape} must both be [S + 1], S >= 1"
+        )
+    if not (np.all(np.isfinite(alpha)) and np.all(np.isfinite(sigma))):
+        raise InputError("levels: alpha and sigma must be finite")
+    if np.any(alpha < 0) or np.any(alpha[1:] == 0) or np.any(sigma < 0) or np.any(sigma[:-1] == 0):
+        raise InputError(
+            "levels: alpha must be > 0 (0 only at the first level), sigma > 0 (0 only at the last)"
+        )
+    if np.any(alpha[:-1] * sigma[1:] >= alpha[1:] * sigma[:-1]):
+        raise InputError("levels: sigma / alpha must decrease from each level to the next")
+    return levels
+
+
+def _vp_grid(alpha_bar: np.ndarray, timesteps: np.ndarray) -> NoiseLevel:
+    alpha_bar = np.append(alpha_bar[timesteps], 1.0)
+    return NoiseLevel(jnp.asarray(np.sqrt(alpha_bar)), jnp.asarray(np.sqrt(1 - alpha_bar)))
+
+
+def _check_num_steps(num_steps: int) -> None:
+    if isinstance(num_steps, bool) or int(num_steps) != num_steps or num_steps < 1:
+        raise InputError(f"steps = {num_steps}: must be a whole number >= 1")

@@ -1,0 +1,292 @@
+"""The inverse problem in mode coordinates: prior x degradation x measurement noise.
+
+A mode is a coordinate of V^T x (see `degradation`). Where the degradation keeps the prior's basis,
+modes are independent scalars and `basis` is None. Otherwise they fall into independent blocks of k
+modes; in a block the prior covariance is E diag(spectrum) E^T with E = `basis`.
+
+Everything is written relative to the prior mean: x - mean, y - H mean. Published samplers commute
+with that shift; the mean itself only re-enters where the sampler starts from (see `transfer`).
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from .blocks import apply_gain, diagonal
+from .degradation import Degradation
+from .errors import InputError
+from .noise import NoiseLevel, safe_divide
+from .prior import Prior, denoiser_gain
+
+
+class Problem(NamedTuple):
+    """Leading axis: modes [F], or blocks of k modes [B, k]. Build it with `make_problem`."""
+
+    spectrum: Array  # prior variances                                   [F] | [B, k]
+    response: Array  # singular values of H, >= 0                        [F] | [B, k]
+    basis: Array | None  # eigenvectors of the prior in a block          None | [B, k, k]
+    mean: Array  # prior mean                                            [F] | [B, k]
+    weight: Array  # how many identical modes (blocks) a row stands for  [F] | [B]
+    sigma_y: Array  # standard deviation of the measurement noise        []
+
+
+class Measurement(NamedTuple):
+    """What a zero-shot sampler knows of the problem besides its denoiser: never the prior."""
+
+    response: Array  # [..., F] | [..., B, k]
+    sigma_y: Array  # []
+    norm: Callable[[Array], Array]  # of a whole image; its mean-field value in closed forms
+
+
+class Posterior(NamedTuple):
+    """Law of x_0 given y: mean + gain (y - H mean), covariance `cov`."""
+
+    gain: Array  # [F] | [B, k, k]
+    cov: Array  # variances [F] | covariances [B, k, k]
+
+    @property
+    def var(self) -> Array:
+        """Variances: [F] | [B, k]."""
+        return diagonal(self.cov)
+
+
+def make_problem(
+    spectrum: ArrayLike,
+    response: ArrayLike,
+    sigma_y: ArrayLike,
+    mean: ArrayLike | None = None,
+    weight: ArrayLike | None = None,
+    basis: ArrayLike | None = None,
+) -> Problem:
+    """A checked problem.
+
+    spectrum [F] or [B, k], response of the same shape, mean likewise (default 0), weight [F] or [B]
+    (default 1), basis [B, k, k] with orthonormal columns. sigma_y in units of the pixel range.
+    Raises InputError, naming the argument, for wrong shapes, NaN, negative or zero values.
+    """
+    spectrum = jnp.asarray(spectrum)
+    if not jnp.issubdtype(spectrum.dtype, jnp.floating):
+        spectrum = spectrum.astype(jnp.float_)
+    dtype = spectrum.dtype
+    if spectrum.ndim != (1 if basis is None else 2) or spectrum.size == 0:
+        allowed = "[F] (or [B, k] together with a basis)" if basis is None else "[B, k]"
+        raise InputError(f"spectrum of shape {spectrum.shape}: {allowed} is needed")
+    response = jnp.asarray(response, dtype)
+    mean = jnp.zeros_like(spectrum) if mean is None else jnp.asarray(mean, dtype)
+    rows = spectrum.shape[:1]
+    weight = jnp.ones(rows, dtype) if weight is None else jnp.asarray(weight, dtype)
+    sigma_y = jnp.asarray(sigma_y, dtype)
+    _check("spectrum", spectrum, spectrum.shape, minimum=0)
+    _check("response", response, spectrum.shape, minimum=0)
+    _check("mean", mean, spectrum.shape)
+    _check("weight", weight, rows, above=0)
+    _check("sigma_y", sigma_y, (), above=0)
+    if basis is not None:
+        basis = jnp.asarray(basis, dtype)
+        k = spectrum.shape[1]
+        _check("basis", basis, (*rows, k, k))
+        gram = np.asarray(basis.mT @ basis)
+        if np.max(np.abs(gram - np.eye(k))) > 100 * k * jnp.finfo(dtype).eps:
+            raise InputError("basis: the columns of each block must be orthonormal")
+    return Problem(spectrum, response, basis, mean, weight, sigma_y)
+
+
+def image_problem(
+    prior: Prior, degradation: Degradation, sigma_y: float, channels: int = 1
+) -> Problem:
+    """The problem of restoring images of `channels` planes: one mode per pixel of a plane, [F].
+
+    Each mode has weight `channels`. Losses are averages per pixel, so the number of planes matters
+    only to samplers that divide by the norm of a whole image.
+    """
+    if prior.shape != degradation.shape:
+        raise InputError(f"prior of size {prior.shape}, degradation of size {degradation.shape}")
+    mean = degradation.to_modes(jnp.asarray(prior.mean))
+    spectrum = jnp.asarray(prior.spectrum.ravel())
+    weight = jnp.full(spectrum.shape, channels)
+    return make_problem(spectrum, degradation.response, sigma_y, mean, weight)
+
+
+# ------------------------------------------------------------------------------- closed-form facts
+
+
+def denoise(problem: Problem, x_t: Array, t: NoiseLevel) -> Array:
+    """E[x_0 | x_t] relative to the mean, for x_t of shape [F] | [B, k]."""
+    gain = denoiser_gain(problem.spectrum, t)
+    if problem.basis is None:
+        return gain * x_t
+    return apply_gain(problem.basis, gain * apply_gain(problem.basis.mT, x_t))
+
+
+def denoiser_cov(problem: Problem, t: NoiseLevel) -> Array:
+    """Cov(x_0 | x_t): variances [F] | covariances [B, k, k]."""
+    return _covariance(
+        problem, safe_divide(t.sigma**2 * problem.spectrum, _marginal(problem.spectrum, t))
+    )
+
+
+def condition(problem: Problem, cov: Array) -> Posterior:
+    """Condition a Gaussian of covariance `cov` ([F] | [B, k, k]) on y = H x + sigma_y n.
+
+    gain = cov H^T (H cov H^T + sigma_y^2)^-1,  covariance = cov - gain H cov.
+    """
+    h, sigma_y = problem.response, problem.sigma_y
+    if problem.basis is None:
+        cov_y = h**2 * cov + sigma_y**2
+        return Posterior(cov * h / cov_y, sigma_y**2 * cov / cov_y)
+    h_cov = h[..., :, None] * cov
+    cov_y = h_cov * h[..., None, :] + sigma_y**2 * jnp.eye(h.shape[-1], dtype=h.dtype)
+    gain = jnp.linalg.solve(cov_y, h_cov).mT
+    # Joseph's form stays symmetric and positive: (I - gain H) cov (I - gain H)^T + noise.
+    rest = jnp.eye(h.shape[-1], dtype=h.dtype) - gain * h[..., None, :]
+    return Posterior(gain, rest @ cov @ rest.mT + sigma_y**2 * gain @ gain.mT)
+
+
+def ideal_posterior(problem: Problem) -> Posterior:
+    """The true posterior of x_0 given y: the Wiener filter and its error covariance."""
+    return condition(problem, prior_cov(problem))
+
+
+def prior_cov(problem: Problem) -> Array:
+    """Cov(x_0): variances [F] | covariances [B, k, k]."""
+    return _covariance(problem, problem.spectrum)
+
+
+def measurement_cov(problem: Problem) -> Array:
+    """Cov(y), over signals and noise: variances [F] | covariances [B, k, k]."""
+    h, cov = problem.response, prior_cov(problem)
+    if problem.basis is None:
+        return h**2 * cov + problem.sigma_y**2
+    noise = problem.sigma_y**2 * jnp.eye(h.shape[-1], dtype=h.dtype)
+    return h[..., :, None] * cov * h[..., None, :] + noise
+
+
+def num_pixels(problem: Problem) -> Array:
+    """Number of modes that the problem stands for, which is the number of pixels."""
+    modes_per_row = 1 if problem.basis is None else problem.spectrum.shape[-1]
+    return modes_per_row * jnp.sum(problem.weight)
+
+
+def _covariance(problem: Problem, variances: Array) -> Array:
+    if problem.basis is None:
+        return variances
+    return (problem.basis * variances[..., None, :]) @ problem.basis.mT
+
+
+def _marginal(spectrum: Array, t: NoiseLevel) -> Array:
+    return t.alpha**2 * spectrum + t.sigma**2
+
+
+# --------------------------------------------------------------------------------- fewer modes
+
+
+def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
+    """Merge modes with equal (spectrum, response); every loss of this package is unchanged.
+
+    Returns the smaller problem, weights added up, and the index [F] of each old mode's new row.
+    A symmetric image problem loses most of its modes: f and -f always coincide, and all of equal
+    |f| where prior and blur are isotropic. Means enter all losses by their squares, so a merged row
+    carries their root mean square. Equal means: to 12 digits of spectrum and of the largest
+    response in float64, to 5 in float32. Blocks are returned as they are.
+    """
+    rows = problem.spectrum.shape[0]
+    if problem.basis is not None:
+        return problem, np.arange(rows)
+    digits = 12 if problem.spectrum.dtype == jnp.float64 else 5
+    spectrum, response = np.asarray(problem.spectrum), np.asarray(problem.response)
+    with np.errstate(divide="ignore"):
+        exponent = np.where(spectrum > 0, np.floor(np.log10(spectrum)), 0)
+    keys = np.stack(
+        [
+            exponent,
+            np.rint(spectrum / 10.0**exponent * 10.0**digits),
+            np.rint(response / max(response.max(), np.finfo(response.dtype).tiny) * 10.0**digits),
+        ],
+        axis=1,
+    )
+    index = np.unique(keys, axis=0, return_inverse=True)[1].ravel()
+    return _merge(problem, index), index
+
+
+def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
+    """Merge modes with similar (spectrum, response) into at most `num_bins` rows (approximate).
+
+    Splits the modes at the weighted mean of the direction in which a cell is widest, where width is
+    measured in log spectrum and in response, weighted by the cell's share of signal; widest cell
+    first. Compare a loss on both problems to know the error. Returns the smaller problem and the
+    index [F] of each old mode's new row. Blocks are returned as they are.
+    """
+    if num_bins < 1:
+        raise InputError(f"bins = {num_bins}: must be >= 1")
+    rows = problem.spectrum.shape[0]
+    if problem.basis is not None or rows <= num_bins:
+        return problem, np.arange(rows)
+    spectrum, response = np.asarray(problem.spectrum, float), np.asarray(problem.response, float)
+    share = np.asarray(problem.weight, float) * np.sqrt(spectrum)
+    floor = max(spectrum.max() * 1e-12, np.finfo(float).tiny)
+    features = np.stack([np.log(np.maximum(spectrum, floor)), 4 * response / response.max()], 1)
+
+    def spread(cell: np.ndarray) -> tuple[float, int]:
+        width = np.ptp(features[cell], axis=0)
+        axis = int(np.argmax(width))
+        return float(width[axis] * np.sqrt(share[cell].sum())), axis
+
+    cells = [(spread(np.arange(rows)), np.arange(rows))]
+    while len(cells) < num_bins:
+        widest = max(range(len(cells)), key=lambda i: cells[i][0][0])
+        (width, axis), cell = cells[widest]
+        if width == 0:
+            break
+        values = features[cell, axis]
+        middle = np.average(values, weights=share[cell] + share.sum() * 1e-12)
+        below = values <= middle
+        if below.all():  # rounding put the mean on the largest value
+            below = values < values.max()
+        parts = cell[below], cell[~below]
+        cells[widest] = (spread(parts[0]), parts[0])
+        cells.append((spread(parts[1]), parts[1]))
+    index = np.empty(rows, int)
+    for number, (_, cell) in enumerate(cells):
+        index[cell] = number
+    return _merge(problem, index), index
+
+
+def _merge(problem: Problem, index: np.ndarray) -> Problem:
+    """One row per value of index: weights add up, the rest are weighted means."""
+    weight = np.asarray(problem.weight, float)
+    total = np.bincount(index, weight)
+
+    def average(values: Array) -> np.ndarray:
+        return np.bincount(index, weight * np.asarray(values, float)) / total
+
+    dtype = problem.spectrum.dtype
+    merged = problem._replace(
+        spectrum=average(problem.spectrum),
+        response=average(problem.response),
+        mean=np.sqrt(average(problem.mean**2)),
+        weight=total,
+    )
+    return Problem(*(None if leaf is None else jnp.asarray(leaf, dtype) for leaf in merged))
+
+
+def _check(
+    name: str,
+    value: Array,
+    shape: tuple[int, ...],
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+) -> None:
+    if value.shape != shape:
+        raise InputError(f"{name} of shape {value.shape}: {shape} is needed")
+    numbers = np.asarray(value)
+    if not np.all(np.isfinite(numbers)):
+        raise InputError(f"{name}: has NaN or infinite values")
+    if minimum is not None and numbers.min() < minimum:
+        raise InputError(f"{name} = {numbers.min():g}: must be >= {minimum:g}")
+    if above is not None and numbers.min() <= above:
+        raise InputError(f"{name} = {numbers.min():g}: must be > {above:g}")

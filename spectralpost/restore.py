@@ -1,0 +1,173 @@
+"""Run a sampler's update on images, with any denoiser.
+
+The same update as in the closed forms, in mode coordinates: the denoiser, which works on pixels,
+is wrapped in the degradation's change of coordinates. For a neural network the prior is then the
+network's, and closed forms are what its Gaussian model predicts.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .degradation import Degradation
+from .errors import InputError
+from .noise import NoiseLevel, check_levels, step_pairs
+from .problem import Measurement
+from .step import Guidance, Sampler
+from .transfer import check_guidance
+
+PixelDenoiser = Callable[[Array, NoiseLevel], Array]
+
+
+class Moments(NamedTuple):
+    """Empirical moments of a sampler's output given y, in mode coordinates, [..., F]."""
+
+    mean: Array
+    var: Array  # unbiased
+    num_runs: int
+
+
+def measure(degradation: Degradation, x_0: Array, sigma_y: float, key: Array) -> Array:
+    """y = H x_0 + sigma_y n for images [..., H, W]; sigma_y in units of their pixel range."""
+    y = degradation.apply(x_0)
+    return y + sigma_y * jax.random.normal(key, y.shape, y.dtype)
+
+
+def restore(
+    sampler: Sampler,
+    denoiser: PixelDenoiser,
+    degradation: Degradation,
+    y: Array,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    key: Array,
+    *,
+    sigma_y: float,
+    num_samples: int | None = None,
+) -> Array:
+    """Draw restored images from the sampler.
+
+    sampler      one of SAMPLERS, the same object that the schedule was learned for
+    denoiser     (x_t, t) -> x_hat on pixels of the shape of y, differentiable where the sampler
+                 asks for its derivative: `GaussianDenoiser.of(prior)` or a network
+    y            one measured image [H, W] or [C, H, W], or a batch [N, C, H, W], whose images do
+                 not influence each other. Planes of one image share norms where a sampler uses them
+    guidance     name -> [S], levels [S + 1]
+    sigma_y      in units of the pixel range of y
+    num_samples  None: one image, of the shape of y. n: [n, *y.shape], with independent noise
+
+    Compiled once per sampler, denoiser type, degradation and shape. Raises InputError for a
+    measurement of the wrong size, NaN, sigma_y <= 0, or guidance that does not fit.
+    """
+    check_levels(levels)
+    check_guidance(sampler, levels, guidance)
+    planes = y.ndim - len(degradation.shape)
+    if y.shape[planes:] != degradation.shape or not 0 <= planes <= 2:
+        raise InputError(
+            f"measurement of shape {y.shape}: {degradation.shape}, with up to two axes before "
+            "(images, planes), is needed"
+        )
+    if not jnp.all(jnp.isfinite(y)):
+        raise InputError("measurement: NaN or infinite pixels")
+    if not sigma_y > 0:
+        raise InputError(f"sigma_y = {sigma_y}: must be > 0")
+    if num_samples is not None and num_samples < 1:
+        raise InputError(f"samples = {num_samples}: must be >= 1")
+    shape = (num_samples or 1, y.shape[0] if planes == 2 else 1)
+    keys = jax.random.split(key, shape)
+    images = y if planes == 2 else y[None]
+    # A pytree (its arrays are arguments), or a function (a constant of the compiled program).
+    is_pytree = not jax.tree_util.all_leaves([denoiser])
+    run = partial(_restore, sampler, degradation, None if is_pytree else denoiser)
+    arrays = denoiser if is_pytree else None
+    out = run(arrays, images, levels, guidance, jnp.asarray(sigma_y, y.dtype), keys)
+    return out.reshape(y.shape if num_samples is None else (num_samples, *y.shape))
+
+
+def simulate(
+    sampler: Sampler,
+    denoiser: PixelDenoiser,
+    degradation: Degradation,
+    y: Array,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    key: Array,
+    *,
+    sigma_y: float,
+    num_runs: int,
+    batch_size: int = 64,
+) -> Moments:
+    """Mean and variance of many runs of `restore` on one measurement, to check closed forms.
+
+    With `transfer = sampler_transfer(...)` of the same problem the mean in mode coordinates is
+    mean + data_gain (y - H mean) + offset and the variance state_gain^2 + noise_cov. Runs are
+    simulated `batch_size` at a time; `num_runs` is rounded up to a multiple of it, at least 2.
+    """
+    batch_size = max(2, min(batch_size, num_runs))
+    batches = -(-num_runs // batch_size)
+    count, mean, squares = 0, 0.0, 0.0
+    for batch_key in jax.random.split(key, batches):
+        images = restore(
+            sampler,
+            denoiser,
+            degradation,
+            y,
+            levels,
+            guidance,
+            batch_key,
+            sigma_y=sigma_y,
+            num_samples=batch_size,
+        )
+        # Chan's update of mean and sum of squares: no cancellation however small the variance.
+        modes = degradation.to_modes(images)
+        batch_mean = modes.mean(axis=0)
+        gap = batch_mean - mean
+        total = count + batch_size
+        squares += jnp.sum((modes - batch_mean[None]) ** 2, axis=0)
+        squares += gap**2 * (count * batch_size / total)
+        mean += gap * (batch_size / total)
+        count = total
+    return Moments(jnp.asarray(mean), jnp.asarray(squares) / (count - 1), count)
+
+
+@partial(jax.jit, static_argnames=("sampler", "degradation", "function"))
+def _restore(
+    sampler: Sampler,
+    degradation: Degradation,
+    function: PixelDenoiser | None,
+    pytree: PixelDenoiser | None,
+    images: Array,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    sigma_y: Array,
+    keys: Array,
+) -> Array:
+    """images [N, ...], keys [samples, N] -> [samples, N, ...]."""
+    denoiser = function if pytree is None else pytree
+
+    def denoise(x_t: Array, t: NoiseLevel) -> Array:
+        return degradation.to_modes(denoiser(degradation.from_modes(x_t), t))
+
+    def one(image: Array, key: Array) -> Array:
+        y = degradation.to_measurement_modes(image)
+        response = jnp.broadcast_to(degradation.response.astype(y.dtype), y.shape)
+        measurement = Measurement(response, sigma_y, jnp.linalg.norm)
+        start_key, key = jax.random.split(key)
+        t, s = step_pairs(levels)
+        first = jax.tree.map(lambda leaf: leaf[0], levels)
+        x_T = sampler.start(measurement, first, y, jax.random.normal(start_key, y.shape, y.dtype))
+
+        def step(x_t: Array, inputs) -> tuple[Array, None]:
+            t, s, guidance_t, key = inputs
+            eps = jax.random.normal(key, y.shape, y.dtype)
+            return sampler.update(denoise, measurement, t, s, x_t, y, eps, guidance_t), None
+
+        step_keys = jax.random.split(key, t.alpha.shape[0])
+        x_0, _ = jax.lax.scan(step, x_T, (t, s, guidance, step_keys))
+        return degradation.from_modes(x_0)
+
+    return jax.vmap(lambda keys: jax.vmap(one)(images, keys))(keys)

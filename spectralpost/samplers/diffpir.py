@@ -1,0 +1,61 @@
+"""Denoising diffusion models for plug-and-play image restoration (DiffPIR)."""
+
+from functools import cache
+
+from jax import Array
+
+from ..noise import NoiseLevel, safe_divide, safe_sqrt
+from ..problem import Measurement
+from ..step import Denoise, Guidance, Sampler, constant, noise_estimate
+
+
+@cache
+def diffpir(*, official_units: bool = False) -> Sampler:
+    """A proximal data step on x_hat, then a step that replaces part of the noise.
+
+        rho    = lambda sigma_y^2 alpha_t^2 / sigma_t^2
+        x_hat' = argmin_x ||y - H x||^2 + rho ||x - x_hat||^2
+               = x_hat + H^T (H H^T + rho)^-1 (y - H x_hat)
+        eps'   = (x_t - alpha_t x_hat') / sigma_t
+        x_s    = alpha_s x_hat' + sigma_s (sqrt(1 - zeta) eps' + sqrt(zeta) eps)
+
+    Zhu et al., "Denoising Diffusion Models for Plug-and-Play Image Restoration", CVPRW 2023 (arXiv
+    2305.08995). The official code (yuanzhi-zhu/DiffPIR) has lambda 1, zeta 0.1 for deblurring. Its
+    sigma_y is in units of [0, 1] while its noise levels are in those of [-1, 1], so its lambda 1
+    is 1/4 of the formula above: `official_units=True` takes that as the default. The official code
+    starts from noised y and skips the data step at its last index; this starts from pure noise.
+    Its clipping of x_hat is not modelled.
+
+    Weights: lambda_ >= 0, default 1 (1/4 in official units); zeta in [0, 1], default 0.1.
+    """
+    default = 0.25 if official_units else 1.0
+    return Sampler(
+        name="diffpir",
+        update=_update,
+        heuristic=lambda problem, levels: {
+            "lambda_": constant(default, levels),
+            "zeta": constant(0.1, levels),
+        },
+        constraint={"lambda_": "nonnegative", "zeta": "unit"},
+        reference="Zhu et al., DiffPIR, 2023, arXiv 2305.08995",
+        summary="x_hat' = prox of ||y - H x||^2 at x_hat, rho = lambda_ sigma_y^2 alpha^2/sigma^2",
+    )
+
+
+def _update(
+    denoise: Denoise,
+    measurement: Measurement,
+    t: NoiseLevel,
+    s: NoiseLevel,
+    x_t: Array,
+    y: Array,
+    eps: Array,
+    guidance_t: Guidance,
+) -> Array:
+    h, zeta = measurement.response, guidance_t["zeta"]
+    x_hat = denoise(x_t, t)
+    rho = guidance_t["lambda_"] * (measurement.sigma_y * t.alpha / t.sigma) ** 2
+    # Guarded for rho = 0 (a rectified flow starts at alpha = 0) where h = 0 too.
+    x_hat = x_hat + safe_divide(h, h**2 + rho) * (y - h * x_hat)
+    eps_hat = noise_estimate(x_t, x_hat, t)
+    return s.alpha * x_hat + s.sigma * (safe_sqrt(1 - zeta) * eps_hat + safe_sqrt(zeta) * eps)

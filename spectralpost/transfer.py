@@ -1,0 +1,228 @@
+"""Spectral transfer functions: a sampler's update, differentiated.
+
+Under a Gaussian prior a step is an affine map of (x_t, y, fresh noise), so its derivative on unit
+tangents is the step's transfer function, mode by mode. Steps are composed by `lax.scan`; one step,
+a prefix and a whole sampler are the same type.
+
+Norm-normalised samplers (`measurement.norm`) are not affine. Their mean-field closure takes for
+||u|| its root mean square under the current law, R = sqrt(E ||u||^2), which is known in closed
+form; the norm concentrates as the number of pixels grows, so this is asymptotically exact.
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .blocks import apply_gain, congruence, diagonal, multiply
+from .errors import InputError
+from .noise import NoiseLevel, num_steps_of, step_pairs
+from .problem import Measurement, Problem, denoise, measurement_cov
+from .step import Guidance, Sampler
+
+Norm = Callable[[Array], Array]
+
+
+class Transfer(NamedTuple):
+    """x_out = state_gain x_in + data_gain y + offset + N(0, noise_cov), relative to the mean."""
+
+    state_gain: Array  # [F] | [B, k, k]
+    data_gain: Array  # [F] | [B, k, k]
+    noise_cov: Array  # variances [F] | covariances [B, k, k]
+    offset: Array  # [F] | [B, k]; 0 for every step, not for a start that does not know the mean
+
+
+def compose(first: Transfer, second: Transfer) -> Transfer:
+    """First one, then the other. Associative; `identity_transfer` is its neutral element."""
+    gain = second.state_gain
+    return Transfer(
+        multiply(gain, first.state_gain),
+        multiply(gain, first.data_gain) + second.data_gain,
+        congruence(gain, first.noise_cov) + second.noise_cov,
+        apply_gain(gain, first.offset) + second.offset,
+    )
+
+
+def identity_transfer(problem: Problem) -> Transfer:
+    """x_out = x_in."""
+    zero = jnp.zeros_like(problem.spectrum)
+    if problem.basis is None:
+        return Transfer(jnp.ones_like(zero), zero, zero, zero)
+    one = jnp.broadcast_to(jnp.eye(zero.shape[-1], dtype=zero.dtype), problem.basis.shape)
+    return Transfer(one, jnp.zeros_like(one), jnp.zeros_like(one), zero)
+
+
+def step_transfer(
+    sampler: Sampler,
+    problem: Problem,
+    t: NoiseLevel,
+    s: NoiseLevel,
+    guidance_t: Guidance,
+    norms: Sequence[Array] = (),
+) -> Transfer:
+    """Transfer of one step t -> s, from (x_t, y) to x_s.
+
+    `norms` are the norms that the sampler divides by, in order (see `mean_field_norms`).
+    """
+
+    def update(x_t: Array, y: Array, eps: Array) -> Array:
+        remaining = iter(norms)
+        norm = lambda u: next(remaining)  # noqa: E731
+        return _update(sampler, problem, t, s, guidance_t, norm, x_t, y, eps)
+
+    state_gain, data_gain, noise_gain = _slopes(update, problem, 3)
+    offset = jnp.zeros_like(problem.spectrum)
+    return Transfer(state_gain, data_gain, congruence(noise_gain), offset)
+
+
+def start_transfer(sampler: Sampler, problem: Problem, level: NoiseLevel) -> Transfer:
+    """Transfer of the start, from (unit-normal noise, y) to x_T.
+
+    The offset is what the start, which does not know the prior mean, misses of alpha_T mean.
+    """
+    measurement = Measurement(problem.response, problem.sigma_y, jnp.linalg.norm)
+
+    def start(eps: Array, y: Array) -> Array:
+        return sampler.start(measurement, level, y, eps)
+
+    state_gain, data_gain = _slopes(start, problem, 2)
+    at_mean = start(jnp.zeros_like(problem.mean), problem.response * problem.mean)
+    offset = at_mean - level.alpha * problem.mean
+    return Transfer(state_gain, data_gain, jnp.zeros_like(state_gain), offset)
+
+
+def sampler_transfer(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> Transfer:
+    """Total transfer, start included: from (unit-normal start noise, y - H mean) to x - mean.
+
+    levels [S + 1], guidance leaves [S]. Differentiable in everything but the sampler. Raises
+    InputError if guidance lacks a weight, has an unknown one, or one of another length.
+    """
+    return _trajectory(sampler, problem, levels, guidance)[0]
+
+
+def mean_field_norms(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> Array:
+    """The norms R that each step divides by, in the mean-field closure, [S, norms per step]."""
+    return _trajectory(sampler, problem, levels, guidance)[1]
+
+
+def second_moment(problem: Problem, law: Transfer) -> Array:
+    """E ||x||^2, over noise and measurements, of all pixels: relative to the mean."""
+    gain, cov_y = law.data_gain, measurement_cov(problem)
+    cov = congruence(gain, cov_y) + congruence(law.state_gain) + law.noise_cov
+    power = diagonal(cov) + law.offset**2
+    return jnp.sum(problem.weight * (power if power.ndim == 1 else power.sum(axis=-1)))
+
+
+def check_guidance(sampler: Sampler, levels: NoiseLevel, guidance: Guidance) -> None:
+    """InputError unless guidance has just the sampler's weights, each of shape [S]."""
+    wanted, steps = sampler.constraint, num_steps_of(levels)
+    if set(guidance) != set(wanted):
+        raise InputError(
+            f"guidance of {sampler.name}: has {sorted(guidance)}, needed are {sorted(wanted)}"
+        )
+    for name, weights in guidance.items():
+        if jnp.shape(weights) != (steps,):
+            raise InputError(
+                f"guidance {name!r} of shape {jnp.shape(weights)}: ({steps},) is needed, "
+                "one weight per step"
+            )
+
+
+# -------------------------------------------------------------------------------------- machinery
+
+
+def _trajectory(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> tuple[Transfer, Array]:
+    check_guidance(sampler, levels, guidance)
+    t, s = step_pairs(levels)
+    start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
+
+    def step(steps: Transfer, inputs: tuple[NoiseLevel, NoiseLevel, Guidance]):
+        t, s, guidance_t = inputs
+        norms = _norms(sampler, problem, t, s, guidance_t, start, steps)
+        one = step_transfer(sampler, problem, t, s, guidance_t, norms)
+        stacked = jnp.stack(norms) if norms else jnp.zeros(0, problem.spectrum.dtype)
+        return compose(steps, one), stacked
+
+    # Recomputing a step in the backward pass is cheaper than storing what is inside of it.
+    steps, norms = jax.lax.scan(jax.checkpoint(step), identity_transfer(problem), (t, s, guidance))
+    return compose(start, steps), norms
+
+
+def _norms(
+    sampler: Sampler,
+    problem: Problem,
+    t: NoiseLevel,
+    s: NoiseLevel,
+    guidance_t: Guidance,
+    start: Transfer,
+    steps: Transfer,
+) -> list[Array]:
+    """R = sqrt(E ||u||^2) for each u whose norm the update asks for, in the order it asks.
+
+    A u is an affine function of (x_t, y, eps) like the update itself once the earlier norms are
+    numbers: its transfer is found by differentiating what the update hands to `norm`.
+    """
+    norms: list[Array] = []
+
+    def asked(*inputs: Array) -> list[Array]:
+        seen: list[Array] = []
+
+        def norm(u: Array) -> Array:
+            seen.append(u)
+            return norms[len(seen) - 1] if len(seen) <= len(norms) else jnp.ones((), u.dtype)
+
+        _update(sampler, problem, t, s, guidance_t, norm, *inputs)
+        return seen
+
+    count = len(jax.eval_shape(asked, *[problem.spectrum] * 3))
+    if count == 0:
+        return norms
+    law = compose(start, steps)
+    for i in range(count):
+        state_gain, data_gain, noise_gain = _slopes(lambda *x, i=i: asked(*x)[i], problem, 3)
+        offset = jnp.zeros_like(problem.spectrum)
+        u = Transfer(state_gain, data_gain, congruence(noise_gain), offset)
+        norms.append(jnp.sqrt(second_moment(problem, compose(law, u))))
+    return norms
+
+
+def _update(
+    sampler: Sampler,
+    problem: Problem,
+    t: NoiseLevel,
+    s: NoiseLevel,
+    guidance_t: Guidance,
+    norm: Norm,
+    x_t: Array,
+    y: Array,
+    eps: Array,
+) -> Array:
+    measurement = Measurement(problem.response, problem.sigma_y, norm)
+    return sampler.update(partial(denoise, problem), measurement, t, s, x_t, y, eps, guidance_t)
+
+
+def _slopes(fn: Callable[..., Array], problem: Problem, num_args: int) -> list[Array]:
+    """The derivatives of an affine fn by each argument: [F] | [B, k, k].
+
+    Modes (blocks) do not mix, so one tangent of ones (one per mode of a block) finds them all.
+    """
+    zeros = [jnp.zeros_like(problem.spectrum)] * num_args
+
+    def slope(i: int, tangent: Array) -> Array:
+        at = lambda x: fn(*zeros[:i], x, *zeros[i + 1 :])  # noqa: E731
+        return jax.jvp(at, (zeros[i],), (jnp.broadcast_to(tangent, zeros[i].shape),))[1]
+
+    if problem.basis is None:
+        one = jnp.ones((), problem.spectrum.dtype)
+        return [slope(i, one) for i in range(num_args)]
+    units = jnp.eye(problem.spectrum.shape[-1], dtype=problem.spectrum.dtype)[:, None, :]
+    return [jax.vmap(partial(slope, i), out_axes=-1)(units) for i in range(num_args)]
