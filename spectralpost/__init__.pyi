@@ -6,8 +6,8 @@ from .degradation import motion_blur as motion_blur
 from .degradation import uniform_blur as uniform_blur
 from .denoiser import GaussianDenoiser as GaussianDenoiser
 from .errors import InputError as InputError
-from .learn import LearnResult as LearnResult
-from .learn import learn as learn
+from .learning import LearnResult as LearnResult
+from .learning import learn as learn
 from .metrics import kl as kl
 from .metrics import mse as mse
 from .metrics import perception as perception
@@ -29,8 +29,8 @@ from .problem import ideal_posterior as ideal_posterior
 from .problem import image_problem as image_problem
 from .problem import make_problem as make_problem
 from .problem import unique_modes as unique_modes
-from .restore import restore as restore
-from .restore import simulate as simulate
+from .restoration import restore as restore
+from .restoration import simulate as simulate
 from .samplers import SAMPLERS as SAMPLERS
 from .schedule_file import Schedule as Schedule
 from .schedule_file import load_schedule as load_schedule

@@ -127,6 +127,25 @@ def from_kernel(
     return _circular(name, options, on_grid)
 
 
+DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
+    "identity": identity,
+    "gaussian_blur": gaussian_blur,
+    "uniform_blur": uniform_blur,
+    "motion_blur": motion_blur,
+    "from_kernel": from_kernel,
+}
+
+
+def make_degradation(name: str, shape: tuple[int, ...], **options: Any) -> Degradation:
+    """DEGRADATIONS[name](shape=shape, **options), or InputError if one of them is unknown."""
+    if name not in DEGRADATIONS:
+        raise InputError(f"degradation = {name!r}: allowed are {', '.join(DEGRADATIONS)}")
+    try:
+        return DEGRADATIONS[name](shape=shape, **options)
+    except TypeError as error:
+        raise InputError(f"degradation {name!r} with options {options}: {error}") from error
+
+
 def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degradation:
     """Circular convolution with a kernel given on the whole grid, origin at index 0."""
     shape, axes = kernel.shape, tuple(range(-kernel.ndim, 0))

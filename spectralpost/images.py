@@ -21,9 +21,9 @@ EXTENSIONS = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 # Natural photographs that scikit-image carries inside its wheel, so nothing is downloaded.
 BUILT_IN = (
+    "chelsea.png",
     "astronaut.png",
     "camera.png",
-    "chelsea.png",
     "coffee.png",
     "motorcycle_left.png",
     "rocket.jpg",
@@ -145,3 +145,12 @@ def check_pixel_range(pixel_range: PixelRange) -> None:
     low, high = pixel_range
     if not (np.isfinite(low) and np.isfinite(high) and low < high):
         raise InputError(f"pixel range ({low}, {high}): low < high is needed")
+
+
+def save_image(
+    path: str | os.PathLike[str], image: np.ndarray, pixel_range: PixelRange = PIXEL_RANGE
+) -> None:
+    """Write planes [C, H, W] as an 8-bit PNG."""
+    import skimage.io
+
+    skimage.io.imsave(path, to_uint8(image, pixel_range), check_contrast=False)

@@ -18,6 +18,7 @@ import numpy as np
 from jax import Array
 
 from .errors import InputError
+from .files import whole_file
 from .images import PIXEL_RANGE, PixelRange, check_pixel_range
 from .noise import NoiseLevel, safe_divide
 
@@ -165,8 +166,8 @@ def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
 
 
 def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
-    """Write a prior as .npz (plain arrays, no pickle)."""
-    with open(path, "wb") as file:
+    """Write a prior as .npz (plain arrays, no pickle); InputError if the file exists."""
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
         np.savez_compressed(
             file,
             spectrum=prior.spectrum,
@@ -212,3 +213,19 @@ def _check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     if not 1 <= len(shape) <= 2 or any(int(n) != n or n < 2 for n in shape):
         raise InputError(f"shape = {shape}: one or two whole numbers >= 2 are needed")
     return shape
+
+
+def excess_kurtosis(prior: Prior, planes: np.ndarray) -> float:
+    """How far planes [N, H, W] are from the model: 0 for Gaussian, > 0 for images with edges.
+
+    Each plane is whitened by the prior's spectrum, which turns the model into independent standard
+    normal pixels; returned is their fourth moment / squared second moment - 3.
+    """
+    amplitude = np.sqrt(prior.spectrum)
+    inverse = np.divide(1, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
+    second = fourth = 0.0
+    for plane in planes:
+        whitened = np.fft.ifft2(np.fft.fft2(plane - prior.mean) * inverse).real
+        second += np.mean(whitened**2)
+        fourth += np.mean(whitened**4)
+    return float(len(planes) * fourth / second**2 - 3)

@@ -39,6 +39,7 @@ class LearnResult(NamedTuple):
     """What `learn` returns; losses are values of the objective."""
 
     guidance: Guidance  # the learned schedule, name -> [S]
+    free: tuple[str, ...]  # the weights that were learned
     loss: float
     baselines: dict[str, float]  # loss of "heuristic", "tuned_constant" and "exact"
     baseline_guidance: dict[str, Guidance]  # the schedules of those three
@@ -159,6 +160,7 @@ def learn(
     eta = guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
     return LearnResult(
         guidance=_guidance(sampler, setting, params),
+        free=free,
         loss=loss,
         baselines={
             "heuristic": float(score(sampler, problem, levels, guidance, objective)),

@@ -1,0 +1,207 @@
+"""The figures, drawn with matplotlib (imported when the first one is drawn)."""
+
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from .errors import InputError
+from .images import PIXEL_RANGE, PixelRange, to_uint8
+from .learning import LearnResult
+from .metrics import mode_error
+from .noise import NoiseLevel, log_snr, step_pairs
+from .problem import Problem, ideal_posterior
+from .transfer import Transfer
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+# Okabe and Ito's palette, told apart by all common kinds of colour vision; black is the truth.
+COLOURS = {
+    "published default": "#D55E00",
+    "tuned constant": "#E69F00",
+    "learned": "#0072B2",
+    "exact reference": "#009E73",
+}
+LINES = {
+    "published default": "--",
+    "tuned constant": "-.",
+    "learned": "-",
+    "exact reference": ":",
+}
+
+
+class Panel(NamedTuple):
+    """One image of `restored_figure`."""
+
+    title: str
+    image: np.ndarray  # [C, H, W]
+    caption: str = ""
+
+
+def report_figure(
+    problem: Problem,
+    shape: tuple[int, int],
+    levels: NoiseLevel,
+    result: LearnResult,
+    transfers: dict[str, Transfer],
+    title: str,
+    objective: str = "W2$^2$ per pixel",
+) -> "Figure":
+    """Schedule, transfer gain and output spread per frequency, and loss history.
+
+    problem of all modes of a plane [H * W]; transfers: label -> total transfer on it, labels as in
+    COLOURS.
+    """
+    figure = _figure((12, 8.4))
+    schedule, history, gain, spread = figure.subplots(2, 2).ravel()
+    _draw_schedule(schedule, levels, result)
+    _draw_history(history, result, objective)
+    f = radial_frequency(shape)
+    response, ideal = np.asarray(problem.response), ideal_posterior(problem)
+    _draw_spectrum(gain, f, response * np.asarray(ideal.gain), "true posterior")
+    _draw_spectrum(spread, f, np.sqrt(np.asarray(ideal.var)), "true posterior")
+    for label, transfer in transfers.items():
+        error = mode_error(problem, transfer)
+        _draw_spectrum(gain, f, response * np.asarray(transfer.data_gain), label)
+        _draw_spectrum(spread, f, np.sqrt(np.asarray(error.var)), label)
+    gain.set_title("How much of the photograph comes back")
+    gain.set_ylabel("gain from $x_0$ to the output's mean")
+    spread.set_title("How much the outputs differ from each other")
+    spread.set_ylabel("output standard deviation (pixel range)")
+    spread.set_yscale("log")
+    for axes in (gain, spread):
+        axes.set_xlabel("frequency, averaged over directions (cycles per pixel)")
+        axes.set_xscale("log")
+        axes.legend()
+    low, high = _gain_limits(np.asarray(ideal.gain) * response, transfers, response)
+    gain.set_ylim(low, high)
+    figure.suptitle(title)
+    return figure
+
+
+def restored_figure(
+    rows: Sequence[Sequence[Panel]], title: str, pixel_range: PixelRange = PIXEL_RANGE
+) -> "Figure":
+    """Rows of images with a title above and a caption below each."""
+    columns = max(len(row) for row in rows)
+    figure = _figure((2.9 * columns, 3.7 * len(rows) + 0.4))
+    grid = figure.subplots(len(rows), columns, squeeze=False)
+    for axes_row, row in zip(grid, rows, strict=True):
+        for axes, panel in zip(axes_row, row, strict=False):
+            axes.imshow(
+                to_uint8(panel.image, pixel_range),
+                cmap="gray",
+                vmin=0,
+                vmax=255,
+                interpolation="nearest",
+            )
+            axes.set_title(panel.title, fontsize=10)
+            axes.set_xlabel(panel.caption, fontsize=9)
+        for axes in axes_row:
+            axes.set_xticks([])
+            axes.set_yticks([])
+            for spine in axes.spines.values():
+                spine.set_visible(False)
+    figure.suptitle(title, fontsize=11)
+    return figure
+
+
+def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: int = 130) -> None:
+    """Write a figure as PNG, and forget it; InputError if the file cannot be written."""
+    try:
+        figure.savefig(path, dpi=dpi, format="png")
+    except OSError as error:
+        raise InputError(f"figure {str(path)!r}: cannot be written ({error.strerror})") from error
+    figure.clear()
+
+
+def radial_frequency(shape: tuple[int, int]) -> np.ndarray:
+    """|f| in cycles per pixel of every mode, [H * W] in the order of the modes."""
+    fy, fx = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
+    return np.hypot(fy, fx).ravel()
+
+
+def radial_average(
+    f: np.ndarray, values: np.ndarray, num_bins: int = 48
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of values over rings of frequency, log-spaced; the constant component is left out."""
+    keep = f > 0
+    f, values = f[keep], values[keep]
+    edges = np.geomspace(f.min(), f.max() * (1 + 1e-9), num_bins + 1)
+    ring = np.clip(np.searchsorted(edges, f, side="right") - 1, 0, num_bins - 1)
+    count = np.bincount(ring, minlength=num_bins)
+    used = count > 0
+    centre = np.bincount(ring, f, num_bins)[used] / count[used]
+    return centre, np.bincount(ring, values, num_bins)[used] / count[used]
+
+
+def _gain_limits(
+    ideal: np.ndarray, transfers: dict[str, Transfer], response: np.ndarray
+) -> tuple[float, float]:
+    """Limits that show the ideal gain and sensible outputs even if one sampler is unstable."""
+    gains = [response * np.asarray(transfer.data_gain) for transfer in transfers.values()]
+    top = max([1.0, *(float(np.quantile(gain, 0.999)) for gain in gains)])
+    return min(0.0, float(ideal.min())) - 0.05, min(top, 2.0) + 0.05
+
+
+def _figure(size: tuple[float, float]) -> "Figure":
+    # The object-oriented interface: no global state, no display needed.
+    from matplotlib.figure import Figure
+
+    return Figure(figsize=size, layout="constrained")
+
+
+def _draw_schedule(axes: "Axes", levels: NoiseLevel, result: LearnResult) -> None:
+    position = np.asarray(log_snr(step_pairs(levels)[0]))
+    curves = {
+        "published default": result.baseline_guidance["heuristic"],
+        "tuned constant": result.baseline_guidance["tuned_constant"],
+        "learned": result.guidance,
+    }
+    markers = ("o", "s", "^", "v")
+    for label, guidance in curves.items():
+        for name, marker in zip(result.free, markers, strict=False):
+            axes.plot(
+                position,
+                np.maximum(np.asarray(guidance[name]), 1e-6),
+                LINES[label],
+                color=COLOURS[label],
+                marker=marker,
+                markersize=4,
+                label=f"{name}, {label}" if len(result.free) > 1 else label,
+            )
+    axes.set_yscale("log")
+    axes.set_title("Guidance schedule")
+    axes.set_xlabel(
+        "log-SNR = log(alpha$_t^2$ / sigma$_t^2$): noise on the left, image on the right"
+    )
+    axes.set_ylabel("weight" if len(result.free) > 1 else f"weight {result.free[0]}")
+    axes.legend(fontsize="small" if len(result.free) > 1 else None)
+
+
+def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
+    iterations = np.arange(1, len(result.history) + 1)
+    axes.plot(iterations, result.history, color=COLOURS["learned"], label="learned (best start)")
+    labels = {
+        "heuristic": "published default",
+        "tuned_constant": "tuned constant",
+        "exact": "exact reference",
+    }
+    for name, label in labels.items():
+        axes.axhline(
+            result.baselines[name], color=COLOURS[label], linestyle=LINES[label], label=label
+        )
+    axes.set_yscale("log")
+    axes.set_title("Loss while learning")
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(objective)
+    axes.legend()
+
+
+def _draw_spectrum(axes: "Axes", f: np.ndarray, values: np.ndarray, label: str) -> None:
+    colour, line = COLOURS.get(label, "black"), LINES.get(label, "-")
+    width = 3.5 if label == "true posterior" else 1.6
+    axes.plot(*radial_average(f, values), line, color=colour, linewidth=width, label=label)

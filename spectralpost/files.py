@@ -1,0 +1,68 @@
+"""Files that are written whole or not at all."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+
+from .errors import InputError
+
+
+@contextmanager
+def whole_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+    """Yields a temporary name beside `path`, which takes its place if all went well.
+
+    Raises InputError if `path` exists (unless `overwrite`) or its folder does not.
+    """
+    path = Path(path)
+    if path.exists() and not overwrite:
+        raise InputError(f"file {str(path)!r}: exists; choose another name")
+    if not path.parent.is_dir():
+        raise InputError(f"file {str(path)!r}: there is no folder {str(path.parent)!r}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yields a temporary folder beside `path`, which takes its place if all went well.
+
+    Raises InputError if `path` exists and is not an empty folder, or cannot be made.
+    """
+    path = Path(path)
+    check_free(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        os.replace(temporary, path)
+    except (FileExistsError, NotADirectoryError, PermissionError) as error:
+        raise InputError(f"out = {str(path)!r}: cannot be made ({error.strerror})") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_free(path: str | os.PathLike[str]) -> None:
+    """InputError if `path` exists and is not an empty folder."""
+    path = Path(path)
+    if path.is_dir():
+        if any(path.iterdir()):
+            raise InputError(f"out = {str(path)!r}: already holds files; choose a new folder")
+    elif path.exists() or path.is_symlink():
+        raise InputError(f"out = {str(path)!r}: is not a folder")
+
+
+def fresh_folder(parent: str | os.PathLike[str], name: str) -> Path:
+    """A path parent/name-DATE-TIME that does not exist yet."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path, number = Path(parent) / stem, 1
+    while path.exists():
+        number += 1
+        path = Path(parent) / f"{stem}-{number}"
+    return path

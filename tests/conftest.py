@@ -1,0 +1,26 @@
+"""Float64 and strict promotion for every test; the library itself follows its input's dtype."""
+
+import os
+
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+import jax
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def getkey():
+    """A function that returns a fresh random key at each call, the same ones in every run."""
+    key = jax.random.key(0)
+    count = 0
+
+    def next_key():
+        nonlocal count
+        count += 1
+        return jax.random.fold_in(key, count)
+
+    return next_key

@@ -1,0 +1,303 @@
+"""Transfer functions against the published algorithms, written out densely in pixels."""
+
+import functools
+
+import dense
+import jax
+import jax.numpy as jnp
+import literal
+import numpy as np
+import pytest
+from cases import (
+    BLOCKS,
+    EPS,
+    GRIDS,
+    MODES,
+    NUM_STEPS,
+    ROWS,
+    TWINS,
+    Affine,
+    circular,
+    expanded,
+    literal_steps,
+    literal_total,
+    many_blocks,
+    random_guidance,
+    rounding,
+    total_and_steps,
+)
+
+from spectralpost.errors import InputError
+from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, ve_karras, vp_linear
+from spectralpost.samplers import SAMPLERS, make_sampler
+from spectralpost.samplers.dps import dps
+from spectralpost.transfer import (
+    Transfer,
+    check_guidance,
+    compose,
+    identity_transfer,
+    mean_field_norms,
+    sampler_transfer,
+    start_transfer,
+    step_transfer,
+)
+
+
+def test_every_sampler_has_a_row():
+    """The row is the price of entry: without one a sampler would go untested."""
+    assert set(ROWS) == set(SAMPLERS)
+    for row in ROWS.values():
+        assert row.literal in literal.STEPS
+
+
+def test_the_twins_are_twins():
+    """The dense H and C are diagonal (block-diagonal) in the coordinates given: check the cases."""
+    for twin in (make() for make in TWINS.values()):
+        problem, (m, n) = twin.problem, twin.H.shape
+        np.testing.assert_allclose(twin.V.T @ twin.V, np.eye(n), atol=n * EPS * 10)
+        np.testing.assert_allclose(
+            twin.H @ twin.V, twin.U * np.ravel(problem.response), atol=n * EPS * 10
+        )
+        seen = np.abs(twin.U).max(axis=0) > 0
+        assert seen.sum() == m
+        np.testing.assert_allclose(twin.U[:, seen].T @ twin.U[:, seen], np.eye(m), atol=1e-14)
+        if problem.basis is None:
+            prior = np.diag(problem.spectrum)
+        else:
+            basis = np.asarray(problem.basis)
+            prior = (basis * np.asarray(problem.spectrum)[:, None, :]) @ basis.mT
+            prior = expanded(problem, prior)
+        np.testing.assert_allclose(twin.V.T @ twin.C @ twin.V, prior, atol=n * EPS * 10)
+
+
+def assert_same_transfer(twin, transfer: Transfer, literal_map: Affine, bound: float):
+    """All of V^T (A, B, Q, c) U, off-diagonals (off-blocks) included, within the rounding bound."""
+    A, B, Q, c = literal_map
+    shifted = c - twin.mu + B @ twin.H @ twin.mu
+    wanted = (twin.V.T @ A @ twin.V, twin.V.T @ B @ twin.U, twin.V.T @ Q @ twin.V)
+    gains = (transfer.state_gain, transfer.data_gain, transfer.noise_cov)
+    for name, gain, want in zip(Transfer._fields, gains, wanted, strict=False):
+        np.testing.assert_allclose(
+            expanded(twin.problem, gain), want, rtol=0, atol=bound, err_msg=name
+        )
+    np.testing.assert_allclose(
+        np.ravel(transfer.offset), twin.V.T @ shifted, rtol=0, atol=bound, err_msg="offset"
+    )
+
+
+@pytest.mark.parametrize("shape", TWINS)
+@pytest.mark.parametrize("name", ROWS)
+def test_transfer_is_the_literal_algorithm(name, shape):
+    """Whole sampler and every step, on every grid, with random weights and a non-zero mean."""
+    twin = TWINS[shape]()
+    for seed, (grid, make) in enumerate(GRIDS.items()):
+        levels, guidance = make(NUM_STEPS), random_guidance(name, seed)
+        total, steps = total_and_steps(name)(twin.problem, levels, guidance)
+        dense_steps = literal_steps(name, twin, levels, guidance)
+        step_bound, bound = rounding(twin, levels, dense_steps)
+        whole = literal_total(name, twin, levels, guidance)
+        # the bound must mean something: 1e-9 of the largest gain
+        assert bound < 1e-9 * np.abs(whole.A).max() + 1e-9 * np.abs(whole.B).max(), grid
+        assert_same_transfer(twin, total, whole, bound)
+        for i, step in enumerate(dense_steps):
+            one = jax.tree.map(lambda leaf, i=i: leaf[i], steps)
+            np.testing.assert_array_equal(one.offset, 0)
+            # A step maps x_t - alpha_t mean: its literal offset must vanish in that form.
+            alpha_t, alpha_s = (float(levels.alpha[j]) for j in (i, i + 1))
+            c = step.c + step.A @ (alpha_t * twin.mu) - alpha_s * twin.mu
+            relative = step._replace(c=c + twin.mu)
+            assert_same_transfer(twin, one, relative, step_bound)
+
+
+# ------------------------------------------------------------------------------------- composition
+
+
+def random_transfer(seed: int, blocks: bool) -> Transfer:
+    rng = np.random.default_rng(seed)
+    shape = (3, 4, 4) if blocks else (5,)
+    gains = rng.normal(size=(3, *shape))
+    root = gains[2]
+    noise_cov = root @ root.mT if blocks else root**2
+    offset = rng.normal(size=shape[:-1] if blocks else shape)
+    return Transfer(*map(jnp.asarray, (gains[0], gains[1], noise_cov, offset)))
+
+
+def assert_close(left: Transfer, right: Transfer, rtol: float):
+    for name, a, b in zip(Transfer._fields, left, right, strict=True):
+        np.testing.assert_allclose(a, b, rtol=0, atol=rtol * np.abs(b).max(), err_msg=name)
+
+
+@pytest.mark.parametrize("blocks", [False, True])
+def test_compose_is_a_monoid(blocks):
+    """Associative with a neutral element: prefixes, suffixes and totals are one type."""
+    a, b, c = (random_transfer(seed, blocks) for seed in range(3))
+    # products of three matrices of size 4: a few dozen roundings
+    assert_close(compose(compose(a, b), c), compose(a, compose(b, c)), 100 * EPS)
+    problem = (many_blocks(3) if blocks else circular((11,))).problem
+    shape = problem.spectrum.shape
+    neutral = identity_transfer(problem)
+    example = jax.tree.map(
+        lambda leaf: jnp.broadcast_to(
+            leaf.ravel()[: leaf[0].size].reshape(leaf[0].shape), leaf.shape
+        ),
+        neutral,
+    )
+    law = jax.tree.map(lambda leaf: leaf + 0.3, example)
+    assert neutral.offset.shape == shape
+    assert_close(compose(law, neutral), law, EPS)
+    assert_close(compose(neutral, law), law, EPS)
+    unchanged = compose(a, b)
+    with pytest.raises(AssertionError):  # order matters, so the laws above are not vacuous
+        assert_close(unchanged, compose(b, a), 1e-3)
+
+
+@pytest.mark.parametrize("shape", ["1-D", "four blocks, decimate 3"])
+def test_scan_is_a_loop_and_an_associative_scan(shape):
+    """Three ways to multiply the same steps."""
+    problem, levels = TWINS[shape]().problem, GRIDS["ve_karras"](NUM_STEPS)
+    guidance = random_guidance("pigdm", 0)
+    total, steps = total_and_steps("pigdm")(problem, levels, guidance)
+    start = start_transfer(
+        ROWS["pigdm"].make(problem), problem, NoiseLevel(*(v[0] for v in levels))
+    )
+    law = start
+    for i in range(NUM_STEPS):
+        law = compose(law, jax.tree.map(lambda leaf, i=i: leaf[i], steps))
+    assert_close(total, law, 100 * NUM_STEPS * EPS)
+    prefixes = jax.lax.associative_scan(jax.vmap(compose), steps)
+    last = jax.tree.map(lambda leaf: leaf[-1], prefixes)
+    assert_close(total, compose(start, last), 100 * NUM_STEPS * EPS)
+
+
+def test_start_draws_around_zero():
+    """x_T = sigma_T u misses alpha_T mean, the one place where the prior mean re-enters."""
+    twin, level = circular((11,)), NoiseLevel(jnp.asarray(0.6), jnp.asarray(0.8))
+    start = start_transfer(ROWS["dps"].make(twin.problem), twin.problem, level)
+    np.testing.assert_allclose(start.state_gain, 0.8)
+    np.testing.assert_array_equal(start.data_gain, 0)
+    np.testing.assert_array_equal(start.noise_cov, 0)
+    np.testing.assert_allclose(start.offset, -0.6 * twin.problem.mean, rtol=EPS)
+
+
+def test_guidance_must_fit():
+    """A missing, unknown or short schedule is the user's most likely mistake."""
+    levels, sampler = vp_linear(4), make_sampler("dps")
+    good = {"zeta": np.ones(4), "eta": np.ones(4)}
+    check_guidance(sampler, levels, good)
+    for bad, message in (
+        ({"zeta": np.ones(4)}, "needed are"),
+        ({**good, "scale": np.ones(4)}, "needed are"),
+        ({**good, "eta": np.ones(3)}, "one weight per step"),
+        ({**good, "eta": np.float64(1)}, "one weight per step"),
+    ):
+        with pytest.raises(InputError, match=message):
+            check_guidance(sampler, levels, bad)
+        with pytest.raises(InputError, match=message):
+            sampler_transfer(sampler, circular((11,)).problem, levels, bad)
+
+
+def test_make_sampler_errors():
+    with pytest.raises(InputError, match="allowed are exact"):
+        make_sampler("ddpm")
+    with pytest.raises(InputError, match="options"):
+        make_sampler("dps", strength=1.0)
+
+
+# -------------------------------------------------------------------------- mean-field closed form
+
+
+@functools.cache
+def closure():
+    """Compiled (problem, levels, guidance) -> transfer and norms of dps(normalised=True)."""
+    sampler = dps(normalised=True)
+
+    def both(problem, levels, guidance):
+        return (
+            sampler_transfer(sampler, problem, levels, guidance),
+            mean_field_norms(sampler, problem, levels, guidance),
+        )
+
+    return jax.jit(both)
+
+
+def literal_norms(twin, levels: NoiseLevel, guidance: dict) -> np.ndarray:
+    """sqrt(E ||y - H x_hat||^2) per step by dense matrices, in pixels.
+
+    With w = y - H mu and x_t - alpha_t mu = A u + B w + b + N(0, Q):
+    r = w - H J (x_t - alpha_t mu), and the step taken next is literal DPS with zeta = scale / 2 R.
+    """
+    n = len(twin.mu)
+    S_y = dense.measurement_covariance(twin.H, twin.C, twin.sigma_y)
+    alphas, sigmas = (np.asarray(leaf) for leaf in levels)
+    A, B, Q = sigmas[0] * np.eye(n), np.zeros(twin.H.T.shape), np.zeros((n, n))
+    b = -alphas[0] * twin.mu
+    norms = []
+    for i in range(len(sigmas) - 1):
+        HJ = twin.H @ literal.denoiser_jacobian(alphas[i], sigmas[i], twin.C)
+        gain = np.eye(len(twin.H)) - HJ @ B
+        cov = gain @ S_y @ gain.T + HJ @ (A @ A.T + Q) @ HJ.T
+        norms.append(np.sqrt(np.trace(cov) + np.sum((HJ @ b) ** 2)))
+        weights = {
+            "zeta": guidance["scale"][i : i + 1] / (2 * norms[-1]),
+            "eta": guidance["eta"][i : i + 1],
+        }
+        two = NoiseLevel(levels.alpha[i : i + 2], levels.sigma[i : i + 2])
+        step = literal_total("dps", twin, two, weights)
+        gain = step.A / sigmas[i]
+        A, B, Q, b = gain @ A, gain @ B + step.B, gain @ Q @ gain.T + step.Q, gain @ b
+    return np.array(norms)
+
+
+@pytest.mark.parametrize("shape", [*MODES, *BLOCKS])
+def test_mean_field_norms_are_root_mean_squares(shape):
+    """E ||r||^2 by dense matrices; then squared DPS with zeta = scale / 2 R is the same sampler."""
+    twin, levels = TWINS[shape](), ve_karras(NUM_STEPS, sigma_max=3.0, sigma_min=0.1)
+    rng = np.random.default_rng(0)
+    guidance = {
+        "scale": jnp.asarray(rng.uniform(0.3, 1.5, NUM_STEPS)),
+        "eta": jnp.asarray(rng.uniform(size=NUM_STEPS)),
+    }
+    total, norms = closure()(twin.problem, levels, guidance)
+    wanted = literal_norms(twin, levels, guidance)
+    assert norms.shape == (NUM_STEPS, 1)
+    np.testing.assert_allclose(norms[:, 0], wanted, rtol=1e-11)
+    zeta = guidance["scale"] / (2 * norms[:, 0])
+    squared, _ = total_and_steps("dps")(
+        twin.problem, levels, {"zeta": zeta, "eta": guidance["eta"]}
+    )
+    assert_close(total, squared, 100 * NUM_STEPS * EPS)
+
+
+def test_heuristic_of_dps_is_the_converted_official_scale():
+    """DESIGN's rule: learn in zeta, publish scale, convert by the mean-field norm."""
+    problem, levels = circular((11,)).problem, vp_linear(NUM_STEPS)
+    official = dps(scale=0.7, normalised=True).heuristic(problem, levels)
+    np.testing.assert_array_equal(official["scale"], 0.7)
+    np.testing.assert_array_equal(official["eta"], 1.0)
+    _, norms = closure()(problem, levels, official)
+    converted = dps(scale=0.7).heuristic(problem, levels)
+    np.testing.assert_allclose(converted["zeta"], 0.7 / (2 * norms[:, 0]), rtol=100 * EPS)
+    np.testing.assert_array_equal(converted["eta"], 1.0)
+
+
+def test_norm_is_of_all_planes():
+    """Three planes share one norm, sqrt(3) larger: scale sqrt(3) undoes it."""
+    problem, levels = circular((11,)).problem, rectified_flow(NUM_STEPS)
+    three = problem._replace(weight=3 * problem.weight)
+    scale, eta = jnp.linspace(0.5, 2.0, NUM_STEPS), jnp.full(NUM_STEPS, 0.5)
+    one_plane, norms = closure()(problem, levels, {"scale": scale, "eta": eta})
+    three_planes, norms3 = closure()(three, levels, {"scale": np.sqrt(3) * scale, "eta": eta})
+    np.testing.assert_allclose(norms3, np.sqrt(3) * norms, rtol=100 * EPS)
+    assert_close(three_planes, one_plane, 1000 * EPS)
+
+
+def test_step_transfer_takes_the_norm_it_is_given():
+    """`norms` replaces measurement.norm: the step with norm R is squared DPS with scale / 2 R."""
+    problem, levels = circular((11,)).problem, vp_linear(NUM_STEPS)
+    t, s = (jax.tree.map(lambda leaf: leaf[2], level) for level in step_pairs(levels))
+    scale, eta, norm = jnp.asarray(0.8), jnp.asarray(0.3), jnp.asarray(1.7)
+    given = step_transfer(
+        dps(normalised=True), problem, t, s, {"scale": scale, "eta": eta}, (norm,)
+    )
+    squared = step_transfer(dps(), problem, t, s, {"zeta": scale / (2 * norm), "eta": eta})
+    assert_close(given, squared, 100 * EPS)
