@@ -56,7 +56,7 @@ class Design:
     """How the time steps of a vp grid are chosen."""
     eta: float | None = None
     """Stochasticity of the DDIM step, 0 to 1 (default: the sampler's published value)."""
-    learn: tuple[str, ...] | None = None
+    free: tuple[str, ...] | None = None
     """Weights to learn (default: all but eta)."""
     starts: int = 32
     """Searches run side by side."""

@@ -381,6 +381,6 @@ def _check_options(
     if not free:
         raise InputError(f"free: name one weight at least; {sampler.name} has {known}")
     if num_starts < 1:
-        raise InputError(f"num_starts = {num_starts}: must be >= 1")
+        raise InputError(f"starts = {num_starts}: must be >= 1")
     if max_iterations < 1:
         raise InputError(f"max_iterations = {max_iterations}: must be >= 1")

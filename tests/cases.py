@@ -206,11 +206,14 @@ def one_block(kind: str, n: int = 12, seed: int = 1) -> Twin:
         "decimate 2": lambda: _decimated_blur(kernel, 2),
         "decimate 3": lambda: _decimated_blur(kernel, 3),
         "inpaint": lambda: np.eye(n)[rng.permutation(n)[: n // 2]],
+        "blur, prior not stationary": lambda: _decimated_blur(kernel, 1),
     }[kind]()
     m = len(H)
     U, h, Vt = np.linalg.svd(H, full_matrices=True)
-    spectrum = even_spectrum((n,), rng)
-    C, mu, sigma_y = dense.stationary(spectrum), rng.normal(size=n), 0.4
+    C, mu, sigma_y = dense.stationary(even_spectrum((n,), rng)), rng.normal(size=n), 0.4
+    if kind == "blur, prior not stationary":
+        envelope = rng.uniform(0.5, 1.5, n)
+        C = envelope[:, None] * C * envelope
     eigenvalues, Q = np.linalg.eigh(C)
     problem = make_problem(
         eigenvalues[None],
@@ -266,6 +269,7 @@ BLOCKS: dict[str, Callable[[], Twin]] = {
     "one block, decimate 2": lambda: one_block("decimate 2"),
     "one block, decimate 3": lambda: one_block("decimate 3"),
     "one block, inpaint": lambda: one_block("inpaint"),
+    "one block, not stationary": lambda: one_block("blur, prior not stationary"),
     "six blocks, decimate 2": lambda: many_blocks(2),
     "four blocks, decimate 3": lambda: many_blocks(3),
 }

@@ -1,0 +1,86 @@
+"""What the commands print: progress, tables, scores."""
+
+import jax.numpy as jnp
+from jax import Array
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from .. import metrics
+from ..learning import LearnResult, learn
+from ..noise import NoiseLevel
+from ..prior import Prior
+from ..problem import Problem
+from ..step import Guidance, Sampler
+from ..transfer import Transfer
+
+MAX_ITERATIONS = 200
+
+LABELS = {
+    "heuristic": "published default",
+    "tuned_constant": "tuned constant",
+    "learned": "learned",
+    "exact": "exact reference",
+}
+
+console = Console(markup=False, highlight=False)  # paths and formulas have brackets
+
+
+def learn_with_progress(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    free: tuple[str, ...] | None,
+    num_starts: int,
+    seed: int,
+) -> LearnResult:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("compiling and looking for the best constant", total=MAX_ITERATIONS)
+
+        def progress(iteration: int, loss: float) -> None:
+            bar.update(task, completed=iteration, description=f"learning: W2^2 = {loss:.6f}")
+
+        return learn(
+            sampler,
+            problem,
+            levels,
+            guidance,
+            free,
+            num_starts=num_starts,
+            max_iterations=MAX_ITERATIONS,
+            seed=seed,
+            progress=progress,
+        )
+
+
+def scores_of(problem: Problem, transfer: Transfer, prior: Prior) -> dict[str, float]:
+    return {
+        "W2^2": float(metrics.wasserstein2(problem, transfer)),
+        "PSNR": float(metrics.psnr(metrics.mse(problem, transfer), prior.pixel_range)),
+        "perception": float(metrics.perception(problem, transfer)),
+    }
+
+
+def score_table(scores: dict[str, dict[str, float]], title: str) -> Table:
+    table = Table(
+        title=title,
+        caption="per pixel, averaged over measurements; W2^2: distance to "
+        "the true posterior; perception: W2^2 from outputs to images",
+    )
+    table.add_column("schedule")
+    for column in ("W2^2", "predicted PSNR (dB)", "perception"):
+        table.add_column(column, justify="right")
+    for name, row in scores.items():
+        table.add_row(
+            LABELS.get(name, name),
+            f"{row['W2^2']:.6f}",
+            f"{row['PSNR']:.2f}",
+            f"{row['perception']:.6f}",
+        )
+    return table
+
+
+def image_psnr(image: Array, reference: Array, prior: Prior) -> float:
+    return float(metrics.psnr(jnp.mean((image - reference) ** 2), prior.pixel_range))

@@ -1,0 +1,238 @@
+"""`spectralpost design`: from photographs to a guidance schedule."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from rich.table import Table
+
+from .. import figures, images, metrics
+from ..cli import Design, to_yaml
+from ..degradation import Degradation
+from ..denoiser import GaussianDenoiser
+from ..errors import InputError
+from ..files import check_free, fresh_folder, whole_folder
+from ..learning import LearnResult
+from ..noise import NoiseLevel
+from ..prior import Prior, excess_kurtosis, from_images, save_prior
+from ..problem import Problem, image_problem
+from ..restoration import measure, restore
+from ..samplers import make_sampler
+from ..samplers.exact import exact
+from ..schedule_file import Schedule, provenance, save_schedule
+from ..step import Guidance, Sampler
+from ..transfer import Transfer, sampler_transfer
+from .console import LABELS, console, image_psnr, learn_with_progress, score_table, scores_of
+from .setting import degradation_of, levels_of, merged
+
+BUILT_IN_SIZE = 128
+
+
+def design(options: Design) -> None:
+    """Learn a schedule, show why it is good, restore a photograph with it."""
+    out = options.out or fresh_folder("runs", "design")
+    check_free(out)
+    if options.sampler == "exact":
+        raise InputError("sampler = 'exact': is the reference of every run, with nothing to learn")
+    sampler = make_sampler(options.sampler)
+    levels, timesteps, grid = levels_of(options)
+    prior, photo, photo_name, kurtosis = _prior_and_photo(options)
+    degradation = degradation_of(options, options.degradation, prior.shape)
+    problem = image_problem(prior, degradation, options.sigma_y, channels=len(photo))
+
+    guidance = sampler.heuristic(problem, levels)
+    if options.eta is not None:
+        if "eta" not in guidance:
+            raise InputError(f"eta = {options.eta}: {sampler.name} has no eta")
+        if not 0 <= options.eta <= 1:
+            raise InputError(f"eta = {options.eta}: must be between 0 and 1")
+        guidance["eta"] = jnp.full_like(guidance["eta"], options.eta)
+    small = merged(problem, options.bins)
+    result = learn_with_progress(
+        sampler, small, levels, guidance, options.free, options.starts, options.seed
+    )
+
+    schedules = result.baseline_guidance | {"learned": result.guidance}
+    transfers = {
+        name: _transfer(sampler, problem, levels, schedules[name], name) for name in LABELS
+    }
+    scores = {name: scores_of(problem, transfer, prior) for name, transfer in transfers.items()}
+    title = (
+        f"{sampler.name}, {options.steps} steps ({grid}), {options.degradation}, "
+        f"sigma_y = {options.sigma_y:g} in [{prior.pixel_range[0]:g}, {prior.pixel_range[1]:g}]"
+    )
+    console.print(score_table(scores, title))
+
+    panels, photo_scores = _restore_photo(
+        sampler, prior, degradation, problem, levels, schedules, transfers, photo, options
+    )
+    _print_notes(small, problem, scores, result, kurtosis, photo_name, photo_scores)
+
+    schedule = Schedule(
+        sampler_name=options.sampler,
+        levels=levels,
+        timesteps=timesteps,
+        grid=grid,
+        guidance=result.guidance,
+        degradation_name=degradation.name,
+        degradation_options=degradation.options,
+        shape=prior.shape,
+        channels=len(photo),
+        sigma_y=options.sigma_y,
+        pixel_range=prior.pixel_range,
+        prior_source=prior.source,
+        prior_hash=prior.hash,
+        objective="wasserstein2",
+        loss=scores["learned"]["W2^2"],
+        baselines={name: scores[name]["W2^2"] for name in LABELS if name != "learned"},
+        provenance=provenance(options.seed),
+    )
+    report = figures.report_figure(
+        problem,
+        prior.shape,
+        levels,
+        result,
+        {LABELS[name]: transfer for name, transfer in transfers.items()},
+        title,
+    )
+    restored = figures.restored_figure([panels], f"{photo_name}: {title}", prior.pixel_range)
+    with whole_folder(out) as folder:
+        save_schedule(folder / "schedule.json", schedule)
+        save_prior(folder / "prior.npz", prior)
+        figures.save_figure(report, folder / "report.png")
+        figures.save_figure(restored, folder / "restored.png")
+        (folder / "scores.json").write_text(
+            json.dumps({"average image": scores, photo_name: photo_scores}, indent=1) + "\n"
+        )
+        (folder / "config.yaml").write_text(to_yaml(options))
+    console.print(f"results in {out}: schedule.json, report.png, restored.png", soft_wrap=True)
+
+
+def _prior_and_photo(options: Design) -> tuple[Prior, np.ndarray, str, float]:
+    """The prior, a photograph [C, H, W] kept out of it, its name, and the set's kurtosis."""
+    pixel_range = options.pixel_range
+    images.check_pixel_range(pixel_range)
+    size = options.size
+    if size is not None and size < 2:
+        raise InputError(f"size = {size}: must be >= 2")
+    if options.images is None:
+        found = images.built_in_photographs(options.channels, pixel_range)
+        source, size = "photographs of scikit-image", size or BUILT_IN_SIZE
+    else:
+        found = images.load_folder(options.images, options.channels, pixel_range)
+        source = f"{len(found)} images of {options.images.name}"
+    if options.photo is not None:
+        photo_name = options.photo.name
+        photo = images.load_image(options.photo, options.channels, pixel_range)
+    else:
+        photo_name = next(iter(found))
+        photo = found[photo_name]
+        if len(found) > 1:  # with a single image, the prior has to come from the photograph itself
+            del found[photo_name]
+    if size is None:
+        planes = images.all_planes(found.values())
+        size_yx = planes.shape[1:]
+    else:
+        tiles = [tile for image in found.values() for tile in images.tiles(image, size)]
+        if not tiles:
+            raise InputError(f"size = {size}: no image is that large")
+        planes = images.all_planes(tiles)
+        size_yx = (size, size)
+        source += f", tiles of {size}x{size}"
+    prior = from_images(planes, window=options.window, pixel_range=pixel_range, source=source)
+    if any(have < want for have, want in zip(photo.shape[1:], size_yx, strict=True)):
+        raise InputError(
+            f"photo {photo_name!r} of size {photo.shape[1]}x{photo.shape[2]}: "
+            f"smaller than the prior's {size_yx[0]}x{size_yx[1]}"
+        )
+    top, left = ((have - want) // 2 for have, want in zip(photo.shape[1:], size_yx, strict=True))
+    photo = photo[:, top : top + size_yx[0], left : left + size_yx[1]]
+    return prior, photo, photo_name, excess_kurtosis(prior, planes)
+
+
+def _restore_photo(
+    sampler: Sampler,
+    prior: Prior,
+    degradation: Degradation,
+    problem: Problem,
+    levels: NoiseLevel,
+    schedules: dict[str, Guidance],
+    transfers: dict[str, Transfer],
+    photo: np.ndarray,
+    options: Design,
+) -> tuple[list[figures.Panel], dict[str, dict[str, float]]]:
+    """The panels of the photograph, and PSNR measured and predicted for each schedule."""
+    noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
+    x_0 = jnp.asarray(photo)
+    y = measure(degradation, x_0, options.sigma_y, noise_key)
+    panels = [
+        figures.Panel("photograph", photo),
+        figures.Panel("measurement", np.asarray(y), f"measured {image_psnr(y, x_0, prior):.1f} dB"),
+    ]
+    scores = {}
+    for name in ("heuristic", "learned"):
+        restored = restore(
+            sampler,
+            GaussianDenoiser.of(prior),
+            degradation,
+            y,
+            levels,
+            schedules[name],
+            sampler_key,
+            sigma_y=options.sigma_y,
+        )
+        mean = degradation.to_modes(jnp.asarray(prior.mean))
+        modes = degradation.to_modes(x_0) - mean
+        predicted = jnp.mean(
+            jnp.stack([metrics.image_mse(problem, transfers[name], plane) for plane in modes])
+        )
+        average = metrics.mse(problem, transfers[name])
+        scores[name] = {
+            "PSNR measured": image_psnr(restored, x_0, prior),
+            "PSNR predicted, this image": float(metrics.psnr(predicted, prior.pixel_range)),
+            "PSNR predicted, average image": float(metrics.psnr(average, prior.pixel_range)),
+        }
+        measured, this, average = scores[name].values()
+        caption = (
+            f"measured {measured:.1f} dB\npredicted {this:.1f} dB (this image)\n"
+            f"predicted {average:.1f} dB (average image)"
+        )
+        panels.append(figures.Panel(f"restored, {LABELS[name]}", np.asarray(restored), caption))
+    return panels, scores
+
+
+def _print_notes(
+    small: Problem,
+    problem: Problem,
+    scores: dict[str, dict[str, float]],
+    result: LearnResult,
+    kurtosis: float,
+    photo_name: str,
+    photo_scores: dict[str, dict[str, float]],
+) -> None:
+    table = Table(title=f"{photo_name}, restored with the Gaussian denoiser: PSNR in dB")
+    table.add_column("schedule")
+    for column in ("measured", "predicted, this image", "predicted, average image"):
+        table.add_column(column, justify="right")
+    for name, row in photo_scores.items():
+        table.add_row(LABELS[name], *(f"{value:.2f}" for value in row.values()))
+    console.print(table)
+    near = np.mean(result.start_losses <= 1.01 * result.loss)
+    exact_loss = scores["learned"]["W2^2"]
+    console.print(
+        f"Learned on {small.spectrum.size} of {problem.spectrum.size} modes (loss off by "
+        f"{abs(result.loss / exact_loss - 1):.1e}); {near:.0%} of the starts end within 1 % of the "
+        f"best{'' if result.converged else '; not converged'}.\n"
+        f"Model: Gaussian, stationary, no clipping, no network error. Excess kurtosis of the "
+        f"whitened images: {kurtosis:.1f} (0 for the model).",
+        soft_wrap=True,
+    )
+
+
+def _transfer(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance, name: str
+) -> Transfer:
+    if name == "exact":
+        sampler = exact(problem)
+    return sampler_transfer(sampler, problem, levels, guidance)
