@@ -17,14 +17,14 @@ from .least_squares import (
     Search,
     initial_search,
     levenberg_marquardt,
-    residual_jacobian,
+    linearise,
 )
 from .metrics import wasserstein2, wasserstein2_residuals
 from .noise import NoiseLevel, check_levels, num_steps_of
-from .problem import Problem
+from .problem import Problem, per_pixel
 from .samplers.exact import exact
 from .step import Guidance, Sampler
-from .transfer import Transfer, check_guidance, mean_field_norms, sampler_transfer
+from .transfer import Transfer, check_guidance, mean_field_norms, sampler_transfer, trajectory
 
 Objective = Callable[[Problem, Transfer], Array]
 Optimizer = Literal["auto", "lm", "lbfgs", "adam"]
@@ -36,14 +36,14 @@ RESIDUALS: dict[Objective, Residuals] = {wasserstein2: wasserstein2_residuals}
 
 
 class LearnResult(NamedTuple):
-    """What `learn` returns; losses are values of the objective."""
+    """What `learn` returns."""
 
     guidance: Guidance  # the learned schedule, name -> [S]
     free: tuple[str, ...]  # the weights that were learned
-    loss: float
-    baselines: dict[str, float]  # loss of "heuristic", "tuned_constant" and "exact"
+    loss: float  # the objective of the learned schedule
+    baselines: dict[str, float]  # the objective of "heuristic", "tuned_constant" and "exact"
     baseline_guidance: dict[str, Guidance]  # the schedules of those three
-    history: np.ndarray  # best loss so far, per iteration
+    history: np.ndarray  # best loss so far (objective + penalty), per iteration
     start_losses: np.ndarray  # final loss of each start, best first: how often the best is found
     converged: bool  # False if max_iterations ended the search
 
@@ -64,6 +64,7 @@ class _Setting(NamedTuple):
     problem: Problem
     levels: NoiseLevel
     fixed: Guidance  # the weights that stay, name -> [S]
+    max_growth: Array  # log of max_amplification
     basis: Guidance  # name -> [S, P]: identity for a free schedule, ones for a constant
 
 
@@ -89,6 +90,7 @@ def learn(
     learning_rate: float = 0.03,
     max_iterations: int = 400,
     tolerance: float = 1e-4,
+    max_amplification: float = 3.0,
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
 ) -> LearnResult:
@@ -106,6 +108,11 @@ def learn(
                  `learning_rate`): any objective, blocks, samplers that divide by norms. "auto": lm
                  where it applies, else lbfgs
     tolerance    stop once the best loss falls by less than this fraction in 20 iterations
+    max_amplification
+                 keeps every signal on the way within this factor of what the denoiser was made for,
+                 in root mean square, mode by mode. The bare optimum (inf) of many steps may blow
+                 modes up by 10^10 and shrink them again: fine in closed form, useless to a network
+                 and even to double precision. Enforced by a penalty, see `_overshoot`
     progress     called with (iteration, best loss) every 20 iterations
 
     Deterministic for a given seed. Merge equal modes first (`unique_modes`), and bin those of large
@@ -133,14 +140,15 @@ def learn(
     task = _Task(sampler, objective, free, optimizer, learning_rate)
     fixed = {name: weights for name, weights in guidance.items() if name not in free}
 
-    setting = _Setting(problem, levels, fixed, _basis(free, levels, constant=True))
+    max_growth = jnp.log(jnp.asarray(max_amplification, levels.alpha.dtype))
+    setting = _Setting(problem, levels, fixed, max_growth, _basis(free, levels, constant=True))
     grid = jnp.asarray(constant_grid(len(free)), levels.alpha.dtype)
     best = jnp.argsort(_losses(task, setting, grid))[:4]
     # Adam's small steps would take thousands to cross the grid's spacing.
     polish = task if optimizer == "lm" else task._replace(optimizer="lbfgs")
     lanes, _ = _search(polish, setting, _lanes(polish, grid[best]), CHUNK)
-    constant_params, constant_loss = _best(lanes)
-    if not np.isfinite(constant_loss):
+    constant_params = _best(lanes)
+    if not jnp.isfinite(jnp.min(lanes.loss)):
         raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
     constant = _guidance(sampler, setting, constant_params)
 
@@ -156,22 +164,23 @@ def learn(
         if progress is not None:
             progress(len(history), history[-1])
 
-    params, loss = _best(lanes)
+    learned = _guidance(sampler, setting, _best(lanes))
     eta = guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
+    baseline_guidance = {"heuristic": guidance, "tuned_constant": constant, "exact": {"eta": eta}}
+
+    def value(guidance: Guidance) -> float:
+        return float(score(sampler, problem, levels, guidance, objective))
+
     return LearnResult(
-        guidance=_guidance(sampler, setting, params),
+        guidance=learned,
         free=free,
-        loss=loss,
+        loss=value(learned),
         baselines={
-            "heuristic": float(score(sampler, problem, levels, guidance, objective)),
-            "tuned_constant": constant_loss,
+            "heuristic": value(guidance),
+            "tuned_constant": value(constant),
             "exact": float(exact_score(problem, levels, eta, objective)),
         },
-        baseline_guidance={
-            "heuristic": guidance,
-            "tuned_constant": constant,
-            "exact": {"eta": eta},
-        },
+        baseline_guidance=baseline_guidance,
         history=np.asarray(history),
         start_losses=np.sort(np.asarray(lanes.loss)),
         converged=converged,
@@ -208,19 +217,29 @@ def _guidance(sampler: Sampler, setting: _Setting, params: Array) -> Guidance:
     return setting.fixed | constrain(sampler.constraint, u)
 
 
-def _transfer(sampler: Sampler, setting: _Setting, params: Array) -> Transfer:
+def _overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
+    """Square roots of the penalty, [S], for the log amplification of each step: beyond the limit,
+    its excess, squared, times the variance of a pixel. So 10 % excess cost 1 % of the image."""
+    return jnp.sqrt(per_pixel(problem, problem.spectrum)) * jnp.maximum(growth - max_growth, 0)
+
+
+def _run(sampler: Sampler, setting: _Setting, params: Array) -> tuple[Transfer, Array]:
+    """The total transfer and the overshoot [S] of a parameter vector."""
     guidance = _guidance(sampler, setting, params)
-    return sampler_transfer(sampler, setting.problem, setting.levels, guidance)
+    run = trajectory(sampler, setting.problem, setting.levels, guidance)
+    growth = jnp.log(run.amplification)
+    return run.total, _overshoot(setting.problem, setting.max_growth, growth)
+
+
+def _loss(task: _Task, setting: _Setting, params: Array) -> Array:
+    transfer, overshoot = _run(task.sampler, setting, params)
+    return task.objective(setting.problem, transfer) + jnp.sum(overshoot**2)
 
 
 @partial(jax.jit, static_argnames="task")
 def _losses(task: _Task, setting: _Setting, params: Array) -> Array:
     """The losses of many parameter vectors [num, P]; an unstable sampler's is infinite."""
-
-    def loss(params: Array) -> Array:
-        return task.objective(setting.problem, _transfer(task.sampler, setting, params))
-
-    losses = jax.lax.map(loss, params, batch_size=16)
+    losses = jax.lax.map(partial(_loss, task, setting), params, batch_size=16)
     return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
 
 
@@ -244,35 +263,35 @@ def _search(
 
 
 def _lm_iteration(task: _Task, setting: _Setting, search: Search) -> Search:
-    sampler, (problem, levels, _, basis) = task.sampler, setting
+    sampler, problem, basis = task.sampler, setting.problem, setting.basis
     residuals = RESIDUALS[task.objective]
-
-    def weights(params: Array) -> Guidance:
-        return _guidance(sampler, setting, params)
-
-    def linearised(params: Array) -> tuple[Array, Array]:
-        r, by_weight = residual_jacobian(
-            sampler, problem, levels, weights(params), task.free, residuals
-        )
-        u = {name: basis[name] @ params for name in task.free}
-        slopes = jax.jvp(
-            partial(constrain, sampler.constraint), (u,), (jax.tree.map(jnp.ones_like, u),)
-        )[1]
-        by_params = (
-            (by_weight[name] * slopes[name][:, None]).T @ basis[name] for name in task.free
-        )
-        return r, sum(by_params)
+    constraint = partial(constrain, sampler.constraint)
 
     def at(params: Array) -> Array:
-        return residuals(problem, _transfer(sampler, setting, params))
+        transfer, overshoot = _run(sampler, setting, params)
+        return jnp.concatenate([residuals(problem, transfer), overshoot])
+
+    def linearised(params: Array) -> tuple[Array, Array]:
+        u = {name: basis[name] @ params for name in task.free}
+        weights, slopes = jax.jvp(constraint, (u,), (jax.tree.map(jnp.ones_like, u),))
+        guidance = setting.fixed | weights
+        misfit, growth = linearise(sampler, problem, setting.levels, guidance, task.free, residuals)
+        overshoot, push = jax.linearize(
+            partial(_overshoot, problem, setting.max_growth), growth.values
+        )
+        jacobian = 0
+        for name in task.free:
+            by_weight = jnp.concatenate(
+                [misfit.jacobian[name], jax.vmap(push)(growth.jacobian[name])], axis=1
+            )
+            jacobian += (slopes[name][:, None] * by_weight).T @ basis[name]
+        return jnp.concatenate([misfit.values, overshoot]), jacobian
 
     return levenberg_marquardt(search, at, linearised)
 
 
 def _optax_iteration(task: _Task, setting: _Setting, lane: _Lane) -> _Lane:
-    def loss(params: Array) -> Array:
-        return task.objective(setting.problem, _transfer(task.sampler, setting, params))
-
+    loss = partial(_loss, task, setting)
     if task.optimizer == "lbfgs":
         value_and_grad = optax.value_and_grad_from_state(loss)
         value, grad = value_and_grad(lane.params, state=lane.state)
@@ -342,10 +361,10 @@ def _starts(
     return jnp.concatenate(columns, axis=1)
 
 
-def _best(lanes: Search | _Lane) -> tuple[Array, float]:
-    best = int(jnp.argmin(lanes.loss))
+def _best(lanes: Search | _Lane) -> Array:
+    """The parameters of the best lane, [P]."""
     params = lanes.params if isinstance(lanes, Search) else lanes.best_params
-    return params[best], float(lanes.loss[best])
+    return params[jnp.argmin(lanes.loss)]
 
 
 def _choose(

@@ -9,6 +9,7 @@ at about the cost of one gradient, instead of one pass per weight.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -18,22 +19,37 @@ from jax import Array
 from .noise import NoiseLevel, step_pairs
 from .problem import Problem
 from .step import Guidance, Sampler
-from .transfer import Transfer, compose, start_transfer, step_transfer
+from .transfer import (
+    Transfer,
+    amplification,
+    compose,
+    identity_transfer,
+    start_transfer,
+    step_transfer,
+    trajectory,
+)
 
 Residuals = Callable[[Problem, Transfer], Array]
 
 
-def residual_jacobian(
+class Linearisation(NamedTuple):
+    """Values [R] and their derivatives by each free weight, name -> [S, R]."""
+
+    values: Array
+    jacobian: Guidance
+
+
+def linearise(
     sampler: Sampler,
     problem: Problem,
     levels: NoiseLevel,
     guidance: Guidance,
     free: tuple[str, ...],
     residuals: Residuals,
-) -> tuple[Array, Guidance]:
-    """Residuals of the whole sampler, [R], and their derivative by each free weight, [S, R].
+) -> tuple[Linearisation, Linearisation]:
+    """Residuals of the whole sampler, and log `amplification` of each step's worst mode (R = S).
 
-    For samplers that do not divide by norms (`measurement.norm`).
+    For independent modes and samplers that do not divide by norms (`measurement.norm`).
     """
     t, s = step_pairs(levels)
 
@@ -47,11 +63,19 @@ def residual_jacobian(
     def backward(later: Transfer, step: Transfer) -> tuple[Transfer, Transfer]:
         return compose(step, later), later
 
-    nothing = jax.tree.map(jnp.zeros_like, start)
-    last = nothing._replace(state_gain=_identity_like(start.state_gain))
-    _, suffixes = jax.lax.scan(backward, last, steps, reverse=True)
+    _, suffixes = jax.lax.scan(backward, identity_transfer(problem), steps, reverse=True)
 
     r, push = jax.linearize(lambda transfer: residuals(problem, transfer), total)
+    growth = jnp.log(jax.vmap(partial(amplification, problem))(t, prefixes))
+    worst = jnp.argmax(growth, axis=1)
+
+    def growth_slope(mode: Array, step: Array) -> Guidance:
+        """Derivative of one mode's growth at one step: the chain of a problem of one mode."""
+        one = jax.tree.map(lambda leaf: leaf if leaf.ndim == 0 else leaf[mode][None], problem)
+        at = lambda g: jnp.log(trajectory(sampler, one, levels, g).amplification[step])  # noqa: E731
+        return jax.grad(at)(guidance)
+
+    growth_slopes = jax.vmap(growth_slope)(worst, jnp.arange(worst.shape[0]))
 
     def derivative(prefix: Transfer, step: Transfer, slope: Transfer, suffix: Transfer) -> Array:
         at = lambda step: compose(compose(prefix, step), suffix)  # noqa: E731
@@ -65,7 +89,10 @@ def residual_jacobian(
         }
         slopes = jax.jvp(all_steps, (guidance,), (direction,))[1]
         jacobian[name] = jax.vmap(derivative)(prefixes, steps, slopes, suffixes)
-    return r, jacobian
+    return (
+        Linearisation(r, jacobian),
+        Linearisation(jnp.max(growth, axis=1), {name: growth_slopes[name].T for name in free}),
+    )
 
 
 class Search(NamedTuple):
@@ -120,9 +147,3 @@ def levenberg_marquardt(
         jnp.where(accepted, losses[best], here),
         jnp.clip(damping, 1e-10, 1e10),
     )
-
-
-def _identity_like(gain: Array) -> Array:
-    if gain.ndim == 1:
-        return jnp.ones_like(gain)
-    return jnp.broadcast_to(jnp.eye(gain.shape[-1], dtype=gain.dtype), gain.shape)

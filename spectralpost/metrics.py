@@ -18,6 +18,7 @@ from .problem import (
     ideal_posterior,
     measurement_cov,
     num_pixels,
+    per_pixel,
     prior_cov,
 )
 from .transfer import Transfer
@@ -56,7 +57,7 @@ def wasserstein2(problem: Problem, transfer: Transfer, y: Array | None = None) -
         bias2 = diagonal(_bias_cov(problem, transfer, ideal.gain)) + transfer.offset**2
     else:
         bias2 = (apply_gain(transfer.data_gain - ideal.gain, y) + transfer.offset) ** 2
-    return _per_pixel(problem, bias2) + _bures(problem, output_cov(transfer), ideal.cov)
+    return per_pixel(problem, bias2) + _bures(problem, output_cov(transfer), ideal.cov)
 
 
 def wasserstein2_residuals(problem: Problem, transfer: Transfer) -> Array:
@@ -86,7 +87,7 @@ def kl(problem: Problem, transfer: Transfer) -> Array:
     bias = _bias_cov(problem, transfer, ideal.gain)
     if problem.basis is None:
         ratio = (cov + bias + transfer.offset**2) / ideal.cov
-        return _per_pixel(problem, (ratio - 1 - jnp.log(cov / ideal.cov)) / 2)
+        return per_pixel(problem, (ratio - 1 - jnp.log(cov / ideal.cov)) / 2)
     bias = bias + transfer.offset[..., :, None] * transfer.offset[..., None, :]
     ratio = jnp.trace(jnp.linalg.solve(ideal.cov, cov + bias), axis1=-2, axis2=-1)
     log_det = jnp.linalg.slogdet(cov)[1] - jnp.linalg.slogdet(ideal.cov)[1]
@@ -100,7 +101,7 @@ def mse(problem: Problem, transfer: Transfer) -> Array:
     = posterior variance (which no estimate can avoid) + squared bias + output variance.
     """
     error = mode_error(problem, transfer)
-    return _per_pixel(problem, error.ideal_var + error.bias2 + error.var)
+    return per_pixel(problem, error.ideal_var + error.bias2 + error.var)
 
 
 def psnr(mean_squared_error: Array, pixel_range: PixelRange = PIXEL_RANGE) -> Array:
@@ -114,7 +115,7 @@ def perception(problem: Problem, transfer: Transfer) -> Array:
     prior: 0 if restored images look, on average, like images (Blau, Michaeli, 2018)."""
     gain, cov_y = transfer.data_gain, measurement_cov(problem)
     cov = output_cov(transfer) + congruence(gain, cov_y)
-    return _per_pixel(problem, transfer.offset**2) + _bures(problem, cov, prior_cov(problem))
+    return per_pixel(problem, transfer.offset**2) + _bures(problem, cov, prior_cov(problem))
 
 
 def image_mse(problem: Problem, transfer: Transfer, x_0: Array) -> Array:
@@ -125,7 +126,7 @@ def image_mse(problem: Problem, transfer: Transfer, x_0: Array) -> Array:
     """
     bias = (transfer.data_gain * problem.response - 1) * x_0 + transfer.offset
     spread = (transfer.data_gain * problem.sigma_y) ** 2 + output_cov(transfer)
-    return _per_pixel(problem, bias**2 + spread)
+    return per_pixel(problem, bias**2 + spread)
 
 
 def _bias_cov(problem: Problem, transfer: Transfer, ideal_gain: Array) -> Array:
@@ -136,14 +137,8 @@ def _bias_cov(problem: Problem, transfer: Transfer, ideal_gain: Array) -> Array:
 def _bures(problem: Problem, cov: Array, target: Array) -> Array:
     """Squared Bures distance per pixel: tr(cov + target - 2 (target^1/2 cov target^1/2)^1/2)."""
     if problem.basis is None:
-        return _per_pixel(problem, (safe_sqrt(cov) - safe_sqrt(target)) ** 2)
+        return per_pixel(problem, (safe_sqrt(cov) - safe_sqrt(target)) ** 2)
     values, vectors = jnp.linalg.eigh(target)
     root = (vectors * safe_sqrt(values)[..., None, :]) @ vectors.mT
     cross = safe_sqrt(jnp.linalg.eigvalsh(root @ cov @ root))
-    return _per_pixel(problem, diagonal(cov) + diagonal(target) - 2 * cross)
-
-
-def _per_pixel(problem: Problem, values: Array) -> Array:
-    """Sum of values ([F] | [B, k]) over all modes that the problem stands for, per pixel."""
-    rows = values if values.ndim == 1 else values.sum(axis=-1)
-    return jnp.sum(problem.weight * rows) / num_pixels(problem)
+    return per_pixel(problem, diagonal(cov) + diagonal(target) - 2 * cross)

@@ -171,6 +171,12 @@ def num_pixels(problem: Problem) -> Array:
     return modes_per_row * jnp.sum(problem.weight)
 
 
+def per_pixel(problem: Problem, values: Array) -> Array:
+    """Average over all pixels of a quantity of the modes, [F] | [B, k]."""
+    rows = values if values.ndim == 1 else values.sum(axis=-1)
+    return jnp.sum(problem.weight * rows) / num_pixels(problem)
+
+
 def _covariance(problem: Problem, variances: Array) -> Array:
     if problem.basis is None:
         return variances

@@ -20,7 +20,15 @@ from jax import Array
 from .blocks import apply_gain, congruence, diagonal, multiply
 from .errors import InputError
 from .noise import NoiseLevel, num_steps_of, step_pairs
-from .problem import Measurement, Problem, denoise, measurement_cov
+from .problem import (
+    Measurement,
+    Problem,
+    denoise,
+    measurement_cov,
+    num_pixels,
+    per_pixel,
+    prior_cov,
+)
 from .step import Guidance, Sampler
 
 Norm = Callable[[Array], Array]
@@ -33,6 +41,14 @@ class Transfer(NamedTuple):
     data_gain: Array  # [F] | [B, k, k]
     noise_cov: Array  # variances [F] | covariances [B, k, k]
     offset: Array  # [F] | [B, k]; 0 for every step, not for a start that does not know the mean
+
+
+class Trajectory(NamedTuple):
+    """A whole run."""
+
+    total: Transfer  # start included
+    norms: Array  # mean-field norms that each step divides by, [S, norms per step]
+    amplification: Array  # of the signal that each step hands to the denoiser, worst mode, [S]
 
 
 def compose(first: Transfer, second: Transfer) -> Transfer:
@@ -102,22 +118,52 @@ def sampler_transfer(
     levels [S + 1], guidance leaves [S]. Differentiable in everything but the sampler. Raises
     InputError if guidance lacks a weight, has an unknown one, or one of another length.
     """
-    return _trajectory(sampler, problem, levels, guidance)[0]
+    return trajectory(sampler, problem, levels, guidance).total
 
 
 def mean_field_norms(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Array:
     """The norms R that each step divides by, in the mean-field closure, [S, norms per step]."""
-    return _trajectory(sampler, problem, levels, guidance)[1]
+    return trajectory(sampler, problem, levels, guidance).norms
+
+
+def trajectory(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> Trajectory:
+    """The total transfer, and what happens on the way. Arguments as in `sampler_transfer`."""
+    check_guidance(sampler, levels, guidance)
+    t, s = step_pairs(levels)
+    start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
+
+    def step(steps: Transfer, inputs: tuple[NoiseLevel, NoiseLevel, Guidance]):
+        t, s, guidance_t = inputs
+        law = compose(start, steps)
+        norms = _norms(sampler, problem, t, s, guidance_t, law)
+        one = step_transfer(sampler, problem, t, s, guidance_t, norms)
+        stacked = jnp.stack(norms) if norms else jnp.zeros(0, problem.spectrum.dtype)
+        return compose(steps, one), (stacked, jnp.max(amplification(problem, t, law)))
+
+    # Recomputing a step in the backward pass is cheaper than storing what is inside of it.
+    steps, on_the_way = jax.lax.scan(
+        jax.checkpoint(step), identity_transfer(problem), (t, s, guidance)
+    )
+    return Trajectory(compose(start, steps), *on_the_way)
+
+
+def amplification(problem: Problem, t: NoiseLevel, law: Transfer) -> Array:
+    """How much larger a sampler's x_t is than the signals its denoiser was made for, [F] | [B, k].
+
+    Ratio of root mean squares, E over signals, measurements and noise: 1 for unguided sampling in
+    small steps. `law` is the transfer from the start to x_t.
+    """
+    variance = t.alpha**2 * diagonal(prior_cov(problem)) + t.sigma**2
+    return jnp.sqrt(_mean_square(problem, law) / variance)
 
 
 def second_moment(problem: Problem, law: Transfer) -> Array:
-    """E ||x||^2, over noise and measurements, of all pixels: relative to the mean."""
-    gain, cov_y = law.data_gain, measurement_cov(problem)
-    cov = congruence(gain, cov_y) + congruence(law.state_gain) + law.noise_cov
-    power = diagonal(cov) + law.offset**2
-    return jnp.sum(problem.weight * (power if power.ndim == 1 else power.sum(axis=-1)))
+    """E ||x||^2, over signals, measurements and noise, of all pixels: relative to the mean."""
+    return num_pixels(problem) * per_pixel(problem, _mean_square(problem, law))
 
 
 def check_guidance(sampler: Sampler, levels: NoiseLevel, guidance: Guidance) -> None:
@@ -138,23 +184,10 @@ def check_guidance(sampler: Sampler, levels: NoiseLevel, guidance: Guidance) -> 
 # -------------------------------------------------------------------------------------- machinery
 
 
-def _trajectory(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
-) -> tuple[Transfer, Array]:
-    check_guidance(sampler, levels, guidance)
-    t, s = step_pairs(levels)
-    start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
-
-    def step(steps: Transfer, inputs: tuple[NoiseLevel, NoiseLevel, Guidance]):
-        t, s, guidance_t = inputs
-        norms = _norms(sampler, problem, t, s, guidance_t, start, steps)
-        one = step_transfer(sampler, problem, t, s, guidance_t, norms)
-        stacked = jnp.stack(norms) if norms else jnp.zeros(0, problem.spectrum.dtype)
-        return compose(steps, one), stacked
-
-    # Recomputing a step in the backward pass is cheaper than storing what is inside of it.
-    steps, norms = jax.lax.scan(jax.checkpoint(step), identity_transfer(problem), (t, s, guidance))
-    return compose(start, steps), norms
+def _mean_square(problem: Problem, law: Transfer) -> Array:
+    """E x^2 of each mode, over signals, measurements and noise, [F] | [B, k]."""
+    from_data = congruence(law.data_gain, measurement_cov(problem))
+    return diagonal(from_data + congruence(law.state_gain) + law.noise_cov) + law.offset**2
 
 
 def _norms(
@@ -163,13 +196,13 @@ def _norms(
     t: NoiseLevel,
     s: NoiseLevel,
     guidance_t: Guidance,
-    start: Transfer,
-    steps: Transfer,
+    law: Transfer,
 ) -> list[Array]:
     """R = sqrt(E ||u||^2) for each u whose norm the update asks for, in the order it asks.
 
-    A u is an affine function of (x_t, y, eps) like the update itself once the earlier norms are
-    numbers: its transfer is found by differentiating what the update hands to `norm`.
+    A u is an affine function of (x_t, y, eps), like the update itself, once the earlier norms are
+    numbers: its transfer is found by differentiating what the update hands to `norm`. `law` is the
+    transfer from the start to x_t.
     """
     norms: list[Array] = []
 
@@ -186,7 +219,6 @@ def _norms(
     count = len(jax.eval_shape(asked, *[problem.spectrum] * 3))
     if count == 0:
         return norms
-    law = compose(start, steps)
     for i in range(count):
         state_gain, data_gain, noise_gain = _slopes(lambda *x, i=i: asked(*x)[i], problem, 3)
         offset = jnp.zeros_like(problem.spectrum)

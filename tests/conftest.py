@@ -6,10 +6,18 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 
 import jax
 import pytest
+from compiling import quick_compilation
 
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture
+def quick():
+    """Shorter compilation: these programs run for milliseconds and compile for seconds."""
+    with quick_compilation():
+        yield
 
 
 @pytest.fixture

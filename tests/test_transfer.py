@@ -42,6 +42,8 @@ from spectralpost.transfer import (
     step_transfer,
 )
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 def test_every_sampler_has_a_row():
     """The row is the price of entry: without one a sampler would go untested."""
@@ -93,6 +95,7 @@ def test_transfer_is_the_literal_algorithm(name, shape):
     for seed, (grid, make) in enumerate(GRIDS.items()):
         levels, guidance = make(NUM_STEPS), random_guidance(name, seed)
         total, steps = total_and_steps(name)(twin.problem, levels, guidance)
+        steps = jax.tree.map(np.asarray, steps)
         dense_steps = literal_steps(name, twin, levels, guidance)
         step_bound, bound = rounding(twin, levels, dense_steps)
         whole = literal_total(name, twin, levels, guidance)
@@ -147,7 +150,8 @@ def test_scan_is_a_loop_and_an_associative_scan(shape):
     """Three ways to multiply the same steps."""
     problem, levels = TWINS[shape]().problem, GRIDS["ve_karras"](NUM_STEPS)
     guidance = random_guidance("pigdm", 0)
-    total, steps = total_and_steps("pigdm")(problem, levels, guidance)
+    total, jax_steps = total_and_steps("pigdm")(problem, levels, guidance)
+    steps = jax.tree.map(np.asarray, jax_steps)
     start = start_transfer(
         ROWS["pigdm"].make(problem), problem, NoiseLevel(*(v[0] for v in levels))
     )
@@ -155,14 +159,14 @@ def test_scan_is_a_loop_and_an_associative_scan(shape):
     for i in range(NUM_STEPS):
         law = compose(law, jax.tree.map(lambda leaf, i=i: leaf[i], steps))
     assert_close(total, law, 100 * NUM_STEPS * EPS)
-    prefixes = jax.lax.associative_scan(jax.vmap(compose), steps)
-    last = jax.tree.map(lambda leaf: leaf[-1], prefixes)
+    prefixes = jax.jit(lambda s: jax.lax.associative_scan(jax.vmap(compose), s))(jax_steps)
+    last = jax.tree.map(lambda leaf: np.asarray(leaf)[-1], prefixes)
     assert_close(total, compose(start, last), 100 * NUM_STEPS * EPS)
 
 
 def test_start_draws_around_zero():
     """x_T = sigma_T u misses alpha_T mean, the one place where the prior mean re-enters."""
-    twin, level = circular((11,)), NoiseLevel(jnp.asarray(0.6), jnp.asarray(0.8))
+    twin, level = circular(), NoiseLevel(jnp.asarray(0.6), jnp.asarray(0.8))
     start = start_transfer(ROWS["dps"].make(twin.problem), twin.problem, level)
     np.testing.assert_allclose(start.state_gain, 0.8)
     np.testing.assert_array_equal(start.data_gain, 0)
@@ -184,7 +188,7 @@ def test_guidance_must_fit():
         with pytest.raises(InputError, match=message):
             check_guidance(sampler, levels, bad)
         with pytest.raises(InputError, match=message):
-            sampler_transfer(sampler, circular((11,)).problem, levels, bad)
+            sampler_transfer(sampler, circular().problem, levels, bad)
 
 
 def test_make_sampler_errors():
@@ -219,7 +223,8 @@ def literal_norms(twin, levels: NoiseLevel, guidance: dict) -> np.ndarray:
     """
     n = len(twin.mu)
     S_y = dense.measurement_covariance(twin.H, twin.C, twin.sigma_y)
-    alphas, sigmas = (np.asarray(leaf) for leaf in levels)
+    levels = NoiseLevel(*map(np.asarray, levels))
+    alphas, sigmas = levels
     A, B, Q = sigmas[0] * np.eye(n), np.zeros(twin.H.T.shape), np.zeros((n, n))
     b = -alphas[0] * twin.mu
     norms = []
@@ -229,8 +234,8 @@ def literal_norms(twin, levels: NoiseLevel, guidance: dict) -> np.ndarray:
         cov = gain @ S_y @ gain.T + HJ @ (A @ A.T + Q) @ HJ.T
         norms.append(np.sqrt(np.trace(cov) + np.sum((HJ @ b) ** 2)))
         weights = {
-            "zeta": guidance["scale"][i : i + 1] / (2 * norms[-1]),
-            "eta": guidance["eta"][i : i + 1],
+            "zeta": np.asarray(guidance["scale"])[i : i + 1] / (2 * norms[-1]),
+            "eta": np.asarray(guidance["eta"])[i : i + 1],
         }
         two = NoiseLevel(levels.alpha[i : i + 2], levels.sigma[i : i + 2])
         step = literal_total("dps", twin, two, weights)
@@ -261,7 +266,7 @@ def test_mean_field_norms_are_root_mean_squares(shape):
 
 def test_heuristic_of_dps_is_the_converted_official_scale():
     """DESIGN's rule: learn in zeta, publish scale, convert by the mean-field norm."""
-    problem, levels = circular((11,)).problem, vp_linear(NUM_STEPS)
+    problem, levels = circular().problem, vp_linear(NUM_STEPS)
     official = dps(scale=0.7, normalised=True).heuristic(problem, levels)
     np.testing.assert_array_equal(official["scale"], 0.7)
     np.testing.assert_array_equal(official["eta"], 1.0)
@@ -273,9 +278,9 @@ def test_heuristic_of_dps_is_the_converted_official_scale():
 
 def test_norm_is_of_all_planes():
     """Three planes share one norm, sqrt(3) larger: scale sqrt(3) undoes it."""
-    problem, levels = circular((11,)).problem, rectified_flow(NUM_STEPS)
+    problem, levels = circular().problem, rectified_flow(NUM_STEPS)
     three = problem._replace(weight=3 * problem.weight)
-    scale, eta = jnp.linspace(0.5, 2.0, NUM_STEPS), jnp.full(NUM_STEPS, 0.5)
+    scale, eta = jnp.linspace(0.5, 2.0, NUM_STEPS), np.full(NUM_STEPS, 0.5)
     one_plane, norms = closure()(problem, levels, {"scale": scale, "eta": eta})
     three_planes, norms3 = closure()(three, levels, {"scale": np.sqrt(3) * scale, "eta": eta})
     np.testing.assert_allclose(norms3, np.sqrt(3) * norms, rtol=100 * EPS)
@@ -284,7 +289,7 @@ def test_norm_is_of_all_planes():
 
 def test_step_transfer_takes_the_norm_it_is_given():
     """`norms` replaces measurement.norm: the step with norm R is squared DPS with scale / 2 R."""
-    problem, levels = circular((11,)).problem, vp_linear(NUM_STEPS)
+    problem, levels = circular().problem, vp_linear(NUM_STEPS)
     t, s = (jax.tree.map(lambda leaf: leaf[2], level) for level in step_pairs(levels))
     scale, eta, norm = jnp.asarray(0.8), jnp.asarray(0.3), jnp.asarray(1.7)
     given = step_transfer(

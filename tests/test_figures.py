@@ -1,0 +1,194 @@
+"""Figures: everything is drawn and labelled. Whether they are clear is for eyes to judge."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import quick_compilation
+
+from spectralpost.degradation import gaussian_blur
+from spectralpost.errors import InputError
+from spectralpost.figures import (
+    COLOURS,
+    LINES,
+    Panel,
+    radial_average,
+    radial_frequency,
+    report_figure,
+    restored_figure,
+    save_figure,
+)
+from spectralpost.images import load_image
+from spectralpost.learning import LearnResult
+from spectralpost.noise import rectified_flow, vp_linear
+from spectralpost.prior import power_law
+from spectralpost.problem import ideal_posterior, image_problem
+from spectralpost.samplers.diffpir import diffpir
+from spectralpost.samplers.dps import dps
+from spectralpost.transfer import Transfer, sampler_transfer
+
+SHAPE = (12, 16)
+PROBLEM = image_problem(power_law(SHAPE), gaussian_blur(SHAPE, 1.0), 0.1)
+STEPS = 4
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    with quick_compilation():
+        yield
+
+
+def result_of(heuristic: dict, free: tuple[str, ...]) -> LearnResult:
+    """As `learn` returns it, with made-up numbers."""
+    twice = {name: 2 * weights for name, weights in heuristic.items()}
+    return LearnResult(
+        guidance={name: weights / 2 for name, weights in heuristic.items()},
+        free=free,
+        loss=0.01,
+        baselines={"heuristic": 0.3, "tuned_constant": 0.1, "exact": 0.005},
+        baseline_guidance={"heuristic": heuristic, "tuned_constant": twice, "exact": {}},
+        history=np.geomspace(0.1, 0.01, 40),
+        start_losses=np.asarray([0.01, 0.02]),
+        converged=True,
+    )
+
+
+def legend_of(axes) -> list[str]:
+    return [text.get_text() for text in axes.get_legend().get_texts()]
+
+
+@pytest.fixture(scope="module")
+def report():
+    levels = vp_linear(STEPS)
+    heuristic = dps().heuristic(PROBLEM, levels)
+    transfer = sampler_transfer(dps(), PROBLEM, levels, heuristic)
+    transfers = dict.fromkeys(COLOURS, transfer)
+    result = result_of(heuristic, ("zeta",))
+    return report_figure(PROBLEM, SHAPE, levels, result, transfers, "a title")
+
+
+def test_report_is_labelled(report):
+    assert report.get_suptitle() == "a title"
+    assert len(report.axes) == 4
+    for axes in report.axes:
+        assert axes.get_title() and axes.get_xlabel() and axes.get_ylabel()
+        assert len(legend_of(axes)) >= 3
+
+
+def test_report_shows_every_schedule(report):
+    schedule, history, gain, spread = report.axes
+    assert legend_of(schedule) == ["published default", "tuned constant", "learned"]
+    assert set(COLOURS) - {"learned"} < set(legend_of(history))
+    for axes in (gain, spread):
+        assert legend_of(axes) == ["true posterior", *COLOURS]
+    np.testing.assert_allclose(history.lines[0].get_ydata()[[0, -1]], [0.1, 0.01])
+    learned = schedule.lines[2].get_ydata()
+    np.testing.assert_allclose(learned, dps().heuristic(PROBLEM, vp_linear(STEPS))["zeta"] / 2)
+
+
+def test_the_truth_is_drawn_in_black_and_right(report):
+    """The gain of the true posterior, h^2 lambda / (h^2 lambda + sigma_y^2), ring by ring."""
+    line = report.axes[2].lines[0]
+    assert line.get_color() == "black"
+    h, spectrum = np.asarray(PROBLEM.response), np.asarray(PROBLEM.spectrum)
+    gain = h**2 * spectrum / (h**2 * spectrum + 0.1**2)
+    f, expected = radial_average(radial_frequency(SHAPE), gain)
+    np.testing.assert_allclose(line.get_xdata(), f)
+    np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-12)
+
+
+def test_lines_can_be_told_apart_without_colour():
+    assert set(COLOURS) == set(LINES)
+    assert len(set(COLOURS.values())) == len(set(LINES.values())) == len(COLOURS)
+
+
+def test_report_of_several_weights_from_pure_noise():
+    """Two free weights name themselves in the legend; a flow starts at a log-SNR of -inf."""
+    levels = rectified_flow(STEPS)
+    heuristic = diffpir().heuristic(PROBLEM, levels)
+    transfer = sampler_transfer(diffpir(), PROBLEM, levels, heuristic)
+    result = result_of(heuristic, ("lambda_", "zeta"))
+    figure = report_figure(PROBLEM, SHAPE, levels, result, {"learned": transfer}, "")
+    assert "zeta, learned" in legend_of(figure.axes[0])
+    assert "lambda_, learned" in legend_of(figure.axes[0])
+    figure.canvas.draw()
+
+
+def test_report_of_an_unstable_sampler(tmp_path):
+    """Gains and losses that overflow: the figure is drawn, and its limits show the rest."""
+    levels = vp_linear(STEPS)
+    heuristic = dps().heuristic(PROBLEM, levels)
+    ideal = ideal_posterior(PROBLEM)
+    huge = Transfer(*(jnp.full_like(ideal.gain, 1e200) for _ in range(4)))
+    good = Transfer(jnp.zeros_like(ideal.gain), ideal.gain, ideal.cov, jnp.zeros_like(ideal.gain))
+    result = result_of(heuristic, ("zeta",))
+    result.baselines["heuristic"] = np.inf
+    transfers = {"published default": huge, "learned": good}
+    figure = report_figure(PROBLEM, SHAPE, levels, result, transfers, "")
+    low, high = figure.axes[2].get_ylim()
+    assert -0.1 < low < high < 3
+    save_figure(figure, tmp_path / "a.png")
+
+
+def test_restored_figure(tmp_path):
+    """Grey and colour, rows of different lengths; 0 is mid grey in the range [-1, 1]."""
+    grey, colour = np.zeros((1, 6, 8)), np.zeros((3, 6, 8))
+    rows = [[Panel("a", grey, "1 dB"), Panel("b", colour, "2 dB"), Panel("c", grey)]]
+    rows.append([Panel("d", colour)])
+    figure = restored_figure(rows, "a title")
+    assert figure.get_suptitle() == "a title" and len(figure.axes) == 6
+    assert [axes.get_title() for axes in figure.axes] == ["a", "b", "c", "d", "", ""]
+    assert [axes.get_xlabel() for axes in figure.axes] == ["1 dB", "2 dB", "", "", "", ""]
+    assert [len(axes.images) for axes in figure.axes] == [1, 1, 1, 1, 0, 0]
+    assert figure.axes[0].images[0].get_array().shape == (6, 8)
+    assert figure.axes[1].images[0].get_array().shape == (6, 8, 3)
+    for axes in figure.axes[:4]:
+        assert np.all(axes.images[0].get_array() == 128)
+        assert len(axes.get_xticks()) == 0
+    save_figure(figure, tmp_path / "a.png")
+    assert load_image(tmp_path / "a.png").shape[0] == 3
+
+
+def test_restored_figure_in_another_pixel_range():
+    figure = restored_figure([[Panel("a", np.full((1, 2, 2), 3.0))]], "", (1.0, 3.0))
+    assert np.all(figure.axes[0].images[0].get_array() == 255)
+
+
+def test_figure_that_cannot_be_written(tmp_path):
+    figure = restored_figure([[Panel("a", np.zeros((1, 2, 2)))]], "")
+    with pytest.raises(InputError, match=r"missing/a\.png.*No such file"):
+        save_figure(figure, tmp_path / "missing" / "a.png")
+
+
+# ------------------------------------------------------------------------------------------- rings
+
+
+def test_radial_frequency():
+    """Cycles per pixel, in the order of the modes: 0 first, at most sqrt(1/2)."""
+    f = radial_frequency((4, 6))
+    assert f.shape == (24,)
+    np.testing.assert_allclose(f[:4], [0, 1 / 6, 2 / 6, 3 / 6])
+    np.testing.assert_allclose(f[6], 1 / 4)
+    np.testing.assert_allclose(f.max(), np.sqrt(0.5))
+
+
+@pytest.mark.parametrize("shape", [(2, 2), (16, 16), (33, 20)])
+def test_radial_average_of_a_constant(shape):
+    """The same constant on rings of rising frequency; the constant component is left out."""
+    f = radial_frequency(shape)
+    values = np.full(f.shape, 0.3)
+    values[0] = 1e9
+    centre, mean = radial_average(f, values)
+    np.testing.assert_allclose(mean, 0.3, rtol=1e-14)
+    assert np.all(np.diff(centre) > 0)
+    assert centre.min() >= f[f > 0].min() and centre.max() <= f.max() * (1 + 1e-12)
+
+
+def test_radial_average_keeps_the_sum():
+    """Rings hold every mode but the constant one, once: with one ring, the mean of all."""
+    f = radial_frequency((8, 8))
+    values = np.random.default_rng(0).normal(size=64)
+    _, mean = radial_average(f, values, num_bins=1)
+    np.testing.assert_allclose(mean, [values[1:].mean()], rtol=1e-12)
+    # A function of frequency alone is returned as it is, where rings hold one frequency each.
+    centre, mean = radial_average(f, f, num_bins=1000)
+    np.testing.assert_allclose(mean, centre)

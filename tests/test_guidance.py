@@ -1,0 +1,123 @@
+"""Weights and the unconstrained numbers that optimisers see."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spectralpost.guidance import (
+    BOUNDARY,
+    constant_grid,
+    constrain,
+    from_weight,
+    smooth_curves,
+    to_weight,
+    unconstrain,
+)
+from spectralpost.noise import rectified_flow, ve_karras, vp_linear
+
+EPS = np.finfo(float).eps
+
+
+@pytest.mark.parametrize("constraint", ["nonnegative", "unit"])
+def test_weights_and_back(constraint):
+    """u -> weight -> u. A relative error of the weight is one of u times weight / (d weight / d u).
+
+    200 eps: XLA's log1p is off by 87 eps at -0.41.
+    """
+    low, high = -np.log(1 / BOUNDARY), np.log(1 / BOUNDARY)
+    u = jnp.linspace(low, high, 101)[1:-1]
+    again = from_weight(constraint, to_weight(constraint, u))
+    slope = jax.vmap(jax.grad(lambda u: to_weight(constraint, u)))(u)
+    allowed = 200 * EPS * (to_weight(constraint, u) / slope + jnp.abs(u))
+    assert np.all(np.abs(again - u) <= allowed)
+
+
+@pytest.mark.parametrize("constraint", ["nonnegative", "unit"])
+def test_unconstrained_numbers_and_back(constraint):
+    """weight -> u -> weight. exp passes on an absolute error of u as a relative one."""
+    weight = jnp.geomspace(2 * BOUNDARY, 0.99 if constraint == "unit" else 1e4, 101)
+    u = from_weight(constraint, weight)
+    again = to_weight(constraint, u)
+    assert np.all(np.abs(again - weight) <= 8 * EPS * (1 + jnp.abs(u)) * weight)
+
+
+def test_boundaries_are_finite():
+    """Published defaults are often 0 or 1; u must stay finite, the weight next to them."""
+    ends = jnp.asarray([0.0, 1.0])
+    u = from_weight("unit", ends)
+    assert np.all(np.isfinite(u))
+    np.testing.assert_allclose(
+        to_weight("unit", u), [BOUNDARY, 1 - BOUNDARY], rtol=0, atol=10 * EPS
+    )
+    u = from_weight("nonnegative", jnp.zeros(1))
+    np.testing.assert_allclose(to_weight("nonnegative", u), BOUNDARY, rtol=20 * EPS)
+
+
+def test_weights_stay_in_their_range():
+    """However far an optimiser goes, short of overflow."""
+    u = jnp.asarray([-700.0, -40.0, 0.0, 40.0, 700.0])
+    assert np.all(to_weight("nonnegative", u) > 0)
+    unit = to_weight("unit", u)
+    assert np.all((unit >= 0) & (unit <= 1)) and unit[2] == 0.5
+
+
+def test_whole_schedules():
+    constraint = {"zeta": "nonnegative", "eta": "unit"}
+    weights = {"eta": jnp.asarray([0.25, 0.75]), "zeta": jnp.asarray([3.0, 0.01])}
+    u = unconstrain(constraint, weights)
+    again = constrain(constraint, u)
+    assert set(again) == set(weights)
+    for name in weights:
+        np.testing.assert_array_equal(u[name], from_weight(constraint[name], weights[name]))
+        np.testing.assert_allclose(again[name], weights[name], rtol=50 * EPS)
+
+
+def test_constant_grid_of_one_weight():
+    """Evenly spaced in the logarithm, from 1e-4 to 1e4, ends included."""
+    grid = constant_grid(1)
+    assert grid.shape == (128, 1)
+    np.testing.assert_allclose(np.exp(grid[[0, -1], 0]), [1e-4, 1e4], rtol=100 * EPS)
+    np.testing.assert_allclose(np.diff(grid[:, 0]), np.log(1e8) / 127, rtol=1000 * EPS)
+
+
+@pytest.mark.parametrize(("num_weights", "parts"), [(2, 8), (3, 3)])
+def test_constant_grid_of_several_weights(num_weights, parts):
+    """Cut the range of each weight into parts: there is a point in every combination."""
+    grid = constant_grid(num_weights, 128)
+    assert grid.shape == (128, num_weights)
+    cells = np.floor((grid / np.log(1e4) + 1) / 2 * parts).astype(int)
+    assert cells.min() == 0 and cells.max() == parts - 1
+    assert len(np.unique(cells, axis=0)) == parts**num_weights
+
+
+def test_smooth_curves_have_the_stated_law():
+    """At the noisy end all cosines are 1: variance 4 + 1 + 4/9 + 1/4. |z| < 5."""
+    num = 4000
+    curves = np.asarray(smooth_curves(jax.random.key(0), ve_karras(12), num))
+    assert curves.shape == (num, 12)
+    variance = 4 + 1 + 4 / 9 + 1 / 4
+    assert abs(curves[:, 0].mean()) < 5 * np.sqrt(variance / num)
+    assert abs(curves[:, 0].var() / variance - 1) < 5 * np.sqrt(2 / num)
+
+
+def test_smooth_curves_are_smooth():
+    """The steepest of four cosines of amplitude s_k turns by s_k pi k per unit of log-SNR range."""
+    levels = vp_linear(200)
+    curves = np.asarray(smooth_curves(jax.random.key(1), levels, 200))
+    position = 2 * np.log(np.asarray(levels.alpha)[:-1] / np.asarray(levels.sigma)[:-1])
+    position = (position - position[0]) / np.ptp(position)
+    slopes = np.diff(curves, axis=1) / np.diff(position)
+    # The sum of |N(0, 1)| s_k pi k, six standard deviations each.
+    assert np.abs(slopes).max() < 6 * np.pi * sum(2 / (1 + k) * k for k in range(4))
+
+
+@pytest.mark.parametrize("levels", [rectified_flow(6), vp_linear(1), rectified_flow(1)])
+def test_smooth_curves_at_infinite_signal_to_noise(levels):
+    """Pure noise (alpha = 0) and a single step must not give NaN."""
+    assert np.all(np.isfinite(smooth_curves(jax.random.key(0), levels, 3)))
+
+
+def test_smooth_curves_follow_the_dtype_of_the_levels():
+    levels = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), vp_linear(4))
+    assert smooth_curves(jax.random.key(0), levels, 2).dtype == jnp.float32

@@ -1,0 +1,109 @@
+"""Imports point one way: reading order is import order."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+import spectralpost
+
+FOLDER = Path(spectralpost.__file__).parent
+
+# A module may import only from those before it.
+READING_ORDER = (
+    "errors",
+    "files",
+    "noise",
+    "blocks",
+    "images",
+    "prior",
+    "degradation",
+    "problem",
+    "step",
+    "transfer",
+    "samplers",
+    "metrics",
+    "guidance",
+    "least_squares",
+    "learning",
+    "denoiser",
+    "restoration",
+    "schedule_file",
+    "figures",
+    "cli",
+    "commands",
+)
+# The command line starts `commands` from inside of a function, so that --help need not wait for
+# JAX: the only import of this package that points the other way.
+LAZY = {("cli", "commands")}
+# Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
+# what is listed here as shared by the others.
+SHARED = {"commands": {".console", ".setting"}}
+
+
+def imported_modules(source: str, depth: int) -> set[str]:
+    """Names of the modules of this package that a file imports, anywhere in it.
+
+    depth  1 for a file of the package, 2 for one in a folder of it: the dots that reach the top
+    """
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                head, _, rest = alias.name.partition(".")
+                if head == "spectralpost":
+                    found.add(rest.split(".")[0] or "__init__")
+        elif isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level == depth or (node.level == 0 and module.split(".")[0] == "spectralpost"):
+                path = module if node.level else module.partition(".")[2]
+                names = [path.split(".")[0]] if path else [alias.name for alias in node.names]
+                found.update(names)
+            elif 0 < node.level < depth:  # a sibling in the folder
+                found.update(["." + (module or alias.name) for alias in node.names])
+            else:
+                assert node.level <= depth, f"level {node.level} leaves the package"
+    return found
+
+
+def files() -> list[Path]:
+    return sorted(path for path in FOLDER.rglob("*.py") if path != FOLDER / "__init__.py")
+
+
+def position(path: Path) -> str:
+    """The name under which the reading order lists a file: its own, or its folder's."""
+    return path.relative_to(FOLDER).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_a_place():
+    """A new module must be given one; a removed one must not linger in the list."""
+    assert {position(path) for path in files()} == set(READING_ORDER)
+
+
+@pytest.mark.parametrize("path", files(), ids=lambda path: str(path.relative_to(FOLDER)))
+def test_imports_point_one_way(path):
+    depth = len(path.relative_to(FOLDER).parts)
+    me = position(path)
+    allowed = set(READING_ORDER[: READING_ORDER.index(me)])
+    allowed |= {other for module, other in LAZY if module == me}
+    found = imported_modules(path.read_text(), depth)
+    siblings = {name for name in found if name.startswith(".")}
+    assert found - siblings <= allowed
+    if path.name != "__init__.py":
+        shared = SHARED.get(me, set())
+        assert siblings <= (set() if f".{path.stem}" in shared else shared)
+
+
+def test_the_check_sees_every_form_of_import():
+    """Otherwise a wrong import could hide behind another spelling, or inside of a function."""
+    source = (
+        "from .prior import Prior\nfrom . import noise\nimport spectralpost.step\n"
+        "from spectralpost.transfer import compose\nfrom spectralpost import problem\n"
+        "def f():\n    from .samplers.dps import dps\n    import numpy\n"
+    )
+    names = {"prior", "noise", "step", "transfer", "problem", "samplers"}
+    assert imported_modules(source, 1) == names
+    assert imported_modules("from ..step import Sampler\nfrom .dps import dps", 2) == {
+        "step",
+        ".dps",
+    }

@@ -1,0 +1,232 @@
+"""Closed-form losses against dense Gaussian formulas, written by somebody else."""
+
+import dense
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.linalg
+from cases import EPS, circular, many_blocks, one_block
+
+from spectralpost.metrics import (
+    image_mse,
+    kl,
+    mode_error,
+    mse,
+    output_cov,
+    perception,
+    psnr,
+    wasserstein2,
+    wasserstein2_residuals,
+)
+from spectralpost.problem import ideal_posterior, make_problem
+from spectralpost.transfer import Transfer
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+PROBLEMS = {
+    "modes": lambda: circular().problem,
+    "blocks": lambda: many_blocks(3).problem,
+    "one block": lambda: one_block("decimate 2").problem,
+}
+METRICS = {
+    wasserstein2: dense.averaged_w2,
+    kl: dense.averaged_kl,
+    mse: dense.mse,
+    perception: dense.perception,
+}
+
+
+def random_transfer(problem, seed=0) -> Transfer:
+    """Not of any sampler: full gains, noise and offset, near enough to be of the same size."""
+    rng = np.random.default_rng(seed)
+    blocks = problem.basis is not None
+    shape = problem.spectrum.shape + problem.spectrum.shape[-1:] * blocks
+    ideal = np.asarray(ideal_posterior(problem).gain)
+    root = 0.3 * rng.normal(size=shape)
+    return Transfer(
+        jnp.asarray(0.4 * rng.normal(size=shape)),
+        jnp.asarray(ideal + 0.2 * rng.normal(size=shape)),
+        jnp.asarray(0.05 * np.eye(shape[-1]) + root @ root.mT if blocks else 0.05 + root**2),
+        jnp.asarray(0.3 * rng.normal(size=problem.spectrum.shape)),
+    )
+
+
+def with_weights(problem):
+    """Rows that stand for 1, 2, 3, ... identical ones."""
+    return problem._replace(weight=jnp.arange(1.0, len(problem.weight) + 1))
+
+
+def dense_form(problem, transfer):
+    """(A, B, Q, c, H, mu, C, sigma_y) in mode coordinates, a row of weight w written w times."""
+    repeats = np.asarray(problem.weight).astype(int)
+
+    def matrix(rows):
+        rows = np.repeat(np.asarray(rows), repeats, axis=0)
+        return np.diag(rows) if problem.basis is None else scipy.linalg.block_diag(*rows)
+
+    def vector(rows):
+        return np.repeat(np.asarray(rows), repeats, axis=0).ravel()
+
+    if problem.basis is None:
+        C = matrix(problem.spectrum)
+    else:
+        basis, spectrum = np.asarray(problem.basis), np.asarray(problem.spectrum)
+        C = matrix(basis * spectrum[:, None, :] @ basis.mT)
+    A, B, Q = (matrix(gain) for gain in transfer[:3])
+    H, mu = np.diag(vector(problem.response)), vector(problem.mean)
+    c = vector(transfer.offset) + mu - B @ H @ mu
+    return A, B, Q, c, H, mu, C, float(problem.sigma_y)
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_losses_are_the_dense_ones(kind):
+    """W2, KL, MSE and perception, with offsets and weights, to 10 digits."""
+    problem = with_weights(PROBLEMS[kind]())
+    for seed in range(2):
+        transfer = random_transfer(problem, seed)
+        arrays = dense_form(problem, transfer)
+        for metric, reference in METRICS.items():
+            np.testing.assert_allclose(
+                metric(problem, transfer),
+                reference(*arrays),
+                rtol=1e-10,
+                err_msg=metric.__name__,
+            )
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_a_perfect_sampler_has_no_loss(kind):
+    """The ideal posterior itself: W2 = KL = perception = 0, and MSE is twice its variance.
+
+    In blocks W2 is a difference of traces of size 1, so 0 means a few eps.
+    """
+    problem = PROBLEMS[kind]()
+    ideal = ideal_posterior(problem)
+    zero = jnp.zeros_like(ideal.gain)
+    perfect = Transfer(zero, ideal.gain, ideal.cov, jnp.zeros_like(problem.spectrum))
+    np.testing.assert_allclose(wasserstein2(problem, perfect), 0, atol=100 * EPS)
+    np.testing.assert_allclose(kl(problem, perfect), 0, atol=100 * EPS)
+    np.testing.assert_allclose(perception(problem, perfect), 0, atol=100 * EPS)
+    error = mode_error(problem, perfect)
+    np.testing.assert_allclose(mse(problem, perfect), 2 * np.mean(error.ideal_var), rtol=1e-13)
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_mode_error_adds_up_to_the_mse(kind):
+    problem = with_weights(PROBLEMS[kind]())
+    transfer = random_transfer(problem)
+    error = mode_error(problem, transfer)
+    rows = (error.bias2 + error.var + error.ideal_var).reshape(len(problem.weight), -1)
+    pixels = rows.shape[1] * np.sum(problem.weight)
+    expected = np.sum(np.asarray(problem.weight)[:, None] * rows) / pixels
+    np.testing.assert_allclose(mse(problem, transfer), expected, rtol=1e-13)
+    assert output_cov(transfer).shape == transfer.noise_cov.shape
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_averaged_wasserstein2_is_the_average_over_y(kind):
+    """Many y drawn from the model: their mean W2^2 within 5 standard errors of the closed form."""
+    problem = with_weights(PROBLEMS[kind]())
+    transfer = random_transfer(problem)
+    rng = np.random.default_rng(1)
+    shape = (20_000, *problem.spectrum.shape)
+    x = np.sqrt(np.asarray(problem.spectrum)) * rng.normal(size=shape)
+    if problem.basis is not None:
+        x = np.einsum("bij,nbj->nbi", np.asarray(problem.basis), x)
+    y = np.asarray(problem.response) * x + float(problem.sigma_y) * rng.normal(size=shape)
+    losses = np.asarray(jax.jit(jax.vmap(lambda y: wasserstein2(problem, transfer, y)))(y))
+    error = losses.std() / np.sqrt(len(losses))
+    averaged = float(wasserstein2(problem, transfer))
+    assert error < 0.02 * averaged
+    assert abs(losses.mean() - averaged) < 5 * error
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+def test_wasserstein2_of_one_y_is_the_dense_one(kind):
+    problem = PROBLEMS[kind]()
+    transfer = random_transfer(problem)
+    A, B, Q, _, H, mu, C, sigma_y = dense_form(problem, transfer)
+    y = np.random.default_rng(2).normal(size=problem.spectrum.shape)
+    K, P = dense.posterior(H, mu, C, sigma_y)
+    output = B @ y.ravel() + np.ravel(transfer.offset)
+    wanted = dense.w2_squared(output, A @ A.T + Q, K @ y.ravel(), P) / len(mu)
+    np.testing.assert_allclose(wasserstein2(problem, transfer, jnp.asarray(y)), wanted, rtol=1e-10)
+
+
+def test_residuals_are_square_roots_of_the_loss():
+    """What Levenberg-Marquardt relies on."""
+    problem = with_weights(PROBLEMS["modes"]())
+    transfer = random_transfer(problem)
+    residuals = wasserstein2_residuals(problem, transfer)
+    assert residuals.shape == (3 * problem.spectrum.size,)
+    loss = dense.averaged_w2(*dense_form(problem, transfer))
+    np.testing.assert_allclose(np.sum(residuals**2), loss, rtol=1e-12)
+
+
+@pytest.mark.parametrize("kind", ["modes", "blocks"])
+def test_gradient_is_finite_at_zero_variance(kind):
+    """Dead modes: no prior variance, no response, no output variance; roots of 0 all over."""
+    spectrum = np.array([[0.0, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 1.0]])
+    response = np.array([[0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 1.0, 1.0]])
+    if kind == "modes":
+        problem = make_problem(spectrum.ravel(), response.ravel(), 0.3)
+    else:
+        basis = np.linalg.qr(np.random.default_rng(0).normal(size=(2, 4, 4)))[0]
+        problem = make_problem(spectrum, response, 0.3, basis=basis)
+    zero = jnp.zeros_like(ideal_posterior(problem).gain)
+    dead = Transfer(zero, zero, zero, jnp.zeros_like(problem.spectrum))
+
+    def losses(transfer):
+        return [metric(problem, transfer) for metric in (wasserstein2, mse, perception)]
+
+    slopes = jax.jit(jax.jacrev(losses))(dead)
+    for leaf in jax.tree.leaves(slopes):
+        assert np.all(np.isfinite(leaf))
+
+
+def test_gradient_in_blocks_is_finite_where_eigenvalues_repeat():
+    """Derivatives of eigenvectors are infinite there; those of W2 by the transfer are not."""
+    ones, eye = np.ones((1, 3)), jnp.eye(3)[None]
+    problem = make_problem(ones, ones, 0.5, basis=eye)
+    transfer = Transfer(0.5 * eye, 0.1 * eye, 0.2 * eye, jnp.zeros((1, 3)))
+    for leaf in jax.jit(jax.grad(lambda transfer: wasserstein2(problem, transfer)))(transfer):
+        assert np.all(np.isfinite(leaf))
+
+
+def test_kl_is_infinite_for_a_deterministic_output():
+    problem = make_problem([1.0], [1.0], 0.5)
+    zero = jnp.zeros(1)
+    assert kl(problem, Transfer(zero, zero, zero, zero)) == np.inf
+
+
+def test_image_mse_is_the_dense_expectation():
+    """One given x_0, all noise averaged: |bias|^2 + trace of sigma_y^2 B B^T + A A^T + Q."""
+    problem = with_weights(PROBLEMS["modes"]())
+    transfer = random_transfer(problem)
+    A, B, Q, c, H, mu, _, sigma_y = dense_form(problem, transfer)
+    x_0 = np.random.default_rng(3).normal(size=problem.spectrum.shape)
+    deviation = np.repeat(x_0, np.asarray(problem.weight).astype(int))
+    bias = B @ H @ (mu + deviation) + c - (mu + deviation)
+    spread = np.trace(sigma_y**2 * B @ B.T + A @ A.T + Q)
+    wanted = (bias @ bias + spread) / len(mu)
+    np.testing.assert_allclose(image_mse(problem, transfer, jnp.asarray(x_0)), wanted, rtol=1e-12)
+
+
+def test_image_mse_averages_to_the_mse():
+    """Over x_0 from the prior: E x_0^2 = spectrum, mode by mode, by linearity."""
+    problem = with_weights(PROBLEMS["modes"]())
+    transfer = random_transfer(problem)
+    at_zero = image_mse(problem, transfer, jnp.zeros_like(problem.spectrum))
+    std = jnp.sqrt(problem.spectrum)
+    # image_mse is quadratic in x_0: its even part at one standard deviation is the average
+    even = (image_mse(problem, transfer, std) + image_mse(problem, transfer, -std)) / 2
+    np.testing.assert_allclose(even, mse(problem, transfer), rtol=1e-12)
+    assert at_zero < even
+
+
+def test_psnr():
+    """Peak = width of the pixel range: 2 by default, so 0.04 is 20 dB."""
+    np.testing.assert_allclose(psnr(jnp.asarray(0.04)), 20)
+    np.testing.assert_allclose(psnr(jnp.asarray(0.01), (0.0, 1.0)), 20)
+    np.testing.assert_allclose(psnr(jnp.asarray([1.0, 100.0]), (0, 255)), [48.1308, 28.1308], 1e-5)
