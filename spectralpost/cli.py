@@ -60,7 +60,7 @@ class Design:
     """Weights to learn (default: all but eta)."""
     starts: int = 32
     """Searches run side by side."""
-    bins: int = 1000
+    bins: int = 400
     """Frequencies are merged into this many bins while learning; the table is exact again."""
     photo: Path | None = None
     """Photograph to degrade and restore (default: the first image, kept out of the prior)."""

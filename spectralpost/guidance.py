@@ -43,7 +43,7 @@ def unconstrain(constraint: dict[str, str], weights: Guidance) -> Guidance:
 
 
 def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
-    """Unconstrained constants that cover weights from 1e-4 to 1e4: [num_points, num_weights].
+    """Points that cover the cube [-1, 1]^num_weights: [num_points, num_weights].
 
     One weight: evenly spaced. Several: a Halton sequence, which covers their joint range evenly.
     """
@@ -53,7 +53,7 @@ def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
         from scipy.stats import qmc  # slow to import
 
         points = qmc.Halton(num_weights, scramble=False).random(num_points)
-    return (2 * points - 1) * np.log(1e4)
+    return 2 * points - 1
 
 
 def smooth_curves(key: Array, levels: NoiseLevel, num: int) -> Array:

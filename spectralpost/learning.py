@@ -119,7 +119,7 @@ def learn(
     images (`bin_modes`): time and memory are proportional to rows x steps x starts.
 
     The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best schedule with one
-    number per free weight, from 128 grid points and a polish of the best 4; `exact` the exact
+    number per free weight, from a grid that zooms in on its best point; `exact` the exact
     conditional denoiser in the same steps (`samplers.exact`, same eta), a reference that knows the
     prior's covariance.
 
@@ -142,15 +142,7 @@ def learn(
 
     max_growth = jnp.log(jnp.asarray(max_amplification, levels.alpha.dtype))
     setting = _Setting(problem, levels, fixed, max_growth, _basis(free, levels, constant=True))
-    grid = jnp.asarray(constant_grid(len(free)), levels.alpha.dtype)
-    best = jnp.argsort(_losses(task, setting, grid))[:4]
-    # Adam's small steps would take thousands to cross the grid's spacing.
-    polish = task if optimizer == "lm" else task._replace(optimizer="lbfgs")
-    lanes, _ = _search(polish, setting, _lanes(polish, grid[best]), CHUNK)
-    constant_params = _best(lanes)
-    if not jnp.isfinite(jnp.min(lanes.loss)):
-        raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
-    constant = _guidance(sampler, setting, constant_params)
+    constant = _guidance(sampler, setting, _tuned_constant(task, setting))
 
     setting = setting._replace(basis=_basis(free, levels, constant=False))
     lanes = _lanes(task, _starts(seed, sampler, free, guidance, constant, levels, num_starts))
@@ -234,6 +226,28 @@ def _run(sampler: Sampler, setting: _Setting, params: Array) -> tuple[Transfer, 
 def _loss(task: _Task, setting: _Setting, params: Array) -> Array:
     transfer, overshoot = _run(task.sampler, setting, params)
     return task.objective(setting.problem, transfer) + jnp.sum(overshoot**2)
+
+
+def _tuned_constant(task: _Task, setting: _Setting) -> Array:
+    """The best constant parameters, one per free weight: a grid that zooms in on its best point.
+
+    No derivatives: the loss of a constant has cliffs where the sampler becomes unstable.
+    """
+    grid = constant_grid(len(task.free))
+    dtype = setting.levels.alpha.dtype
+    best, best_loss, reach = np.zeros(len(task.free)), np.inf, np.log(1e4)
+    while reach > 1e-4:
+        points = best + reach * grid
+        losses = np.asarray(_losses(task, setting, jnp.asarray(points, dtype)))
+        if losses.min() < best_loss:
+            best, best_loss = points[losses.argmin()], losses.min()
+        # Two spacings of the grid around its best point.
+        reach *= 4 / len(grid) ** (1 / len(task.free))
+    if not np.isfinite(best_loss):
+        raise InputError(
+            f"no constant weight of {task.sampler.name} has a finite loss on this problem"
+        )
+    return jnp.asarray(best, dtype)
 
 
 @partial(jax.jit, static_argnames="task")

@@ -15,7 +15,7 @@ import pytest
 from cases import many_blocks
 from compiling import quick_compilation
 
-from spectralpost.degradation import gaussian_blur
+from spectralpost.degradation import motion_blur
 from spectralpost.errors import InputError
 from spectralpost.guidance import constrain, unconstrain
 from spectralpost.learning import LearnResult, exact_score, learn, score
@@ -37,6 +37,8 @@ SAMPLERS = {
 STEPS = 5
 LEVELS = vp_linear(STEPS)
 SINGLE = ("pigdm",)  # samplers that are learned in single precision
+# The sizes of test_cli.py: what is compiled for one serves the other.
+search = functools.partial(learn, num_starts=32)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -71,10 +73,11 @@ class Compilations(logging.Handler):
         self.context.__exit__(*error)
 
 
-def small_problem(exponent=2.0, std=1.0, sigma_y=0.1) -> Problem:
-    """16 x 16 pixels, a power law, an isotropic blur: 45 different modes whatever the numbers."""
+def small_problem(exponent=2.0, angle=30.0, sigma_y=0.1) -> Problem:
+    """16 x 16 pixels, a power law, a motion blur: 130 different modes whatever the numbers."""
     prior = power_law((16, 16), exponent)
-    return unique_modes(image_problem(prior, gaussian_blur((16, 16), std), sigma_y))[0]
+    degradation = motion_blur((16, 16), length=3.0, angle=angle)
+    return unique_modes(image_problem(prior, degradation, sigma_y))[0]
 
 
 PROBLEM = small_problem()
@@ -93,13 +96,13 @@ def two_programs(name: str) -> float:
 
 @functools.cache
 def learned(name: str, **options) -> LearnResult:
-    return learn(SAMPLERS[name], *setting(name), **options)
+    return search(SAMPLERS[name], *setting(name), **options)
 
 
 @functools.cache
 def by_lbfgs() -> tuple[LearnResult, Compilations]:
     with Compilations() as compilations:
-        return learned("dps", optimizer="lbfgs"), compilations
+        return learned("dps", optimizer="lbfgs", num_starts=8), compilations
 
 
 def amplification(result: LearnResult):
@@ -166,7 +169,7 @@ def test_every_optimizer_learns():
     results = {
         "lm": learned("dps"),
         "lbfgs": by_lbfgs()[0],
-        "adam": learned("dps", optimizer="adam"),
+        "adam": learned("dps", optimizer="adam", num_starts=8),
     }
     for result in results.values():
         assert_ordered(result)
@@ -183,7 +186,7 @@ def test_optimizers_agree_on_the_constant():
 
 
 def test_auto_is_least_squares_where_it_applies():
-    again = learn(dps(), PROBLEM, LEVELS, optimizer="lm")
+    again = search(dps(), PROBLEM, LEVELS, optimizer="lm")
     np.testing.assert_array_equal(again.guidance["zeta"], learned("dps").guidance["zeta"])
 
 
@@ -232,7 +235,7 @@ def test_tuned_constants_of_two_weights():
     lambdas = jnp.geomspace(1e-4, 1e4, 161)
     zetas = jax.nn.sigmoid(jnp.linspace(-np.log(1e4), np.log(1e4), 161))
     pairs = jnp.stack(jnp.meshgrid(lambdas, zetas), axis=-1).reshape(-1, 2)
-    losses = jax.jit(lambda pairs: jax.lax.map(loss, pairs, batch_size=1000))(pairs)
+    losses = jax.jit(lambda pairs: jax.lax.map(loss, pairs, batch_size=500))(pairs)
     assert result.baselines["tuned_constant"] <= jnp.nanmin(losses) * (1 + 1e-6)
 
 
@@ -240,7 +243,7 @@ def test_fixed_weights_stay_exactly():
     """Awkward numbers, to the bit; the published zeta is only where the search starts."""
     eta = jnp.asarray([0.9, 1 / 3, 0.1 + 0.2, 0.0, 1.0])
     guidance = dps().heuristic(PROBLEM, LEVELS) | {"eta": eta}
-    result = learn(dps(), PROBLEM, LEVELS, guidance)
+    result = search(dps(), PROBLEM, LEVELS, guidance)
     assert np.asarray(result.guidance["eta"]).tobytes() == np.asarray(eta).tobytes()
     assert np.all(result.guidance["zeta"] != guidance["zeta"])
     for baseline in ("heuristic", "tuned_constant", "exact"):
@@ -267,7 +270,7 @@ def test_order_of_the_free_weights_does_not_matter():
 
 
 def test_deterministic_for_a_seed():
-    first, second, other = (learn(dps(), PROBLEM, LEVELS, seed=seed) for seed in (3, 3, 4))
+    first, second, other = (search(dps(), PROBLEM, LEVELS, seed=seed) for seed in (3, 3, 4))
     for one, another in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(one, another)
     assert np.any(first.start_losses != other.start_losses)
@@ -276,27 +279,26 @@ def test_deterministic_for_a_seed():
 def test_history_and_progress():
     """The history falls; progress is told every 20th of its values; the best start ends it."""
     told = []
-    result = learn(dps(), PROBLEM, LEVELS, progress=lambda *news: told.append(news))
+    result = search(dps(), PROBLEM, LEVELS, progress=lambda *news: told.append(news))
     assert len(result.history) >= 20
     assert np.all(np.diff(result.history) <= 0)
     expected = [(i + 1, result.history[i]) for i in range(19, len(result.history), 20)]
     assert told == expected
-    assert result.start_losses.shape == (16,)
+    assert result.start_losses.shape == (32,)
     assert np.all(np.diff(result.start_losses) >= 0)
     assert result.start_losses[0] == result.history[-1]
 
 
 def test_iterations_are_limited():
     """In chunks of 20, which are what is compiled."""
-    result = learn(dps(), PROBLEM, LEVELS, max_iterations=30, tolerance=0.0)
+    result = search(dps(), PROBLEM, LEVELS, max_iterations=30, tolerance=0.0)
     assert len(result.history) == 40
     assert not result.converged
 
 
 @pytest.mark.parametrize("limit", [1.2, 100.0, np.inf])
 def test_amplification_is_limited_by_a_penalty(limit):
-    """history = objective + variance of a pixel x (squared excess of log amplification), and the
-    excess costs no more than it gains over the tuned constant."""
+    """history = objective + variance of a pixel x (squared excess of log amplification)."""
     result = learned("dps", max_amplification=limit)
     excess = np.maximum(np.log(amplification(result)) - np.log(limit), 0)
     variance = float(jnp.sum(PROBLEM.weight * PROBLEM.spectrum) / jnp.sum(PROBLEM.weight))
@@ -315,11 +317,11 @@ def test_amplification_is_traded_for_loss():
 def test_nothing_is_compiled_for_other_numbers():
     """Another prior, blur, noise, grid, schedule and seed of the same shapes."""
     learned("dps")
-    problem, levels = small_problem(1.5, 2.0, 0.3), vp_cosine(STEPS)
+    problem, levels = small_problem(1.5, 60.0, 0.3), vp_cosine(STEPS)
     assert problem.spectrum.shape == PROBLEM.spectrum.shape
     guidance = {"zeta": jnp.linspace(0.1, 1, STEPS), "eta": jnp.linspace(1, 0, STEPS)}
     with Compilations() as compilations:
-        result = learn(
+        result = search(
             dps(), problem, levels, guidance, seed=5, tolerance=1e-3, max_amplification=50.0
         )
     assert_ordered(result)
@@ -395,7 +397,7 @@ def test_bad_options(options, match):
     if "guidance" in options:
         options = options | {"guidance": options["guidance"]()}
     with pytest.raises(InputError, match=match):
-        learn(dps(), PROBLEM, LEVELS, **options)
+        search(dps(), PROBLEM, LEVELS, **options)
 
 
 def test_bad_levels():

@@ -9,10 +9,8 @@ import literal
 import numpy as np
 import pytest
 from cases import (
-    BLOCKS,
     EPS,
     GRIDS,
-    MODES,
     NUM_STEPS,
     ROWS,
     TWINS,
@@ -28,7 +26,7 @@ from cases import (
 
 from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, ve_karras, vp_linear
-from spectralpost.problem import make_problem
+from spectralpost.problem import Measurement, denoise, make_problem
 from spectralpost.samplers import SAMPLERS, make_sampler
 from spectralpost.samplers.dps import dps
 from spectralpost.transfer import (
@@ -40,6 +38,7 @@ from spectralpost.transfer import (
     sampler_transfer,
     start_transfer,
     step_transfer,
+    trajectory,
 )
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -203,65 +202,68 @@ def test_make_sampler_errors():
 
 @functools.cache
 def closure():
-    """Compiled (problem, levels, guidance) -> transfer and norms of dps(normalised=True)."""
-    sampler = dps(normalised=True)
-
-    def both(problem, levels, guidance):
-        return (
-            sampler_transfer(sampler, problem, levels, guidance),
-            mean_field_norms(sampler, problem, levels, guidance),
-        )
-
-    return jax.jit(both)
+    """Compiled (problem, levels, guidance) -> trajectory of dps(normalised=True)."""
+    return jax.jit(functools.partial(trajectory, dps(normalised=True)))
 
 
-def literal_norms(twin, levels: NoiseLevel, guidance: dict) -> np.ndarray:
-    """sqrt(E ||y - H x_hat||^2) per step by dense matrices, in pixels.
+def closure_run(shape: str):
+    """A twin, its grid, its weights, and the closed form of normalised DPS on it."""
+    twin, levels = TWINS[shape](), ve_karras(NUM_STEPS, sigma_max=3.0, sigma_min=0.1)
+    rng = np.random.default_rng(0)
+    guidance = {"scale": rng.uniform(0.3, 1.5, NUM_STEPS), "eta": rng.uniform(size=NUM_STEPS)}
+    run = closure()(twin.problem, levels, guidance)
+    assert run.norms.shape == (NUM_STEPS, 1)
+    zeta = guidance["scale"] / (2 * np.asarray(run.norms)[:, 0])
+    return twin, levels, {"zeta": zeta, "eta": guidance["eta"]}, run
+
+
+def literal_path(twin, levels: NoiseLevel, guidance: dict) -> tuple[np.ndarray, np.ndarray]:
+    """Per step of literal DPS: sqrt(E ||y - H x_hat||^2), and the worst amplification of a mode.
 
     With w = y - H mu and x_t - alpha_t mu = A u + B w + b + N(0, Q):
-    r = w - H J (x_t - alpha_t mu), and the step taken next is literal DPS with zeta = scale / 2 R.
+    r = w - H J (x_t - alpha_t mu).
     """
     n = len(twin.mu)
     S_y = dense.measurement_covariance(twin.H, twin.C, twin.sigma_y)
-    levels = NoiseLevel(*map(np.asarray, levels))
-    alphas, sigmas = levels
+    alphas, sigmas = (np.asarray(leaf) for leaf in levels)
     A, B, Q = sigmas[0] * np.eye(n), np.zeros(twin.H.T.shape), np.zeros((n, n))
     b = -alphas[0] * twin.mu
-    norms = []
-    for i in range(len(sigmas) - 1):
+    norms, amplifications = [], []
+    for i, step in enumerate(literal_steps("dps", twin, levels, guidance)):
         HJ = twin.H @ literal.denoiser_jacobian(alphas[i], sigmas[i], twin.C)
         gain = np.eye(len(twin.H)) - HJ @ B
         cov = gain @ S_y @ gain.T + HJ @ (A @ A.T + Q) @ HJ.T
         norms.append(np.sqrt(np.trace(cov) + np.sum((HJ @ b) ** 2)))
-        weights = {
-            "zeta": np.asarray(guidance["scale"])[i : i + 1] / (2 * norms[-1]),
-            "eta": np.asarray(guidance["eta"])[i : i + 1],
-        }
-        two = NoiseLevel(levels.alpha[i : i + 2], levels.sigma[i : i + 2])
-        step = literal_total("dps", twin, two, weights)
-        gain = step.A / sigmas[i]
-        A, B, Q, b = gain @ A, gain @ B + step.B, gain @ Q @ gain.T + step.Q, gain @ b
-    return np.array(norms)
+        power = A @ A.T + B @ S_y @ B.T + Q + np.outer(b, b)
+        clean = alphas[i] ** 2 * twin.C + sigmas[i] ** 2 * np.eye(n)
+        ratio = np.diag(twin.V.T @ power @ twin.V) / np.diag(twin.V.T @ clean @ twin.V)
+        amplifications.append(np.sqrt(ratio.max()))
+        A, B, Q, b = step.A @ A, step.A @ B + step.B, step.A @ Q @ step.A.T + step.Q, step.A @ b
+    return np.array(norms), np.array(amplifications)
 
 
-@pytest.mark.parametrize("shape", [*MODES, *BLOCKS])
+@pytest.mark.parametrize("shape", TWINS)
 def test_mean_field_norms_are_root_mean_squares(shape):
-    """E ||r||^2 by dense matrices; then squared DPS with zeta = scale / 2 R is the same sampler."""
-    twin, levels = TWINS[shape](), ve_karras(NUM_STEPS, sigma_max=3.0, sigma_min=0.1)
-    rng = np.random.default_rng(0)
-    guidance = {
-        "scale": jnp.asarray(rng.uniform(0.3, 1.5, NUM_STEPS)),
-        "eta": jnp.asarray(rng.uniform(size=NUM_STEPS)),
-    }
-    total, norms = closure()(twin.problem, levels, guidance)
-    wanted = literal_norms(twin, levels, guidance)
-    assert norms.shape == (NUM_STEPS, 1)
-    np.testing.assert_allclose(norms[:, 0], wanted, rtol=1e-11)
-    zeta = guidance["scale"] / (2 * norms[:, 0])
-    squared, _ = total_and_steps("dps")(
-        twin.problem, levels, {"zeta": zeta, "eta": guidance["eta"]}
-    )
-    assert_close(total, squared, 100 * NUM_STEPS * EPS)
+    """R_t against E ||r||^2 by dense matrices, in the measurement's own m pixels."""
+    twin, levels, guidance, run = closure_run(shape)
+    norms, _ = literal_path(twin, levels, guidance)
+    np.testing.assert_allclose(run.norms[:, 0], norms, rtol=1e-11)
+
+
+@pytest.mark.parametrize("shape", TWINS)
+def test_amplification_is_a_ratio_of_root_mean_squares(shape):
+    """How far the states leave what the denoiser was made for, worst mode, by dense matrices."""
+    twin, levels, guidance, run = closure_run(shape)
+    _, amplifications = literal_path(twin, levels, guidance)
+    np.testing.assert_allclose(run.amplification, amplifications, rtol=1e-11)
+
+
+@pytest.mark.parametrize("shape", TWINS)
+def test_normalised_dps_is_squared_dps_with_converted_weights(shape):
+    """zeta = scale / (2 R_t) is exactly the same sampler."""
+    twin, levels, guidance, run = closure_run(shape)
+    squared, _ = total_and_steps("dps")(twin.problem, levels, guidance)
+    assert_close(run.total, squared, 100 * NUM_STEPS * EPS)
 
 
 def test_heuristic_of_dps_is_the_converted_official_scale():
@@ -270,7 +272,9 @@ def test_heuristic_of_dps_is_the_converted_official_scale():
     official = dps(scale=0.7, normalised=True).heuristic(problem, levels)
     np.testing.assert_array_equal(official["scale"], 0.7)
     np.testing.assert_array_equal(official["eta"], 1.0)
-    _, norms = closure()(problem, levels, official)
+    norms = closure()(problem, levels, official).norms
+    same = mean_field_norms(dps(normalised=True), problem, levels, official)
+    np.testing.assert_allclose(same, norms, rtol=100 * EPS)
     converted = dps(scale=0.7).heuristic(problem, levels)
     np.testing.assert_allclose(converted["zeta"], 0.7 / (2 * norms[:, 0]), rtol=100 * EPS)
     np.testing.assert_array_equal(converted["eta"], 1.0)
@@ -280,9 +284,9 @@ def test_norm_is_of_all_planes():
     """Three planes share one norm, sqrt(3) larger: scale sqrt(3) undoes it."""
     problem, levels = circular().problem, rectified_flow(NUM_STEPS)
     three = problem._replace(weight=3 * problem.weight)
-    scale, eta = jnp.linspace(0.5, 2.0, NUM_STEPS), np.full(NUM_STEPS, 0.5)
-    one_plane, norms = closure()(problem, levels, {"scale": scale, "eta": eta})
-    three_planes, norms3 = closure()(three, levels, {"scale": np.sqrt(3) * scale, "eta": eta})
+    scale, eta = np.linspace(0.5, 2.0, NUM_STEPS), np.full(NUM_STEPS, 0.5)
+    one_plane, norms, _ = closure()(problem, levels, {"scale": scale, "eta": eta})
+    three_planes, norms3, _ = closure()(three, levels, {"scale": np.sqrt(3) * scale, "eta": eta})
     np.testing.assert_allclose(norms3, np.sqrt(3) * norms, rtol=100 * EPS)
     assert_close(three_planes, one_plane, 1000 * EPS)
 
@@ -297,3 +301,32 @@ def test_step_transfer_takes_the_norm_it_is_given():
     )
     squared = step_transfer(dps(), problem, t, s, {"zeta": scale / (2 * norm), "eta": eta})
     assert_close(given, squared, 100 * EPS)
+
+
+@pytest.mark.parametrize("shape", ["1-D", "four blocks, decimate 3"])
+def test_normalised_update_is_the_literal_one(shape):
+    """Not affine, so no transfer: one step with the real norm, from a point, in pixels."""
+    twin, levels = TWINS[shape](), vp_linear(NUM_STEPS)
+    problem, (m, n) = twin.problem, twin.H.shape
+    rng = np.random.default_rng(0)
+    x_t, y, z = rng.normal(size=n), rng.normal(size=m), rng.normal(size=n)
+    t, s = (jax.tree.map(lambda leaf: leaf[2], level) for level in step_pairs(levels))
+    weights = {"scale": 0.8, "eta": 0.3}
+    wanted = literal.step_dps_normalised(
+        x_t, y, z, *map(float, t), *map(float, s), weights, twin.H, twin.mu, twin.C, twin.sigma_y
+    )
+    relative = (
+        (x_t - float(t.alpha) * twin.mu) @ twin.V,
+        (y - twin.H @ twin.mu) @ twin.U,
+        z @ twin.V,
+    )
+    x_s = dps(normalised=True).update(
+        functools.partial(denoise, problem),
+        Measurement(problem.response, problem.sigma_y, jnp.linalg.norm),
+        t,
+        s,
+        *(jnp.asarray(part.reshape(problem.spectrum.shape)) for part in relative),
+        weights,
+    )
+    got = twin.V @ np.ravel(x_s) + float(s.alpha) * twin.mu
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=1000 * EPS * np.abs(wanted).max())

@@ -1,6 +1,7 @@
 """`spectralpost design`: from photographs to a guidance schedule."""
 
 import json
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +42,7 @@ def design(options: Design) -> None:
     degradation = degradation_of(options, options.degradation, prior.shape)
     problem = image_problem(prior, degradation, options.sigma_y, channels=len(photo))
 
-    guidance = sampler.heuristic(problem, levels)
+    guidance = jax.jit(sampler.heuristic)(problem, levels)
     if options.eta is not None:
         if "eta" not in guidance:
             raise InputError(f"eta = {options.eta}: {sampler.name} has no eta")
@@ -55,7 +56,8 @@ def design(options: Design) -> None:
 
     schedules = result.baseline_guidance | {"learned": result.guidance}
     transfers = {
-        name: _transfer(sampler, problem, levels, schedules[name], name) for name in LABELS
+        name: _transfer(None if name == "exact" else sampler, problem, levels, schedules[name])
+        for name in LABELS
     }
     scores = {name: scores_of(problem, transfer, prior) for name, transfer in transfers.items()}
     title = (
@@ -183,7 +185,7 @@ def _restore_photo(
             sigma_y=options.sigma_y,
         )
         mean = degradation.to_modes(jnp.asarray(prior.mean))
-        modes = degradation.to_modes(x_0) - mean
+        modes = degradation.to_modes(x_0) - mean[None]
         predicted = jnp.mean(
             jnp.stack([metrics.image_mse(problem, transfers[name], plane) for plane in modes])
         )
@@ -230,9 +232,9 @@ def _print_notes(
     )
 
 
+@partial(jax.jit, static_argnames="sampler")
 def _transfer(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance, name: str
+    sampler: Sampler | None, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Transfer:
-    if name == "exact":
-        sampler = exact(problem)
-    return sampler_transfer(sampler, problem, levels, guidance)
+    """The total transfer; of the exact reference if sampler is None."""
+    return sampler_transfer(sampler or exact(problem), problem, levels, guidance)
