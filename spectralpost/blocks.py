@@ -28,3 +28,10 @@ def congruence(gain: Array, cov: Array | None = None) -> Array:
 def diagonal(cov: Array) -> Array:
     """The variance of each mode: a signal."""
     return cov if cov.ndim == 1 else jnp.diagonal(cov, axis1=-2, axis2=-1)
+
+
+def identity_gain(x: Array) -> Array:
+    """The gain that changes nothing, for signals of the shape of x ([F] | [B, k])."""
+    if x.ndim == 1:
+        return jnp.ones_like(x)
+    return jnp.broadcast_to(jnp.eye(x.shape[-1], dtype=x.dtype), (*x.shape, x.shape[-1]))

@@ -110,7 +110,10 @@ def from_kernel(
     The kernel is used as it is (normalise it before if the mean grey value is to be kept).
     Raises InputError if it is larger than the image, or not finite, or of another dimension.
     """
-    kernel = np.asarray(kernel, dtype=float)
+    try:
+        kernel = np.asarray(kernel, dtype=float)
+    except ValueError as error:
+        raise InputError(f"kernel: must be an array of numbers ({error})") from error
     if kernel.ndim != len(shape):
         raise InputError(f"kernel of shape {kernel.shape}: {len(shape)} dimensions are needed")
     if any(k > n for k, n in zip(kernel.shape, shape, strict=True)):

@@ -35,15 +35,19 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Raises InputError if `path` exists and is not an empty folder, or cannot be made.
     """
-    path = Path(path)
-    check_free(path)
+    given, path = path, Path(path).absolute()
+    check_free(given)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         temporary.mkdir(parents=True)
+    except OSError as error:
+        raise InputError(f"out = {str(given)!r}: cannot be made ({error.strerror})") from error
+    try:
         yield temporary
-        os.replace(temporary, path)
-    except (FileExistsError, NotADirectoryError, PermissionError) as error:
-        raise InputError(f"out = {str(path)!r}: cannot be made ({error.strerror})") from error
+        try:
+            os.replace(temporary, path)
+        except OSError as error:  # somebody filled it meanwhile
+            raise InputError(f"out = {str(given)!r}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -56,6 +60,9 @@ def check_free(path: str | os.PathLike[str]) -> None:
             raise InputError(f"out = {str(path)!r}: already holds files; choose a new folder")
     elif path.exists() or path.is_symlink():
         raise InputError(f"out = {str(path)!r}: is not a folder")
+    above = next(parent for parent in path.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise InputError(f"out = {str(path)!r}: {str(above)!r} is not a folder")
 
 
 def fresh_folder(parent: str | os.PathLike[str], name: str) -> Path:

@@ -68,6 +68,8 @@ def load_image(
                 f"image {str(path)!r}: floating-point pixels from {pixels.min():g} to "
                 f"{pixels.max():g}; allowed is [0, 1]"
             )
+    elif pixels.min() < 0:
+        raise InputError(f"image {str(path)!r}: has negative pixels, down to {pixels.min()}")
     else:
         pixels = skimage.util.img_as_float(pixels)
     if channels == "luminance" and pixels.shape[-1] == 3:

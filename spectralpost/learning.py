@@ -118,10 +118,10 @@ def learn(
     Deterministic for a given seed. Merge equal modes first (`unique_modes`), and bin those of large
     images (`bin_modes`): time and memory are proportional to rows x steps x starts.
 
-    The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best schedule with one
-    number per free weight, from a grid that zooms in on its best point; `exact` the exact
-    conditional denoiser in the same steps (`samplers.exact`, same eta), a reference that knows the
-    prior's covariance.
+    The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best that one number per
+    free weight can do (constant weights, or the published default with its own constant changed,
+    whichever is better); `exact` the exact conditional denoiser in the same steps
+    (`samplers.exact`, same eta), a reference that knows the prior's covariance.
 
     Raises InputError for wrong names, shapes or options, and if no start has a finite loss.
     """
@@ -142,7 +142,7 @@ def learn(
 
     max_growth = jnp.log(jnp.asarray(max_amplification, levels.alpha.dtype))
     setting = _Setting(problem, levels, fixed, max_growth, _basis(free, levels, constant=True))
-    constant = _guidance(sampler, setting, _tuned_constant(task, setting))
+    constant = _tuned_constant(task, setting, guidance)
 
     setting = setting._replace(basis=_basis(free, levels, constant=False))
     lanes = _lanes(task, _starts(seed, sampler, free, guidance, constant, levels, num_starts))
@@ -215,45 +215,80 @@ def _overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
     return jnp.sqrt(per_pixel(problem, problem.spectrum)) * jnp.maximum(growth - max_growth, 0)
 
 
-def _run(sampler: Sampler, setting: _Setting, params: Array) -> tuple[Transfer, Array]:
-    """The total transfer and the overshoot [S] of a parameter vector."""
-    guidance = _guidance(sampler, setting, params)
+def _run(sampler: Sampler, setting: _Setting, guidance: Guidance) -> tuple[Transfer, Array]:
+    """The total transfer and the overshoot [S] of a schedule."""
     run = trajectory(sampler, setting.problem, setting.levels, guidance)
     growth = jnp.log(run.amplification)
     return run.total, _overshoot(setting.problem, setting.max_growth, growth)
 
 
-def _loss(task: _Task, setting: _Setting, params: Array) -> Array:
-    transfer, overshoot = _run(task.sampler, setting, params)
+def _guidance_loss(task: _Task, setting: _Setting, guidance: Guidance) -> Array:
+    transfer, overshoot = _run(task.sampler, setting, guidance)
     return task.objective(setting.problem, transfer) + jnp.sum(overshoot**2)
 
 
-def _tuned_constant(task: _Task, setting: _Setting) -> Array:
-    """The best constant parameters, one per free weight: a grid that zooms in on its best point.
+def _loss(task: _Task, setting: _Setting, params: Array) -> Array:
+    return _guidance_loss(task, setting, _guidance(task.sampler, setting, params))
+
+
+def _zoom(losses: Callable[[np.ndarray], Array], num: int) -> tuple[np.ndarray, float]:
+    """Minimise over [-log 1e4, log 1e4]^num, by a grid that zooms in on its best point.
 
     No derivatives: the loss of a constant has cliffs where the sampler becomes unstable.
     """
-    grid = constant_grid(len(task.free))
-    dtype = setting.levels.alpha.dtype
-    best, best_loss, reach = np.zeros(len(task.free)), np.inf, np.log(1e4)
+    grid = constant_grid(num)
+    best, best_loss, reach = np.zeros(num), np.inf, np.log(1e4)
     while reach > 1e-4:
         points = best + reach * grid
-        losses = np.asarray(_losses(task, setting, jnp.asarray(points, dtype)))
-        if losses.min() < best_loss:
-            best, best_loss = points[losses.argmin()], losses.min()
-        # Two spacings of the grid around its best point.
-        reach *= 4 / len(grid) ** (1 / len(task.free))
-    if not np.isfinite(best_loss):
-        raise InputError(
-            f"no constant weight of {task.sampler.name} has a finite loss on this problem"
-        )
-    return jnp.asarray(best, dtype)
+        values = np.asarray(losses(points))
+        if values.min() < best_loss:
+            best, best_loss = points[values.argmin()], float(values.min())
+        reach *= 4 / len(grid) ** (1 / num)  # two spacings of the grid around its best point
+    return best, best_loss
+
+
+def _tuned_constant(task: _Task, setting: _Setting, given: Guidance) -> Guidance:
+    """The best schedule that one number per weight can give.
+
+    Either constant weights, or the published default with its own constant changed, whichever is
+    better: a published constant may stand for weights that are not (`Sampler.heuristic`).
+    """
+    sampler, dtype = task.sampler, setting.levels.alpha.dtype
+    constants, loss = _zoom(
+        lambda points: _losses(task, setting, jnp.asarray(points, dtype)), len(task.free)
+    )
+    factors, published_loss = _zoom(
+        lambda points: _published_losses(task, setting, jnp.asarray(points[:, 0], dtype), given), 1
+    )
+    if not np.isfinite(min(loss, published_loss)):
+        raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
+    if loss <= published_loss:
+        return _guidance(sampler, setting, jnp.asarray(constants, dtype))
+    return _published(task, setting, jnp.exp(jnp.asarray(factors[0], dtype)), given)
+
+
+@partial(jax.jit, static_argnames="task")
+def _published(task: _Task, setting: _Setting, factor: Array, given: Guidance) -> Guidance:
+    """The published default times `factor`, in the free weights."""
+    published = task.sampler.heuristic(setting.problem, setting.levels, factor)
+    return given | {name: published[name] for name in task.free}
+
+
+@partial(jax.jit, static_argnames="task")
+def _published_losses(task: _Task, setting: _Setting, log_factors: Array, given: Guidance) -> Array:
+    def loss(log_factor: Array) -> Array:
+        return _guidance_loss(task, setting, _published(task, setting, jnp.exp(log_factor), given))
+
+    return _finite(jax.lax.map(loss, log_factors, batch_size=16))
 
 
 @partial(jax.jit, static_argnames="task")
 def _losses(task: _Task, setting: _Setting, params: Array) -> Array:
     """The losses of many parameter vectors [num, P]; an unstable sampler's is infinite."""
-    losses = jax.lax.map(partial(_loss, task, setting), params, batch_size=16)
+    return _finite(jax.lax.map(partial(_loss, task, setting), params, batch_size=16))
+
+
+def _finite(losses: Array) -> Array:
     return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
 
 
@@ -282,7 +317,7 @@ def _lm_iteration(task: _Task, setting: _Setting, search: Search) -> Search:
     constraint = partial(constrain, sampler.constraint)
 
     def at(params: Array) -> Array:
-        transfer, overshoot = _run(sampler, setting, params)
+        transfer, overshoot = _run(sampler, setting, _guidance(sampler, setting, params))
         return jnp.concatenate([residuals(problem, transfer), overshoot])
 
     def linearised(params: Array) -> tuple[Array, Array]:

@@ -26,7 +26,6 @@ from .transfer import (
     identity_transfer,
     start_transfer,
     step_transfer,
-    trajectory,
 )
 
 Residuals = Callable[[Problem, Transfer], Array]
@@ -69,19 +68,26 @@ def linearise(
     growth = jnp.log(jax.vmap(partial(amplification, problem))(t, prefixes))
     worst = jnp.argmax(growth, axis=1)
 
-    def growth_slope(mode: Array, step: Array) -> Guidance:
-        """Derivative of one mode's growth at one step: the chain of a problem of one mode."""
-        one = jax.tree.map(lambda leaf: leaf if leaf.ndim == 0 else leaf[mode][None], problem)
-        at = lambda g: jnp.log(trajectory(sampler, one, levels, g).amplification[step])  # noqa: E731
-        return jax.grad(at)(guidance)
+    def growth_by_steps(mode: Array, i: Array) -> Transfer:
+        """Derivative of one mode's growth before step i by the transfers of all steps, [S, 1]."""
+        one = jax.tree.map(lambda leaf: leaf[mode][None] if leaf.ndim else leaf, problem)
+        start_one = jax.tree.map(lambda leaf: leaf[mode][None], start)
+        t_i = jax.tree.map(lambda leaf: leaf[i], t)
 
-    growth_slopes = jax.vmap(growth_slope)(worst, jnp.arange(worst.shape[0]))
+        def growth(steps: Transfer) -> Array:
+            _, laws = jax.lax.scan(lambda law, step: (compose(law, step), law), start_one, steps)
+            law = jax.tree.map(lambda leaf: leaf[i], laws)
+            return jnp.log(amplification(one, t_i, law))[0]
+
+        return jax.grad(growth)(jax.tree.map(lambda leaf: leaf[:, mode][:, None], steps))
+
+    by_steps = jax.vmap(growth_by_steps)(worst, jnp.arange(worst.shape[0]))  # [S, S, 1]
 
     def derivative(prefix: Transfer, step: Transfer, slope: Transfer, suffix: Transfer) -> Array:
         at = lambda step: compose(compose(prefix, step), suffix)  # noqa: E731
         return push(jax.jvp(at, (step,), (slope,))[1])
 
-    jacobian = {}
+    jacobian, growth_jacobian = {}, {}
     for name in free:
         direction = {
             other: jnp.ones_like(w) if other == name else jnp.zeros_like(w)
@@ -89,9 +95,13 @@ def linearise(
         }
         slopes = jax.jvp(all_steps, (guidance,), (direction,))[1]
         jacobian[name] = jax.vmap(derivative)(prefixes, steps, slopes, suffixes)
+        # [step of the weight, step of the growth], summed over the parts of a transfer
+        growth_jacobian[name] = sum(
+            by[:, :, 0].T * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True)
+        )
     return (
         Linearisation(r, jacobian),
-        Linearisation(jnp.max(growth, axis=1), {name: growth_slopes[name].T for name in free}),
+        Linearisation(jnp.max(growth, axis=1), growth_jacobian),
     )
 
 

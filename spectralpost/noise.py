@@ -113,7 +113,7 @@ def vp_timesteps(
     trailing   round(arange(train_steps, 0, -train_steps / S)) - 1: the last step is a full one
     quadratic  dense near t = 0, DiffPIR's `quad`: T - 1 - int(sqrt(linspace(0, T^2, S)))
     """
-    _check_num_steps(num_steps)
+    num_steps = _whole_steps(num_steps)
     if num_steps > train_steps:
         raise InputError(f"steps = {num_steps}: this grid has only {train_steps} time steps")
     if spacing == "uniform":
@@ -139,7 +139,7 @@ def ve_karras(
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
     2022 (arXiv 2206.00364). sigma is in units of the pixel range.
     """
-    _check_num_steps(num_steps)
+    num_steps = _whole_steps(num_steps)
     if not 0 < sigma_min < sigma_max:
         raise InputError(
             f"sigma_min = {sigma_min}, sigma_max = {sigma_max}: 0 < sigma_min < sigma_max is needed"
@@ -155,7 +155,7 @@ def rectified_flow(num_steps: int, *, shift: float = 1.0) -> NoiseLevel:
     `shift` > 1 spends more steps at high noise: sigma = shift u / (1 + (shift - 1) u), u uniform
     (Esser et al., "Scaling Rectified Flow Transformers", 2024, arXiv 2403.03206).
     """
-    _check_num_steps(num_steps)
+    num_steps = _whole_steps(num_steps)
     if not shift > 0:
         raise InputError(f"shift = {shift}: must be > 0")
     u = np.linspace(1, 0, num_steps + 1)
@@ -186,6 +186,7 @@ def _vp_grid(alpha_bar: np.ndarray, timesteps: np.ndarray) -> NoiseLevel:
     return NoiseLevel(jnp.asarray(np.sqrt(alpha_bar)), jnp.asarray(np.sqrt(1 - alpha_bar)))
 
 
-def _check_num_steps(num_steps: int) -> None:
+def _whole_steps(num_steps: int) -> int:
     if isinstance(num_steps, bool) or int(num_steps) != num_steps or num_steps < 1:
         raise InputError(f"steps = {num_steps}: must be a whole number >= 1")
+    return int(num_steps)

@@ -11,6 +11,7 @@ All values are in units of the pixel range (spectrum in its square).
 
 import hashlib
 import os
+import zipfile
 from dataclasses import dataclass
 from typing import Literal
 
@@ -180,10 +181,11 @@ def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
 def load_prior(path: str | os.PathLike[str]) -> Prior:
     """Read a prior written by `save_prior`; InputError if the file is missing or not one."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
+        # Opened here, since NumPy leaves a broken archive open.
+        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
             low, high = stored["pixel_range"].tolist()
             return Prior(stored["spectrum"], stored["mean"], (low, high), str(stored["source"]))
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
         raise InputError(f"prior {str(path)!r}: missing, or not a prior file") from error
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .blocks import apply_gain, diagonal
+from .blocks import apply_gain, diagonal, identity_gain
 from .degradation import Degradation
 from .errors import InputError
 from .noise import NoiseLevel, safe_divide
@@ -139,10 +139,10 @@ def condition(problem: Problem, cov: Array) -> Posterior:
         cov_y = h**2 * cov + sigma_y**2
         return Posterior(cov * h / cov_y, sigma_y**2 * cov / cov_y)
     h_cov = h[..., :, None] * cov
-    cov_y = h_cov * h[..., None, :] + sigma_y**2 * jnp.eye(h.shape[-1], dtype=h.dtype)
+    cov_y = h_cov * h[..., None, :] + sigma_y**2 * identity_gain(h)
     gain = jnp.linalg.solve(cov_y, h_cov).mT
     # Joseph's form stays symmetric and positive: (I - gain H) cov (I - gain H)^T + noise.
-    rest = jnp.eye(h.shape[-1], dtype=h.dtype) - gain * h[..., None, :]
+    rest = identity_gain(h) - gain * h[..., None, :]
     return Posterior(gain, rest @ cov @ rest.mT + sigma_y**2 * gain @ gain.mT)
 
 
@@ -161,8 +161,7 @@ def measurement_cov(problem: Problem) -> Array:
     h, cov = problem.response, prior_cov(problem)
     if problem.basis is None:
         return h**2 * cov + problem.sigma_y**2
-    noise = problem.sigma_y**2 * jnp.eye(h.shape[-1], dtype=h.dtype)
-    return h[..., :, None] * cov * h[..., None, :] + noise
+    return h[..., :, None] * cov * h[..., None, :] + problem.sigma_y**2 * identity_gain(h)
 
 
 def num_pixels(problem: Problem) -> Array:

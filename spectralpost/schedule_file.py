@@ -123,7 +123,10 @@ def save_schedule(
         },
         "provenance": schedule.provenance,
     }
-    text = json.dumps(stored, indent=1, allow_nan=False) + "\n"
+    # NumPy's numbers and arrays become plain ones.
+    text = (
+        json.dumps(stored, indent=1, allow_nan=False, default=lambda value: value.tolist()) + "\n"
+    )
     with whole_file(path, overwrite=overwrite) as temporary:
         temporary.write_text(text)
 
@@ -214,8 +217,13 @@ def _check_schedule(schedule: Schedule) -> None:
     with _field("problem"):
         schedule.degradation()
         check_pixel_range(schedule.pixel_range)
-    if not (math.isfinite(schedule.sigma_y) and schedule.sigma_y > 0):
+    if not (_is_finite(schedule.sigma_y) and schedule.sigma_y > 0):
         raise InputError(f"problem.sigma_y = {schedule.sigma_y}: must be a finite number > 0")
+    losses = {"value": schedule.loss} if schedule.loss is not None else {}
+    losses |= {f"baselines.{name}": loss for name, loss in schedule.baselines.items()}
+    for name, loss in losses.items():
+        if not _is_finite(loss):
+            raise InputError(f"objective.{name} = {loss}: must be a finite number")
     if schedule.channels < 1:
         raise InputError(f"problem.channels = {schedule.channels}: must be >= 1")
 
@@ -251,6 +259,13 @@ def _get(stored: dict, path: str, kind: type | tuple[type, ...]) -> Any:
 def _numbers(stored: dict, path: str) -> list[float]:
     values = _get(stored, path, list)
     for value in values:
-        if type(value) not in (int, float) or not math.isfinite(value):
+        if type(value) not in (int, float) or not _is_finite(value):
             raise InputError(f"{path}: {json.dumps(value)[:40]} is not a finite number")
     return [float(value) for value in values]
+
+
+def _is_finite(value: Any) -> bool:
+    try:
+        return math.isfinite(value)
+    except (OverflowError, TypeError):  # an integer beyond all floats; no number at all
+        return False

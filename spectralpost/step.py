@@ -8,6 +8,7 @@ An update may use array arithmetic that treats every mode alike, `denoise` and i
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 
 import jax.numpy as jnp
 from jax import Array
@@ -25,6 +26,12 @@ Update = Callable[
 ]
 
 
+class Heuristic(Protocol):
+    def __call__(
+        self, problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0
+    ) -> Guidance: ...
+
+
 def pure_noise(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
     """x_T = sigma_T eps, the start of most published samplers."""
     del measurement, y
@@ -39,7 +46,8 @@ class Sampler:
 
     name        how `SAMPLERS` calls it
     update      (denoise, measurement, t, s, x_t, y, eps, guidance_t) -> x_s, with fresh noise eps
-    heuristic   (problem, levels) -> guidance, leaves [S]: the published defaults as a schedule
+    heuristic   (problem, levels, factor=1) -> guidance, leaves [S]: the published defaults as a
+                schedule, with the constant that people tune multiplied by `factor`
     constraint  weight name -> "nonnegative" or "unit" (between 0 and 1)
     start       (measurement, level, y, eps) -> x_T, affine in (y, eps)
     reference   title, year, arXiv number
@@ -48,7 +56,7 @@ class Sampler:
 
     name: str
     update: Update
-    heuristic: Callable[[Problem, NoiseLevel], Guidance]
+    heuristic: Heuristic
     constraint: dict[str, str]
     reference: str
     summary: str
@@ -74,6 +82,6 @@ def ddim_step(
     return s.alpha * x_hat + s.sigma * safe_sqrt(1 - eta_tau**2) * eps_hat + s.sigma * eta_tau * eps
 
 
-def constant(value: float, levels: NoiseLevel) -> Array:
+def constant(value: float | Array, levels: NoiseLevel) -> Array:
     """The same weight at every step, [S]."""
     return jnp.full(levels.alpha.shape[0] - 1, value, levels.alpha.dtype)

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .blocks import apply_gain, congruence, diagonal, multiply
+from .blocks import apply_gain, congruence, diagonal, identity_gain, multiply
 from .errors import InputError
 from .noise import NoiseLevel, num_steps_of, step_pairs
 from .problem import (
@@ -65,9 +65,7 @@ def compose(first: Transfer, second: Transfer) -> Transfer:
 def identity_transfer(problem: Problem) -> Transfer:
     """x_out = x_in."""
     zero = jnp.zeros_like(problem.spectrum)
-    if problem.basis is None:
-        return Transfer(jnp.ones_like(zero), zero, zero, zero)
-    one = jnp.broadcast_to(jnp.eye(zero.shape[-1], dtype=zero.dtype), problem.basis.shape)
+    one = identity_gain(zero)
     return Transfer(one, jnp.zeros_like(one), jnp.zeros_like(one), zero)
 
 

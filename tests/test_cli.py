@@ -465,7 +465,7 @@ def test_bad_input_is_one_line(name, w, tmp_path, monkeypatch, capsys):
     error = capsys.readouterr().err
     assert end.value.code == 2
     assert error.startswith("spectralpost: ") and error.count("\n") == 1 and error.endswith("\n")
-    assert re.search(message, error) and "---" not in error  # tyro draws boxes
+    assert re.search(message, error)
     assert contents(w, tmp_path) == before
 
 
@@ -539,6 +539,25 @@ def test_options_survive_their_config_file(options, tmp_path):
     (tmp_path / "config.yaml").write_text(to_yaml(options))
     (command,) = (name for name, kind in COMMANDS.items() if kind is type(options))
     assert parse([command, "--config", str(tmp_path / "config.yaml")]) == options
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+def test_errors_of_the_command_line_are_without_boxes(encoding):
+    """tyro draws them around its messages, with other characters where Unicode is not available."""
+    program = "from spectralpost.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "design", "--steps", "ten"],
+        env=os.environ | {"PYTHONIOENCODING": encoding, "COLUMNS": "60"},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "spectralpost: Error parsing --steps: invalid literal for int() with base 10: 'ten' "
+        "(see --help)\n"
+    )
 
 
 def test_flags_win_over_the_file(tmp_path):

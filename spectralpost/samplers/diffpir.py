@@ -32,8 +32,8 @@ def diffpir(*, official_units: bool = False) -> Sampler:
     return Sampler(
         name="diffpir",
         update=_update,
-        heuristic=lambda problem, levels: {
-            "lambda_": constant(default, levels),
+        heuristic=lambda problem, levels, factor=1.0: {
+            "lambda_": constant(default * factor, levels),
             "zeta": constant(0.1, levels),
         },
         constraint={"lambda_": "nonnegative", "zeta": "unit"},

@@ -5,6 +5,7 @@ from functools import cache, partial
 import jax
 from jax import Array
 
+from ..errors import InputError
 from ..noise import NoiseLevel
 from ..problem import Measurement, Problem
 from ..step import Denoise, Guidance, Sampler, constant, ddim_step, noise_estimate
@@ -38,12 +39,15 @@ def dps(*, scale: float = 0.3, normalised: bool = False) -> Sampler:
     """
     weight_name = "scale" if normalised else "zeta"
 
-    def heuristic(problem: Problem, levels: NoiseLevel) -> Guidance:
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale >= 0:
+        raise InputError(f"scale = {scale!r}: must be a number >= 0")
+
+    def heuristic(problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
         eta = constant(1.0, levels)
+        official = {"scale": constant(scale * factor, levels), "eta": eta}
         if normalised:
-            return {"scale": constant(scale, levels), "eta": eta}
-        official = {"scale": constant(scale, levels), "eta": eta}
-        norms = mean_field_norms(dps(scale=scale, normalised=True), problem, levels, official)
+            return official
+        norms = mean_field_norms(dps(normalised=True), problem, levels, official)
         return {"zeta": official["scale"] / (2 * norms[:, 0]), "eta": eta}
 
     return Sampler(

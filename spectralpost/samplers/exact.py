@@ -38,7 +38,7 @@ def exact(problem: Problem) -> Sampler:
     return Sampler(
         name="exact",
         update=update,
-        heuristic=lambda problem, levels: {"eta": constant(0.0, levels)},
+        heuristic=lambda problem, levels, factor=1.0: {"eta": constant(0.0, levels)},
         constraint={"eta": "unit"},
         reference="Gaussian conditioning",
         summary="DDIM(eta) with E[x_0 | x_t, y]",

@@ -29,8 +29,8 @@ def pigdm() -> Sampler:
     return Sampler(
         name="pigdm",
         update=_update,
-        heuristic=lambda problem, levels: {
-            "weight": constant(1.0, levels),
+        heuristic=lambda problem, levels, factor=1.0: {
+            "weight": constant(factor, levels),
             "eta": constant(0.0, levels),
         },
         constraint={"weight": "nonnegative", "eta": "unit"},
