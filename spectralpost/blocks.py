@@ -9,8 +9,10 @@ from jax import Array
 
 
 def apply_gain(gain: Array, x: Array) -> Array:
-    """gain x: a signal."""
-    return gain * x if gain.ndim == x.ndim else jnp.einsum("...ij,...j->...i", gain, x)
+    """gain x: a signal; x may have axes before, such as planes."""
+    if gain.ndim == 1:
+        return jnp.broadcast_to(gain, x.shape) * x
+    return jnp.einsum("bij,...bj->...bi", gain, x)
 
 
 def multiply(left: Array, right: Array) -> Array:

@@ -138,6 +138,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         options = parse(arguments)
+        if not 0 <= getattr(options, "seed", 0) < 2**32:
+            raise InputError(f"seed = {options.seed}: must be between 0 and 2^32 - 1")
         from . import commands  # here, not above: it imports JAX
 
         commands.run(options)
@@ -205,10 +207,14 @@ def _with_config(arguments: list[str]) -> list[str]:
         given = rest.pop(i)
     if not rest or rest[0] not in COMMANDS:
         raise InputError(f"--config: name a command first, one of {', '.join(COMMANDS)}")
-    return [rest[0], *_config_arguments(given, COMMANDS[rest[0]]), *rest[1:]]
+    flags, positional = _config_arguments(given, COMMANDS[rest[0]])
+    if rest[1:] and not rest[1].startswith("-"):
+        positional = []
+    return [rest[0], *flags, *positional, *rest[1:]]
 
 
-def _config_arguments(path: str, options: type) -> list[str]:
+def _config_arguments(path: str, options: type) -> tuple[list[str], list[str]]:
+    """The flags and the positional arguments that a file stands for."""
     import yaml
 
     try:
@@ -237,7 +243,7 @@ def _config_arguments(path: str, options: type) -> list[str]:
             arguments += [flag, *map(str, value)]
         elif value is not None:
             arguments += [flag, str(value)]
-    return arguments + positional
+    return arguments, positional
 
 
 def _is_positional(field: Any) -> bool:
@@ -256,13 +262,17 @@ def _positional(options: type) -> type:
 
 def _one_line(text: str) -> str:
     """The message in one of tyro's boxes, without the box, its title and the advice below it."""
-    words = []
+    # Sections between rules: the title (in the frame itself if the terminal has Unicode), the
+    # message, advice.
+    sections: list[list[str]] = [[]]
     for line in text.splitlines():
-        content = line.strip("│╭╮╰╯ ")
-        if line.startswith("╭"):
-            continue
-        if content.startswith("──") or content.startswith("For full helptext"):
-            break
-        words += content.split()
+        content = line.strip("│╰╯ ")
+        if content and not content.strip("─-╭╮"):
+            sections.append([])
+        elif line.startswith("╭"):
+            sections = [["title"], []]
+        else:
+            sections[-1] += content.split()
+    words = sections[1] if len(sections) > 1 else sections[0]
     message = " ".join(words) or "bad command line"
     return f"{message.rstrip('.')} (see --help)"

@@ -77,6 +77,8 @@ def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.
     Angle 0 is horizontal and 90 points up. The line is spread linearly over the nearest pixels.
     """
     _positive("length", length)
+    if not np.isfinite(angle):
+        raise InputError(f"blur angle = {angle}: must be a finite number")
     if len(shape) != 2:
         raise InputError(f"shape = {shape}: motion blur is for two dimensions")
     reach = int(np.ceil(length / 2)) + 1

@@ -24,7 +24,14 @@ from .noise import NoiseLevel, check_levels, num_steps_of
 from .problem import Problem, per_pixel
 from .samplers.exact import exact
 from .step import Guidance, Sampler
-from .transfer import Transfer, check_guidance, mean_field_norms, sampler_transfer, trajectory
+from .transfer import (
+    Transfer,
+    check_guidance,
+    check_weights,
+    mean_field_norms,
+    sampler_transfer,
+    trajectory,
+)
 
 Objective = Callable[[Problem, Transfer], Array]
 Optimizer = Literal["auto", "lm", "lbfgs", "adam"]
@@ -127,14 +134,15 @@ def learn(
     """
     check_levels(levels)
     if guidance is None:
-        guidance = sampler.heuristic(problem, levels)
+        guidance = published(sampler, problem, levels, jnp.zeros_like(levels.alpha[0]))
     check_guidance(sampler, levels, guidance)
+    check_weights(sampler, guidance)
     guidance = {
         name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in guidance.items()
     }
     if free is None:
         free = tuple(name for name in sampler.constraint if name != "eta")
-    _check_options(sampler, free, num_starts, max_iterations)
+    _check_options(sampler, free, num_starts, max_iterations, max_amplification)
     free = tuple(sorted(free))
     optimizer = _choose(optimizer, sampler, problem, levels, guidance, objective)
     task = _Task(sampler, objective, free, optimizer, learning_rate)
@@ -191,6 +199,14 @@ def score(
     return objective(problem, sampler_transfer(sampler, problem, levels, guidance))
 
 
+@partial(jax.jit, static_argnames="sampler")
+def published(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, log_factor: Array
+) -> Guidance:
+    """The sampler's published default, its constant multiplied by exp(log_factor): name -> [S]."""
+    return sampler.heuristic(problem, levels, jnp.exp(log_factor))
+
+
 @partial(jax.jit, static_argnames="objective")
 def exact_score(
     problem: Problem, levels: NoiseLevel, eta: Array, objective: Objective = wasserstein2
@@ -203,6 +219,7 @@ def exact_score(
 # -------------------------------------------------------------------------------------- machinery
 
 
+@partial(jax.jit, static_argnames="sampler")
 def _guidance(sampler: Sampler, setting: _Setting, params: Array) -> Guidance:
     """The schedule of a parameter vector [P], fixed weights included."""
     u = {name: basis @ params for name, basis in setting.basis.items()}
@@ -262,22 +279,21 @@ def _tuned_constant(task: _Task, setting: _Setting, given: Guidance) -> Guidance
     )
     if not np.isfinite(min(loss, published_loss)):
         raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
-    if loss <= published_loss:
-        return _guidance(sampler, setting, jnp.asarray(constants, dtype))
-    return _published(task, setting, jnp.exp(jnp.asarray(factors[0], dtype)), given)
+    constant = _guidance(sampler, setting, jnp.asarray(constants, dtype))
+    rescaled = _published(task, setting, jnp.asarray(factors[0], dtype), given)
+    return constant if loss <= published_loss else rescaled
 
 
-@partial(jax.jit, static_argnames="task")
-def _published(task: _Task, setting: _Setting, factor: Array, given: Guidance) -> Guidance:
-    """The published default times `factor`, in the free weights."""
-    published = task.sampler.heuristic(setting.problem, setting.levels, factor)
-    return given | {name: published[name] for name in task.free}
+def _published(task: _Task, setting: _Setting, log_factor: Array, given: Guidance) -> Guidance:
+    """The published default times exp(log_factor) in the free weights, the others as given."""
+    default = published(task.sampler, setting.problem, setting.levels, log_factor)
+    return given | {name: default[name] for name in task.free}
 
 
 @partial(jax.jit, static_argnames="task")
 def _published_losses(task: _Task, setting: _Setting, log_factors: Array, given: Guidance) -> Array:
     def loss(log_factor: Array) -> Array:
-        return _guidance_loss(task, setting, _published(task, setting, jnp.exp(log_factor), given))
+        return _guidance_loss(task, setting, _published(task, setting, log_factor, given))
 
     return _finite(jax.lax.map(loss, log_factors, batch_size=16))
 
@@ -375,7 +391,10 @@ def _lanes(task: _Task, params: Array) -> Search | _Lane:
         return _Lane(params, state, params, jnp.full((), jnp.inf, params.dtype))
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return jax.vmap(lane)(params)
+        # optax starts with weakly typed numbers and goes on with strong ones: compiled twice.
+        return jax.tree.map(
+            lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), jax.vmap(lane)(params)
+        )
 
 
 def _basis(free: tuple[str, ...], levels: NoiseLevel, *, constant: bool) -> Guidance:
@@ -440,7 +459,11 @@ def _choose(
 
 
 def _check_options(
-    sampler: Sampler, free: tuple[str, ...], num_starts: int, max_iterations: int
+    sampler: Sampler,
+    free: tuple[str, ...],
+    num_starts: int,
+    max_iterations: int,
+    max_amplification: float,
 ) -> None:
     known = ", ".join(sampler.constraint)
     for name in free:
@@ -448,6 +471,10 @@ def _check_options(
             raise InputError(f"free = {name!r}: {sampler.name} has the weights {known}")
     if not free:
         raise InputError(f"free: name one weight at least; {sampler.name} has {known}")
+    if len(set(free)) < len(free):
+        raise InputError(f"free = {', '.join(free)}: names a weight twice")
+    if not max_amplification >= 1:
+        raise InputError(f"max_amplification = {max_amplification}: must be >= 1")
     if num_starts < 1:
         raise InputError(f"starts = {num_starts}: must be >= 1")
     if max_iterations < 1:

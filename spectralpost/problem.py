@@ -233,7 +233,8 @@ def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     spectrum, response = np.asarray(problem.spectrum, float), np.asarray(problem.response, float)
     share = np.asarray(problem.weight, float) * np.sqrt(spectrum)
     floor = max(spectrum.max() * 1e-12, np.finfo(float).tiny)
-    features = np.stack([np.log(np.maximum(spectrum, floor)), 4 * response / response.max()], 1)
+    relative = response / max(response.max(), np.finfo(float).tiny)
+    features = np.stack([np.log(np.maximum(spectrum, floor)), 4 * relative], axis=1)
 
     def spread(cell: np.ndarray) -> tuple[float, int]:
         width = np.ptp(features[cell], axis=0)

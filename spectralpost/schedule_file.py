@@ -20,7 +20,7 @@ from .images import PIXEL_RANGE, PixelRange, check_pixel_range
 from .noise import NoiseLevel, check_levels
 from .samplers import make_sampler
 from .step import Guidance, Sampler
-from .transfer import check_guidance
+from .transfer import check_guidance, check_weights
 
 FORMAT = "spectralpost schedule"
 FORMAT_VERSION = 1
@@ -204,11 +204,7 @@ def _check_schedule(schedule: Schedule) -> None:
         sampler = schedule.sampler()
     with _field("guidance"):
         check_guidance(sampler, schedule.levels, schedule.guidance)
-    for name, weights in schedule.guidance.items():
-        values, unit = np.asarray(weights), sampler.constraint[name] == "unit"
-        allowed = "in [0, 1]" if unit else ">= 0"
-        if not np.all(np.isfinite(values)) or values.min() < 0 or (unit and values.max() > 1):
-            raise InputError(f"guidance.{name}: all values must be finite and {allowed}")
+    check_weights(sampler, schedule.guidance)
     if schedule.timesteps is not None and len(schedule.timesteps) != schedule.levels.alpha.size - 1:
         raise InputError(
             f"levels.timestep: {len(schedule.timesteps)} values, "

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from .blocks import apply_gain, congruence, diagonal, identity_gain, multiply
@@ -177,6 +178,15 @@ def check_guidance(sampler: Sampler, levels: NoiseLevel, guidance: Guidance) -> 
                 f"guidance {name!r} of shape {jnp.shape(weights)}: ({steps},) is needed, "
                 "one weight per step"
             )
+
+
+def check_weights(sampler: Sampler, guidance: Guidance) -> None:
+    """InputError unless all weights are finite and satisfy the sampler's constraints."""
+    for name, weights in guidance.items():
+        values, unit = np.asarray(weights), sampler.constraint[name] == "unit"
+        if not np.all(np.isfinite(values)) or values.min() < 0 or (unit and values.max() > 1):
+            allowed = "in [0, 1]" if unit else ">= 0"
+            raise InputError(f"guidance.{name}: all values must be finite and {allowed}")
 
 
 # -------------------------------------------------------------------------------------- machinery

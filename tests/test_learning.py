@@ -15,6 +15,7 @@ import pytest
 from cases import many_blocks
 from compiling import quick_compilation
 
+from spectralpost import learning
 from spectralpost.degradation import motion_blur
 from spectralpost.errors import InputError
 from spectralpost.guidance import constrain, unconstrain
@@ -165,7 +166,7 @@ def test_the_exact_reference_takes_the_eta_of_the_sampler():
 
 
 def test_every_optimizer_learns():
-    """All beat the constant, and the least squares are at most 1 % above the best of them."""
+    """All beat the tuned constant, and the least squares are at most 1 % above the best of them."""
     results = {
         "lm": learned("dps"),
         "lbfgs": by_lbfgs()[0],
@@ -199,21 +200,28 @@ def test_gradient_vanishes_at_the_learned_schedule():
     assert size(result.guidance) < 0.01 * size(result.baseline_guidance["tuned_constant"])
 
 
-def test_tuned_constant_is_the_best_constant():
-    """Against 4,001 constants between 1e-4 and 1e4. It may only be better than the scan."""
+def test_tuned_constant_is_the_best_that_one_number_can_do():
+    """Against 4,001 constants, and as many multiples of the published scale, from 1e-4 to 1e4.
+
+    It may only be better than the scan, and not by much: neighbours differ by 0.5 %.
+    """
     result = learned("dps", max_amplification=np.inf)
     eta = result.baseline_guidance["heuristic"]["eta"]
 
-    def loss(zeta):
+    def of_constant(zeta):
         return score(dps(), PROBLEM, LEVELS, {"zeta": jnp.full(STEPS, zeta), "eta": eta})
 
-    zetas = jnp.geomspace(1e-4, 1e4, 4001)
-    losses = jax.jit(lambda zetas: jax.lax.map(loss, zetas, batch_size=500))(zetas)
-    assert result.baselines["tuned_constant"] <= jnp.nanmin(losses) * (1 + 1e-6)
-    zeta = result.baseline_guidance["tuned_constant"]["zeta"]
-    np.testing.assert_array_equal(zeta, zeta[0])
-    spacing = np.log(zetas[1] / zetas[0])
-    assert abs(np.log(zeta[0] / zetas[jnp.nanargmin(losses)])) < 2 * spacing
+    def of_multiple(factor):
+        return score(dps(), PROBLEM, LEVELS, dps().heuristic(PROBLEM, LEVELS, factor))
+
+    @jax.jit
+    def best(numbers):
+        both = lambda number: jnp.stack([of_constant(number), of_multiple(number)])  # noqa: E731
+        return jnp.nanmin(jax.lax.map(both, numbers, batch_size=500))
+
+    scanned = float(best(jnp.geomspace(1e-4, 1e4, 4001)))
+    found = result.baselines["tuned_constant"]
+    assert scanned * (1 - 1e-3) < found <= scanned * (1 + 1e-6)
 
 
 def test_tuned_constants_of_two_weights():
@@ -306,24 +314,38 @@ def test_amplification_is_traded_for_loss():
     assert_ordered(limited)
 
 
+def programs(compilations: Compilations) -> list[str]:
+    """Those that take long to compile: functions of this package, and loops. Not single sums."""
+    long = {f"jit({name})" for name in vars(learning)} | {"jit(scan)", "jit(while)"}
+    return [name for name in compilations.names if name in long]
+
+
 def test_nothing_is_compiled_for_other_numbers():
-    """Another prior, blur, noise, grid, schedule and seed of the same shapes."""
-    learned("dps")
-    problem, levels = small_problem(1.5, 60.0, 0.3), vp_cosine(STEPS)
-    assert problem.spectrum.shape == PROBLEM.spectrum.shape
-    guidance = {"zeta": jnp.linspace(0.1, 1, STEPS), "eta": jnp.linspace(1, 0, STEPS)}
-    with Compilations() as compilations:
-        result = search(
-            dps(), problem, levels, guidance, seed=5, tolerance=1e-3, max_amplification=50.0
+    """Another prior, blur, noise, grid, schedule and seed of the same shapes.
+
+    From the second time on: the tuned constant has two forms, one of which the first run lacks.
+    """
+
+    def other_numbers(angle, sigma_y, seed):
+        problem, levels = small_problem(1.5, angle, sigma_y), vp_cosine(STEPS)
+        assert problem.spectrum.shape == PROBLEM.spectrum.shape
+        guidance = {"zeta": jnp.linspace(0.1, 1, STEPS), "eta": jnp.linspace(1, 0, STEPS)}
+        return search(
+            dps(), problem, levels, guidance, seed=seed, tolerance=1e-3, max_amplification=50.0
         )
-    assert_ordered(result)
-    assert compilations.names == []
+
+    learned("dps")
+    other_numbers(60.0, 0.3, 5)
+    with Compilations() as compilations:
+        result = other_numbers(70.0, 0.2, 6)
+    assert result.loss < result.baselines["tuned_constant"]
+    assert programs(compilations) == []
 
 
 def test_a_search_is_compiled_once():
     """By L-BFGS, whose state must have the same types before and after an iteration."""
     _, compilations = by_lbfgs()
-    assert len([name for name in compilations.names if "_search" in name]) == 1
+    assert programs(compilations).count("jit(_search)") == 1
 
 
 def test_nothing_is_compiled_for_the_default_schedule():
@@ -331,7 +353,7 @@ def test_nothing_is_compiled_for_the_default_schedule():
     learned("dps")
     with Compilations() as compilations:
         search(dps(), PROBLEM, LEVELS)
-    assert compilations.names == []
+    assert programs(compilations) == []
 
 
 # ------------------------------------------------------------------------ other problems and losses

@@ -127,7 +127,7 @@ def test_mean_field_closure_predicts_normalised_dps(getkey):
 # ----------------------------------------------------------------------------------- the denoiser
 
 
-@pytest.mark.parametrize("shape", [(8,), (9,), (4, 5), (5, 4)])
+@pytest.mark.parametrize("shape", [(9,), (5, 4)])
 def test_gaussian_denoiser_is_the_dense_one(shape):
     """E[x_0 | x_t] by matrices, for odd and even sizes, with leading axes left alone."""
     rng = np.random.default_rng(0)

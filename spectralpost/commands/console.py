@@ -36,7 +36,9 @@ def learn_with_progress(
     seed: int,
 ) -> LearnResult:
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+    terminal = Console(stderr=True)
+    quiet = not terminal.is_terminal
+    with Progress(*columns, console=terminal, transient=True, disable=quiet) as bar:
         task = bar.add_task("compiling and looking for the best constant", total=MAX_ITERATIONS)
 
         def progress(iteration: int, loss: float) -> None:

@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import jax.numpy as jnp
 
 from ..cli import Design, Evaluate, to_yaml
@@ -27,7 +28,7 @@ def evaluate(options: Evaluate) -> None:
     sigma_y = schedule.sigma_y if options.sigma_y is None else options.sigma_y
     problem = image_problem(prior, degradation, sigma_y, channels=schedule.channels)
     sampler, levels = schedule.sampler(), schedule.levels
-    heuristic = sampler.heuristic(problem, levels)
+    heuristic = jax.jit(sampler.heuristic)(problem, levels)
     if "eta" in heuristic:
         heuristic["eta"] = schedule.guidance["eta"]
     rows = {"published default": heuristic, "this schedule": schedule.guidance}

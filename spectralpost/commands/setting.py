@@ -1,5 +1,6 @@
 """What options stand for: noise levels, degradation, prior, problem."""
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -62,7 +63,9 @@ def _load_kernel(path: Path | None) -> np.ndarray:
     try:
         if path.suffix == ".npy":
             return np.load(path, allow_pickle=False).astype(float)
-        return np.loadtxt(path, ndmin=2)
+        with warnings.catch_warnings():  # of an empty file, which `from_kernel` refuses
+            warnings.simplefilter("ignore")
+            return np.loadtxt(path, ndmin=2)
     except OSError as error:
         raise InputError(f"kernel {str(path)!r}: cannot be read ({error.strerror})") from error
     except ValueError as error:
