@@ -92,7 +92,7 @@ def learn(
     free: tuple[str, ...] | None = None,
     *,
     objective: Objective = wasserstein2,
-    num_starts: int = 16,
+    num_starts: int = 32,
     optimizer: Optimizer = "auto",
     learning_rate: float = 0.03,
     max_iterations: int = 400,
@@ -126,9 +126,9 @@ def learn(
     images (`bin_modes`): time and memory are proportional to rows x steps x starts.
 
     The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best that one number per
-    free weight can do (constant weights, or the published default with its own constant changed,
-    whichever is better); `exact` the exact conditional denoiser in the same steps
-    (`samplers.exact`, same eta), a reference that knows the prior's covariance.
+    free weight can do, at any amplification (constant weights, or the published default with its
+    own constant changed, whichever is better); `exact` the exact conditional denoiser in the same
+    steps (`samplers.exact`, same eta), a reference that knows the prior's covariance.
 
     Raises InputError for wrong names, shapes or options, and if no start has a finite loss.
     """
@@ -150,7 +150,9 @@ def learn(
 
     max_growth = jnp.log(jnp.asarray(max_amplification, levels.alpha.dtype))
     setting = _Setting(problem, levels, fixed, max_growth, _basis(free, levels, constant=True))
-    constant = _tuned_constant(task, setting, guidance)
+    # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
+    unlimited = setting._replace(max_growth=jnp.full_like(max_growth, jnp.inf))
+    constant = _tuned_constant(task, unlimited, guidance)
 
     setting = setting._replace(basis=_basis(free, levels, constant=False))
     lanes = _lanes(task, _starts(seed, sampler, free, guidance, constant, levels, num_starts))

@@ -1,4 +1,4 @@
-"""Closed-form losses against dense Gaussian formulas, written by somebody else."""
+"""Closed-form losses against dense Gaussian formulas, written independently."""
 
 import dense
 import jax

@@ -267,7 +267,7 @@ def test_normalised_dps_is_squared_dps_with_converted_weights(shape):
 
 
 def test_heuristic_of_dps_is_the_converted_official_scale():
-    """DESIGN's rule: learn in zeta, publish scale, convert by the mean-field norm."""
+    """Schedules are learned in zeta and published as scale: the mean-field norm converts."""
     problem, levels = circular().problem, vp_linear(NUM_STEPS)
     official = dps(scale=0.7, normalised=True).heuristic(problem, levels)
     np.testing.assert_array_equal(official["scale"], 0.7)
