@@ -161,7 +161,9 @@ def measurement_cov(problem: Problem) -> Array:
     h, cov = problem.response, prior_cov(problem)
     if problem.basis is None:
         return h**2 * cov + problem.sigma_y**2
-    return h[..., :, None] * cov * h[..., None, :] + problem.sigma_y**2 * identity_gain(h)
+    # In a block a zero singular value is a direction that is not measured: no noise there either.
+    noise = problem.sigma_y**2 * identity_gain(h) * (h > 0)[..., None, :].astype(h.dtype)
+    return h[..., :, None] * cov * h[..., None, :] + noise
 
 
 def num_pixels(problem: Problem) -> Array:
