@@ -23,10 +23,10 @@ from five photographs, restored is a tile of the sixth. W2^2 per pixel; PSNR in 
     learned at 100        0.00073   23.10               24.73            3.00
     unchanged at 50       0.01047   20.85               23.08           18.93
     tuned again at 50     0.00131   23.01               24.89          134.67
-    learned at 50         0.00095   23.31               25.11            3.00
+    learned at 50         0.00096   23.31               25.11            3.00
     unchanged at 20       0.02708   19.33               22.20           14.74
     tuned again at 20     0.00368   23.12               25.45          118.34
-    learned at 20         0.00222   23.86               26.14            1.68
+    learned at 20         0.00221   23.87               26.14            2.17
 
 The tuned scales: 3.01 at 1000 steps, 19.2, 21.0 and 23.8 at 100, 50 and 20. Amplification is that
 of the worst mode on the way (`transfer.amplification`): the constants that look good at few steps
@@ -70,7 +70,7 @@ from spectralpost.learning import score
 from spectralpost.restoration import measure
 from spectralpost.transfer import mean_field_norms, trajectory
 
-# What --quick must print, to 2 % (the learned loss depends on which minimum the search finds).
+# What --quick must print, to 2 %. The last is a search's: it may end in another minimum.
 QUICK = {
     "tuned at 200": 0.00062,
     "unchanged at 20": 0.00650,
