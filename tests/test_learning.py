@@ -2,7 +2,7 @@
 
 Compiling a search takes seconds, running it milliseconds. So there is one small problem, `learned`
 keeps the results, and what needs a compilation of its own is tested with as little of them as will
-do: PiGDM in single precision, KL with the sampler that divides by norms.
+do: PiGDM in single precision, blocks with the sampler that divides by norms, KL with Adam.
 """
 
 import functools
@@ -359,24 +359,22 @@ def test_nothing_is_compiled_for_the_default_schedule():
 # ------------------------------------------------------------------------ other problems and losses
 
 
-def test_blocks_learn():
-    """Twelve samples blurred and decimated: six blocks of two modes, where W2 has no residuals."""
+def test_blocks_and_norms_learn():
+    """Twelve samples blurred and decimated: six blocks of two modes, where W2 has no residuals, and
+    the official DPS, which divides by norms: L-BFGS takes both."""
     problem = many_blocks(2).problem
-    result = learn(dps(), problem, LEVELS, num_starts=4)
-    assert_ordered(result)
-
-
-def test_other_objectives_and_norms():
-    """KL of the sampler that divides by the mean-field norms of 256 pixels."""
-    result = learned("dps normalised", objective=kl, num_starts=4)
+    result = learn(SAMPLERS["dps normalised"], problem, LEVELS, num_starts=4)
     assert_ordered(result)
     assert result.free == ("scale",)
     np.testing.assert_array_equal(result.baseline_guidance["heuristic"]["scale"], 0.3)
-    np.testing.assert_allclose(
-        score(SAMPLERS["dps normalised"], PROBLEM, LEVELS, result.guidance, kl),
-        result.loss,
-        rtol=two_programs("dps normalised"),
-    )
+
+
+def test_other_objectives():
+    """KL, by Adam: `loss` and baselines are values of it."""
+    result = learned("dps", objective=kl, optimizer="adam", num_starts=8)
+    assert_ordered(result)
+    found = score(dps(), PROBLEM, LEVELS, result.guidance, kl)
+    np.testing.assert_allclose(found, result.loss, rtol=two_programs("dps"))
 
 
 # ------------------------------------------------------------------------------------------- errors

@@ -37,16 +37,23 @@ METRICS = {
 }
 
 
+def measured(problem) -> np.ndarray:
+    """Which modes a measurement has: in a block, singular values of 0 stand for no data at all."""
+    h = np.asarray(problem.response)
+    return np.ones(h.shape, bool) if problem.basis is None else h > 0
+
+
 def random_transfer(problem, seed=0) -> Transfer:
     """Not of any sampler: full gains, noise and offset, near enough to be of the same size."""
     rng = np.random.default_rng(seed)
     blocks = problem.basis is not None
     shape = problem.spectrum.shape + problem.spectrum.shape[-1:] * blocks
     ideal = np.asarray(ideal_posterior(problem).gain)
+    gain = ideal + 0.2 * rng.normal(size=shape)
     root = 0.3 * rng.normal(size=shape)
     return Transfer(
         jnp.asarray(0.4 * rng.normal(size=shape)),
-        jnp.asarray(ideal + 0.2 * rng.normal(size=shape)),
+        jnp.asarray(gain * measured(problem)[:, None, :] if blocks else gain),
         jnp.asarray(0.05 * np.eye(shape[-1]) + root @ root.mT if blocks else 0.05 + root**2),
         jnp.asarray(0.3 * rng.normal(size=problem.spectrum.shape)),
     )
@@ -58,7 +65,10 @@ def with_weights(problem):
 
 
 def dense_form(problem, transfer):
-    """(A, B, Q, c, H, mu, C, sigma_y) in mode coordinates, a row of weight w written w times."""
+    """(A, B, Q, c, H, mu, C, sigma_y) in mode coordinates, a row of weight w written w times.
+
+    H has only the rows that are measured, B only their columns.
+    """
     repeats = np.asarray(problem.weight).astype(int)
 
     def matrix(rows):
@@ -74,7 +84,8 @@ def dense_form(problem, transfer):
         basis, spectrum = np.asarray(problem.basis), np.asarray(problem.spectrum)
         C = matrix(basis * spectrum[:, None, :] @ basis.mT)
     A, B, Q = (matrix(gain) for gain in transfer[:3])
-    H, mu = np.diag(vector(problem.response)), vector(problem.mean)
+    seen = vector(measured(problem))
+    H, mu, B = np.diag(vector(problem.response))[seen], vector(problem.mean), B[:, seen]
     c = vector(transfer.offset) + mu - B @ H @ mu
     return A, B, Q, c, H, mu, C, float(problem.sigma_y)
 
@@ -134,7 +145,8 @@ def test_averaged_wasserstein2_is_the_average_over_y(kind):
     x = np.sqrt(np.asarray(problem.spectrum)) * rng.normal(size=shape)
     if problem.basis is not None:
         x = np.einsum("bij,nbj->nbi", np.asarray(problem.basis), x)
-    y = np.asarray(problem.response) * x + float(problem.sigma_y) * rng.normal(size=shape)
+    noise = float(problem.sigma_y) * rng.normal(size=shape) * measured(problem)
+    y = np.asarray(problem.response) * x + noise
     losses = np.asarray(jax.jit(jax.vmap(lambda y: wasserstein2(problem, transfer, y)))(y))
     error = losses.std() / np.sqrt(len(losses))
     averaged = float(wasserstein2(problem, transfer))
@@ -147,10 +159,11 @@ def test_wasserstein2_of_one_y_is_the_dense_one(kind):
     problem = PROBLEMS[kind]()
     transfer = random_transfer(problem)
     A, B, Q, _, H, mu, C, sigma_y = dense_form(problem, transfer)
-    y = np.random.default_rng(2).normal(size=problem.spectrum.shape)
+    seen = measured(problem)
+    y = np.random.default_rng(2).normal(size=problem.spectrum.shape) * seen
     K, P = dense.posterior(H, mu, C, sigma_y)
-    output = B @ y.ravel() + np.ravel(transfer.offset)
-    wanted = dense.w2_squared(output, A @ A.T + Q, K @ y.ravel(), P) / len(mu)
+    output = B @ y[seen] + np.ravel(transfer.offset)
+    wanted = dense.w2_squared(output, A @ A.T + Q, K @ y[seen], P) / len(mu)
     np.testing.assert_allclose(wasserstein2(problem, transfer, jnp.asarray(y)), wanted, rtol=1e-10)
 
 
