@@ -59,7 +59,8 @@ def gaussian_blur(shape: tuple[int, ...], std: float = 2.0) -> Degradation:
     """Circular blur with a Gaussian sampled on the whole periodic grid; `std` in pixels."""
     _positive("std", std)
     distance2 = sum(axis**2 for axis in _wrapped_axes(shape))
-    kernel = np.exp(-distance2 / (2 * std**2))
+    with np.errstate(over="ignore"):  # far narrower than a pixel: exp(-inf) = 0
+        kernel = np.exp(-distance2 / max(2 * std**2, np.finfo(float).tiny))
     return _circular("gaussian_blur", {"std": std}, kernel / kernel.sum())
 
 
@@ -81,6 +82,9 @@ def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.
         raise InputError(f"blur angle = {angle}: must be a finite number")
     if len(shape) != 2:
         raise InputError(f"shape = {shape}: motion blur is for two dimensions")
+    # A line that cannot fit at any angle is refused before a kernel of its size is made.
+    if length > 2 * max(shape):
+        raise InputError(f"blur length = {length}: larger than the {_times(shape)} image")
     reach = int(np.ceil(length / 2)) + 1
     kernel = np.zeros((2 * reach + 1,) * 2)
     along = (np.arange(16 * reach) + 0.5) / (16 * reach) * length - length / 2
@@ -195,7 +199,7 @@ def _scale(factor: Array, x: Array) -> Array:
 
 def _wrapped_axes(shape: tuple[int, ...]) -> list[np.ndarray]:
     """Signed distances from the origin on the periodic grid, one array [*shape] per axis."""
-    return np.meshgrid(*(np.fft.fftfreq(n) * n for n in shape), indexing="ij")
+    return list(np.meshgrid(*(np.fft.fftfreq(n) * n for n in shape), indexing="ij"))
 
 
 def _positive(name: str, value: float) -> None:

@@ -11,6 +11,7 @@ from .images import PIXEL_RANGE, PixelRange, to_uint8
 from .learning import LearnResult
 from .metrics import mode_error
 from .noise import NoiseLevel, log_snr, step_pairs
+from .prior import frequency
 from .problem import Problem, ideal_posterior
 from .transfer import Transfer
 
@@ -43,7 +44,7 @@ class Panel(NamedTuple):
 
 def report_figure(
     problem: Problem,
-    shape: tuple[int, int],
+    shape: tuple[int, ...],
     levels: NoiseLevel,
     result: LearnResult,
     transfers: dict[str, Transfer],
@@ -59,7 +60,7 @@ def report_figure(
     schedule, history, gain, spread = figure.subplots(2, 2).ravel()
     _draw_schedule(schedule, levels, result)
     _draw_history(history, result, objective)
-    f = radial_frequency(shape)
+    f = frequency(shape).ravel()
     response, ideal = np.asarray(problem.response), ideal_posterior(problem)
     _draw_spectrum(gain, f, response * np.asarray(ideal.gain), "true posterior")
     _draw_spectrum(spread, f, np.sqrt(np.asarray(ideal.var)), "true posterior")
@@ -118,12 +119,6 @@ def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: int = 130) 
     figure.clear()
 
 
-def radial_frequency(shape: tuple[int, int]) -> np.ndarray:
-    """|f| in cycles per pixel of every mode, [H * W] in the order of the modes."""
-    fy, fx = np.meshgrid(*(np.fft.fftfreq(n) for n in shape), indexing="ij")
-    return np.hypot(fy, fx).ravel()
-
-
 def radial_average(
     f: np.ndarray, values: np.ndarray, num_bins: int = 48
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -178,7 +173,7 @@ def _draw_schedule(axes: "Axes", levels: NoiseLevel, result: LearnResult) -> Non
     axes.set_xlabel(
         "log-SNR = log(alpha$_t^2$ / sigma$_t^2$): noise on the left, image on the right"
     )
-    axes.set_ylabel("weight" if len(result.free) > 1 else f"weight {result.free[0]}")
+    axes.set_ylabel("weight" if len(result.free) > 1 else f"weight {''.join(result.free)}")
     axes.legend(fontsize="small" if len(result.free) > 1 else None)
 
 

@@ -3,11 +3,13 @@
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
 from .errors import InputError
+
+LONGEST_NAME = 200  # file systems allow 255; the temporary name is longer
 
 
 @contextmanager
@@ -38,6 +40,7 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
     given, path = path, Path(path).absolute()
     check_free(given)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    made = [parent for parent in path.parents if not parent.exists()]  # innermost first
     try:
         temporary.mkdir(parents=True)
     except OSError as error:
@@ -50,11 +53,16 @@ def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
             raise InputError(f"out = {str(given)!r}: {error.strerror}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+        for parent in made:
+            with suppress(OSError):  # not empty: it holds the results
+                parent.rmdir()
 
 
 def check_free(path: str | os.PathLike[str]) -> None:
     """InputError if `path` exists and is not an empty folder."""
     path = Path(path)
+    if len(os.fsencode(path.name)) > LONGEST_NAME:
+        raise InputError(f"out = {str(path)!r}: the name is longer than {LONGEST_NAME} bytes")
     if path.is_dir():
         if any(path.iterdir()):
             raise InputError(f"out = {str(path)!r}: already holds files; choose a new folder")

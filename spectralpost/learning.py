@@ -2,44 +2,37 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax import Array
 
 from .errors import InputError
-from .guidance import constant_grid, constrain, smooth_curves, unconstrain
-from .least_squares import (
-    Residuals,
-    Search,
-    initial_search,
-    levenberg_marquardt,
-    linearise,
-)
-from .metrics import wasserstein2, wasserstein2_residuals
+from .guidance import constant_grid, smooth_curves, unconstrain
+from .metrics import wasserstein2
 from .noise import NoiseLevel, check_levels, num_steps_of
-from .problem import Problem, per_pixel
+from .problem import Problem
 from .samplers.exact import exact
-from .step import Guidance, Sampler
-from .transfer import (
-    Transfer,
-    check_guidance,
-    check_weights,
-    mean_field_norms,
-    sampler_transfer,
-    trajectory,
+from .search import (
+    Objective,
+    Optimizer,
+    Setting,
+    Task,
+    begin,
+    best_params,
+    choose_optimizer,
+    finite,
+    guidance_loss,
+    losses_of,
+    schedule_of,
+    search,
 )
-
-Objective = Callable[[Problem, Transfer], Array]
-Optimizer = Literal["auto", "lm", "lbfgs", "adam"]
+from .step import Guidance, Sampler
+from .transfer import check_guidance, check_weights, sampler_transfer
 
 CHUNK = 20  # iterations between two looks at the loss
-
-# Objectives that are sums of squares, for Levenberg-Marquardt.
-RESIDUALS: dict[Objective, Residuals] = {wasserstein2: wasserstein2_residuals}
 
 
 class LearnResult(NamedTuple):
@@ -53,35 +46,6 @@ class LearnResult(NamedTuple):
     history: np.ndarray  # best loss so far (objective + penalty), per iteration
     start_losses: np.ndarray  # final loss of each start, best first: how often the best is found
     converged: bool  # False if max_iterations ended the search
-
-
-class _Task(NamedTuple):
-    """What the compiled search is specialised for (static, hence hashable)."""
-
-    sampler: Sampler
-    objective: Objective
-    free: tuple[str, ...]
-    optimizer: Optimizer
-    learning_rate: float
-
-
-class _Setting(NamedTuple):
-    """What a search is given as arrays. Unconstrained weights are u = basis params."""
-
-    problem: Problem
-    levels: NoiseLevel
-    fixed: Guidance  # the weights that stay, name -> [S]
-    max_growth: Array  # log of max_amplification
-    basis: Guidance  # name -> [S, P]: identity for a free schedule, ones for a constant
-
-
-class _Lane(NamedTuple):
-    """The optax search from one start; `Search` is its counterpart of least squares."""
-
-    params: Array  # [P]
-    state: optax.OptState
-    best_params: Array
-    loss: Array  # of best_params
 
 
 def learn(
@@ -114,12 +78,14 @@ def learn(
                  modes (the averaged W2). "lbfgs" (optax, zoom line search) and "adam" (optax, with
                  `learning_rate`): any objective, blocks, samplers that divide by norms. "auto": lm
                  where it applies, else lbfgs
+    max_iterations
+                 of each start, rounded up to a multiple of 20
     tolerance    stop once the best loss falls by less than this fraction in 20 iterations
     max_amplification
                  keeps every signal on the way within this factor of what the denoiser was made for,
                  in root mean square, mode by mode. The bare optimum (inf) of many steps may blow
                  modes up by 10^10 and shrink them again: fine in closed form, useless to a network
-                 and even to double precision. Enforced by a penalty, see `_overshoot`
+                 and even to double precision. Enforced by a penalty, see `search`
     progress     called with (iteration, best loss) every 20 iterations
 
     Deterministic for a given seed. Merge equal modes first (`unique_modes`), and bin those of large
@@ -133,40 +99,37 @@ def learn(
     Raises InputError for wrong names, shapes or options, and if no start has a finite loss.
     """
     check_levels(levels)
-    if guidance is None:
-        guidance = published(sampler, problem, levels, jnp.zeros_like(levels.alpha[0]))
-    check_guidance(sampler, levels, guidance)
-    check_weights(sampler, guidance)
-    guidance = {
-        name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in guidance.items()
-    }
+    given = guidance or published(sampler, problem, levels, jnp.zeros_like(levels.alpha[0]))
+    check_guidance(sampler, levels, given)
+    check_weights(sampler, given)
+    guidance = {name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in given.items()}
     if free is None:
         free = tuple(name for name in sampler.constraint if name != "eta")
     _check_options(sampler, free, num_starts, max_iterations, max_amplification)
     free = tuple(sorted(free))
-    optimizer = _choose(optimizer, sampler, problem, levels, guidance, objective)
-    task = _Task(sampler, objective, free, optimizer, learning_rate)
+    optimizer = choose_optimizer(optimizer, sampler, problem, levels, guidance, objective)
+    task = Task(sampler, objective, free, optimizer, learning_rate)
     fixed = {name: weights for name, weights in guidance.items() if name not in free}
 
     max_growth = jnp.log(jnp.asarray(max_amplification, levels.alpha.dtype))
-    setting = _Setting(problem, levels, fixed, max_growth, _basis(free, levels, constant=True))
+    setting = Setting(problem, levels, fixed, max_growth, _basis(free, levels, constant=True))
     # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
     unlimited = setting._replace(max_growth=jnp.full_like(max_growth, jnp.inf))
     constant = _tuned_constant(task, unlimited, guidance)
 
     setting = setting._replace(basis=_basis(free, levels, constant=False))
-    lanes = _lanes(task, _starts(seed, sampler, free, guidance, constant, levels, num_starts))
+    lanes = begin(task, _starts(seed, sampler, free, guidance, constant, levels, num_starts))
     history: list[float] = []
     converged = False
     while not converged and len(history) < max_iterations:
-        lanes, losses = _search(task, setting, lanes, CHUNK)
+        lanes, losses = search(task, setting, lanes, CHUNK)
         before = history[-1] if history else np.inf
         history += np.minimum(before, np.asarray(losses).min(axis=1)).tolist()
         converged = before - history[-1] <= tolerance * history[-1]
         if progress is not None:
             progress(len(history), history[-1])
 
-    learned = _guidance(sampler, setting, _best(lanes))
+    learned = schedule_of(sampler, setting, best_params(lanes))
     eta = guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
     baseline_guidance = {"heuristic": guidance, "tuned_constant": constant, "exact": {"eta": eta}}
 
@@ -221,35 +184,6 @@ def exact_score(
 # -------------------------------------------------------------------------------------- machinery
 
 
-@partial(jax.jit, static_argnames="sampler")
-def _guidance(sampler: Sampler, setting: _Setting, params: Array) -> Guidance:
-    """The schedule of a parameter vector [P], fixed weights included."""
-    u = {name: basis @ params for name, basis in setting.basis.items()}
-    return setting.fixed | constrain(sampler.constraint, u)
-
-
-def _overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
-    """Square roots of the penalty, [S], for the log amplification of each step: beyond the limit,
-    its excess, squared, times the variance of a pixel. So 10 % excess cost 1 % of the image."""
-    return jnp.sqrt(per_pixel(problem, problem.spectrum)) * jnp.maximum(growth - max_growth, 0)
-
-
-def _run(sampler: Sampler, setting: _Setting, guidance: Guidance) -> tuple[Transfer, Array]:
-    """The total transfer and the overshoot [S] of a schedule."""
-    run = trajectory(sampler, setting.problem, setting.levels, guidance)
-    growth = jnp.log(run.amplification)
-    return run.total, _overshoot(setting.problem, setting.max_growth, growth)
-
-
-def _guidance_loss(task: _Task, setting: _Setting, guidance: Guidance) -> Array:
-    transfer, overshoot = _run(task.sampler, setting, guidance)
-    return task.objective(setting.problem, transfer) + jnp.sum(overshoot**2)
-
-
-def _loss(task: _Task, setting: _Setting, params: Array) -> Array:
-    return _guidance_loss(task, setting, _guidance(task.sampler, setting, params))
-
-
 def _zoom(losses: Callable[[np.ndarray], Array], num: int) -> tuple[np.ndarray, float]:
     """Minimise over [-log 1e4, log 1e4]^num, by a grid that zooms in on its best point.
 
@@ -266,7 +200,7 @@ def _zoom(losses: Callable[[np.ndarray], Array], num: int) -> tuple[np.ndarray, 
     return best, best_loss
 
 
-def _tuned_constant(task: _Task, setting: _Setting, given: Guidance) -> Guidance:
+def _tuned_constant(task: Task, setting: Setting, given: Guidance) -> Guidance:
     """The best schedule that one number per weight can give.
 
     Either constant weights, or the published default with its own constant changed, whichever is
@@ -274,129 +208,30 @@ def _tuned_constant(task: _Task, setting: _Setting, given: Guidance) -> Guidance
     """
     sampler, dtype = task.sampler, setting.levels.alpha.dtype
     constants, loss = _zoom(
-        lambda points: _losses(task, setting, jnp.asarray(points, dtype)), len(task.free)
+        lambda points: losses_of(task, setting, jnp.asarray(points, dtype)), len(task.free)
     )
     factors, published_loss = _zoom(
         lambda points: _published_losses(task, setting, jnp.asarray(points[:, 0], dtype), given), 1
     )
     if not np.isfinite(min(loss, published_loss)):
         raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
-    constant = _guidance(sampler, setting, jnp.asarray(constants, dtype))
+    constant = schedule_of(sampler, setting, jnp.asarray(constants, dtype))
     rescaled = _published(task, setting, jnp.asarray(factors[0], dtype), given)
     return constant if loss <= published_loss else rescaled
 
 
-def _published(task: _Task, setting: _Setting, log_factor: Array, given: Guidance) -> Guidance:
+def _published(task: Task, setting: Setting, log_factor: Array, given: Guidance) -> Guidance:
     """The published default times exp(log_factor) in the free weights, the others as given."""
     default = published(task.sampler, setting.problem, setting.levels, log_factor)
     return given | {name: default[name] for name in task.free}
 
 
 @partial(jax.jit, static_argnames="task")
-def _published_losses(task: _Task, setting: _Setting, log_factors: Array, given: Guidance) -> Array:
+def _published_losses(task: Task, setting: Setting, log_factors: Array, given: Guidance) -> Array:
     def loss(log_factor: Array) -> Array:
-        return _guidance_loss(task, setting, _published(task, setting, log_factor, given))
+        return guidance_loss(task, setting, _published(task, setting, log_factor, given))
 
-    return _finite(jax.lax.map(loss, log_factors, batch_size=16))
-
-
-@partial(jax.jit, static_argnames="task")
-def _losses(task: _Task, setting: _Setting, params: Array) -> Array:
-    """The losses of many parameter vectors [num, P]; an unstable sampler's is infinite."""
-    return _finite(jax.lax.map(partial(_loss, task, setting), params, batch_size=16))
-
-
-def _finite(losses: Array) -> Array:
-    return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
-
-
-@partial(jax.jit, static_argnames=("task", "iterations"), donate_argnames="lanes")
-def _search(
-    task: _Task, setting: _Setting, lanes: Search | _Lane, iterations: int
-) -> tuple[Search | _Lane, Array]:
-    """Some iterations of every lane; also the best losses so far, [iterations, lanes]."""
-    iterate = _lm_iteration if task.optimizer == "lm" else _optax_iteration
-
-    def run(lane: Search | _Lane) -> tuple[Search | _Lane, Array]:
-        def body(lane, _):
-            lane = iterate(task, setting, lane)
-            return lane, lane.loss
-
-        return jax.lax.scan(body, lane, length=iterations)
-
-    # optax is not written for strict promotion, which callers may have switched on.
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return jax.vmap(run, out_axes=(0, 1))(lanes)
-
-
-def _lm_iteration(task: _Task, setting: _Setting, search: Search) -> Search:
-    sampler, problem, basis = task.sampler, setting.problem, setting.basis
-    residuals = RESIDUALS[task.objective]
-    constraint = partial(constrain, sampler.constraint)
-
-    def at(params: Array) -> Array:
-        transfer, overshoot = _run(sampler, setting, _guidance(sampler, setting, params))
-        return jnp.concatenate([residuals(problem, transfer), overshoot])
-
-    def linearised(params: Array) -> tuple[Array, Array]:
-        u = {name: basis[name] @ params for name in task.free}
-        weights, slopes = jax.jvp(constraint, (u,), (jax.tree.map(jnp.ones_like, u),))
-        guidance = setting.fixed | weights
-        misfit, growth = linearise(sampler, problem, setting.levels, guidance, task.free, residuals)
-        overshoot, push = jax.linearize(
-            partial(_overshoot, problem, setting.max_growth), growth.values
-        )
-        jacobian = 0
-        for name in task.free:
-            by_weight = jnp.concatenate(
-                [misfit.jacobian[name], jax.vmap(push)(growth.jacobian[name])], axis=1
-            )
-            jacobian += (slopes[name][:, None] * by_weight).T @ basis[name]
-        return jnp.concatenate([misfit.values, overshoot]), jacobian
-
-    return levenberg_marquardt(search, at, linearised)
-
-
-def _optax_iteration(task: _Task, setting: _Setting, lane: _Lane) -> _Lane:
-    loss = partial(_loss, task, setting)
-    if task.optimizer == "lbfgs":
-        value_and_grad = optax.value_and_grad_from_state(loss)
-        value, grad = value_and_grad(lane.params, state=lane.state)
-        more = {"value": value, "grad": grad, "value_fn": loss}
-    else:
-        value, grad = jax.value_and_grad(loss)(lane.params)
-        more = {}
-    better = value < lane.loss  # False for NaN
-    updates, state = _transformation(task).update(grad, lane.state, lane.params, **more)
-    return _Lane(
-        optax.apply_updates(lane.params, updates),
-        state,
-        jnp.where(better, lane.params, lane.best_params),
-        jnp.where(better, value, lane.loss),
-    )
-
-
-def _transformation(task: _Task) -> optax.GradientTransformationExtraArgs:
-    if task.optimizer == "lbfgs":
-        return optax.lbfgs()
-    return optax.with_extra_args_support(optax.adam(task.learning_rate))
-
-
-@partial(jax.jit, static_argnames="task")
-def _lanes(task: _Task, params: Array) -> Search | _Lane:
-    """Lanes at their starts, params [lanes, P]."""
-
-    def lane(params: Array) -> Search | _Lane:
-        if task.optimizer == "lm":
-            return initial_search(params)
-        state = _transformation(task).init(params)
-        return _Lane(params, state, params, jnp.full((), jnp.inf, params.dtype))
-
-    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        # optax starts with weakly typed numbers and goes on with strong ones: compiled twice.
-        return jax.tree.map(
-            lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), jax.vmap(lane)(params)
-        )
+    return finite(jax.lax.map(loss, log_factors, batch_size=16))
 
 
 def _basis(free: tuple[str, ...], levels: NoiseLevel, *, constant: bool) -> Guidance:
@@ -429,35 +264,6 @@ def _starts(
         curves = smooth_curves(key, levels, num)
         columns.append(centres + curves.at[:2].set(0))
     return jnp.concatenate(columns, axis=1)
-
-
-def _best(lanes: Search | _Lane) -> Array:
-    """The parameters of the best lane, [P]."""
-    params = lanes.params if isinstance(lanes, Search) else lanes.best_params
-    return params[jnp.argmin(lanes.loss)]
-
-
-def _choose(
-    optimizer: Optimizer,
-    sampler: Sampler,
-    problem: Problem,
-    levels: NoiseLevel,
-    guidance: Guidance,
-    objective: Objective,
-) -> Optimizer:
-    """The optimizer that "auto" stands for; InputError if "lm" is asked for and does not apply."""
-    if optimizer not in ("auto", "lm", "lbfgs", "adam"):
-        raise InputError(f"optimizer = {optimizer!r}: allowed are auto, lm, lbfgs, adam")
-    if optimizer in ("lbfgs", "adam"):
-        return optimizer
-    norms = jax.eval_shape(partial(mean_field_norms, sampler), problem, levels, guidance)
-    applies = objective in RESIDUALS and problem.basis is None and norms.shape[1] == 0
-    if optimizer == "lm" and not applies:
-        raise InputError(
-            "optimizer = 'lm': needs the averaged W2, independent modes and a sampler without "
-            "norms; allowed here are lbfgs, adam"
-        )
-    return "lm" if applies else "lbfgs"
 
 
 def _check_options(

@@ -49,8 +49,12 @@ class Prior:
 
 def denoiser_gain(spectrum: Array, level: NoiseLevel) -> Array:
     """d E[x_0 | x_t] / d x_t, mode by mode: alpha spectrum / (alpha^2 spectrum + sigma^2)."""
-    alpha, sigma = level
-    return safe_divide(alpha * spectrum, alpha**2 * spectrum + sigma**2)
+    return safe_divide(level.alpha * spectrum, noisy_variance(spectrum, level))
+
+
+def noisy_variance(variance: Array, level: NoiseLevel) -> Array:
+    """Variance of x_t where x_0 has `variance`: alpha^2 variance + sigma^2."""
+    return level.alpha**2 * variance + level.sigma**2
 
 
 def power_law(
@@ -66,7 +70,7 @@ def power_law(
     f is in cycles per pixel; the constant component is given the variance of the lowest frequency.
     `std` is the standard deviation of a pixel.
     """
-    f = _frequency(_check_shape(shape))
+    f = frequency(_check_shape(shape))
     density = np.maximum(f, 1 / max(shape)) ** -float(exponent)
     source = f"power law, exponent {exponent:g}, std {std:g}"
     return _with_std(density, std, mean, pixel_range, source)
@@ -89,7 +93,7 @@ def matern(
     """
     if not (length > 0 and smoothness > 0):
         raise InputError(f"length = {length}, smoothness = {smoothness}: both must be > 0")
-    f = _frequency(_check_shape(shape))
+    f = frequency(_check_shape(shape))
     decay = smoothness + len(shape) / 2
     density = (2 * smoothness / length**2 + 4 * np.pi**2 * f**2) ** -decay
     source = f"Matern, length {length:g} pixels, smoothness {smoothness:g}, std {std:g}"
@@ -141,6 +145,8 @@ def from_images(
     power = np.zeros(shape)
     for plane in planes:  # one at a time: a set of photographs need not fit in memory twice
         power += np.abs(np.fft.fft2(taper * (plane - centre), norm="ortho")) ** 2
+    if power.max() <= (1e-12 * (high - low)) ** 2 * power.size * len(planes):
+        raise InputError("planes: no variance; a prior needs images that differ from their mean")
     return Prior(power / len(planes), centre, (float(low), float(high)), source)
 
 
@@ -200,8 +206,8 @@ def _with_std(
     return Prior(spectrum, np.full(density.shape, float(mean)), (float(low), float(high)), source)
 
 
-def _frequency(shape: tuple[int, ...]) -> np.ndarray:
-    """|f| in cycles per pixel on the FFT grid.
+def frequency(shape: tuple[int, ...]) -> np.ndarray:
+    """|f| in cycles per pixel on the FFT grid, [*shape].
 
     Squares are summed over integers when the grid is square, so equal |f| are equal numbers.
     """

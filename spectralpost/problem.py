@@ -20,7 +20,7 @@ from .blocks import apply_gain, diagonal, identity_gain
 from .degradation import Degradation
 from .errors import InputError
 from .noise import NoiseLevel, safe_divide
-from .prior import Prior, denoiser_gain
+from .prior import Prior, denoiser_gain, noisy_variance
 
 
 class Problem(NamedTuple):
@@ -124,9 +124,8 @@ def denoise(problem: Problem, x_t: Array, t: NoiseLevel) -> Array:
 
 def denoiser_cov(problem: Problem, t: NoiseLevel) -> Array:
     """Cov(x_0 | x_t): variances [F] | covariances [B, k, k]."""
-    return _covariance(
-        problem, safe_divide(t.sigma**2 * problem.spectrum, _marginal(problem.spectrum, t))
-    )
+    spectrum = problem.spectrum
+    return _covariance(problem, safe_divide(t.sigma**2 * spectrum, noisy_variance(spectrum, t)))
 
 
 def condition(problem: Problem, cov: Array) -> Posterior:
@@ -182,10 +181,6 @@ def _covariance(problem: Problem, variances: Array) -> Array:
     if problem.basis is None:
         return variances
     return (problem.basis * variances[..., None, :]) @ problem.basis.mT
-
-
-def _marginal(spectrum: Array, t: NoiseLevel) -> Array:
-    return t.alpha**2 * spectrum + t.sigma**2
 
 
 # --------------------------------------------------------------------------------- fewer modes
@@ -272,13 +267,12 @@ def _merge(problem: Problem, index: np.ndarray) -> Problem:
         return np.bincount(index, weight * np.asarray(values, float)) / total
 
     dtype = problem.spectrum.dtype
-    merged = problem._replace(
-        spectrum=average(problem.spectrum),
-        response=average(problem.response),
-        mean=np.sqrt(average(problem.mean**2)),
-        weight=total,
+    return problem._replace(
+        spectrum=jnp.asarray(average(problem.spectrum), dtype),
+        response=jnp.asarray(average(problem.response), dtype),
+        mean=jnp.asarray(np.sqrt(average(problem.mean**2)), dtype),
+        weight=jnp.asarray(total, dtype),
     )
-    return Problem(*(None if leaf is None else jnp.asarray(leaf, dtype) for leaf in merged))
 
 
 def _check(

@@ -147,7 +147,8 @@ def _restore(
     keys: Array,
 ) -> Array:
     """images [N, ...], keys [samples, N] -> [samples, N, ...]."""
-    denoiser = function if pytree is None else pytree
+    denoiser = function or pytree
+    assert denoiser is not None
 
     def denoise(x_t: Array, t: NoiseLevel) -> Array:
         return degradation.to_modes(denoiser(degradation.from_modes(x_t), t))

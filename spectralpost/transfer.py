@@ -21,6 +21,7 @@ from jax import Array
 from .blocks import apply_gain, congruence, diagonal, identity_gain, multiply
 from .errors import InputError
 from .noise import NoiseLevel, num_steps_of, step_pairs
+from .prior import noisy_variance
 from .problem import (
     Measurement,
     Problem,
@@ -156,7 +157,7 @@ def amplification(problem: Problem, t: NoiseLevel, law: Transfer) -> Array:
     Ratio of root mean squares, E over signals, measurements and noise: 1 for unguided sampling in
     small steps. `law` is the transfer from the start to x_t.
     """
-    variance = t.alpha**2 * diagonal(prior_cov(problem)) + t.sigma**2
+    variance = noisy_variance(diagonal(prior_cov(problem)), t)
     return jnp.sqrt(_mean_square(problem, law) / variance)
 
 

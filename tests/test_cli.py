@@ -46,12 +46,24 @@ def compile_quickly():
 def w(tmp_path_factory) -> Path:
     """A folder with good and bad inputs; `designed` is the result of a run."""
     w = tmp_path_factory.mktemp("w")
-    for name in ("images", "empty", "mixed", "nan", "corrupt", "large", "full", "kernels", "small"):
+    for name in (
+        "images",
+        "empty",
+        "mixed",
+        "flat",
+        "nan",
+        "corrupt",
+        "large",
+        "full",
+        "kernels",
+        "small",
+    ):
         (w / name).mkdir()
     for i in range(4):
         write(w / "images" / f"{i}.png", texture(SHAPE, seed=i))
     for i, shape in enumerate([SHAPE, SHAPE, (20, 16)]):
         write(w / "mixed" / f"{i}.png", texture(shape))
+        write(w / "flat" / f"{i}.png", np.full((*SHAPE, 3), 128, np.uint8))
     broken = texture(SHAPE) / np.float32(255)
     write(w / "nan" / "a.tif", broken)
     broken[3, 4, 1] = np.nan
@@ -329,6 +341,7 @@ BAD = {
     "missing folder": ("design --images {w}/nowhere --out {out}", "nowhere.*no such folder"),
     "file as folder": ("design --images {w}/file --out {out}", "file.*no such folder"),
     "corrupt image": ("design --images {w}/corrupt --out {out}", r"a\.png.*cannot be read"),
+    "flat images": ("design --images {w}/flat --out {out}", "planes: no variance"),
     "mixed sizes": ("design --images {w}/mixed --out {out}", "mixed sizes: 16x16, 20x16"),
     "NaN pixels": ("design --images {w}/nan --out {out}", r"b\.tif.*NaN"),
     "size 1": (f"{DESIGN} --size 1", "size = 1"),
@@ -351,6 +364,7 @@ BAD = {
     "even box": (f"{DESIGN} --degradation uniform-blur --blur-size 4", "size = 4.*odd"),
     "large box": (f"{DESIGN} --degradation uniform-blur --blur-size 17", "17x17.*16x16"),
     "long motion": (f"{DESIGN} --degradation motion-blur --motion-length 40", "larger.*16x16"),
+    "endless motion": (f"{DESIGN} --degradation motion-blur --motion-length 1e5", "larger.*16x16"),
     "no motion": (f"{DESIGN} --degradation motion-blur --motion-length 0", r"length = 0\.0"),
     "angle nan": (f"{DESIGN} --degradation motion-blur --motion-angle nan", "angle"),
     "no kernel": (f"{DESIGN} --degradation kernel", "needs --kernel"),
@@ -445,6 +459,7 @@ BAD = {
     # results
     "out with files": (DESIGN.replace("{out}", "{w}/full"), "full.*already holds files"),
     "out is a file": (DESIGN.replace("{out}", "{w}/file"), "file.*is not a folder"),
+    "out with a long name": (DESIGN.replace("{out}", "{out}" + "x" * 250), "longer than 200"),
     "out below a file": (DESIGN.replace("{out}", "{w}/file/out"), "file/out"),
     "evaluate into files": (f"evaluate {SCHEDULE} --out {{w}}/full", "already holds files"),
     "restore into files": (RESTORE.replace("{out}", "{w}/full"), "already holds files"),

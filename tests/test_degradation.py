@@ -120,6 +120,11 @@ def test_gaussian_blur_kernel():
     np.testing.assert_allclose(kernel, wanted / wanted.sum(), atol=20 * EPS)
 
 
+def test_blur_far_narrower_than_a_pixel_is_the_identity():
+    """Without a warning: the tests turn these into errors."""
+    np.testing.assert_array_equal(gaussian_blur((6, 5), 1e-200).response, 1)
+
+
 def test_identity_is_identity():
     degradation = identity((5, 6))
     x = jnp.asarray(np.random.default_rng(5).normal(size=(5, 6)))

@@ -12,7 +12,6 @@ from spectralpost.figures import (
     LINES,
     Panel,
     radial_average,
-    radial_frequency,
     report_figure,
     restored_figure,
     save_figure,
@@ -20,7 +19,7 @@ from spectralpost.figures import (
 from spectralpost.images import load_image
 from spectralpost.learning import LearnResult
 from spectralpost.noise import rectified_flow, vp_linear
-from spectralpost.prior import power_law
+from spectralpost.prior import frequency, power_law
 from spectralpost.problem import ideal_posterior, image_problem
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
@@ -91,7 +90,7 @@ def test_the_truth_is_drawn_in_black_and_right(report):
     assert line.get_color() == "black"
     h, spectrum = np.asarray(PROBLEM.response), np.asarray(PROBLEM.spectrum)
     gain = h**2 * spectrum / (h**2 * spectrum + 0.1**2)
-    f, expected = radial_average(radial_frequency(SHAPE), gain)
+    f, expected = radial_average(frequency(SHAPE).ravel(), gain)
     np.testing.assert_allclose(line.get_xdata(), f)
     np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-12)
 
@@ -162,9 +161,9 @@ def test_figure_that_cannot_be_written(tmp_path):
 # ------------------------------------------------------------------------------------------- rings
 
 
-def test_radial_frequency():
+def test_frequency():
     """Cycles per pixel, in the order of the modes: 0 first, at most sqrt(1/2)."""
-    f = radial_frequency((4, 6))
+    f = frequency((4, 6)).ravel()
     assert f.shape == (24,)
     np.testing.assert_allclose(f[:4], [0, 1 / 6, 2 / 6, 3 / 6])
     np.testing.assert_allclose(f[6], 1 / 4)
@@ -174,7 +173,7 @@ def test_radial_frequency():
 @pytest.mark.parametrize("shape", [(2, 2), (16, 16), (33, 20)])
 def test_radial_average_of_a_constant(shape):
     """The same constant on rings of rising frequency; the constant component is left out."""
-    f = radial_frequency(shape)
+    f = frequency(shape).ravel()
     values = np.full(f.shape, 0.3)
     values[0] = 1e9
     centre, mean = radial_average(f, values)
@@ -185,7 +184,7 @@ def test_radial_average_of_a_constant(shape):
 
 def test_radial_average_keeps_the_sum():
     """Rings hold every mode but the constant one, once: with one ring, the mean of all."""
-    f = radial_frequency((8, 8))
+    f = frequency((8, 8)).ravel()
     values = np.random.default_rng(0).normal(size=64)
     _, mean = radial_average(f, values, num_bins=1)
     np.testing.assert_allclose(mean, [values[1:].mean()], rtol=1e-12)

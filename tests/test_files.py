@@ -91,6 +91,16 @@ def test_failing_folder_leaves_nothing(failure, tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+def test_failing_folder_takes_its_new_parents_along(tmp_path):
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "a" / "b" / "c"):
+        raise RuntimeError
+    assert os.listdir(tmp_path) == []
+    (tmp_path / "mine").mkdir()
+    with pytest.raises(RuntimeError), whole_folder(tmp_path / "mine" / "out"):
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["mine"]
+
+
 def test_folder_with_files_is_refused_before_any_work(tmp_path):
     path = tmp_path / "out"
     path.mkdir()

@@ -25,6 +25,7 @@ READING_ORDER = (
     "metrics",
     "guidance",
     "least_squares",
+    "search",
     "learning",
     "denoiser",
     "restoration",

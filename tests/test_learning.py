@@ -345,7 +345,7 @@ def test_nothing_is_compiled_for_other_numbers():
 def test_a_search_is_compiled_once():
     """By L-BFGS, whose state must have the same types before and after an iteration."""
     _, compilations = by_lbfgs()
-    assert programs(compilations).count("jit(_search)") == 1
+    assert programs(compilations).count("jit(search)") == 1
 
 
 def test_nothing_is_compiled_for_the_default_schedule():

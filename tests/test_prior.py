@@ -96,6 +96,7 @@ def test_from_images_errors():
         (np.full((1, 4, 4), np.nan), {}, "NaN or infinite"),
         (np.full((1, 4, 4), 1.5), {}, "outside of the pixel range"),
         (np.full((1, 4, 4), -0.5), {"pixel_range": (0.0, 1.0)}, "outside of the pixel range"),
+        (good, {}, "no variance"),
         (good, {"mean": "median"}, "allowed are constant, pixelwise"),
         (good, {"window": "hamming"}, "allowed are none, hann"),
         (good, {"pixel_range": (1.0, 1.0)}, "low < high"),
@@ -104,7 +105,7 @@ def test_from_images_errors():
         with pytest.raises(InputError, match=message):
             from_images(planes, **options)
     # float32 images carried through a change of range may be a rounding outside
-    from_images(np.full((1, 4, 4), 1 + 1e-7))
+    from_images(np.where(np.eye(4) > 0, 1 + 1e-7, 0)[None])
 
 
 # ---------------------------------------------------------------------------------------- formulas

@@ -1,5 +1,8 @@
 """What the commands print: progress, tables, scores."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 from jax import Array
 from rich.console import Console
@@ -11,8 +14,9 @@ from ..learning import LearnResult, learn
 from ..noise import NoiseLevel
 from ..prior import Prior
 from ..problem import Problem
+from ..samplers.exact import exact
 from ..step import Guidance, Sampler
-from ..transfer import Transfer
+from ..transfer import Transfer, sampler_transfer
 
 MAX_ITERATIONS = 200
 
@@ -55,6 +59,14 @@ def learn_with_progress(
             seed=seed,
             progress=progress,
         )
+
+
+@partial(jax.jit, static_argnames="sampler")
+def transfer_of(
+    sampler: Sampler | None, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> Transfer:
+    """The total transfer; of the exact reference if sampler is None."""
+    return sampler_transfer(sampler or exact(problem), problem, levels, guidance)
 
 
 def scores_of(problem: Problem, transfer: Transfer, prior: Prior) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """`spectralpost design`: from photographs to a guidance schedule."""
 
 import json
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -20,11 +19,18 @@ from ..prior import Prior, excess_kurtosis, from_images, save_prior
 from ..problem import Problem, image_problem
 from ..restoration import measure, restore
 from ..samplers import make_sampler
-from ..samplers.exact import exact
 from ..schedule_file import Schedule, provenance, save_schedule
 from ..step import Guidance, Sampler
-from ..transfer import Transfer, sampler_transfer
-from .console import LABELS, console, image_psnr, learn_with_progress, score_table, scores_of
+from ..transfer import Transfer
+from .console import (
+    LABELS,
+    console,
+    image_psnr,
+    learn_with_progress,
+    score_table,
+    scores_of,
+    transfer_of,
+)
 from .setting import degradation_of, levels_of, merged
 
 BUILT_IN_SIZE = 128
@@ -56,7 +62,7 @@ def design(options: Design) -> None:
 
     schedules = result.baseline_guidance | {"learned": result.guidance}
     transfers = {
-        name: _transfer(None if name == "exact" else sampler, problem, levels, schedules[name])
+        name: transfer_of(None if name == "exact" else sampler, problem, levels, schedules[name])
         for name in LABELS
     }
     scores = {name: scores_of(problem, transfer, prior) for name, transfer in transfers.items()}
@@ -230,11 +236,3 @@ def _print_notes(
         f"whitened images: {kurtosis:.1f} (0 for the model).",
         soft_wrap=True,
     )
-
-
-@partial(jax.jit, static_argnames="sampler")
-def _transfer(
-    sampler: Sampler | None, problem: Problem, levels: NoiseLevel, guidance: Guidance
-) -> Transfer:
-    """The total transfer; of the exact reference if sampler is None."""
-    return sampler_transfer(sampler or exact(problem), problem, levels, guidance)

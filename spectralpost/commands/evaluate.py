@@ -8,10 +8,8 @@ import jax.numpy as jnp
 from ..cli import Design, Evaluate, to_yaml
 from ..files import check_free, fresh_folder, whole_folder
 from ..problem import image_problem
-from ..samplers.exact import exact
 from ..schedule_file import load_schedule
-from ..transfer import sampler_transfer
-from .console import console, learn_with_progress, score_table, scores_of
+from .console import console, learn_with_progress, score_table, scores_of, transfer_of
 from .setting import degradation_of, merged, stored_prior
 
 
@@ -40,11 +38,10 @@ def evaluate(options: Evaluate) -> None:
         rows["tuned constant"] = result.baseline_guidance["tuned_constant"]
         rows["learned for this problem"] = result.guidance
     transfers = {
-        name: sampler_transfer(sampler, problem, levels, guidance)
-        for name, guidance in rows.items()
+        name: transfer_of(sampler, problem, levels, guidance) for name, guidance in rows.items()
     }
     eta = schedule.guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
-    transfers["exact reference"] = sampler_transfer(exact(problem), problem, levels, {"eta": eta})
+    transfers["exact reference"] = transfer_of(None, problem, levels, {"eta": eta})
     scores = {name: scores_of(problem, transfer, prior) for name, transfer in transfers.items()}
     title = f"{options.schedule.name} on {degradation.name}, sigma_y = {sigma_y:g}"
     console.print(score_table(scores, title))

@@ -1,5 +1,6 @@
 """`spectralpost samplers`: the table of samplers."""
 
+import numpy as np
 from rich.table import Table
 
 from ..cli import Samplers
@@ -12,7 +13,7 @@ def list_samplers(options: Samplers) -> None:
     """Print the table of samplers."""
     del options
     table = Table("name", "update", "weights", "reference")
-    some_problem = make_problem([1.0], [1.0], 1.0)
+    some_problem = make_problem(np.ones(1), np.ones(1), 1.0)
     for name, factory in SAMPLERS.items():
         sampler = factory(some_problem) if name == "exact" else factory()
         weights = ", ".join(

@@ -28,7 +28,7 @@ def dps(*, scale: float = 0.3, normalised: bool = False) -> Sampler:
     the strength of the published default depends on the image size and on the number of planes.
 
     The second form is not affine; its closed form uses the mean-field norm (`transfer`). It holds
-    where the norm concentrates, and fails at the edge of instability (scale of 20 at 64x64).
+    where the norm concentrates, and fails at the edge of instability.
 
     Not modelled: the official clipping of x_hat to [-1, 1], the network's learned variance (DDPM's
     "fixed small" variance here), and the last of the official steps, t = 0, adding no noise is met

@@ -1,0 +1,221 @@
+"""Minimise a loss of a sampling trajectory from many starts side by side, compiled once.
+
+Levenberg-Marquardt where the loss is a sum of squares (`least_squares`), optax for the rest.
+"""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from .errors import InputError
+from .guidance import constrain
+from .least_squares import (
+    Residuals,
+    Search,
+    initial_search,
+    levenberg_marquardt,
+    linearise,
+)
+from .metrics import wasserstein2, wasserstein2_residuals
+from .noise import NoiseLevel
+from .problem import Problem, per_pixel
+from .step import Guidance, Sampler
+from .transfer import Transfer, mean_field_norms, trajectory
+
+Objective = Callable[[Problem, Transfer], Array]
+Optimizer = Literal["auto", "lm", "lbfgs", "adam"]
+
+# Objectives that are sums of squares, for Levenberg-Marquardt.
+RESIDUALS: dict[Objective, Residuals] = {wasserstein2: wasserstein2_residuals}
+
+
+class Task(NamedTuple):
+    """What the compiled search is specialised for (static, hence hashable)."""
+
+    sampler: Sampler
+    objective: Objective
+    free: tuple[str, ...]
+    optimizer: Optimizer
+    learning_rate: float
+
+
+class Setting(NamedTuple):
+    """What a search is given as arrays. Unconstrained weights are u = basis params."""
+
+    problem: Problem
+    levels: NoiseLevel
+    fixed: Guidance  # the weights that stay, name -> [S]
+    max_growth: Array  # log of max_amplification
+    basis: Guidance  # name -> [S, P]: identity for a free schedule, ones for a constant
+
+
+class Lane(NamedTuple):
+    """The optax search from one start; `Search` is its counterpart of least squares."""
+
+    params: Array  # [P]
+    state: optax.OptState
+    best_params: Array
+    loss: Array  # of best_params
+
+
+def choose_optimizer(
+    optimizer: Optimizer,
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    objective: Objective,
+) -> Optimizer:
+    """The optimizer that "auto" stands for; InputError if "lm" is asked for and does not apply."""
+    if optimizer not in ("auto", "lm", "lbfgs", "adam"):
+        raise InputError(f"optimizer = {optimizer!r}: allowed are auto, lm, lbfgs, adam")
+    if optimizer in ("lbfgs", "adam"):
+        return optimizer
+    norms = jax.eval_shape(partial(mean_field_norms, sampler), problem, levels, guidance)
+    applies = objective in RESIDUALS and problem.basis is None and norms.shape[1] == 0
+    if optimizer == "lm" and not applies:
+        raise InputError(
+            "optimizer = 'lm': needs the averaged W2, independent modes and a sampler without "
+            "norms; allowed here are lbfgs, adam"
+        )
+    return "lm" if applies else "lbfgs"
+
+
+@partial(jax.jit, static_argnames="sampler")
+def schedule_of(sampler: Sampler, setting: Setting, params: Array) -> Guidance:
+    """The schedule of a parameter vector [P], fixed weights included."""
+    u = {name: basis @ params for name, basis in setting.basis.items()}
+    return setting.fixed | constrain(sampler.constraint, u)
+
+
+def _overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
+    """Square roots of the penalty, [S], for the log amplification of each step: beyond the limit,
+    its excess, squared, times the variance of a pixel. So 10 % excess cost 1 % of the image."""
+    return jnp.sqrt(per_pixel(problem, problem.spectrum)) * jnp.maximum(growth - max_growth, 0)
+
+
+def _run(sampler: Sampler, setting: Setting, guidance: Guidance) -> tuple[Transfer, Array]:
+    """The total transfer and the overshoot [S] of a schedule."""
+    run = trajectory(sampler, setting.problem, setting.levels, guidance)
+    growth = jnp.log(run.amplification)
+    return run.total, _overshoot(setting.problem, setting.max_growth, growth)
+
+
+def guidance_loss(task: Task, setting: Setting, guidance: Guidance) -> Array:
+    transfer, overshoot = _run(task.sampler, setting, guidance)
+    return task.objective(setting.problem, transfer) + jnp.sum(overshoot**2)
+
+
+def _loss(task: Task, setting: Setting, params: Array) -> Array:
+    return guidance_loss(task, setting, schedule_of(task.sampler, setting, params))
+
+
+@partial(jax.jit, static_argnames="task")
+def losses_of(task: Task, setting: Setting, params: Array) -> Array:
+    """The losses of many parameter vectors [num, P]; an unstable sampler's is infinite."""
+    return finite(jax.lax.map(partial(_loss, task, setting), params, batch_size=16))
+
+
+def finite(losses: Array) -> Array:
+    return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+
+
+@partial(jax.jit, static_argnames=("task", "iterations"), donate_argnames="lanes")
+def search(
+    task: Task, setting: Setting, lanes: Search | Lane, iterations: int
+) -> tuple[Search | Lane, Array]:
+    """Some iterations of every lane; also the best losses so far, [iterations, lanes]."""
+    iterate = _lm_iteration if task.optimizer == "lm" else _optax_iteration
+
+    def run(lane: Search | Lane) -> tuple[Search | Lane, Array]:
+        def body(lane, _):
+            lane = iterate(task, setting, lane)
+            return lane, lane.loss
+
+        return jax.lax.scan(body, lane, length=iterations)
+
+    # optax is not written for strict promotion, which callers may have switched on.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return jax.vmap(run, out_axes=(0, 1))(lanes)
+
+
+def _lm_iteration(task: Task, setting: Setting, search: Search) -> Search:
+    sampler, problem, basis = task.sampler, setting.problem, setting.basis
+    residuals = RESIDUALS[task.objective]
+    constraint = partial(constrain, sampler.constraint)
+
+    def at(params: Array) -> Array:
+        transfer, overshoot = _run(sampler, setting, schedule_of(sampler, setting, params))
+        return jnp.concatenate([residuals(problem, transfer), overshoot])
+
+    def linearised(params: Array) -> tuple[Array, Array]:
+        u = {name: basis[name] @ params for name in task.free}
+        weights, slopes = jax.jvp(constraint, (u,), (jax.tree.map(jnp.ones_like, u),))
+        guidance = setting.fixed | weights
+        misfit, growth = linearise(sampler, problem, setting.levels, guidance, task.free, residuals)
+        overshoot, push = jax.linearize(
+            partial(_overshoot, problem, setting.max_growth), growth.values
+        )
+        values = jnp.concatenate([misfit.values, overshoot])
+        jacobian = jnp.zeros((values.size, params.size), values.dtype)
+        for name in task.free:
+            by_weight = jnp.concatenate(
+                [misfit.jacobian[name], jax.vmap(push)(growth.jacobian[name])], axis=1
+            )
+            jacobian += (slopes[name][:, None] * by_weight).T @ basis[name]
+        return values, jacobian
+
+    return levenberg_marquardt(search, at, linearised)
+
+
+def _optax_iteration(task: Task, setting: Setting, lane: Lane) -> Lane:
+    loss = partial(_loss, task, setting)
+    if task.optimizer == "lbfgs":
+        value_and_grad = optax.value_and_grad_from_state(loss)
+        value, grad = value_and_grad(lane.params, state=lane.state)
+        more = {"value": value, "grad": grad, "value_fn": loss}
+    else:
+        value, grad = jax.value_and_grad(loss)(lane.params)
+        more = {}
+    better = value < lane.loss  # False for NaN
+    updates, state = _transformation(task).update(grad, lane.state, lane.params, **more)
+    return Lane(
+        jnp.asarray(optax.apply_updates(lane.params, updates)),
+        state,
+        jnp.where(better, lane.params, lane.best_params),
+        jnp.where(better, value, lane.loss),
+    )
+
+
+def _transformation(task: Task) -> optax.GradientTransformationExtraArgs:
+    if task.optimizer == "lbfgs":
+        return optax.lbfgs()
+    return optax.with_extra_args_support(optax.adam(task.learning_rate))
+
+
+@partial(jax.jit, static_argnames="task")
+def begin(task: Task, params: Array) -> Search | Lane:
+    """Lanes at their starts, params [lanes, P]."""
+
+    def lane(params: Array) -> Search | Lane:
+        if task.optimizer == "lm":
+            return initial_search(params)
+        state = _transformation(task).init(params)
+        return Lane(params, state, params, jnp.full((), jnp.inf, params.dtype))
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        # optax starts with weakly typed numbers and goes on with strong ones: compiled twice.
+        return jax.tree.map(
+            lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), jax.vmap(lane)(params)
+        )
+
+
+def best_params(lanes: Search | Lane) -> Array:
+    """The parameters of the best lane, [P]."""
+    params = lanes.params if isinstance(lanes, Search) else lanes.best_params
+    return params[jnp.argmin(lanes.loss)]
