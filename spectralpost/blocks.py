@@ -7,6 +7,8 @@ or [B, k].
 import jax.numpy as jnp
 from jax import Array
 
+from .noise import safe_sqrt
+
 
 def apply_gain(gain: Array, x: Array) -> Array:
     """gain x: a signal; x may have axes before, such as planes."""
@@ -18,6 +20,21 @@ def apply_gain(gain: Array, x: Array) -> Array:
 def multiply(left: Array, right: Array) -> Array:
     """left right: a gain."""
     return left * right if left.ndim == 1 else left @ right
+
+
+def divide(gain: Array, x: Array) -> Array:
+    """gain^-1 x: a signal."""
+    if gain.ndim == 1:
+        return x / gain
+    return jnp.linalg.solve(gain, x[..., None])[..., 0]
+
+
+def root(cov: Array) -> Array:
+    """The symmetric square root of a covariance: a gain."""
+    if cov.ndim == 1:
+        return safe_sqrt(cov)
+    values, vectors = jnp.linalg.eigh(cov)
+    return (vectors * safe_sqrt(values)[..., None, :]) @ vectors.mT
 
 
 def congruence(gain: Array, cov: Array | None = None) -> Array:

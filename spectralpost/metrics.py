@@ -10,7 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from .blocks import apply_gain, congruence, diagonal
+from .blocks import apply_gain, congruence, diagonal, root
 from .images import PIXEL_RANGE, PixelRange
 from .noise import safe_sqrt
 from .problem import (
@@ -138,7 +138,5 @@ def _bures(problem: Problem, cov: Array, target: Array) -> Array:
     """Squared Bures distance per pixel: tr(cov + target - 2 (target^1/2 cov target^1/2)^1/2)."""
     if problem.basis is None:
         return per_pixel(problem, (safe_sqrt(cov) - safe_sqrt(target)) ** 2)
-    values, vectors = jnp.linalg.eigh(target)
-    root = (vectors * safe_sqrt(values)[..., None, :]) @ vectors.mT
-    cross = safe_sqrt(jnp.linalg.eigvalsh(root @ cov @ root))
+    cross = safe_sqrt(jnp.linalg.eigvalsh(congruence(root(target), cov)))
     return per_pixel(problem, diagonal(cov) + diagonal(target) - 2 * cross)

@@ -40,6 +40,8 @@ class Measurement(NamedTuple):
     response: Array  # [..., F] | [..., B, k]
     sigma_y: Array  # []
     norm: Callable[[Array], Array]  # of a whole image; its mean-field value in closed forms
+    # (operator, r) -> operator^-1 r, for a positive definite operator on measurements
+    solve: Callable[[Callable[[Array], Array], Array], Array]
 
 
 class Posterior(NamedTuple):

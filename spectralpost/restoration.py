@@ -20,6 +20,9 @@ from .problem import Measurement
 from .step import Guidance, Sampler
 from .transfer import check_guidance
 
+# Of the relative residual; well below what sampling noise hides.
+CG_TOLERANCE, CG_ITERATIONS = 1e-6, 200
+
 PixelDenoiser = Callable[[Array, NoiseLevel], Array]
 
 
@@ -134,6 +137,10 @@ def simulate(
     return Moments(jnp.asarray(mean), jnp.asarray(squares) / (count - 1), count)
 
 
+def _conjugate_gradients(operator: Callable[[Array], Array], r: Array) -> Array:
+    return jax.scipy.sparse.linalg.cg(operator, r, tol=CG_TOLERANCE, maxiter=CG_ITERATIONS)[0]
+
+
 @partial(jax.jit, static_argnames=("sampler", "degradation", "function"))
 def _restore(
     sampler: Sampler,
@@ -156,7 +163,7 @@ def _restore(
     def one(image: Array, key: Array) -> Array:
         y = degradation.to_measurement_modes(image)
         response = jnp.broadcast_to(degradation.response.astype(y.dtype), y.shape)
-        measurement = Measurement(response, sigma_y, jnp.linalg.norm)
+        measurement = Measurement(response, sigma_y, jnp.linalg.norm, _conjugate_gradients)
         start_key, key = jax.random.split(key)
         t, s = step_pairs(levels)
         first = jax.tree.map(lambda leaf: leaf[0], levels)

@@ -3,7 +3,7 @@
 A sampler is its published update, written once, in mode coordinates. Transfer functions are its
 derivative (`transfer`), real images run it (`restore`), schedules are learned through it (`learn`).
 An update may use array arithmetic that treats every mode alike, `denoise` and its derivatives
-(`jax.vjp`), and `measurement.norm`; nothing else may couple modes.
+(`jax.vjp`), `measurement.norm` and `measurement.solve`; nothing else may couple modes.
 """
 
 from collections.abc import Callable
@@ -38,6 +38,11 @@ def pure_noise(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array
     return level.sigma * eps
 
 
+def state_is_image(level: NoiseLevel) -> Array:
+    """The state is x_t, whose mean is alpha_t times the prior's: all but RED-diff."""
+    return level.alpha
+
+
 # Compared and hashed by identity: a sampler is a static argument of jitted functions, so factories
 # return the same object for the same options (functools.cache).
 @dataclass(frozen=True, eq=False)
@@ -49,9 +54,13 @@ class Sampler:
     heuristic   (problem, levels, factor=1) -> guidance, leaves [S]: the published defaults as a
                 schedule, with the constant that people tune multiplied by `factor`
     constraint  weight name -> "nonnegative" or "unit" (between 0 and 1)
-    start       (measurement, level, y, eps) -> x_T, affine in (y, eps)
     reference   title, year, arXiv number
     summary     the update in one line
+    start       (measurement, level, y, eps) -> x_T, affine in (y, eps)
+    centre      level -> what multiple of the prior mean the state is an estimate of
+    equivariant whether a step commutes with a shift of the prior mean: x_t by centre(t) mean, y by
+                H mean, x_s by centre(s) mean. False for a few official codes that compare the
+                state of one level with the measurement at another
     """
 
     name: str
@@ -61,6 +70,8 @@ class Sampler:
     reference: str
     summary: str
     start: Start = field(default=pure_noise)
+    centre: Callable[[NoiseLevel], Array] = field(default=state_is_image)
+    equivariant: bool = True
 
 
 def noise_estimate(x_t: Array, x_hat: Array, t: NoiseLevel) -> Array:
@@ -69,17 +80,75 @@ def noise_estimate(x_t: Array, x_hat: Array, t: NoiseLevel) -> Array:
 
 
 def ddim_step(
-    t: NoiseLevel, s: NoiseLevel, x_hat: Array, eps_hat: Array, eps: Array, eta: Array
+    t: NoiseLevel,
+    s: NoiseLevel,
+    x_hat: Array,
+    eps_hat: Array,
+    eps: Array,
+    eta: Array,
+    *,
+    draw: bool = True,
 ) -> Array:
     """x_s = alpha_s x_hat + sigma_s sqrt(1 - eta^2 tau^2) eps_hat + eta sigma_s tau eps.
 
     tau^2 = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2. eta = 0 is deterministic; eta = 1 is DDPM's
-    ancestral step with its smaller ("fixed small") variance. Song, Meng, Ermon, "Denoising
+    ancestral step with its smaller ("fixed small") variance. draw=False leaves out the fresh noise,
+    whose standard deviation is `ddim_std`. Song, Meng, Ermon, "Denoising
     Diffusion Implicit Models", 2020 (arXiv 2010.02502).
     """
-    tau2 = 1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2
-    eta_tau = eta * safe_sqrt(tau2)
-    return s.alpha * x_hat + s.sigma * safe_sqrt(1 - eta_tau**2) * eps_hat + s.sigma * eta_tau * eps
+    kept = safe_sqrt(1 - eta**2 * fresh_share(t, s))
+    x_s = s.alpha * x_hat + s.sigma * kept * eps_hat
+    return x_s + ddim_std(t, s, eta) * eps if draw else x_s
+
+
+def ddim_std(t: NoiseLevel, s: NoiseLevel, eta: Array) -> Array:
+    """Standard deviation eta sigma_s tau of the fresh noise of `ddim_step`."""
+    return eta * s.sigma * safe_sqrt(fresh_share(t, s))
+
+
+def fresh_share(t: NoiseLevel, s: NoiseLevel) -> Array:
+    """tau^2 = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2: the share of the noise of level s that
+    DDPM draws afresh."""
+    return 1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2
+
+
+def ddnm_step(s: NoiseLevel, x_hat: Array, eps_hat: Array, eps: Array, eta: Array) -> Array:
+    """x_s = alpha_s x_hat + sigma_s (sqrt(1 - eta^2) eps_hat + eta eps).
+
+    The step of DDNM, DDRM and DDS. Its eta is not DDIM's: 0.85 replaces 0.85^2 of the variance at
+    every step, however small the step.
+    """
+    return s.alpha * x_hat + s.sigma * (safe_sqrt(1 - eta**2) * eps_hat + eta * eps)
+
+
+def heun_step(denoise: Denoise, t: NoiseLevel, s: NoiseLevel, x_t: Array) -> Array:
+    """One step of Heun's method on the probability flow, two calls of `denoise`.
+
+        d(x/alpha) / d(sigma/alpha) = eps_hat(x) = (x - alpha denoise(x)) / sigma
+
+    Its Euler step is DDIM(0). Where Heun's slope does not exist, at alpha_t = 0 or sigma_s = 0, the
+    Euler step is taken. Karras et al., "Elucidating the Design Space of Diffusion-Based Generative
+    Models", 2022 (arXiv 2206.00364).
+    """
+    x_hat = denoise(x_t, t)
+    eps_t = noise_estimate(x_t, x_hat, t)
+    euler = s.alpha * x_hat + s.sigma * eps_t
+    exists = (t.alpha > 0) & (s.sigma > 0)
+    end = NoiseLevel(s.alpha, jnp.where(exists, s.sigma, 1))
+    eps_s = noise_estimate(euler, denoise(euler, end), end)
+    width = s.sigma - s.alpha * t.sigma / jnp.where(exists, t.alpha, 1)
+    return euler + jnp.where(exists, width / 2, 0) * (eps_s - eps_t)
+
+
+def pseudo_inverse(h: Array, threshold: float) -> Array:
+    """1 / h, and 0 for singular values h that are not above the threshold."""
+    kept = h > threshold
+    return jnp.where(kept, 1 / jnp.where(kept, h, 1), 0)
+
+
+def projection(h: Array, threshold: float) -> Array:
+    """H^+ H in mode coordinates: 1 for the modes that `pseudo_inverse` keeps, else 0."""
+    return (h > threshold).astype(h.dtype)
 
 
 def constant(value: float | Array, levels: NoiseLevel) -> Array:

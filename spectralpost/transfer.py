@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .blocks import apply_gain, congruence, diagonal, identity_gain, multiply
+from .blocks import apply_gain, congruence, diagonal, divide, identity_gain, multiply
 from .errors import InputError
 from .noise import NoiseLevel, num_steps_of, step_pairs
 from .prior import noisy_variance
@@ -42,7 +42,7 @@ class Transfer(NamedTuple):
     state_gain: Array  # [F] | [B, k, k]
     data_gain: Array  # [F] | [B, k, k]
     noise_cov: Array  # variances [F] | covariances [B, k, k]
-    offset: Array  # [F] | [B, k]; 0 for every step, not for a start that does not know the mean
+    offset: Array  # [F] | [B, k]; 0 for most steps, not for a start that does not know the mean
 
 
 class Trajectory(NamedTuple):
@@ -84,14 +84,15 @@ def step_transfer(
     `norms` are the norms that the sampler divides by, in order (see `mean_field_norms`).
     """
 
-    def update(x_t: Array, y: Array, eps: Array) -> Array:
+    def update(mean: Array | None, *inputs: Array) -> Array:
         remaining = iter(norms)
         norm = lambda u: next(remaining)  # noqa: E731
-        return _update(sampler, problem, t, s, guidance_t, norm, x_t, y, eps)
+        return _update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
 
-    state_gain, data_gain, noise_gain = _slopes(update, problem, 3)
-    offset = jnp.zeros_like(problem.spectrum)
-    return Transfer(state_gain, data_gain, congruence(noise_gain), offset)
+    transfer = _affine(sampler, problem, t, update)
+    if sampler.equivariant:
+        return transfer
+    return transfer._replace(offset=transfer.offset - sampler.centre(s) * problem.mean)
 
 
 def start_transfer(sampler: Sampler, problem: Problem, level: NoiseLevel) -> Transfer:
@@ -99,14 +100,14 @@ def start_transfer(sampler: Sampler, problem: Problem, level: NoiseLevel) -> Tra
 
     The offset is what the start, which does not know the prior mean, misses of alpha_T mean.
     """
-    measurement = Measurement(problem.response, problem.sigma_y, jnp.linalg.norm)
+    measurement = _measurement(problem, jnp.linalg.norm)
 
     def start(eps: Array, y: Array) -> Array:
         return sampler.start(measurement, level, y, eps)
 
     state_gain, data_gain = _slopes(start, problem, 2)
     at_mean = start(jnp.zeros_like(problem.mean), problem.response * problem.mean)
-    offset = at_mean - level.alpha * problem.mean
+    offset = at_mean - sampler.centre(level) * problem.mean
     return Transfer(state_gain, data_gain, jnp.zeros_like(state_gain), offset)
 
 
@@ -166,6 +167,11 @@ def second_moment(problem: Problem, law: Transfer) -> Array:
     return num_pixels(problem) * per_pixel(problem, _mean_square(problem, law))
 
 
+def solver(problem: Problem) -> Callable[[Callable[[Array], Array], Array], Array]:
+    """The exact `Measurement.solve`: an operator that keeps modes (blocks) apart, read off it."""
+    return lambda operator, r: divide(_slopes(operator, problem, 1)[0], r)
+
+
 def check_guidance(sampler: Sampler, levels: NoiseLevel, guidance: Guidance) -> None:
     """InputError unless guidance has just the sampler's weights, each of shape [S]."""
     wanted, steps = sampler.constraint, num_steps_of(levels)
@@ -215,25 +221,37 @@ def _norms(
     """
     norms: list[Array] = []
 
-    def asked(*inputs: Array) -> list[Array]:
+    def asked(mean: Array | None, *inputs: Array) -> list[Array]:
         seen: list[Array] = []
 
         def norm(u: Array) -> Array:
             seen.append(u)
             return norms[len(seen) - 1] if len(seen) <= len(norms) else jnp.ones((), u.dtype)
 
-        _update(sampler, problem, t, s, guidance_t, norm, *inputs)
+        _update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
         return seen
 
-    count = len(jax.eval_shape(asked, *[problem.spectrum] * 3))
-    if count == 0:
-        return norms
+    count = len(jax.eval_shape(asked, None, *[problem.spectrum] * 3))
     for i in range(count):
-        state_gain, data_gain, noise_gain = _slopes(lambda *x, i=i: asked(*x)[i], problem, 3)
-        offset = jnp.zeros_like(problem.spectrum)
-        u = Transfer(state_gain, data_gain, congruence(noise_gain), offset)
+        u = _affine(sampler, problem, t, lambda *inputs, i=i: asked(*inputs)[i])
         norms.append(jnp.sqrt(second_moment(problem, compose(law, u))))
     return norms
+
+
+def _affine(
+    sampler: Sampler, problem: Problem, t: NoiseLevel, fn: Callable[..., Array]
+) -> Transfer:
+    """The transfer of fn(mean, x_t, y, eps), affine in the last three.
+
+    With mean None all is relative to the prior mean. The offset is fn where x_t and y are just
+    what the mean gives, or 0 where that is known.
+    """
+    gains = _slopes(partial(fn, None), problem, 3)
+    offset = jnp.zeros_like(problem.spectrum)
+    if not sampler.equivariant:
+        mean = problem.mean
+        offset = fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)
+    return Transfer(gains[0], gains[1], congruence(gains[2]), offset)
 
 
 def _update(
@@ -243,12 +261,24 @@ def _update(
     s: NoiseLevel,
     guidance_t: Guidance,
     norm: Norm,
+    mean: Array | None,
     x_t: Array,
     y: Array,
     eps: Array,
 ) -> Array:
-    measurement = Measurement(problem.response, problem.sigma_y, norm)
-    return sampler.update(partial(denoise, problem), measurement, t, s, x_t, y, eps, guidance_t)
+    """One update with the exact denoiser, for signals relative to the prior mean or (mean given)
+    as they are."""
+
+    def denoiser(x: Array, level: NoiseLevel) -> Array:
+        if mean is None:
+            return denoise(problem, x, level)
+        return mean + denoise(problem, x - level.alpha * mean, level)
+
+    return sampler.update(denoiser, _measurement(problem, norm), t, s, x_t, y, eps, guidance_t)
+
+
+def _measurement(problem: Problem, norm: Norm) -> Measurement:
+    return Measurement(problem.response, problem.sigma_y, norm, solver(problem))
 
 
 def _slopes(fn: Callable[..., Array], problem: Problem, num_args: int) -> list[Array]:

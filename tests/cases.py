@@ -1,7 +1,8 @@
 """The table of samplers, grids, and small problems that exist twice: as a `Problem` and dense.
 
 A new sampler pays one row of `ROWS` and one function in `literal.py`; every test that runs over
-`ROWS` then checks it.
+`ROWS` then checks it. `VARIANTS` are options of these that change the update or the start: they are
+compared with their literal versions too.
 """
 
 import functools
@@ -26,10 +27,20 @@ from spectralpost.noise import (
 )
 from spectralpost.prior import Prior
 from spectralpost.problem import Problem, image_problem, make_problem
+from spectralpost.samplers.daps import daps
+from spectralpost.samplers.ddnm import ddnm
+from spectralpost.samplers.ddrm import ddrm
+from spectralpost.samplers.dds import dds
 from spectralpost.samplers.diffpir import diffpir
+from spectralpost.samplers.dmps import dmps
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.exact import exact
+from spectralpost.samplers.ilvr import ilvr
+from spectralpost.samplers.mcg import mcg
+from spectralpost.samplers.mpgd import mpgd
 from spectralpost.samplers.pigdm import pigdm
+from spectralpost.samplers.reddiff import reddiff
+from spectralpost.samplers.tmpd import tmpd
 from spectralpost.step import Sampler
 from spectralpost.transfer import Transfer, sampler_transfer, step_transfer
 
@@ -47,6 +58,12 @@ def _ddim_noise(levels: NoiseLevel, guidance: dict) -> tuple[np.ndarray, np.ndar
     return sigma[1:] * np.sqrt(1 - eta**2 * tau2), sigma[1:] * eta * np.sqrt(tau2)
 
 
+def _ddnm_noise(levels: NoiseLevel, guidance: dict) -> tuple[np.ndarray, np.ndarray]:
+    """The same of the step of DDNM, whose eta is another one."""
+    sigma_s, eta = np.asarray(levels.sigma)[1:], np.asarray(guidance["eta"])
+    return sigma_s * np.sqrt(1 - eta**2), sigma_s * eta
+
+
 def _diffpir_noise(levels: NoiseLevel, guidance: dict) -> tuple[np.ndarray, np.ndarray]:
     sigma_s, zeta = np.asarray(levels.sigma)[1:], np.asarray(guidance["zeta"])
     return sigma_s * np.sqrt(1 - zeta), sigma_s * np.sqrt(zeta)
@@ -62,29 +79,31 @@ class Row(NamedTuple):
     unguided: dict[str, float] | None
     # ... and what is left then: the share of eps_hat and of fresh noise in x_s.
     noise: Callable[[NoiseLevel, dict], tuple[np.ndarray, np.ndarray]]
-    # Does it know sigma_y, so that useless measurements are ignored?
-    knows_sigma_y: bool
+    # The data gain falls like 1 / sigma_y^decay for useless measurements (0: sigma_y is not used).
+    decay: int
     heuristic: dict[str, float] | None  # the published constants (None: not constant)
 
 
+UNIT = (0.0, 1.0)
+
 ROWS = {
-    "exact": Row(exact, "exact", {"eta": (0, 1)}, None, _ddim_noise, True, {"eta": 0.0}),
+    "exact": Row(exact, "exact", {"eta": UNIT}, None, _ddim_noise, 2, {"eta": 0.0}),
     "dps": Row(
         lambda problem: dps(),
         "dps",
-        {"zeta": (0.05, 0.3), "eta": (0, 1)},
+        {"zeta": (0.05, 0.3), "eta": UNIT},
         {"zeta": 0.0},
         _ddim_noise,
-        False,
+        0,
         None,
     ),
     "pigdm": Row(
         lambda problem: pigdm(),
         "pigdm",
-        {"weight": (0.3, 1.2), "eta": (0, 1)},
+        {"weight": (0.3, 1.2), "eta": UNIT},
         {"weight": 0.0},
         _ddim_noise,
-        True,
+        2,
         {"weight": 1.0, "eta": 0.0},
     ),
     "diffpir": Row(
@@ -93,10 +112,124 @@ ROWS = {
         {"lambda_": (0.3, 2), "zeta": (0.1, 0.9)},
         {"lambda_": 1e30},
         _diffpir_noise,
-        True,
+        2,
         {"lambda_": 1.0, "zeta": 0.1},
     ),
+    "ddnm": Row(
+        lambda problem: ddnm(), "ddnm_plus", {"eta": UNIT}, None, _ddnm_noise, 1, {"eta": 0.85}
+    ),
+    "ddrm": Row(
+        lambda problem: ddrm(),
+        "ddrm",
+        {"eta_b": UNIT, "eta": UNIT},
+        None,
+        _ddnm_noise,
+        1,
+        {"eta_b": 1.0, "eta": 0.85},
+    ),
+    "mpgd": Row(
+        lambda problem: mpgd(),
+        "mpgd",
+        {"scale": (0.1, 0.6), "eta": UNIT},
+        {"scale": 0.0},
+        _ddim_noise,
+        0,
+        None,
+    ),
+    "dmps": Row(
+        lambda problem: dmps(),
+        "dmps",
+        {"scale": (0.1, 0.6), "eta": UNIT},
+        {"scale": 0.0},
+        _ddim_noise,
+        2,
+        {"scale": 1.75, "eta": 1.0},
+    ),
+    "tmpd": Row(
+        lambda problem: tmpd(),
+        "tmpd",
+        {"weight": (0.3, 1.2), "eta": UNIT},
+        {"weight": 0.0},
+        _ddim_noise,
+        2,
+        {"weight": 1.0, "eta": 1.0},
+    ),
+    "dds": Row(
+        lambda problem: dds(),
+        "dds",
+        {"gamma": (0.2, 2), "eta": UNIT},
+        {"gamma": 0.0},
+        _ddnm_noise,
+        0,
+        {"gamma": 1.0, "eta": 0.85},
+    ),
+    "mcg": Row(
+        lambda problem: mcg(),
+        "mcg",
+        {"zeta": (0.05, 0.3), "eta": UNIT},
+        None,
+        _ddim_noise,
+        0,
+        None,
+    ),
+    "ilvr": Row(
+        lambda problem: ilvr(),
+        "ilvr",
+        {"weight": (0.1, 0.9), "eta": UNIT},
+        {"weight": 0.0},
+        _ddim_noise,
+        0,
+        None,
+    ),
+    "reddiff": Row(
+        lambda problem: reddiff(),
+        "reddiff",
+        {"lr": (0.1, 0.5), "lambda_": (0.1, 1)},
+        None,
+        _ddim_noise,
+        0,
+        None,
+    ),
+    # Rates at which 100 Langevin steps are stable, and do something, on every grid.
+    "daps": Row(
+        lambda problem: daps(),
+        "daps",
+        {"lr": (1e-5, 5e-5), "precision": (400, 2500)},
+        None,
+        _ddim_noise,
+        0,
+        None,
+    ),
 }
+
+VARIANTS = {
+    "exact, kernel": ROWS["exact"]._replace(
+        make=lambda problem: exact(problem, "kernel"), literal="exact_kernel", ranges={}
+    ),
+    "exact, flow": ROWS["exact"]._replace(
+        make=lambda problem: exact(problem, "flow"), literal="exact_flow", ranges={}
+    ),
+    "pigdm, noiseless": ROWS["pigdm"]._replace(
+        make=lambda problem: pigdm(noiseless=True), literal="pigdm_noiseless"
+    ),
+    "pigdm, from y": ROWS["pigdm"]._replace(
+        make=lambda problem: pigdm(start_from_y=True), literal="pigdm_from_y"
+    ),
+    "ddnm, noiseless": ROWS["ddnm"]._replace(
+        make=lambda problem: ddnm(noiseless=True), literal="ddnm"
+    ),
+    "dmps, paper": ROWS["dmps"]._replace(
+        make=lambda problem: dmps(variant="paper"), literal="dmps_paper"
+    ),
+    "mcg, level s": ROWS["mcg"]._replace(make=lambda problem: mcg(level="s"), literal="mcg_paper"),
+    "ilvr, level s": ROWS["ilvr"]._replace(
+        make=lambda problem: ilvr(level="s"), literal="ilvr_paper"
+    ),
+    "ilvr, projection": ROWS["ilvr"]._replace(
+        make=lambda problem: ilvr(low_pass="projection"), literal="ilvr_projection"
+    ),
+}
+ALL = {**ROWS, **VARIANTS}
 
 NUM_STEPS = 5
 GRIDS: dict[str, Callable[[int], NoiseLevel]] = {
@@ -111,7 +244,7 @@ GRIDS: dict[str, Callable[[int], NoiseLevel]] = {
 def random_guidance(name: str, seed: int, num_steps: int = NUM_STEPS) -> dict:
     """Weights drawn from the row's ranges, leaves [S]."""
     rng = np.random.default_rng(seed)
-    ranges = ROWS[name].ranges
+    ranges = ALL[name].ranges
     return {key: rng.uniform(*ranges[key], num_steps) for key in ranges}
 
 
@@ -123,7 +256,7 @@ def total_and_steps(name: str) -> Callable[..., tuple[Transfer, Transfer]]:
     """
 
     def transfers(problem: Problem, levels: NoiseLevel, guidance: dict):
-        sampler = ROWS[name].make(problem)
+        sampler = ALL[name].make(problem)
         one = functools.partial(step_transfer, sampler, problem)
         steps = jax.vmap(one)(*step_pairs(levels), guidance)
         return sampler_transfer(sampler, problem, levels, guidance), steps
@@ -292,21 +425,29 @@ def literal_total(name: str, twin: Twin, levels: NoiseLevel, guidance: dict) -> 
     weights = {key: np.asarray(value) for key, value in guidance.items()}
     return Affine(
         *literal.affine(
-            ROWS[name].literal, twin.H, twin.mu, twin.C, twin.sigma_y, alphas, sigmas, weights
+            ALL[name].literal, twin.H, twin.mu, twin.C, twin.sigma_y, alphas, sigmas, weights
         )
     )
 
 
 def literal_steps(name: str, twin: Twin, levels: NoiseLevel, guidance: dict) -> list[Affine]:
     """Each literal step alone, from x_t and y, in pixels."""
-    levels = NoiseLevel(*map(np.asarray, levels))
+    alphas, sigmas = map(np.asarray, levels)
     guidance = {key: np.asarray(value) for key, value in guidance.items()}
     steps = []
-    for i in range(len(levels.sigma) - 1):
-        two = NoiseLevel(levels.alpha[i : i + 2], levels.sigma[i : i + 2])
-        weights = {key: value[i : i + 1] for key, value in guidance.items()}
-        step = literal_total(name, twin, two, weights)
-        steps.append(step._replace(A=step.A / float(two.sigma[0])))
+    for i in range(len(sigmas) - 1):
+        step = literal.affine(
+            ALL[name].literal,
+            twin.H,
+            twin.mu,
+            twin.C,
+            twin.sigma_y,
+            alphas[i : i + 2],
+            sigmas[i : i + 2],
+            {key: value[i : i + 1] for key, value in guidance.items()},
+            from_state=True,
+        )
+        steps.append(Affine(*step))
     return steps
 
 

@@ -56,7 +56,8 @@ def test_simulation_has_the_predicted_law(name, getkey):
     levels = ve_karras(8, sigma_max=3.0, sigma_min=0.05)
     guidance = random_guidance(name, 0, num_steps=8)
     transfer = total(name)(problem, levels, guidance)
-    assert np.abs(transfer.offset).max() > 0.01
+    # ... except for those that overwrite the measured modes, whose start is forgotten.
+    assert np.abs(transfer.offset).max() > 0.01 or name in ("ddnm", "ddrm", "daps", "mcg")
     y = measure(degradation, prior_samples(prior, 1)[0, 0], SIGMA_Y, getkey())
     moments = simulate(
         ROWS[name].make(problem),
@@ -197,7 +198,8 @@ def test_planes_of_one_image_do_not_mix(name, setup):
     assert out.shape == y.shape
     assert np.all(np.isfinite(out))
     changed = run(sampler, setup, y.at[1].add(1.0), guidance)
-    np.testing.assert_allclose(changed[::2], out[::2], atol=1e-13)
+    # TMPD solves for all planes at once, by conjugate gradients up to a relative 1e-6.
+    np.testing.assert_allclose(changed[::2], out[::2], atol=1e-4 if name == "tmpd" else 1e-13)
     assert np.abs(changed[1] - out[1]).max() > 1e-3
 
 

@@ -1,19 +1,40 @@
 """Published samplers, one a file. A new one is a file and a line in this table."""
 
+import inspect
 from collections.abc import Callable
 
 from ..errors import InputError
 from ..step import Sampler
+from .daps import daps
+from .ddnm import ddnm
+from .ddrm import ddrm
+from .dds import dds
 from .diffpir import diffpir
+from .dmps import dmps
 from .dps import dps
 from .exact import exact
+from .ilvr import ilvr
+from .mcg import mcg
+from .mpgd import mpgd
 from .pigdm import pigdm
+from .reddiff import reddiff
+from .tmpd import tmpd
 
 SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "exact": exact,
     "dps": dps,
     "pigdm": pigdm,
+    "ddnm": ddnm,
+    "ddrm": ddrm,
     "diffpir": diffpir,
+    "mpgd": mpgd,
+    "dmps": dmps,
+    "tmpd": tmpd,
+    "dds": dds,
+    "mcg": mcg,
+    "ilvr": ilvr,
+    "reddiff": reddiff,
+    "daps": daps,
 }
 
 
@@ -22,6 +43,7 @@ def make_sampler(name: str, **options: object) -> Sampler:
     if name not in SAMPLERS:
         raise InputError(f"sampler = {name!r}: allowed are {', '.join(SAMPLERS)}")
     try:
-        return SAMPLERS[name](**options)
+        inspect.signature(SAMPLERS[name]).bind(**options)
     except TypeError as error:
         raise InputError(f"sampler {name!r} with options {options}: {error}") from error
+    return SAMPLERS[name](**options)

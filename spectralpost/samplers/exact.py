@@ -1,24 +1,49 @@
-"""The exact conditional mean through DDIM: the reference that a guided sampler approximates."""
+"""The exact references: what sampling would be if the prior's covariance were known."""
 
+from typing import Literal
+
+import jax.numpy as jnp
 from jax import Array
 
-from ..blocks import apply_gain
+from ..blocks import apply_gain, identity_gain, root
+from ..errors import InputError
 from ..noise import NoiseLevel
 from ..problem import Measurement, Problem, condition, denoiser_cov
-from ..step import Denoise, Guidance, Sampler, constant, ddim_step, noise_estimate
+from ..step import (
+    Denoise,
+    Guidance,
+    Sampler,
+    constant,
+    ddim_step,
+    fresh_share,
+    heun_step,
+    noise_estimate,
+)
+
+KINDS = ("score", "flow", "kernel")
 
 
-def exact(problem: Problem) -> Sampler:
-    """E[x_0 | x_t, y] in place of the denoiser, then DDIM(eta). Closes over the problem.
+def exact(problem: Problem, kind: Literal["score", "flow", "kernel"] = "score") -> Sampler:
+    """E[x_0 | x_t, y] in place of the denoiser. Closes over the problem.
 
         x_hat' = x_hat + C_t H^T (H C_t H^T + sigma_y^2)^-1 (y - H x_hat),  C_t = Cov(x_0 | x_t)
-        x_s    = DDIM(x_hat', eps recomputed from x_hat')
 
-    No published sampler: it knows the prior covariance, and the only error left is that of taking
-    finitely many steps. Equal to DDIM with the exact conditional score.
+    No published sampler: it knows the prior covariance. Three references, told apart by what is
+    left of the error of taking finitely many steps:
 
-    Weights: eta, stochasticity, in [0, 1] (default 0).
+    "score"   x_s = DDIM(x_hat', eps recomputed from x_hat'), the exact conditional score in DDIM
+              (eta = 0, which is Euler's method on the probability flow) or DDPM (eta = 1). DDPM's
+              noise lacks the part a^2 Cov(x_0 | x_t, y) that is not known to be there
+    "flow"    Heun's method on the probability flow of the posterior: second order, two calls
+    "kernel"  draws from p(x_s | x_t, y) itself, whose mean is DDPM's and whose covariance is
+              sigma_s^2 tau^2 + a^2 Cov(x_0 | x_t, y) with a the share of x_0 in that mean: no
+              discretisation error however large the step. What is left is the start, N(0,
+              sigma_T^2) instead of the law of x_T given y
+
+    Weights of "score": eta, stochasticity, in [0, 1] (default 0); none of the others.
     """
+    if kind not in KINDS:
+        raise InputError(f"kind = {kind!r}: allowed are {', '.join(KINDS)}")
 
     def update(
         denoise: Denoise,
@@ -30,16 +55,36 @@ def exact(problem: Problem) -> Sampler:
         eps: Array,
         guidance_t: Guidance,
     ) -> Array:
-        x_hat = denoise(x_t, t)
-        gain = condition(problem, denoiser_cov(problem, t)).gain
-        x_hat = x_hat + apply_gain(gain, y - measurement.response * x_hat)
-        return ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), eps, guidance_t["eta"])
+        def conditional(x: Array, level: NoiseLevel) -> Array:
+            x_hat = denoise(x, level)
+            gain = condition(problem, denoiser_cov(problem, level)).gain
+            return x_hat + apply_gain(gain, y - measurement.response * x_hat)
+
+        if kind == "flow":
+            return heun_step(conditional, t, s, x_t)
+        x_hat = conditional(x_t, t)
+        eps_hat = noise_estimate(x_t, x_hat, t)
+        if kind == "score":
+            return ddim_step(t, s, x_hat, eps_hat, eps, guidance_t["eta"])
+        one = identity_gain(problem.spectrum)
+        cov = condition(problem, denoiser_cov(problem, t)).cov
+        tau2 = fresh_share(t, s)
+        a = s.alpha - t.alpha**2 * s.sigma**2 / (s.alpha * t.sigma**2)
+        spread = apply_gain(root(s.sigma**2 * tau2 * one + a**2 * cov), eps)
+        eta = jnp.ones_like(tau2)
+        return ddim_step(t, s, x_hat, eps_hat, eps, eta, draw=False) + spread
 
     return Sampler(
         name="exact",
         update=update,
-        heuristic=lambda problem, levels, factor=1.0: {"eta": constant(0.0, levels)},
-        constraint={"eta": "unit"},
+        heuristic=lambda problem, levels, factor=1.0: (
+            {"eta": constant(0.0, levels)} if kind == "score" else {}
+        ),
+        constraint={"eta": "unit"} if kind == "score" else {},
         reference="Gaussian conditioning",
-        summary="DDIM(eta) with E[x_0 | x_t, y]",
+        summary={
+            "score": "DDIM(eta) with E[x_0 | x_t, y]",
+            "flow": "Heun's method on the probability flow with E[x_0 | x_t, y]",
+            "kernel": "x_s ~ p(x_s | x_t, y)",
+        }[kind],
     )

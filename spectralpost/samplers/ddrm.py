@@ -1,0 +1,85 @@
+"""Denoising diffusion restoration models (DDRM)."""
+
+from functools import cache
+
+import jax.numpy as jnp
+from jax import Array
+
+from ..noise import NoiseLevel, safe_sqrt
+from ..problem import Measurement
+from ..step import Denoise, Guidance, Sampler, constant, ddnm_step, noise_estimate
+
+
+@cache
+def ddrm() -> Sampler:
+    """Each singular vector is denoised as far as its measurement is better than the current noise.
+
+    With ybar = y / h, whose noise has the standard deviation alpha_s sigma_y / h at level s:
+
+        sigma_s > alpha_s sigma_y / h   x_s = alpha_s ((1 - eta_b) x_hat + eta_b ybar)
+                                              + sqrt(sigma_s^2 - (eta_b alpha_s sigma_y / h)^2) eps
+        else, h > 0                     x_s = alpha_s x_hat + sigma_s (sqrt(1 - eta^2)
+                                              (y - h x_hat) / sigma_y + eta eps)
+        h = 0                           x_s = alpha_s x_hat + sigma_s (sqrt(1 - eta^2) eps_hat
+                                              + eta eps)
+
+    The start is as informed: x_T = alpha_T ybar + sqrt(sigma_T^2 - (alpha_T sigma_y / h)^2) eps in
+    the first case at level T, sigma_T eps else.
+
+    Kawar, Elad, Ermon, Song, "Denoising Diffusion Restoration Models", NeurIPS 2022 (arXiv
+    2201.11793). Official code bahjat-kawar/ddrm (functions/denoising.py), 20 steps, sigma_y given
+    in [0, 1] and doubled. There a start is divided by sigma_T / alpha_T instead of multiplied by
+    alpha_T, equal to 1e-4 for its grid; and singular values that are stored as zeros (blurs,
+    thresholded at 0.03) take the second case, where (y - h x_hat) / sigma_y is noise frozen for the
+    whole run. Here exact zeros take the third; a small h takes the second, as there.
+
+    Weights: eta_b in [0, 1], default 1; eta in [0, 1], default 0.85, of the type of `ddnm_step`.
+    """
+    return Sampler(
+        name="ddrm",
+        update=ddrm_update,
+        heuristic=lambda problem, levels, factor=1.0: {
+            "eta_b": constant(jnp.minimum(factor, 1.0), levels),
+            "eta": constant(0.85, levels),
+        },
+        constraint={"eta_b": "unit", "eta": "unit"},
+        reference="Kawar et al., Denoising Diffusion Restoration Models, 2022, arXiv 2201.11793",
+        summary="x_s from y/h where it is less noisy than level s, else pulled by (y - h x_hat)",
+        start=_start,
+    )
+
+
+def ddrm_update(
+    denoise: Denoise,
+    measurement: Measurement,
+    t: NoiseLevel,
+    s: NoiseLevel,
+    x_t: Array,
+    y: Array,
+    eps: Array,
+    guidance_t: Guidance,
+) -> Array:
+    """The step of DDRM, which with eta_b = 1 is that of DDNM+ (`ddnm`)."""
+    h, sigma_y = measurement.response, measurement.sigma_y
+    eta, eta_b = guidance_t["eta"], guidance_t["eta_b"]
+    x_hat = denoise(x_t, t)
+    ybar, spread, informed = _informed(measurement, s, y, eta_b)
+    from_y = s.alpha * ((1 - eta_b) * x_hat + eta_b * ybar) + spread * eps
+    misfit = jnp.where(h > 0, (y - h * x_hat) / sigma_y, noise_estimate(x_t, x_hat, t))
+    return jnp.where(informed, from_y, ddnm_step(s, x_hat, misfit, eps, eta))
+
+
+def _start(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
+    ybar, spread, informed = _informed(measurement, level, y, jnp.ones_like(level.alpha))
+    return jnp.where(informed, level.alpha * ybar + spread * eps, level.sigma * eps)
+
+
+def _informed(
+    measurement: Measurement, level: NoiseLevel, y: Array, eta_b: Array
+) -> tuple[Array, Array, Array]:
+    """y / h; how much noise it needs to reach the level; and where it is less noisy than that."""
+    h, sigma_y = measurement.response, measurement.sigma_y
+    informed = h * level.sigma > level.alpha * sigma_y
+    h = jnp.where(informed, h, 1)  # keeps values and gradients of the other cases finite
+    spread = safe_sqrt(level.sigma**2 - (eta_b * level.alpha * sigma_y / h) ** 2)
+    return y / h, spread, informed

@@ -1,0 +1,83 @@
+"""Regularization by denoising diffusion (RED-diff)."""
+
+from functools import cache, partial
+
+import jax.numpy as jnp
+from jax import Array
+
+from ..noise import NoiseLevel
+from ..problem import Measurement, Problem, num_pixels
+from ..step import Denoise, Guidance, Sampler, constant, pseudo_inverse
+from ..transfer import mean_field_norms
+
+
+@cache
+def reddiff(*, lr: float = 0.1, normalised: bool = False, threshold: float = 0.03) -> Sampler:
+    """Not a sampler of x_t: stochastic gradient descent on the mean mu of the posterior.
+
+        g  = H^T (H mu - y) + lambda (mu - x_hat(alpha_t mu + sigma_t eps))
+        mu = mu - lr g                                            normalised = False
+        mu = mu - lr g / ||g||                                    normalised = True
+
+    from mu = H^+ y, once for every level t. The second term of g is the official noise prediction
+    error, eps_hat - eps, in its default "linear" weighting by sigma_t / alpha_t. sigma_y does not
+    enter.
+
+    Mardani, Song, Kautz, Vahdat, "A Variational Perspective on Solving Inverse Problems with
+    Diffusion Models", ICLR 2024 (arXiv 2305.04391). Official code NVlabs/RED-diff
+    (algos/reddiff.py): 50 to 1000 steps, lambda 0.25 (1 with noise), pixels in [-1, 1], means over
+    pixels instead of sums (equal for as many measurements as pixels), and Adam with rate 0.1, which
+    is not affine and has a state of three signals. Plain gradient descent is modelled instead. Its
+    default rate is Adam's first-order effect: steps of root mean square `lr`, lr_t = lr / rms(g),
+    converted by the mean-field norm. Momentum is not modelled.
+
+    Weights: lr >= 0; lambda_ >= 0, default 0.25.
+    """
+
+    def heuristic(problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
+        lambda_ = constant(0.25 * factor, levels)
+        size = lr * jnp.sqrt(num_pixels(problem))  # ||lr g / rms(g)||
+        official = {"lr": constant(size, levels), "lambda_": lambda_}
+        if normalised:
+            return official
+        literal = reddiff(normalised=True, threshold=threshold)
+        norms = mean_field_norms(literal, problem, levels, official)
+        return {"lr": official["lr"] / norms[:, 0], "lambda_": lambda_}
+
+    return Sampler(
+        name="reddiff",
+        update=partial(_update, normalised),
+        heuristic=heuristic,
+        constraint={"lr": "nonnegative", "lambda_": "nonnegative"},
+        reference="Mardani et al., RED-diff, 2024, arXiv 2305.04391",
+        summary="mu = mu - lr (H^T (H mu - y) + lambda_ (mu - x_hat(alpha mu + sigma eps)))",
+        start=partial(_start, threshold),
+        centre=lambda level: jnp.ones_like(level.alpha),
+    )
+
+
+def _start(
+    threshold: float, measurement: Measurement, level: NoiseLevel, y: Array, eps: Array
+) -> Array:
+    del level
+    return pseudo_inverse(measurement.response, threshold) * y + 0 * eps
+
+
+def _update(
+    normalised: bool,
+    denoise: Denoise,
+    measurement: Measurement,
+    t: NoiseLevel,
+    s: NoiseLevel,
+    mu: Array,
+    y: Array,
+    eps: Array,
+    guidance_t: Guidance,
+) -> Array:
+    del s
+    h, lr = measurement.response, guidance_t["lr"]
+    x_hat = denoise(t.alpha * mu + t.sigma * eps, t)
+    g = h * (h * mu - y) + guidance_t["lambda_"] * (mu - x_hat)
+    if normalised:
+        lr = lr / measurement.norm(g)
+    return mu - lr * g
