@@ -18,8 +18,8 @@ GridName = Literal["vp-linear", "vp-cosine", "ve-karras", "rectified-flow"]
 
 
 @dataclass
-class Design:
-    """Learn a guidance schedule for a folder of images, a degradation and a step budget."""
+class ProblemOptions:
+    """What is to be restored, and on which noise levels: shared by `Design` and `Compare`."""
 
     images: Path | None = None
     """Folder of images that the prior is estimated from (default: photographs of scikit-image)."""
@@ -46,18 +46,24 @@ class Design:
     """kernel: file with the blur kernel, .npy or .txt (rows of numbers)."""
     sigma_y: float = 0.05
     """Standard deviation of the measurement noise, in units of the pixel range."""
+    grid: GridName = "vp-linear"
+    """Noise levels that the network was trained on."""
+    spacing: Literal["uniform", "leading", "trailing", "quadratic"] = "uniform"
+    """How the time steps of a vp grid are chosen."""
+
+
+@dataclass
+class Design(ProblemOptions):
+    """Learn a guidance schedule for a folder of images, a degradation and a step budget."""
+
     sampler: str = "dps"
     """Sampler to learn for: see `spectralpost samplers`."""
     steps: int = 20
     """Number of sampling steps, which is the number of network calls."""
-    grid: GridName = "vp-linear"
-    """Noise levels that the network was trained on."""
-    spacing: Literal["uniform", "trailing", "quadratic"] = "uniform"
-    """How the time steps of a vp grid are chosen."""
     eta: float | None = None
     """Stochasticity of the DDIM step, 0 to 1 (default: the sampler's published value)."""
     free: tuple[str, ...] | None = None
-    """Weights to learn (default: all but eta)."""
+    """Weights to learn (default: all but eta, or eta if the sampler has no other)."""
     starts: int = 32
     """Searches run side by side."""
     bins: int = 400
@@ -66,6 +72,27 @@ class Design:
     """Photograph to degrade and restore (default: the first image, kept out of the prior)."""
     seed: int = 0
     """Of the search, the measurement noise and the sampler's noise."""
+    out: Path | None = None
+    """New folder for the results (default: a fresh one under runs/)."""
+
+
+@dataclass
+class Compare(ProblemOptions):
+    """Compare all samplers on one problem: published default, tuned constant, learned, exact."""
+
+    samplers: tuple[str, ...] | None = None
+    """Samplers to compare (default: all, see `spectralpost samplers`)."""
+    steps: tuple[int, ...] = (10, 20)
+    """Numbers of sampling steps."""
+    starts: int = 16
+    """Searches run side by side."""
+    bins: int = 400
+    """Frequencies are merged into this many bins while learning; the table is exact again."""
+    check: bool = True
+    """Also run the literal algorithm of samplers that divide by a norm, on images drawn from the
+    prior, and say where their closed form does not hold."""
+    seed: int = 0
+    """Of the search and of the check."""
     out: Path | None = None
     """New folder for the results (default: a fresh one under runs/)."""
 
@@ -127,6 +154,7 @@ class Samplers:
 
 COMMANDS: dict[str, type] = {
     "design": Design,
+    "compare": Compare,
     "evaluate": Evaluate,
     "restore": Restore,
     "samplers": Samplers,

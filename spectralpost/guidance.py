@@ -15,7 +15,7 @@ from .noise import NoiseLevel, log_snr, step_pairs
 from .step import Guidance
 
 # Published defaults may sit on a boundary (0, or 1 for "unit"), where u would be infinite.
-BOUNDARY = 1e-4
+BOUNDARY = 1e-4  # for "nonnegative" relative to the schedule's largest weight
 
 
 def to_weight(constraint: str, u: Array) -> Array:
@@ -25,10 +25,10 @@ def to_weight(constraint: str, u: Array) -> Array:
 
 def from_weight(constraint: str, weight: Array) -> Array:
     """The inverse of `to_weight`, kept `BOUNDARY` away from where u is infinite."""
-    weight = jnp.maximum(weight, BOUNDARY)
     if constraint == "nonnegative":
-        return jnp.log(weight)
-    weight = jnp.minimum(weight, 1 - BOUNDARY)
+        largest = jnp.max(weight)
+        return jnp.log(jnp.maximum(weight, BOUNDARY * jnp.where(largest > 0, largest, 1)))
+    weight = jnp.clip(weight, BOUNDARY, 1 - BOUNDARY)
     return jnp.log(weight) - jnp.log1p(-weight)
 
 

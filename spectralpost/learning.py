@@ -11,6 +11,7 @@ from jax import Array
 
 from .errors import InputError
 from .guidance import constant_grid, smooth_curves, unconstrain
+from .least_squares import finite
 from .metrics import wasserstein2
 from .noise import NoiseLevel, check_levels, num_steps_of
 from .problem import Problem
@@ -23,7 +24,6 @@ from .search import (
     begin,
     best_params,
     choose_optimizer,
-    finite,
     guidance_loss,
     losses_of,
     schedule_of,
@@ -70,7 +70,7 @@ def learn(
     levels       [S + 1]
     guidance     name -> [S]: the fixed weights, and a start for the free ones (default: the
                  sampler's published heuristic)
-    free         default: all weights but eta
+    free         default: all weights but eta, or eta where there is no other (`default_free`)
     objective    (problem, transfer) -> scalar: `metrics.wasserstein2` (default), `kl`, `mse`, ...
     num_starts   searches run side by side: from `guidance`, from the tuned constant, and from
                  random smooth curves around these two. The landscape has many minima.
@@ -103,8 +103,7 @@ def learn(
     check_guidance(sampler, levels, given)
     check_weights(sampler, given)
     guidance = {name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in given.items()}
-    if free is None:
-        free = tuple(name for name in sampler.constraint if name != "eta")
+    free = default_free(sampler) if free is None else free
     _check_options(sampler, free, num_starts, max_iterations, max_amplification)
     free = tuple(sorted(free))
     optimizer = choose_optimizer(optimizer, sampler, problem, levels, guidance, objective)
@@ -124,7 +123,8 @@ def learn(
     while not converged and len(history) < max_iterations:
         lanes, losses = search(task, setting, lanes, CHUNK)
         before = history[-1] if history else np.inf
-        history += np.minimum(before, np.asarray(losses).min(axis=1)).tolist()
+        best = np.minimum.accumulate(np.asarray(losses).min(axis=1))
+        history += np.minimum(before, best).tolist()
         converged = before - history[-1] <= tolerance * history[-1]
         if progress is not None:
             progress(len(history), history[-1])
@@ -150,6 +150,11 @@ def learn(
         start_losses=np.sort(np.asarray(lanes.loss)),
         converged=converged,
     )
+
+
+def default_free(sampler: Sampler) -> tuple[str, ...]:
+    """The weights that `learn` learns if not told: all but eta, or eta if that is all there is."""
+    return tuple(name for name in sampler.constraint if name != "eta") or tuple(sampler.constraint)
 
 
 @partial(jax.jit, static_argnames=("sampler", "objective"))

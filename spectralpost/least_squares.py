@@ -65,7 +65,7 @@ def linearise(
     _, suffixes = jax.lax.scan(backward, identity_transfer(problem), steps, reverse=True)
 
     r, push = jax.linearize(lambda transfer: residuals(problem, transfer), total)
-    growth = jnp.log(jax.vmap(partial(amplification, problem))(t, prefixes))
+    growth = jnp.log(jax.vmap(partial(amplification, sampler, problem))(t, prefixes))
     worst = jnp.argmax(growth, axis=1)
 
     def growth_by_steps(mode: Array, i: Array) -> Transfer:
@@ -77,7 +77,7 @@ def linearise(
         def growth(steps: Transfer) -> Array:
             _, laws = jax.lax.scan(lambda law, step: (compose(law, step), law), start_one, steps)
             law = jax.tree.map(lambda leaf: leaf[i], laws)
-            return jnp.log(amplification(one, t_i, law))[0]
+            return jnp.log(amplification(sampler, one, t_i, law))[0]
 
         return jax.grad(growth)(jax.tree.map(lambda leaf: leaf[:, mode][:, None], steps))
 
@@ -103,6 +103,11 @@ def linearise(
         Linearisation(r, jacobian),
         Linearisation(jnp.max(growth, axis=1), growth_jacobian),
     )
+
+
+def finite(losses: Array) -> Array:
+    """Infinite where a loss is not a number: that of an unstable sampler."""
+    return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
 
 
 class Search(NamedTuple):
@@ -147,9 +152,9 @@ def levenberg_marquardt(
 
     factors = jnp.asarray(TRIALS, r.dtype)
     candidates, losses = jax.vmap(trial)(factors)
-    losses = jnp.where(jnp.isfinite(losses), losses, jnp.inf)
+    losses = finite(losses)
     best = jnp.argmin(losses)
-    here = jnp.sum(r**2)
+    here = finite(jnp.sum(r**2))
     accepted = losses[best] < here
     damping = search.damping * jnp.where(accepted, factors[best], 100.0)
     return Search(

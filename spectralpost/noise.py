@@ -14,7 +14,7 @@ A *grid* of S steps is a `NoiseLevel` whose leaves have shape [S + 1]: noisiest 
 end (alpha = 1, sigma = 0) last.
 """
 
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +23,7 @@ from jax import Array
 
 from .errors import InputError
 
-Spacing = Literal["uniform", "trailing", "quadratic"]
+Spacing = Literal["uniform", "leading", "trailing", "quadratic"]
 
 TRAIN_STEPS = 1000  # the grid on which the published VP networks were trained
 
@@ -110,6 +110,7 @@ def vp_timesteps(
     """The S integer time steps of a VP sub-grid, descending.
 
     uniform    linspace(train_steps - 1, 0, S), rounded: both ends are visited
+    leading    multiples of train_steps // S, from 0: those of DDRM, DDNM, PiGDM and many others
     trailing   round(arange(train_steps, 0, -train_steps / S)) - 1: the last step is a full one
     quadratic  dense near t = 0, DiffPIR's `quad`: T - 1 - int(sqrt(linspace(0, T^2, S)))
     """
@@ -118,6 +119,8 @@ def vp_timesteps(
         raise InputError(f"steps = {num_steps}: this grid has only {train_steps} time steps")
     if spacing == "uniform":
         timesteps = np.rint(np.linspace(train_steps - 1, 0, num_steps))
+    elif spacing == "leading":
+        timesteps = np.arange(num_steps)[::-1] * (train_steps // num_steps)
     elif spacing == "trailing":
         timesteps = np.rint(train_steps * np.arange(num_steps, 0, -1) / num_steps) - 1
     elif spacing == "quadratic":
@@ -125,7 +128,8 @@ def vp_timesteps(
         # The square-root grid ends one past the last time step: DiffPIR moves it back.
         timesteps = np.maximum(timesteps, 0)
     else:
-        raise InputError(f"spacing = {spacing!r}: allowed are uniform, trailing, quadratic")
+        allowed = ", ".join(get_args(Spacing))
+        raise InputError(f"spacing = {spacing!r}: allowed are {allowed}")
     if np.any(np.diff(timesteps) >= 0):
         raise InputError(f"steps = {num_steps}: {spacing} spacing would visit a time step twice")
     return timesteps.astype(int)

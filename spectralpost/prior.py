@@ -223,6 +223,14 @@ def _check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+def draw(prior: Prior, num: int, seed: int = 0) -> np.ndarray:
+    """Independent samples of the prior, [num, *shape]."""
+    white = np.random.default_rng(seed).normal(size=(num, *prior.shape))
+    axes = tuple(range(1, white.ndim))
+    shaped = np.sqrt(prior.spectrum) * np.fft.fftn(white, axes=axes)
+    return prior.mean + np.fft.ifftn(shaped, axes=axes).real
+
+
 def excess_kurtosis(prior: Prior, planes: np.ndarray) -> float:
     """How far planes [N, H, W] are from the model: 0 for Gaussian, > 0 for images with edges.
 

@@ -17,6 +17,7 @@ from .guidance import constrain
 from .least_squares import (
     Residuals,
     Search,
+    finite,
     initial_search,
     levenberg_marquardt,
     linearise,
@@ -119,10 +120,6 @@ def _loss(task: Task, setting: Setting, params: Array) -> Array:
 def losses_of(task: Task, setting: Setting, params: Array) -> Array:
     """The losses of many parameter vectors [num, P]; an unstable sampler's is infinite."""
     return finite(jax.lax.map(partial(_loss, task, setting), params, batch_size=16))
-
-
-def finite(losses: Array) -> Array:
-    return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
 
 
 @partial(jax.jit, static_argnames=("task", "iterations"), donate_argnames="lanes")

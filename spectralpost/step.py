@@ -8,7 +8,7 @@ An update may use array arithmetic that treats every mode alike, `denoise` and i
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Literal, Protocol
 
 import jax.numpy as jnp
 from jax import Array
@@ -38,11 +38,6 @@ def pure_noise(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array
     return level.sigma * eps
 
 
-def state_is_image(level: NoiseLevel) -> Array:
-    """The state is x_t, whose mean is alpha_t times the prior's: all but RED-diff."""
-    return level.alpha
-
-
 # Compared and hashed by identity: a sampler is a static argument of jitted functions, so factories
 # return the same object for the same options (functools.cache).
 @dataclass(frozen=True, eq=False)
@@ -57,10 +52,11 @@ class Sampler:
     reference   title, year, arXiv number
     summary     the update in one line
     start       (measurement, level, y, eps) -> x_T, affine in (y, eps)
-    centre      level -> what multiple of the prior mean the state is an estimate of
-    equivariant whether a step commutes with a shift of the prior mean: x_t by centre(t) mean, y by
-                H mean, x_s by centre(s) mean. False for a few official codes that compare the
-                state of one level with the measurement at another
+    state       "x_t", the noisy signal; or "x_0", an estimate of the clean one to which the update
+                itself adds the noise that the denoiser is to remove (RED-diff)
+    equivariant whether a step commutes with a shift of the prior mean: x_t by alpha_t mean, y by H
+                mean, x_s by alpha_s mean. False for a few official codes that compare the state of
+                one level with the measurement at another
     """
 
     name: str
@@ -70,8 +66,12 @@ class Sampler:
     reference: str
     summary: str
     start: Start = field(default=pure_noise)
-    centre: Callable[[NoiseLevel], Array] = field(default=state_is_image)
+    state: Literal["x_t", "x_0"] = "x_t"
     equivariant: bool = True
+
+    def centre(self, level: NoiseLevel) -> Array:
+        """The multiple of the prior mean that the state is an estimate of."""
+        return level.alpha if self.state == "x_t" else jnp.ones_like(level.alpha)
 
 
 def noise_estimate(x_t: Array, x_hat: Array, t: NoiseLevel) -> Array:
@@ -119,6 +119,37 @@ def ddnm_step(s: NoiseLevel, x_hat: Array, eps_hat: Array, eps: Array, eta: Arra
     every step, however small the step.
     """
     return s.alpha * x_hat + s.sigma * (safe_sqrt(1 - eta**2) * eps_hat + eta * eps)
+
+
+def svd_step(
+    denoise: Denoise,
+    measurement: Measurement,
+    t: NoiseLevel,
+    s: NoiseLevel,
+    x_t: Array,
+    y: Array,
+    eps: Array,
+    eta: Array,
+    eta_b: Array,
+) -> Array:
+    """The step of DDRM, and with eta_b = 1 of DDNM+: by singular values, see `samplers.ddrm`."""
+    h, sigma_y = measurement.response, measurement.sigma_y
+    x_hat = denoise(x_t, t)
+    ybar, spread, informed = better_than(measurement, s, y, eta_b)
+    from_y = s.alpha * ((1 - eta_b) * x_hat + eta_b * ybar) + spread * eps
+    misfit = jnp.where(h > 0, (y - h * x_hat) / sigma_y, noise_estimate(x_t, x_hat, t))
+    return jnp.where(informed, from_y, ddnm_step(s, x_hat, misfit, eps, eta))
+
+
+def better_than(
+    measurement: Measurement, level: NoiseLevel, y: Array, eta_b: Array
+) -> tuple[Array, Array, Array]:
+    """y / h; what noise it lacks at that level; and where it is less noisy than the level."""
+    h, sigma_y = measurement.response, measurement.sigma_y
+    informed = h * level.sigma > level.alpha * sigma_y
+    h = jnp.where(informed, h, 1)  # keeps values and gradients of the other cases finite
+    spread = safe_sqrt(level.sigma**2 - (eta_b * level.alpha * sigma_y / h) ** 2)
+    return y / h, spread, informed
 
 
 def heun_step(denoise: Denoise, t: NoiseLevel, s: NoiseLevel, x_t: Array) -> Array:

@@ -143,7 +143,7 @@ def trajectory(
         norms = _norms(sampler, problem, t, s, guidance_t, law)
         one = step_transfer(sampler, problem, t, s, guidance_t, norms)
         stacked = jnp.stack(norms) if norms else jnp.zeros(0, problem.spectrum.dtype)
-        return compose(steps, one), (stacked, jnp.max(amplification(problem, t, law)))
+        return compose(steps, one), (stacked, jnp.max(amplification(sampler, problem, t, law)))
 
     # Recomputing a step in the backward pass is cheaper than storing what is inside of it.
     steps, on_the_way = jax.lax.scan(
@@ -152,14 +152,17 @@ def trajectory(
     return Trajectory(compose(start, steps), *on_the_way)
 
 
-def amplification(problem: Problem, t: NoiseLevel, law: Transfer) -> Array:
+def amplification(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer) -> Array:
     """How much larger a sampler's x_t is than the signals its denoiser was made for, [F] | [B, k].
 
     Ratio of root mean squares, E over signals, measurements and noise: 1 for unguided sampling in
-    small steps. `law` is the transfer from the start to x_t.
+    small steps. `law` is the transfer from the start to the state before step t.
     """
-    variance = noisy_variance(diagonal(prior_cov(problem)), t)
-    return jnp.sqrt(_mean_square(problem, law) / variance)
+    made_for = noisy_variance(diagonal(prior_cov(problem)), t)
+    handed = _mean_square(problem, law)
+    if sampler.state == "x_0":
+        handed = noisy_variance(handed, t)
+    return jnp.sqrt(handed / made_for)
 
 
 def second_moment(problem: Problem, law: Transfer) -> Array:
@@ -170,6 +173,25 @@ def second_moment(problem: Problem, law: Transfer) -> Array:
 def solver(problem: Problem) -> Callable[[Callable[[Array], Array], Array], Array]:
     """The exact `Measurement.solve`: an operator that keeps modes (blocks) apart, read off it."""
     return lambda operator, r: divide(_slopes(operator, problem, 1)[0], r)
+
+
+def denoiser_calls(sampler: Sampler, problem: Problem) -> int:
+    """How often one step calls the denoiser, derivatives not counted."""
+    calls = 0
+
+    def counted(x: Array, level: NoiseLevel) -> Array:
+        nonlocal calls
+        calls += 1
+        return denoise(problem, x, level)
+
+    def step(x: Array, one: Array) -> Array:
+        guidance = dict.fromkeys(sampler.constraint, one)
+        measurement = _measurement(problem, jnp.linalg.norm)
+        t, s = NoiseLevel(one, 2 * one), NoiseLevel(one, one)
+        return sampler.update(counted, measurement, t, s, x, x, x, guidance)
+
+    jax.eval_shape(step, problem.spectrum, problem.sigma_y)
+    return calls
 
 
 def check_guidance(sampler: Sampler, levels: NoiseLevel, guidance: Guidance) -> None:

@@ -3,6 +3,7 @@
 All runs share one sampler and one set of shapes, so the search is compiled once.
 """
 
+import importlib
 import json
 import os
 import re
@@ -244,6 +245,56 @@ def test_other_options_of_design(w, tmp_path, capsys):
     assert "photo.png" in scores_in(tmp_path / "out")
 
 
+# ----------------------------------------------------------------------------------------- compare
+
+
+def test_compare_ranks_the_samplers(w, tmp_path, capsys):
+    """Three samplers, two step counts: a table each, all numbers in the file, best ones first."""
+    options = "--samplers ddnm dps reddiff --steps 5 4 --blur-std 1 --starts 4"
+    out = run(f"compare --images {w}/images {options} --out {tmp_path}/out", capsys)
+    names = ["compare.json", "compare.png", "config.yaml"]
+    assert sorted(os.listdir(tmp_path / "out")) == names
+    assert load_image(tmp_path / "out" / "compare.png").std() > 0.05
+    rows = json.loads((tmp_path / "out" / "compare.json").read_text())
+    samplers = [row for row in rows if "learned" in row["scores"]]
+    references = [row for row in rows if "exact" in row["scores"]]
+    for steps in (5, 4):
+        found = [row for row in samplers if row["steps"] == steps]
+        assert {row["name"] for row in found} == {"ddnm", "dps", "reddiff"}
+        losses = [row["scores"]["learned"]["W2^2"] for row in found]
+        assert losses == sorted(losses)
+        for row in found:
+            scores = row["scores"]
+            # the constant is not held to the limit on amplification
+            assert 0 < scores["learned"]["W2^2"] <= 1.05 * scores["tuned_constant"]["W2^2"]
+            assert scores["tuned_constant"]["W2^2"] <= scores["heuristic"]["W2^2"] * (1 + 1e-9)
+            assert row["calls"] == steps
+            assert (row["closure"] is None) == (row["name"] == "ddnm")
+            assert f"{scores['learned']['W2^2']:.5f}" in out
+        by_name = {row["name"]: row for row in references if row["steps"] == steps}
+        assert by_name["exact score, Heun"]["calls"] == 2 * steps
+        kernel = by_name["exact kernel"]["scores"]["exact"]["W2^2"]
+        assert kernel < 1e-6 < min(losses)
+    assert "5 steps" in out and "4 steps" in out and "published" in out
+    # the design of this fixture, on the same prior, problem and steps
+    dps = next(row for row in samplers if row["name"] == "dps" and row["steps"] == 5)
+    scores = scores_in(w / "designed")["average image"]
+    for name in ("heuristic", "tuned_constant"):
+        np.testing.assert_allclose(dps["scores"][name]["W2^2"], scores[name]["W2^2"], rtol=1e-6)
+
+
+def test_compare_says_where_a_closure_fails(w, tmp_path, monkeypatch, capsys):
+    """The literal algorithm decides, not the closed form; --no-check leaves it out."""
+    # The module, which `commands` hides behind its function of that name.
+    module = importlib.import_module("spectralpost.commands.compare")
+    monkeypatch.setattr(module, "CLOSURE_HOLDS", -1.0)
+    options = "--samplers dps --steps 4 --blur-std 1 --starts 2"
+    out = run(f"compare --images {w}/images {options} --out {tmp_path}/a", capsys)
+    assert "Does not hold" in out and "dps's published default at 4 steps" in out
+    out = run(f"compare --images {w}/images {options} --no-check --out {tmp_path}/b", capsys)
+    assert "Does not hold" not in out and "simulated" not in out
+
+
 # ---------------------------------------------------------------------------- evaluate and restore
 
 
@@ -328,6 +379,7 @@ def test_samplers_are_listed(capsys):
 
 # --------------------------------------------------------------------------------------- bad input
 
+COMPARE = "compare --images {w}/images --out {out}"
 DESIGN = f"design --images {{w}}/images {QUICK} --out {{out}}"
 KERNEL = f"{DESIGN} --degradation kernel --kernel {{w}}/kernels"
 SCHEDULE = "{w}/designed/schedule.json"
@@ -386,6 +438,13 @@ BAD = {
     "steps negative": (f"{DESIGN} --steps -3", "steps = -3"),
     "too many steps": (f"{DESIGN} --steps 1001", "steps = 1001.*1000"),
     "too many quadratic steps": (f"{DESIGN} --steps 900 --spacing quadratic", "steps = 900.*twice"),
+    "compare nothing known": (f"{COMPARE} --samplers magic", "sampler = 'magic'.*dps"),
+    "compare twice": (f"{COMPARE} --samplers dps dps", "samplers = dps dps"),
+    "compare the reference": (f"{COMPARE} --samplers exact", "'exact'"),
+    "compare equal steps": (f"{COMPARE} --steps 4 4", "steps = 4 4"),
+    "compare 0 steps": (f"{COMPARE} --steps 4 0", "steps = 0"),
+    "compare without images": ("compare --images {w}/empty --out {out}", "holds no image"),
+    "compare into files": (COMPARE.replace("{out}", "{w}/full"), "full.*already holds files"),
     "steps in words": (f"{DESIGN} --steps ten", "ten"),
     "steps and a half": (f"{DESIGN} --steps 4.5", r"4\.5"),
     "unknown grid": (f"{DESIGN} --grid cosine", "cosine"),
@@ -399,7 +458,7 @@ BAD = {
     "no bins": (f"{DESIGN} --bins 0", "bins = 0"),
     "seed too long": (f"{DESIGN} --seed 1{'0' * 30}", "seed"),
     # the command line itself
-    "no command": ("", "design, evaluate, restore, samplers"),
+    "no command": ("", "design, compare, evaluate, restore, samplers"),
     "unknown command": ("improve", "improve"),
     "unknown option": (f"{DESIGN} --sharpness 3", "sharpness"),
     "option without a value": (f"{DESIGN} --steps", "steps"),

@@ -11,6 +11,7 @@ from spectralpost.figures import (
     COLOURS,
     LINES,
     Panel,
+    compare_figure,
     radial_average,
     report_figure,
     restored_figure,
@@ -191,3 +192,28 @@ def test_radial_average_keeps_the_sum():
     # A function of frequency alone is returned as it is, where rings hold one frequency each.
     centre, mean = radial_average(f, f, num_bins=1000)
     np.testing.assert_allclose(mean, centre)
+
+
+def test_compare_figure():
+    """A panel a number of steps, a line a sampler, best on top; an unstable loss stays inside."""
+    schedules = ("published default", "tuned constant", "learned")
+
+    def losses(*values):
+        return dict(zip(schedules, values, strict=True))
+
+    many = {
+        10: {"dps": losses(0.3, 0.2, 0.1), "pigdm": losses(1e30, 0.3, 0.2)},
+        20: {"dps": losses(0.2, 0.1, 0.05), "pigdm": losses(0.1, 0.03, 0.02)},
+    }
+    references = {steps: {"exact score, DDIM(0)": 0.01} for steps in many}
+    figure = compare_figure(many, references, "a title")
+    assert [axes.get_title() for axes in figure.axes] == ["10 steps", "20 steps"]
+    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
+    assert labels == ["dps", "pigdm"]  # from below, by the last panel
+    for axes in figure.axes:
+        drawn = {line.get_label(): line.get_xdata() for line in axes.get_lines()}
+        assert set(drawn) == {*schedules, *references[10]}
+        assert np.all(np.asarray(drawn["published default"]) <= 1e4 * min(drawn["learned"]))
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [*schedules, "exact score, DDIM(0)"]
+    assert figure.get_suptitle() == "a title"

@@ -19,11 +19,12 @@ from spectralpost import learning
 from spectralpost.degradation import motion_blur
 from spectralpost.errors import InputError
 from spectralpost.guidance import constrain, unconstrain
-from spectralpost.learning import LearnResult, exact_score, learn, score
+from spectralpost.learning import LearnResult, default_free, exact_score, learn, score
 from spectralpost.metrics import kl, wasserstein2
 from spectralpost.noise import NoiseLevel, vp_cosine, vp_linear
 from spectralpost.prior import power_law
 from spectralpost.problem import Problem, image_problem, unique_modes
+from spectralpost.samplers import SAMPLERS as TABLE
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.pigdm import pigdm
@@ -130,6 +131,27 @@ def test_learned_beats_constant_beats_published(name):
     for weights in result.guidance.values():
         assert weights.shape == (STEPS,) and weights.dtype == setting(name)[1].alpha.dtype
         assert np.all(np.isfinite(weights)) and weights.min() >= 0
+
+
+@pytest.mark.parametrize("name", sorted(TABLE.keys() - {"exact"}))
+def test_every_sampler_of_the_table_learns(name):
+    """Without a limit the learned schedule is not worse than the constant that it starts from."""
+    sampler, problem = TABLE[name](), PROBLEM
+    result = learn(
+        sampler, problem, LEVELS, num_starts=4, max_iterations=20, max_amplification=np.inf
+    )
+    assert result.free == tuple(sorted(default_free(sampler)))
+    losses = [result.loss, result.baselines["tuned_constant"], result.baselines["heuristic"]]
+    assert np.all(np.isfinite(losses)) and losses[0] > 0
+    rounding = 1 + two_programs("dps")
+    assert losses[0] <= losses[1] * rounding and losses[1] <= losses[2] * rounding
+    assert np.all(np.isfinite(result.history)) and np.all(np.diff(result.history) <= 0)
+
+
+def test_what_is_learned_by_default():
+    assert default_free(TABLE["ddrm"]()) == ("eta_b",)
+    assert set(default_free(TABLE["diffpir"]())) == {"lambda_", "zeta"}
+    assert default_free(TABLE["ddnm"]()) == ("eta",)  # there is nothing else
 
 
 @pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir"])

@@ -42,6 +42,8 @@ def test_vp_timesteps_published_values():
     np.testing.assert_array_equal(quadratic[-5:], [20, 15, 10, 5, 0])
     assert len(quadratic) == 100
     np.testing.assert_array_equal(vp_timesteps(5), [999, 749, 500, 250, 0])
+    np.testing.assert_array_equal(vp_timesteps(4, "leading"), [750, 500, 250, 0])
+    np.testing.assert_array_equal(vp_timesteps(20, "leading"), np.arange(950, -1, -50))
     np.testing.assert_array_equal(vp_timesteps(4, "trailing"), [999, 749, 499, 249])
     np.testing.assert_array_equal(vp_timesteps(1000), np.arange(999, -1, -1))
     np.testing.assert_array_equal(vp_timesteps(3, train_steps=3), [2, 1, 0])
@@ -81,7 +83,7 @@ def test_all_grids_are_grids(num_steps):
         "vp": [
             make(num_steps, spacing)
             for make in (vp_linear, vp_cosine)
-            for spacing in ("uniform", "trailing", "quadratic")
+            for spacing in ("uniform", "leading", "trailing", "quadratic")
         ],
         "ve": [ve_karras(num_steps)],
         "flow": [rectified_flow(num_steps), rectified_flow(num_steps, shift=0.5)],
@@ -116,7 +118,7 @@ def test_a_whole_number_may_be_a_float(make):
 def test_grid_errors():
     for call, message in (
         (lambda: vp_linear(1001), "only 1000 time steps"),
-        (lambda: vp_linear(10, "cosine"), "allowed are uniform, trailing, quadratic"),
+        (lambda: vp_linear(10, "cosine"), "allowed are uniform, leading, trailing, quadratic"),
         (lambda: vp_linear(1000, "quadratic"), "visit a time step twice"),
         (lambda: ve_karras(5, sigma_min=0.0), "0 < sigma_min < sigma_max"),
         (lambda: ve_karras(5, sigma_min=2.0, sigma_max=1.0), "0 < sigma_min < sigma_max"),

@@ -7,6 +7,7 @@ from cases import EPS, even_spectrum
 from spectralpost.errors import InputError
 from spectralpost.prior import (
     Prior,
+    draw,
     from_images,
     load_prior,
     matern,
@@ -106,6 +107,22 @@ def test_from_images_errors():
             from_images(planes, **options)
     # float32 images carried through a change of range may be a rounding outside
     from_images(np.where(np.eye(4) > 0, 1 + 1e-7, 0)[None])
+
+
+def test_draw_has_the_law_of_the_prior():
+    """Mean and spectrum of many samples, in standard errors; reproducible."""
+    prior = power_law((8, 6), 1.5, std=0.4, mean=-0.2)
+    num = 4000
+    samples = draw(prior, num, seed=3)
+    assert samples.shape == (num, 8, 6)
+    np.testing.assert_array_equal(samples, draw(prior, num, seed=3))
+    assert np.abs(samples - draw(prior, num, seed=4)).max() > 0.1
+    modes = np.fft.fft2(samples - prior.mean, norm="ortho")
+    z = np.abs(modes.mean(axis=0)) / np.sqrt(prior.spectrum / num)
+    assert z.max() < 5
+    # |mode|^2 has at most the relative variance 2, that of a real mode
+    ratio = np.mean(np.abs(modes) ** 2, axis=0) / prior.spectrum
+    assert np.abs(ratio - 1).max() < 5 * np.sqrt(2 / num)
 
 
 # ---------------------------------------------------------------------------------------- formulas

@@ -23,14 +23,30 @@ from cases import (
     total_and_steps,
 )
 
+from spectralpost.errors import InputError
 from spectralpost.metrics import kl, mse, perception, wasserstein2
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, vp_linear
 from spectralpost.problem import Measurement, Problem, denoise, ideal_posterior, make_problem
 from spectralpost.samplers import SAMPLERS
+from spectralpost.samplers.daps import daps
+from spectralpost.samplers.dds import dds
 from spectralpost.samplers.diffpir import diffpir
+from spectralpost.samplers.dmps import dmps
 from spectralpost.samplers.dps import dps
+from spectralpost.samplers.exact import exact
+from spectralpost.samplers.ilvr import ilvr
+from spectralpost.samplers.mcg import mcg
+from spectralpost.samplers.mpgd import mpgd
+from spectralpost.samplers.tmpd import tmpd
 from spectralpost.step import Sampler, ddim_step, noise_estimate
-from spectralpost.transfer import Transfer, sampler_transfer, solver, step_transfer
+from spectralpost.transfer import (
+    Transfer,
+    denoiser_calls,
+    sampler_transfer,
+    solver,
+    step_transfer,
+    trajectory,
+)
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -428,3 +444,50 @@ def test_one_block_of_independent_modes(name):
         np.testing.assert_allclose(matrix[0], np.diag(gain), rtol=0, atol=1000 * EPS * size)
     size = np.abs(modes.offset).max()
     np.testing.assert_allclose(block.offset[0], modes.offset, rtol=0, atol=1000 * EPS * size)
+
+
+def test_calls_of_the_denoiser():
+    """Counted, not declared: Heun takes two a step, DAPS one for each node of its inner flow."""
+    problem = circular().problem
+    calls = {name: denoiser_calls(ROWS[name].make(problem), problem) for name in ROWS}
+    assert calls.pop("daps") == 5
+    assert set(calls.values()) == {1}
+    assert denoiser_calls(exact(problem, "flow"), problem) == 2
+    assert denoiser_calls(daps(ode_steps=3), problem) == 3
+    assert denoiser_calls(dds(cg_steps=5), problem) == 1
+
+
+def test_amplification_of_an_estimate_of_the_clean_signal():
+    """RED-diff's state is mu; what its denoiser gets is alpha mu + sigma eps."""
+    problem, levels = circular().problem, vp_linear(NUM_STEPS)
+    guidance = random_guidance("reddiff", 12)
+    run = trajectory(ROWS["reddiff"].make(problem), problem, levels, guidance)
+    # mu = H^+ y at first, so E (mu - mean)^2 = spectrum + (sigma_y / h)^2
+    alpha, sigma = (np.asarray(leaf)[0] for leaf in levels)
+    spectrum, h = np.asarray(problem.spectrum), np.asarray(problem.response)
+    mu2 = spectrum + (float(problem.sigma_y) / h) ** 2
+    ratio = (alpha**2 * mu2 + sigma**2) / (alpha**2 * spectrum + sigma**2)
+    np.testing.assert_allclose(run.amplification[0], np.sqrt(ratio.max()), rtol=20 * EPS)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda: exact(circular().problem, "guess"),
+        lambda: mpgd(scale=-1.0),
+        lambda: dmps(variant="book"),
+        lambda: tmpd(solver="rk4"),
+        lambda: dds(cg_steps=0),
+        lambda: mcg(scale=float("nan")),
+        lambda: mcg(level="T"),
+        lambda: ilvr(low_pass="none"),
+        lambda: ilvr(level="T"),
+        lambda: daps(variant="book"),
+        lambda: daps(ode_steps=0),
+        lambda: daps(langevin_steps=2.5),
+    ],
+)
+def test_bad_options_of_samplers(call):
+    """One line that names the option, its value and what is allowed."""
+    with pytest.raises(InputError, match=r"^\w+ = .*: (allowed are|must be) "):
+        call()

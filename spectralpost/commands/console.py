@@ -14,7 +14,7 @@ from ..learning import LearnResult, learn
 from ..noise import NoiseLevel
 from ..prior import Prior
 from ..problem import Problem
-from ..samplers.exact import exact
+from ..samplers.exact import Kind, exact
 from ..step import Guidance, Sampler
 from ..transfer import Transfer, sampler_transfer
 
@@ -30,6 +30,24 @@ LABELS = {
 console = Console(markup=False, highlight=False)  # paths and formulas have brackets
 
 
+def has_room(width: int) -> bool:
+    """Whether that many columns can be printed; a file has room for all."""
+    return not console.is_terminal or console.width >= width
+
+
+def print_wide(table: Table, width: int) -> None:
+    """Print a table, which may be that wide where there is room."""
+    wide = max(width, console.width) if has_room(width) else console.width
+    Console(markup=False, highlight=False, width=wide).print(table)
+
+
+def progress_bar() -> Progress:
+    """A bar on the terminal, none where the output is not one."""
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    terminal = Console(stderr=True)
+    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
+
+
 def learn_with_progress(
     sampler: Sampler,
     problem: Problem,
@@ -39,10 +57,7 @@ def learn_with_progress(
     num_starts: int,
     seed: int,
 ) -> LearnResult:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    terminal = Console(stderr=True)
-    quiet = not terminal.is_terminal
-    with Progress(*columns, console=terminal, transient=True, disable=quiet) as bar:
+    with progress_bar() as bar:
         task = bar.add_task("compiling and looking for the best constant", total=MAX_ITERATIONS)
 
         def progress(iteration: int, loss: float) -> None:
@@ -63,10 +78,12 @@ def learn_with_progress(
 
 @partial(jax.jit, static_argnames="sampler")
 def transfer_of(
-    sampler: Sampler | None, problem: Problem, levels: NoiseLevel, guidance: Guidance
+    sampler: Sampler | Kind, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Transfer:
-    """The total transfer; of the exact reference if sampler is None."""
-    return sampler_transfer(sampler or exact(problem), problem, levels, guidance)
+    """The total transfer of a sampler, or of the exact reference of that kind."""
+    if isinstance(sampler, str):
+        sampler = exact(problem, sampler)
+    return sampler_transfer(sampler, problem, levels, guidance)
 
 
 def scores_of(problem: Problem, transfer: Transfer, prior: Prior) -> dict[str, float]:

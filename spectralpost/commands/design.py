@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from .. import figures, images, metrics
+from .. import figures, metrics
 from ..cli import Design, to_yaml
 from ..degradation import Degradation
 from ..denoiser import GaussianDenoiser
@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..files import check_free, fresh_folder, whole_folder
 from ..learning import LearnResult
 from ..noise import NoiseLevel
-from ..prior import Prior, excess_kurtosis, from_images, save_prior
+from ..prior import Prior, save_prior
 from ..problem import Problem, image_problem
 from ..restoration import measure, restore
 from ..samplers import make_sampler
@@ -31,9 +31,7 @@ from .console import (
     scores_of,
     transfer_of,
 )
-from .setting import degradation_of, levels_of, merged
-
-BUILT_IN_SIZE = 128
+from .setting import degradation_of, levels_of, merged, prior_and_photo
 
 
 def design(options: Design) -> None:
@@ -43,8 +41,8 @@ def design(options: Design) -> None:
     if options.sampler == "exact":
         raise InputError("sampler = 'exact': is the reference of every run, with nothing to learn")
     sampler = make_sampler(options.sampler)
-    levels, timesteps, grid = levels_of(options)
-    prior, photo, photo_name, kurtosis = _prior_and_photo(options)
+    levels, timesteps, grid = levels_of(options, options.steps)
+    prior, photo, photo_name, kurtosis = prior_and_photo(options, options.photo)
     degradation = degradation_of(options, options.degradation, prior.shape)
     problem = image_problem(prior, degradation, options.sigma_y, channels=len(photo))
 
@@ -62,7 +60,7 @@ def design(options: Design) -> None:
 
     schedules = result.baseline_guidance | {"learned": result.guidance}
     transfers = {
-        name: transfer_of(None if name == "exact" else sampler, problem, levels, schedules[name])
+        name: transfer_of("score" if name == "exact" else sampler, problem, levels, schedules[name])
         for name in LABELS
     }
     scores = {name: scores_of(problem, transfer, prior) for name, transfer in transfers.items()}
@@ -115,48 +113,6 @@ def design(options: Design) -> None:
         )
         (folder / "config.yaml").write_text(to_yaml(options))
     console.print(f"results in {out}: schedule.json, report.png, restored.png", soft_wrap=True)
-
-
-def _prior_and_photo(options: Design) -> tuple[Prior, np.ndarray, str, float]:
-    """The prior, a photograph [C, H, W] kept out of it, its name, and the set's kurtosis."""
-    pixel_range = options.pixel_range
-    images.check_pixel_range(pixel_range)
-    size = options.size
-    if size is not None and size < 2:
-        raise InputError(f"size = {size}: must be >= 2")
-    if options.images is None:
-        found = images.built_in_photographs(options.channels, pixel_range)
-        source, size = "photographs of scikit-image", size or BUILT_IN_SIZE
-    else:
-        found = images.load_folder(options.images, options.channels, pixel_range)
-        source = f"{len(found)} images of {options.images.name}"
-    if options.photo is not None:
-        photo_name = options.photo.name
-        photo = images.load_image(options.photo, options.channels, pixel_range)
-    else:
-        photo_name = next(iter(found))
-        photo = found[photo_name]
-        if len(found) > 1:  # with a single image, the prior has to come from the photograph itself
-            del found[photo_name]
-    if size is None:
-        planes = images.all_planes(found.values())
-        size_yx = planes.shape[1:]
-    else:
-        tiles = [tile for image in found.values() for tile in images.tiles(image, size)]
-        if not tiles:
-            raise InputError(f"size = {size}: no image is that large")
-        planes = images.all_planes(tiles)
-        size_yx = (size, size)
-        source += f", tiles of {size}x{size}"
-    prior = from_images(planes, window=options.window, pixel_range=pixel_range, source=source)
-    if any(have < want for have, want in zip(photo.shape[1:], size_yx, strict=True)):
-        raise InputError(
-            f"photo {photo_name!r} of size {photo.shape[1]}x{photo.shape[2]}: "
-            f"smaller than the prior's {size_yx[0]}x{size_yx[1]}"
-        )
-    top, left = ((have - want) // 2 for have, want in zip(photo.shape[1:], size_yx, strict=True))
-    photo = photo[:, top : top + size_yx[0], left : left + size_yx[1]]
-    return prior, photo, photo_name, excess_kurtosis(prior, planes)
 
 
 def _restore_photo(

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from ..cli import Design, Evaluate, to_yaml
 from ..files import check_free, fresh_folder, whole_folder
+from ..learning import default_free
 from ..problem import image_problem
 from ..schedule_file import load_schedule
 from .console import console, learn_with_progress, score_table, scores_of, transfer_of
@@ -27,7 +28,7 @@ def evaluate(options: Evaluate) -> None:
     problem = image_problem(prior, degradation, sigma_y, channels=schedule.channels)
     sampler, levels = schedule.sampler(), schedule.levels
     heuristic = jax.jit(sampler.heuristic)(problem, levels)
-    if "eta" in heuristic:
+    if "eta" in heuristic and "eta" not in default_free(sampler):
         heuristic["eta"] = schedule.guidance["eta"]
     rows = {"published default": heuristic, "this schedule": schedule.guidance}
     if options.relearn:
@@ -41,7 +42,7 @@ def evaluate(options: Evaluate) -> None:
         name: transfer_of(sampler, problem, levels, guidance) for name, guidance in rows.items()
     }
     eta = schedule.guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
-    transfers["exact reference"] = transfer_of(None, problem, levels, {"eta": eta})
+    transfers["exact reference"] = transfer_of("score", problem, levels, {"eta": eta})
     scores = {name: scores_of(problem, transfer, prior) for name, transfer in transfers.items()}
     title = f"{options.schedule.name} on {degradation.name}, sigma_y = {sigma_y:g}"
     console.print(score_table(scores, title))

@@ -6,27 +6,33 @@ from typing import Any
 
 import numpy as np
 
-from .. import noise
-from ..cli import Design, Evaluate
+from .. import images, noise
+from ..cli import Evaluate, ProblemOptions
 from ..degradation import Degradation, make_degradation
 from ..errors import InputError
 from ..noise import NoiseLevel
-from ..prior import Prior, load_prior
+from ..prior import Prior, excess_kurtosis, from_images, load_prior
 from ..problem import Problem, bin_modes, unique_modes
 from ..schedule_file import Schedule
 
+BUILT_IN_SIZE = 128
 
-def levels_of(options: Design) -> tuple[NoiseLevel, tuple[int, ...] | None, str]:
+
+def levels_of(
+    options: ProblemOptions, steps: int
+) -> tuple[NoiseLevel, tuple[int, ...] | None, str]:
     """The grid, its time steps if it has any, and its name for people."""
     name = options.grid.replace("-", "_")
     if not name.startswith("vp"):
-        return getattr(noise, name)(options.steps), None, options.grid
-    levels = getattr(noise, name)(options.steps, options.spacing)
-    timesteps = noise.vp_timesteps(options.steps, options.spacing)
+        return getattr(noise, name)(steps), None, options.grid
+    levels = getattr(noise, name)(steps, options.spacing)
+    timesteps = noise.vp_timesteps(steps, options.spacing)
     return levels, tuple(timesteps.tolist()), f"{options.grid}, {options.spacing}"
 
 
-def degradation_of(options: Design | Evaluate, name: str, shape: tuple[int, ...]) -> Degradation:
+def degradation_of(
+    options: ProblemOptions | Evaluate, name: str, shape: tuple[int, ...]
+) -> Degradation:
     choices: dict[str, dict[str, Any]] = {
         "identity": {},
         "gaussian-blur": {"std": options.blur_std},
@@ -36,6 +42,53 @@ def degradation_of(options: Design | Evaluate, name: str, shape: tuple[int, ...]
     if name == "kernel":
         return make_degradation("from_kernel", shape, kernel=_load_kernel(options.kernel))
     return make_degradation(name.replace("-", "_"), shape, **choices[name])
+
+
+def prior_and_photo(
+    options: ProblemOptions, given: Path | None = None
+) -> tuple[Prior, np.ndarray, str, float]:
+    """The prior, a photograph [C, H, W] kept out of it, its name, and the set's kurtosis.
+
+    The photograph is the one `given`, or the first image.
+    """
+    pixel_range = options.pixel_range
+    images.check_pixel_range(pixel_range)
+    size = options.size
+    if size is not None and size < 2:
+        raise InputError(f"size = {size}: must be >= 2")
+    if options.images is None:
+        found = images.built_in_photographs(options.channels, pixel_range)
+        source, size = "photographs of scikit-image", size or BUILT_IN_SIZE
+    else:
+        found = images.load_folder(options.images, options.channels, pixel_range)
+        source = f"{len(found)} images of {options.images.name}"
+    if given is not None:
+        photo_name = given.name
+        photo = images.load_image(given, options.channels, pixel_range)
+    else:
+        photo_name = next(iter(found))
+        photo = found[photo_name]
+        if len(found) > 1:  # with a single image, the prior has to come from the photograph itself
+            del found[photo_name]
+    if size is None:
+        planes = images.all_planes(found.values())
+        size_yx = planes.shape[1:]
+    else:
+        tiles = [tile for image in found.values() for tile in images.tiles(image, size)]
+        if not tiles:
+            raise InputError(f"size = {size}: no image is that large")
+        planes = images.all_planes(tiles)
+        size_yx = (size, size)
+        source += f", tiles of {size}x{size}"
+    prior = from_images(planes, window=options.window, pixel_range=pixel_range, source=source)
+    if any(have < want for have, want in zip(photo.shape[1:], size_yx, strict=True)):
+        raise InputError(
+            f"photo {photo_name!r} of size {photo.shape[1]}x{photo.shape[2]}: "
+            f"smaller than the prior's {size_yx[0]}x{size_yx[1]}"
+        )
+    top, left = ((have - want) // 2 for have, want in zip(photo.shape[1:], size_yx, strict=True))
+    photo = photo[:, top : top + size_yx[0], left : left + size_yx[1]]
+    return prior, photo, photo_name, excess_kurtosis(prior, planes)
 
 
 def stored_prior(schedule_path: Path, prior_path: Path | None, schedule: Schedule) -> Prior:

@@ -36,15 +36,15 @@ def daps(
 
     Zhang, Chu, Berner, Meng, Anandkumar, Song, "Improving Diffusion Inverse Problem Solving with
     Decoupled Noise Annealing", CVPR 2025 (arXiv 2407.01521). Official code zhangbingliang2019/DAPS:
-    200 levels from 100 to 0.1 (VE, `ve_karras`), 5 calls of the network each, lr 1e-4 falling
-    linearly to 1e-6, precision 1 / tau^2 with tau = 0.01 whatever sigma_y, pixels in [-1, 1]. The
-    factor 2 is in that code since March 2025; the paper and the first release have 1
-    (`variant="paper"`). With h = 1 the first Langevin steps of that code multiply by -1: the edge
-    of stability.
+    200 levels (VE, `ve_karras(200, sigma_max=100, sigma_min=0.106)`), 5 calls of the network each,
+    lr from 1e-4 linearly to 1.5e-6, precision 1 / tau^2 with tau = 0.01 whatever sigma_y, pixels in
+    [-1, 1]. The factor 2 is that code's; the paper, and the code from July 2024 to March 2025, have
+    1 (`variant="paper"`). With h = 1 the Langevin steps of the first level of that code multiply by
+    -1: the edge of stability.
 
     The denoiser is called at VE levels (alpha = 1) between those of the grid.
 
-    Weights: lr >= 0, default 1e-4 (1 - 0.99 i / S) at step i of S; precision >= 0, default 1e4.
+    Weights: lr >= 0, default 1e-4 (1 - 0.99 i / (S + 1)) at step i; precision >= 0, default 1e4.
     """
     if variant not in ("code", "paper"):
         raise InputError(f"variant = {variant!r}: allowed are code, paper")
@@ -54,7 +54,7 @@ def daps(
 
     def heuristic(problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
         i = jnp.arange(num_steps_of(levels), dtype=levels.alpha.dtype)
-        lr = 1e-4 * factor * (1 - 0.99 * i / num_steps_of(levels))
+        lr = 1e-4 * factor * (1 - 0.99 * i / (num_steps_of(levels) + 1))
         return {"lr": lr, "precision": constant(1e4, levels)}
 
     return Sampler(

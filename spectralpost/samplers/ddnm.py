@@ -15,8 +15,8 @@ from ..step import (
     ddnm_step,
     noise_estimate,
     pseudo_inverse,
+    svd_step,
 )
-from .ddrm import ddrm_update
 
 
 @cache
@@ -41,9 +41,10 @@ def ddnm(*, noiseless: bool = False, threshold: float = 0.03) -> Sampler:
     Wang, Yu, Zhang, "Zero-Shot Image Restoration Using Denoising Diffusion Null-Space Model", ICLR
     2023 (arXiv 2212.00490). Official code wyhuai/DDNM (functions/svd_ddnm.py, svd_operators.py):
     100 steps, eta 0.85, sigma_y given in [0, 1] and doubled, singular values up to 0.03 zeroed in
-    H^+. Three codings of DDNM+ exist; this is the one by singular values. There D_2 acts on eps_hat
-    in the wrong basis (without V^T) and small singular values get neither data nor the full noise;
-    here both are as the paper means them. Time travel, off by default there, is left out.
+    H^+ (by axis for blurs; here of H, and in DDNM only). Three codings of DDNM+ exist; this is the
+    one by singular values. There D_2 acts on eps_hat in the wrong basis (without V^T) and small
+    singular values get neither data nor the full noise; here both are as the paper means them. Time
+    travel, off by default there, is left out.
 
     Weights: eta in [0, 1], default 0.85, of the type of `ddnm_step`.
     """
@@ -73,8 +74,8 @@ def _update(
     eps: Array,
     guidance_t: Guidance,
 ) -> Array:
-    guidance_t = guidance_t | {"eta_b": jnp.ones_like(guidance_t["eta"])}
-    return ddrm_update(denoise, measurement, t, s, x_t, y, eps, guidance_t)
+    eta = guidance_t["eta"]
+    return svd_step(denoise, measurement, t, s, x_t, y, eps, eta, jnp.ones_like(eta))
 
 
 def _noiseless_update(

@@ -5,9 +5,9 @@ from functools import cache
 import jax.numpy as jnp
 from jax import Array
 
-from ..noise import NoiseLevel, safe_sqrt
+from ..noise import NoiseLevel
 from ..problem import Measurement
-from ..step import Denoise, Guidance, Sampler, constant, ddnm_step, noise_estimate
+from ..step import Denoise, Guidance, Sampler, better_than, constant, svd_step
 
 
 @cache
@@ -37,7 +37,7 @@ def ddrm() -> Sampler:
     """
     return Sampler(
         name="ddrm",
-        update=ddrm_update,
+        update=_update,
         heuristic=lambda problem, levels, factor=1.0: {
             "eta_b": constant(jnp.minimum(factor, 1.0), levels),
             "eta": constant(0.85, levels),
@@ -49,7 +49,7 @@ def ddrm() -> Sampler:
     )
 
 
-def ddrm_update(
+def _update(
     denoise: Denoise,
     measurement: Measurement,
     t: NoiseLevel,
@@ -59,27 +59,10 @@ def ddrm_update(
     eps: Array,
     guidance_t: Guidance,
 ) -> Array:
-    """The step of DDRM, which with eta_b = 1 is that of DDNM+ (`ddnm`)."""
-    h, sigma_y = measurement.response, measurement.sigma_y
     eta, eta_b = guidance_t["eta"], guidance_t["eta_b"]
-    x_hat = denoise(x_t, t)
-    ybar, spread, informed = _informed(measurement, s, y, eta_b)
-    from_y = s.alpha * ((1 - eta_b) * x_hat + eta_b * ybar) + spread * eps
-    misfit = jnp.where(h > 0, (y - h * x_hat) / sigma_y, noise_estimate(x_t, x_hat, t))
-    return jnp.where(informed, from_y, ddnm_step(s, x_hat, misfit, eps, eta))
+    return svd_step(denoise, measurement, t, s, x_t, y, eps, eta, eta_b)
 
 
 def _start(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
-    ybar, spread, informed = _informed(measurement, level, y, jnp.ones_like(level.alpha))
+    ybar, spread, informed = better_than(measurement, level, y, jnp.ones_like(level.alpha))
     return jnp.where(informed, level.alpha * ybar + spread * eps, level.sigma * eps)
-
-
-def _informed(
-    measurement: Measurement, level: NoiseLevel, y: Array, eta_b: Array
-) -> tuple[Array, Array, Array]:
-    """y / h; how much noise it needs to reach the level; and where it is less noisy than that."""
-    h, sigma_y = measurement.response, measurement.sigma_y
-    informed = h * level.sigma > level.alpha * sigma_y
-    h = jnp.where(informed, h, 1)  # keeps values and gradients of the other cases finite
-    spread = safe_sqrt(level.sigma**2 - (eta_b * level.alpha * sigma_y / h) ** 2)
-    return y / h, spread, informed

@@ -21,7 +21,8 @@ def dds(*, cg_steps: int | None = None) -> Sampler:
     with eps_hat of the unguided x_hat. Chung, Lee, Ye, "Decomposed Diffusion Sampler for
     Accelerating Large-Scale Inverse Problems", ICLR 2024 (arXiv 2303.05754). Official code
     HJ-harry/DDS (solver_2d.py): gamma 1, eta 0.85, 50 steps, and five iterations of conjugate
-    gradients from x_hat in place of the solution (`cg_steps=5`; None solves exactly).
+    gradients from x_hat in place of the solution (`cg_steps=5`; None solves exactly). sigma_y does
+    not enter; the step to t = 0 adds no noise and is followed by another call of the network.
 
     After n iterations the result is a polynomial of degree n in H^T H, whose coefficients are
     ratios of norms. With those the step is not affine; its closed form uses mean-field norms

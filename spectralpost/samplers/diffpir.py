@@ -20,11 +20,12 @@ def diffpir(*, official_units: bool = False) -> Sampler:
         x_s    = alpha_s x_hat' + sigma_s (sqrt(1 - zeta) eps' + sqrt(zeta) eps)
 
     Zhu et al., "Denoising Diffusion Models for Plug-and-Play Image Restoration", CVPRW 2023 (arXiv
-    2305.08995). The official code (yuanzhi-zhu/DiffPIR) has lambda 1, zeta 0.1 for deblurring. Its
-    sigma_y is in units of [0, 1] while its noise levels are in those of [-1, 1], so its lambda 1
-    is 1/4 of the formula above: `official_units=True` takes that as the default. The official code
-    starts from noised y and skips the data step at its last index; this starts from pure noise.
-    Its clipping of x_hat is not modelled.
+    2305.08995). The official code (yuanzhi-zhu/DiffPIR) has lambda 1, zeta 0.1 for deblurring (0.25
+    for super-resolution, 1 for inpainting). Its sigma_y is in units of [0, 1] while its noise
+    levels are in those of [-1, 1], so its lambda 1 is 1/4 of the formula above:
+    `official_units=True` takes that as the default. The official code starts from noised y and
+    skips the data step at its last index; this starts from pure noise. Its clipping of x_hat is not
+    modelled.
 
     Weights: lambda_ >= 0, default 1 (1/4 in official units); zeta in [0, 1], default 0.1.
     """

@@ -20,10 +20,11 @@ from ..step import (
     noise_estimate,
 )
 
-KINDS = ("score", "flow", "kernel")
+Kind = Literal["score", "flow", "kernel"]
+KINDS: tuple[Kind, ...] = ("score", "flow", "kernel")
 
 
-def exact(problem: Problem, kind: Literal["score", "flow", "kernel"] = "score") -> Sampler:
+def exact(problem: Problem, kind: Kind = "score") -> Sampler:
     """E[x_0 | x_t, y] in place of the denoiser. Closes over the problem.
 
         x_hat' = x_hat + C_t H^T (H C_t H^T + sigma_y^2)^-1 (y - H x_hat),  C_t = Cov(x_0 | x_t)

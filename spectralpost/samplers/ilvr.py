@@ -45,8 +45,8 @@ def ilvr(
 
     Choi, Kim, Jeong, Gwon, Yoon, "ILVR: Conditioning Method for Denoising Diffusion Probabilistic
     Models", ICCV 2021 (arXiv 2108.02938). Official code jychoi118/ilvr_adm, whose Phi is down- and
-    upsampling: 100 respaced DDPM steps, all but the last `range_t` steps replaced (0 by default, 20
-    in its README). Learned variance and clipping are not modelled.
+    upsampling: 100 respaced DDPM steps, all but the last `range_t` + 1 steps replaced (0 by
+    default, 20 in its README). Learned variance and clipping are not modelled.
 
     Weights: weight in [0, 1], default 1 and 0 at the last step, as by default there; eta in [0, 1],
     default 1.

@@ -23,7 +23,7 @@ def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
     He et al., "Manifold Preserving Guided Diffusion", ICLR 2024 (arXiv 2311.16424). Official code
     KellyYutongHe/mpgd_pytorch (linear_inv, `mpgd_wo_proj`) takes the second form: the norm of the
     whole tensor; scale 17.5, 7.5, 4 for 20, 50, 100 steps of super-resolution, pixels in [-1, 1];
-    `scale=None` stands for 17.5 (20 / S)^0.917, which goes through these. Its variants with an
+    `scale=None` stands for 17.5 (20 / S)^0.917, within 1 % of these. Its variants with an
     autoencoder are left out, its clipping of x_hat is not modelled.
 
     The second form is not affine; its closed form uses the mean-field norm (`transfer`).

@@ -30,11 +30,12 @@ def pigdm(
         g     = J^T H^+ (y - H x_hat)                                         noiseless = True
         x_s   = DDIM(x_hat, eps_hat) + weight alpha_s alpha_t g
 
-    Song, Vahdat, Mardani, Kautz, "Pseudoinverse-Guided Diffusion Models for Inverse Problems",
-    ICLR 2023. No official repository; the same group's NVlabs/RED-diff (algos/pgdm.py, its default
+    Song, Vahdat, Mardani, Kautz, "Pseudoinverse-Guided Diffusion Models for Inverse Problems", ICLR
+    2023. No official repository; the same group's NVlabs/RED-diff (algos/pgdm.py, its default
     `awd=True`) has the factor alpha_s alpha_t, weight 1, DDIM eta 0 in its configuration and 1 in
-    its scripts. That code leaves out sigma_y (`noiseless`), with singular values up to a threshold
-    counted as zero for blurs, and starts from x_T = alpha_T H^+ y + sigma_T eps (`start_from_y`).
+    its scripts. That code leaves out sigma_y (`noiseless`), with singular values up to 0.03 counted
+    as zero for blurs (`threshold`, by axis there, of H here), and starts from x_T = alpha_T H^+ y +
+    sigma_T eps (`start_from_y`).
 
     Weights: weight >= 0, default 1; eta in [0, 1], default 0.
     """

@@ -40,12 +40,13 @@ def tmpd(
     row_sum   the variant that the official code uses for images: H J H^T by its row sums, H J H^T 1
               elementwise. On a stationary problem that is one number, the value at the constant
               component, h_0^2 J_0: give (h_0, prior variance of that component). It damps all other
-              frequencies, whose variance is smaller. Holds for circular blurs only
+              frequencies, whose variance is smaller. Holds for circular blurs only. (That code sums
+              with H 1 in place of 1: the same for blurs that keep the mean, h_0 = 1)
     solver    "heun": Heun's method on the probability flow of x_hat', two calls a step; no eta
 
     Boys, Girolami, Pidstrigach, Reich, Mosca, Akyildiz, "Tweedie Moment Projected Diffusions for
-    Inverse Problems", 2023 (arXiv 2310.06721). Official code bb515/tmpdjax: 1000 DDPM steps, no
-    weight (1), pixels in [-1, 1].
+    Inverse Problems", 2023 (arXiv 2310.06721). Official code bb515/tmpdjax, several steps to
+    choose from (1000 of DDPM, Euler-Maruyama), no weight (1).
 
     Weights: weight >= 0, default 1; eta in [0, 1], default 1, the ancestral DDPM step.
     """
