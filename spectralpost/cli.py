@@ -58,6 +58,8 @@ class Design(ProblemOptions):
 
     sampler: str = "dps"
     """Sampler to learn for: see `spectralpost samplers`."""
+    sampler_options: tuple[str, ...] = ()
+    """Variants of the sampler as name=value, such as noiseless=true: see docs/conventions.md."""
     steps: int = 20
     """Number of sampling steps, which is the number of network calls."""
     eta: float | None = None

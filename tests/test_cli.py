@@ -245,6 +245,18 @@ def test_other_options_of_design(w, tmp_path, capsys):
     assert "photo.png" in scores_in(tmp_path / "out")
 
 
+def test_variants_of_a_sampler(w, tmp_path, capsys):
+    """--sampler-options reach the sampler, and the schedule file, which restores with them."""
+    run(
+        f"design --images {w}/images {QUICK} --starts 4 --sampler pigdm "
+        f"--sampler-options noiseless=true threshold=0.2 --out {tmp_path}/out",
+        capsys,
+    )
+    schedule = load_schedule(tmp_path / "out" / "schedule.json")
+    assert schedule.sampler_options == {"noiseless": True, "threshold": 0.2}
+    assert schedule.sampler() is SAMPLERS["pigdm"](noiseless=True, threshold=0.2)
+
+
 # ----------------------------------------------------------------------------------------- compare
 
 
@@ -434,6 +446,14 @@ BAD = {
     # sampler
     "unknown sampler": (f"{DESIGN} --sampler magic", "sampler = 'magic'.*dps"),
     "nothing to learn": (f"{DESIGN} --sampler exact", "sampler = 'exact'"),
+    "option without value": (f"{DESIGN} --sampler-options noiseless", "'noiseless': name=value"),
+    "option of another": (f"{DESIGN} --sampler-options noiseless=true", "'dps'.*'noiseless'"),
+    "option of words": (
+        f"{DESIGN} --sampler-options normalised=maybe",
+        "normalised = 'maybe'.*true",
+    ),
+    "number of words": (f"{DESIGN} --sampler-options scale=big", "scale = 'big'.*number"),
+    "option not yaml": (f"{DESIGN} --sampler-options scale=[", "sampler-options = 'scale=\\['"),
     "steps 0": (f"{DESIGN} --steps 0", "steps = 0"),
     "steps negative": (f"{DESIGN} --steps -3", "steps = -3"),
     "too many steps": (f"{DESIGN} --steps 1001", "steps = 1001.*1000"),

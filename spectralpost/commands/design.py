@@ -31,7 +31,7 @@ from .console import (
     scores_of,
     transfer_of,
 )
-from .setting import degradation_of, levels_of, merged, prior_and_photo
+from .setting import degradation_of, levels_of, merged, parsed_options, prior_and_photo
 
 
 def design(options: Design) -> None:
@@ -40,7 +40,8 @@ def design(options: Design) -> None:
     check_free(out)
     if options.sampler == "exact":
         raise InputError("sampler = 'exact': is the reference of every run, with nothing to learn")
-    sampler = make_sampler(options.sampler)
+    sampler_options = parsed_options(options.sampler_options)
+    sampler = make_sampler(options.sampler, **sampler_options)
     levels, timesteps, grid = levels_of(options, options.steps)
     prior, photo, photo_name, kurtosis = prior_and_photo(options, options.photo)
     degradation = degradation_of(options, options.degradation, prior.shape)
@@ -77,6 +78,7 @@ def design(options: Design) -> None:
 
     schedule = Schedule(
         sampler_name=options.sampler,
+        sampler_options=sampler_options,
         levels=levels,
         timesteps=timesteps,
         grid=grid,

@@ -91,6 +91,22 @@ def prior_and_photo(
     return prior, photo, photo_name, excess_kurtosis(prior, planes)
 
 
+def parsed_options(words: tuple[str, ...]) -> dict[str, Any]:
+    """`name=value` words as a dictionary; values as in YAML."""
+    import yaml
+
+    options = {}
+    for word in words:
+        name, equals, value = word.partition("=")
+        if not (name and equals and value):
+            raise InputError(f"sampler-options = {word!r}: name=value is needed")
+        try:
+            options[name] = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise InputError(f"sampler-options = {word!r}: value cannot be read") from error
+    return options
+
+
 def stored_prior(schedule_path: Path, prior_path: Path | None, schedule: Schedule) -> Prior:
     """The prior of a schedule; InputError if the file beside it is another one."""
     prior = load_prior(prior_path or schedule_path.with_name("prior.npz"))

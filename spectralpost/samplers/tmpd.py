@@ -52,6 +52,12 @@ def tmpd(
     """
     if solver not in ("ddim", "heun"):
         raise InputError(f"solver = {solver!r}: allowed are ddim, heun")
+    if row_sum is not None and not (
+        isinstance(row_sum, tuple)
+        and len(row_sum) == 2
+        and all(isinstance(value, int | float) and value >= 0 for value in row_sum)
+    ):
+        raise InputError(f"row_sum = {row_sum!r}: must be two numbers >= 0, (h_0, prior variance)")
     heun = solver == "heun"
 
     def heuristic(problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
