@@ -20,7 +20,7 @@ from jax import Array
 
 from .blocks import apply_gain, congruence, diagonal, divide, identity_gain, multiply
 from .errors import InputError
-from .noise import NoiseLevel, num_steps_of, step_pairs
+from .noise import NoiseLevel, num_steps_of, safe_sqrt, step_pairs
 from .prior import noisy_variance
 from .problem import (
     Measurement,
@@ -256,7 +256,7 @@ def _norms(
     count = len(jax.eval_shape(asked, None, *[problem.spectrum] * 3))
     for i in range(count):
         u = _affine(sampler, problem, t, lambda *inputs, i=i: asked(*inputs)[i])
-        norms.append(jnp.sqrt(second_moment(problem, compose(law, u))))
+        norms.append(safe_sqrt(second_moment(problem, compose(law, u))))
     return norms
 
 

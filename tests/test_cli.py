@@ -281,13 +281,14 @@ def test_compare_ranks_the_samplers(w, tmp_path, capsys):
             assert 0 < scores["learned"]["W2^2"] <= 1.05 * scores["tuned_constant"]["W2^2"]
             assert scores["tuned_constant"]["W2^2"] <= scores["heuristic"]["W2^2"] * (1 + 1e-9)
             assert row["calls"] == steps
-            assert (row["closure"] is None) == (row["name"] == "ddnm")
+            assert (row["closure"] is None) == (row["name"] != "dps")
             assert f"{scores['learned']['W2^2']:.5f}" in out
         by_name = {row["name"]: row for row in references if row["steps"] == steps}
         assert by_name["exact score, Heun"]["calls"] == 2 * steps
         kernel = by_name["exact kernel"]["scores"]["exact"]["W2^2"]
         assert kernel < 1e-6 < min(losses)
     assert "5 steps" in out and "4 steps" in out and "published" in out
+    assert "RED-diff's published default is Adam's" in out
     # the design of this fixture, on the same prior, problem and steps
     dps = next(row for row in samplers if row["name"] == "dps" and row["steps"] == 5)
     scores = scores_in(w / "designed")["average image"]

@@ -5,7 +5,7 @@ from functools import cache, partial
 from jax import Array
 
 from ..errors import InputError
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, safe_divide
 from ..problem import Measurement
 from ..step import Denoise, Guidance, Sampler, constant, ddnm_step, noise_estimate
 
@@ -26,7 +26,8 @@ def dds(*, cg_steps: int | None = None) -> Sampler:
 
     After n iterations the result is a polynomial of degree n in H^T H, whose coefficients are
     ratios of norms. With those the step is not affine; its closed form uses mean-field norms
-    (`transfer`), which takes seconds to compile.
+    (`transfer`), which takes seconds to compile. It holds for the official gamma; from about 10 on
+    a few low frequencies dominate the norms, which then do not concentrate.
 
     Weights: gamma >= 0, default 1; eta in [0, 1], default 0.85, of the type of `ddnm_step`.
     """
@@ -79,10 +80,11 @@ def _conjugate_gradients(
     x, r = 0 * residual, residual
     p, rr = r, norm(r) ** 2
     for i in range(steps):
-        step = rr / (norm(p) ** 2 + gamma * norm(h * p) ** 2)
+        # At the solution, which may come early, r = p = 0: stay there.
+        step = safe_divide(rr, norm(p) ** 2 + gamma * norm(h * p) ** 2)
         x = x + step * p
         if i + 1 < steps:
             r = r - step * (p + gamma * h**2 * p)
             before, rr = rr, norm(r) ** 2
-            p = r + (rr / before) * p
+            p = r + safe_divide(rr, before) * p
     return x
