@@ -8,6 +8,7 @@ from .denoiser import GaussianDenoiser as GaussianDenoiser
 from .errors import InputError as InputError
 from .learning import LearnResult as LearnResult
 from .learning import learn as learn
+from .learning import sensitivity as sensitivity
 from .metrics import kl as kl
 from .metrics import mse as mse
 from .metrics import perception as perception

@@ -8,11 +8,12 @@ import numpy as np
 
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange, to_uint8
-from .learning import LearnResult
+from .learning import CHUNK, LearnResult
 from .metrics import mode_error
 from .noise import NoiseLevel, log_snr, step_pairs
 from .prior import frequency
 from .problem import Problem, ideal_posterior
+from .step import Guidance
 from .transfer import Transfer
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ LINES = {
 }
 
 
+HARDLY = 1e-3  # sensitivity of a weight that hardly matters
+
+
 class Panel(NamedTuple):
     """One image of `restored_figure`."""
 
@@ -50,15 +54,16 @@ def report_figure(
     transfers: dict[str, Transfer],
     title: str,
     objective: str = "W2$^2$ per pixel",
+    sensitivity: Guidance | None = None,
 ) -> "Figure":
     """Schedule, transfer gain and output spread per frequency, and loss history.
 
     problem of all modes of a plane [H * W]; transfers: label -> total transfer on it, labels as in
-    COLOURS.
+    COLOURS. sensitivity (`learning.sensitivity`): learned weights that hardly matter are hollow.
     """
     figure = _figure((12, 8.4))
     schedule, history, gain, spread = figure.subplots(2, 2).ravel()
-    _draw_schedule(schedule, levels, result)
+    _draw_schedule(schedule, levels, result, sensitivity or {})
     _draw_history(history, result, objective)
     f = frequency(shape).ravel()
     response, ideal = np.asarray(problem.response), ideal_posterior(problem)
@@ -191,7 +196,9 @@ def _figure(size: tuple[float, float]) -> "Figure":
     return Figure(figsize=size, layout="constrained")
 
 
-def _draw_schedule(axes: "Axes", levels: NoiseLevel, result: LearnResult) -> None:
+def _draw_schedule(
+    axes: "Axes", levels: NoiseLevel, result: LearnResult, sensitivity: Guidance
+) -> None:
     position = np.asarray(log_snr(step_pairs(levels)[0]))
     curves = {
         "published default": result.baseline_guidance["heuristic"],
@@ -210,18 +217,48 @@ def _draw_schedule(axes: "Axes", levels: NoiseLevel, result: LearnResult) -> Non
                 markersize=4,
                 label=f"{name}, {label}" if len(result.free) > 1 else label,
             )
+    for name, marker in zip(result.free, markers, strict=False):
+        weights = np.maximum(np.asarray(result.guidance[name]), 1e-6)
+        idle = np.asarray(sensitivity.get(name, np.inf)) < HARDLY + 0 * weights
+        if idle.any():
+            axes.plot(
+                position[idle],
+                weights[idle],
+                marker,
+                color=COLOURS["learned"],
+                markerfacecolor="white",
+                markersize=5,
+                label=f"{name}: hollow if 10 % change W2$^2$ by < 0.1 %",
+            )
     axes.set_yscale("log")
     axes.set_title("Guidance schedule")
     axes.set_xlabel(
         "log-SNR = log(alpha$_t^2$ / sigma$_t^2$): noise on the left, image on the right"
     )
     axes.set_ylabel("weight" if len(result.free) > 1 else f"weight {''.join(result.free)}")
-    axes.legend(fontsize="small" if len(result.free) > 1 else None)
+    axes.legend(fontsize="small" if sensitivity or len(result.free) > 1 else None)
 
 
 def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
-    iterations = np.arange(1, len(result.history) + 1)
-    axes.plot(iterations, result.history, color=COLOURS["learned"], label="learned (best start)")
+    found, refined = len(result.explored), len(result.history)
+    if found:
+        axes.plot(
+            CHUNK * np.arange(1, found + 1),
+            result.explored,
+            LINES["learned"],
+            color=COLOURS["learned"],
+            alpha=0.45,
+            label="exploring (few bins)",
+        )
+    axes.plot(
+        CHUNK * np.arange(found + 1, found + refined + 1),
+        result.history,
+        LINES["learned"],
+        color=COLOURS["learned"],
+        marker="o",
+        markersize=4,
+        label="refining",
+    )
     labels = {
         "heuristic": "published default",
         "tuned_constant": "tuned constant",

@@ -56,14 +56,30 @@ def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
     return 2 * points - 1
 
 
+def log_snr_position(levels: NoiseLevel) -> Array:
+    """Where each step begins, in log-SNR from 0 (the first) to 1 (the last): [S]."""
+    t, _ = step_pairs(levels)
+    position = jnp.clip(log_snr(t), -30, 30)  # pure noise and clean signal are infinitely far
+    return (position - position[0]) / jnp.maximum(position[-1] - position[0], 1e-6)
+
+
+def roughness(u: Array, levels: NoiseLevel) -> Array:
+    """Numbers [S - 1] whose squares add up to how rough unconstrained numbers u [S] are.
+
+    The mean over steps of du^2, a step counting less the wider it is in log-SNR: 0 for a constant,
+    d^2 for a zigzag by d on levels evenly spaced in log-SNR.
+    """
+    count = max(u.shape[0] - 1, 1)
+    width = count * jnp.diff(log_snr_position(levels))
+    return jnp.diff(u) / jnp.sqrt(count * jnp.maximum(width, 0.1))
+
+
 def smooth_curves(key: Array, levels: NoiseLevel, num: int) -> Array:
     """Random curves, smooth in log-SNR, to be added to unconstrained numbers: [num, S].
 
     A curve is a sum of four cosines of standard deviations 2, 1, 2/3, 1/2.
     """
-    t, _ = step_pairs(levels)
-    position = jnp.clip(log_snr(t), -30, 30)  # pure noise and clean signal are infinitely far
-    position = (position - position[0]) / jnp.maximum(position[-1] - position[0], 1e-6)
+    position = log_snr_position(levels)
     order = jnp.arange(4, dtype=position.dtype)
     waves = jnp.cos(jnp.pi * order[:, None] * position[None, :])
     size = 2 / (1 + order)

@@ -10,22 +10,26 @@ import numpy as np
 from jax import Array
 
 from .errors import InputError
-from .guidance import constant_grid, smooth_curves, unconstrain
-from .least_squares import finite
+from .guidance import constant_grid, constrain, smooth_curves, unconstrain
+from .least_squares import Search, finite
 from .metrics import wasserstein2
 from .noise import NoiseLevel, check_levels, num_steps_of
-from .problem import Problem
+from .problem import Problem, bin_modes
 from .samplers.exact import exact
 from .search import (
+    KEPT,
+    Lane,
     Objective,
     Optimizer,
     Setting,
     Task,
     begin,
+    best_distinct,
     best_params,
     choose_optimizer,
     guidance_loss,
     losses_of,
+    next_generation,
     schedule_of,
     search,
 )
@@ -33,6 +37,8 @@ from .step import Guidance, Sampler
 from .transfer import check_guidance, check_weights, sampler_transfer
 
 CHUNK = 20  # iterations between two looks at the loss
+COARSE = 64  # modes of the problem that is explored
+PATIENCE = 8  # generations without progress
 
 
 class LearnResult(NamedTuple):
@@ -43,8 +49,9 @@ class LearnResult(NamedTuple):
     loss: float  # the objective of the learned schedule
     baselines: dict[str, float]  # the objective of "heuristic", "tuned_constant" and "exact"
     baseline_guidance: dict[str, Guidance]  # the schedules of those three
-    history: np.ndarray  # best loss so far (objective + penalty), per iteration
-    start_losses: np.ndarray  # final loss of each start, best first: how often the best is found
+    history: np.ndarray  # best loss (objective + penalties) after every 20 iterations of refining
+    explored: np.ndarray  # the same of each generation, on the coarse problem ("lm" only)
+    final_losses: np.ndarray  # of all schedules that were refined to the end, best first
     converged: bool  # False if max_iterations ended the search
 
 
@@ -62,6 +69,7 @@ def learn(
     max_iterations: int = 400,
     tolerance: float = 1e-4,
     max_amplification: float = 3.0,
+    smoothness: float = 1e-4,
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
 ) -> LearnResult:
@@ -73,20 +81,26 @@ def learn(
     free         default: all weights but eta, or eta where there is no other (`default_free`)
     objective    (problem, transfer) -> scalar: `metrics.wasserstein2` (default), `kl`, `mse`, ...
     num_starts   searches run side by side: from `guidance`, from the tuned constant, and from
-                 random smooth curves around these two. The landscape has many minima.
+                 random smooth curves around these two. The landscape has many minima
     optimizer    "lm": Levenberg-Marquardt, for objectives that are sums of squares of independent
-                 modes (the averaged W2). "lbfgs" (optax, zoom line search) and "adam" (optax, with
-                 `learning_rate`): any objective, blocks, samplers that divide by norms. "auto": lm
-                 where it applies, else lbfgs
+                 modes (the averaged W2). Explores in generations of 20 iterations on a problem of
+                 64 bins, each begun by the best schedules so far and perturbed copies of these,
+                 then refines the best few on the whole problem. "lbfgs" (optax, zoom line search)
+                 and "adam" (optax, with `learning_rate`): any objective, blocks, samplers that
+                 divide by norms; they only refine. "auto": lm where it applies, else lbfgs
     max_iterations
-                 of each start, rounded up to a multiple of 20
-    tolerance    stop once the best loss falls by less than this fraction in 20 iterations
+                 of exploring, and of refining, each rounded up to a multiple of 20
+    tolerance    stop refining once the best loss falls by less than this fraction in 20 iterations
     max_amplification
                  keeps every signal on the way within this factor of what the denoiser was made for,
                  in root mean square, mode by mode. The bare optimum (inf) of many steps may blow
                  modes up by 10^10 and shrink them again: fine in closed form, useless to a network
                  and even to double precision. Enforced by a penalty, see `search`
-    progress     called with (iteration, best loss) every 20 iterations
+    smoothness   a zigzag by a factor of e from step to step costs this fraction of the tuned
+                 constant's loss (`guidance.roughness`): steps that do not matter follow their
+                 neighbours. 0 gives the bare optimum
+    progress     called with (iteration, best loss) every 20 iterations: the loss of the coarse
+                 problem while exploring, of the whole one while refining
 
     Deterministic for a given seed. Merge equal modes first (`unique_modes`), and bin those of large
     images (`bin_modes`): time and memory are proportional to rows x steps x starts.
@@ -104,30 +118,36 @@ def learn(
     check_weights(sampler, given)
     guidance = {name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in given.items()}
     free = default_free(sampler) if free is None else free
-    _check_options(sampler, free, num_starts, max_iterations, max_amplification)
+    _check_options(sampler, free, num_starts, max_iterations, max_amplification, smoothness)
     free = tuple(sorted(free))
     optimizer = choose_optimizer(optimizer, sampler, problem, levels, guidance, objective)
     task = Task(sampler, objective, free, optimizer, learning_rate)
     fixed = {name: weights for name, weights in guidance.items() if name not in free}
 
     max_growth = jnp.log(jnp.asarray(max_amplification, levels.alpha.dtype))
-    setting = Setting(problem, levels, fixed, max_growth, _basis(free, levels, constant=True))
+    zero, ones = jnp.zeros_like(max_growth), _basis(free, levels, constant=True)
     # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
-    unlimited = setting._replace(max_growth=jnp.full_like(max_growth, jnp.inf))
-    constant = _tuned_constant(task, unlimited, guidance)
+    unlimited = Setting(problem, levels, fixed, jnp.full_like(max_growth, jnp.inf), zero, ones)
+    constant, constant_loss = _tuned_constant(task, unlimited, guidance)
 
-    setting = setting._replace(basis=_basis(free, levels, constant=False))
-    lanes = begin(task, _starts(seed, sampler, free, guidance, constant, levels, num_starts))
+    basis = _basis(free, levels, constant=False)
+    rough_price = jnp.asarray(smoothness * constant_loss, levels.alpha.dtype)
+    setting = Setting(problem, levels, fixed, max_growth, rough_price, basis)
+    starts = _starts(seed, sampler, free, guidance, constant, levels, num_starts)
+    explored: list[float] = []
     history: list[float] = []
-    converged = False
-    while not converged and len(history) < max_iterations:
-        lanes, losses = search(task, setting, lanes, CHUNK)
-        before = history[-1] if history else np.inf
-        best = np.minimum.accumulate(np.asarray(losses).min(axis=1))
-        history += np.minimum(before, best).tolist()
-        converged = before - history[-1] <= tolerance * history[-1]
+
+    def record(losses: list[float], loss: float) -> None:
+        losses.append(loss)
         if progress is not None:
-            progress(len(history), history[-1])
+            progress(CHUNK * len(explored + history), loss)
+
+    if optimizer == "lm":
+        best = _explore(task, setting, starts, seed, max_iterations, partial(record, explored))
+        # The tuned constant once more, so that what is learned is never worse.
+        starts = jnp.concatenate([best, starts[1:2]])
+    record_refined = partial(record, history)
+    lanes, converged = _refine(task, setting, starts, max_iterations, tolerance, record_refined)
 
     learned = schedule_of(sampler, setting, best_params(lanes))
     eta = guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
@@ -147,7 +167,8 @@ def learn(
         },
         baseline_guidance=baseline_guidance,
         history=np.asarray(history),
-        start_losses=np.sort(np.asarray(lanes.loss)),
+        explored=np.asarray(explored),
+        final_losses=np.sort(np.asarray(lanes.loss)),
         converged=converged,
     )
 
@@ -167,6 +188,35 @@ def score(
 ) -> Array:
     """The objective of one schedule."""
     return objective(problem, sampler_transfer(sampler, problem, levels, guidance))
+
+
+@partial(jax.jit, static_argnames=("sampler", "free", "objective"))
+def sensitivity(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    free: tuple[str, ...],
+    objective: Objective = wasserstein2,
+) -> Guidance:
+    """How much each weight of each step matters: name -> [S], for the names in `free`.
+
+    The relative increase of the objective when that one weight is changed by 10 % (a unit weight:
+    its odds), mean of up and down; near 0 where the loss does not care.
+    """
+    u = unconstrain(sampler.constraint, {name: guidance[name] for name in free})
+    here = score(sampler, problem, levels, guidance, objective)
+
+    def moved(name: str, shift: Array) -> Array:
+        weights = guidance | constrain(sampler.constraint, u | {name: u[name] + shift})
+        return score(sampler, problem, levels, weights, objective)
+
+    change = {}
+    for name in free:
+        shifts = 0.1 * jnp.eye(u[name].shape[0], dtype=u[name].dtype)
+        both = jax.lax.map(partial(moved, name), jnp.concatenate([shifts, -shifts]), batch_size=16)
+        change[name] = jnp.mean(both.reshape(2, -1), axis=0) / here - 1
+    return change
 
 
 @partial(jax.jit, static_argnames="sampler")
@@ -189,6 +239,60 @@ def exact_score(
 # -------------------------------------------------------------------------------------- machinery
 
 
+def _explore(
+    task: Task,
+    setting: Setting,
+    starts: Array,
+    seed: int,
+    max_iterations: int,
+    record: Callable[[float], None],
+) -> Array:
+    """The best few schedules that generations of Levenberg-Marquardt searches find: [KEPT, P].
+
+    The landscape is rugged, and good minima are near each other: after some iterations the best are
+    kept, and the other lanes go on from perturbed copies of these. On a problem of few bins, where
+    an iteration costs a fraction; what is learned there is refined on the whole problem.
+    """
+    levels, problem = setting.levels, setting.problem
+    if problem.spectrum.shape[0] > 2 * COARSE:
+        setting = setting._replace(problem=bin_modes(problem, COARSE)[0])
+    key = jax.random.key(seed)
+    params, best, stale = starts, np.inf, 0
+    parents = np.asarray(starts)
+    for _ in range(-(-max_iterations // CHUNK)):
+        lanes, _ = search(task, setting, begin(task, params), CHUNK)
+        before = best
+        parents, best = best_distinct(np.asarray(lanes.params), np.asarray(lanes.loss), KEPT)
+        record(best)
+        stale = 0 if best < before * (1 - 1e-3) else stale + 1
+        if stale == PATIENCE:
+            break
+        key, kick_key = jax.random.split(key)
+        params = next_generation(kick_key, parents, levels, len(starts))
+    return jnp.asarray(parents, starts.dtype)
+
+
+def _refine(
+    task: Task,
+    setting: Setting,
+    starts: Array,
+    max_iterations: int,
+    tolerance: float,
+    record: Callable[[float], None],
+) -> tuple[Search | Lane, bool]:
+    """Searches from all starts, side by side, until the best of them no longer gains."""
+    lanes, best, iterations = begin(task, starts), np.inf, 0
+    while iterations < max_iterations:
+        lanes, losses = search(task, setting, lanes, CHUNK)
+        iterations += CHUNK
+        before = best
+        best = min(best, float(np.asarray(losses).min()))
+        record(best)
+        if before - best <= tolerance * best:
+            return lanes, True
+    return lanes, False
+
+
 def _zoom(losses: Callable[[np.ndarray], Array], num: int) -> tuple[np.ndarray, float]:
     """Minimise over [-log 1e4, log 1e4]^num, by a grid that zooms in on its best point.
 
@@ -205,8 +309,8 @@ def _zoom(losses: Callable[[np.ndarray], Array], num: int) -> tuple[np.ndarray, 
     return best, best_loss
 
 
-def _tuned_constant(task: Task, setting: Setting, given: Guidance) -> Guidance:
-    """The best schedule that one number per weight can give.
+def _tuned_constant(task: Task, setting: Setting, given: Guidance) -> tuple[Guidance, float]:
+    """The best schedule that one number per weight can give, and its loss.
 
     Either constant weights, or the published default with its own constant changed, whichever is
     better: a published constant may stand for weights that are not (`Sampler.heuristic`).
@@ -222,7 +326,7 @@ def _tuned_constant(task: Task, setting: Setting, given: Guidance) -> Guidance:
         raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
     constant = schedule_of(sampler, setting, jnp.asarray(constants, dtype))
     rescaled = _published(task, setting, jnp.asarray(factors[0], dtype), given)
-    return constant if loss <= published_loss else rescaled
+    return (constant, loss) if loss <= published_loss else (rescaled, published_loss)
 
 
 def _published(task: Task, setting: Setting, log_factor: Array, given: Guidance) -> Guidance:
@@ -277,6 +381,7 @@ def _check_options(
     num_starts: int,
     max_iterations: int,
     max_amplification: float,
+    smoothness: float,
 ) -> None:
     known = ", ".join(sampler.constraint)
     for name in free:
@@ -288,6 +393,8 @@ def _check_options(
         raise InputError(f"free = {', '.join(free)}: names a weight twice")
     if not max_amplification >= 1:
         raise InputError(f"max_amplification = {max_amplification}: must be >= 1")
+    if not 0 <= smoothness < np.inf:
+        raise InputError(f"smoothness = {smoothness}: must be a number >= 0")
     if num_starts < 1:
         raise InputError(f"starts = {num_starts}: must be >= 1")
     if max_iterations < 1:

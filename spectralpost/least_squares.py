@@ -68,20 +68,7 @@ def linearise(
     growth = jnp.log(jax.vmap(partial(amplification, sampler, problem))(t, prefixes))
     worst = jnp.argmax(growth, axis=1)
 
-    def growth_by_steps(mode: Array, i: Array) -> Transfer:
-        """Derivative of one mode's growth before step i by the transfers of all steps, [S, 1]."""
-        one = jax.tree.map(lambda leaf: leaf[mode][None] if leaf.ndim else leaf, problem)
-        start_one = jax.tree.map(lambda leaf: leaf[mode][None], start)
-        t_i = jax.tree.map(lambda leaf: leaf[i], t)
-
-        def growth(steps: Transfer) -> Array:
-            _, laws = jax.lax.scan(lambda law, step: (compose(law, step), law), start_one, steps)
-            law = jax.tree.map(lambda leaf: leaf[i], laws)
-            return jnp.log(amplification(sampler, one, t_i, law))[0]
-
-        return jax.grad(growth)(jax.tree.map(lambda leaf: leaf[:, mode][:, None], steps))
-
-    by_steps = jax.vmap(growth_by_steps)(worst, jnp.arange(worst.shape[0]))  # [S, S, 1]
+    by_steps = _growth_by_steps(sampler, problem, t, prefixes, steps, worst)  # [S, S]
 
     def derivative(prefix: Transfer, step: Transfer, slope: Transfer, suffix: Transfer) -> Array:
         at = lambda step: compose(compose(prefix, step), suffix)  # noqa: E731
@@ -97,12 +84,47 @@ def linearise(
         jacobian[name] = jax.vmap(derivative)(prefixes, steps, slopes, suffixes)
         # [step of the weight, step of the growth], summed over the parts of a transfer
         growth_jacobian[name] = sum(
-            by[:, :, 0].T * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True)
+            by * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True)
         )
     return (
         Linearisation(r, jacobian),
         Linearisation(jnp.max(growth, axis=1), growth_jacobian),
     )
+
+
+def _growth_by_steps(
+    sampler: Sampler,
+    problem: Problem,
+    t: NoiseLevel,
+    laws: Transfer,
+    steps: Transfer,
+    worst: Array,
+) -> Transfer:
+    """Derivatives of the log amplification before step i, of its mode worst[i], by step j: [j, i].
+
+    laws and steps [S, F]. One pass back through the steps, for all i at once.
+    """
+    index = jnp.arange(worst.shape[0])
+
+    def growth(law: Transfer, mode: Array, t_i: NoiseLevel) -> Array:
+        one = jax.tree.map(lambda leaf: leaf[mode][None] if leaf.ndim else leaf, problem)
+        law = jax.tree.map(lambda leaf: leaf[None], law)
+        return jnp.log(amplification(sampler, one, t_i, law))[0]
+
+    before = jax.tree.map(lambda leaf: leaf[index, worst], laws)
+    seeds = jax.vmap(jax.grad(growth))(before, worst, t)
+
+    def backward(adjoint: Transfer, inputs: tuple[Array, Transfer, Transfer]):
+        j, law, step = inputs
+        begins = index == j + 1  # the growth that sees step j last
+        adjoint = jax.tree.map(lambda seed, later: jnp.where(begins, seed, later), seeds, adjoint)
+        by_law, by_step = jax.vjp(compose, law, step)[1](adjoint)
+        return by_law, by_step
+
+    at_worst = partial(jax.tree.map, lambda leaf: leaf[:, worst])
+    nothing = jax.tree.map(jnp.zeros_like, seeds)
+    inputs = (index, at_worst(laws), at_worst(steps))
+    return jax.lax.scan(backward, nothing, inputs, reverse=True)[1]
 
 
 def finite(losses: Array) -> Array:
@@ -116,6 +138,7 @@ class Search(NamedTuple):
     params: Array  # [P]
     loss: Array
     damping: Array
+    curvature: Array  # [P]: how fast the loss grows with each param, 1/2 d^2 loss / d param^2
 
 
 # Tried at once in every iteration, times the current damping; costs four losses, saves the
@@ -126,7 +149,8 @@ MAX_STEP = 2.0  # of an unconstrained number: a factor of 7 for a weight
 
 def initial_search(params: Array) -> Search:
     """A search that has not begun: params [P]."""
-    return Search(params, jnp.full((), jnp.inf, params.dtype), jnp.ones((), params.dtype))
+    dtype = params.dtype
+    return Search(params, jnp.full((), jnp.inf, dtype), jnp.ones((), dtype), jnp.zeros_like(params))
 
 
 def levenberg_marquardt(
@@ -141,12 +165,14 @@ def levenberg_marquardt(
     """
     r, jacobian = linearised(search.params)
     normal, gradient = jacobian.T @ jacobian, jacobian.T @ r
-    scale = jnp.diagonal(normal)
+    curvature = jnp.diagonal(normal)  # Gauss and Newton's
     # Directions that do not matter at all must not make the system singular.
-    scale = jnp.maximum(scale, jnp.finfo(r.dtype).eps * jnp.max(scale) + jnp.finfo(r.dtype).tiny)
+    floor = jnp.finfo(r.dtype).eps * jnp.max(curvature) + jnp.finfo(r.dtype).tiny
+    scale = jnp.maximum(curvature, floor)
 
     def trial(factor: Array) -> tuple[Array, Array]:
-        step = jnp.linalg.solve(normal + jnp.diag(factor * search.damping * scale), -gradient)
+        damped = normal + jnp.diag(factor * search.damping * scale)
+        step = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), -gradient)
         params = search.params + jnp.clip(step, -MAX_STEP, MAX_STEP)
         return params, jnp.sum(residuals(params) ** 2)
 
@@ -161,4 +187,5 @@ def levenberg_marquardt(
         jnp.where(accepted, candidates[best], search.params),
         jnp.where(accepted, losses[best], here),
         jnp.clip(damping, 1e-10, 1e10),
+        curvature,
     )

@@ -9,11 +9,12 @@ from typing import Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
 
 from .errors import InputError
-from .guidance import constrain
+from .guidance import constrain, roughness, smooth_curves
 from .least_squares import (
     Residuals,
     Search,
@@ -23,7 +24,7 @@ from .least_squares import (
     linearise,
 )
 from .metrics import wasserstein2, wasserstein2_residuals
-from .noise import NoiseLevel
+from .noise import NoiseLevel, num_steps_of
 from .problem import Problem, per_pixel
 from .step import Guidance, Sampler
 from .transfer import Transfer, mean_field_norms, trajectory
@@ -52,6 +53,7 @@ class Setting(NamedTuple):
     levels: NoiseLevel
     fixed: Guidance  # the weights that stay, name -> [S]
     max_growth: Array  # log of max_amplification
+    rough_price: Array  # what roughness 1 of a schedule costs
     basis: Guidance  # name -> [S, P]: identity for a free schedule, ones for a constant
 
 
@@ -113,7 +115,14 @@ def guidance_loss(task: Task, setting: Setting, guidance: Guidance) -> Array:
 
 
 def _loss(task: Task, setting: Setting, params: Array) -> Array:
-    return guidance_loss(task, setting, schedule_of(task.sampler, setting, params))
+    loss = guidance_loss(task, setting, schedule_of(task.sampler, setting, params))
+    return loss + jnp.sum(_rough(setting, params) ** 2)
+
+
+def _rough(setting: Setting, params: Array) -> Array:
+    """Square roots of the price of roughness, linear in params."""
+    rows = [roughness(basis @ params, setting.levels) for basis in setting.basis.values()]
+    return jnp.sqrt(setting.rough_price) * jnp.concatenate(rows)
 
 
 @partial(jax.jit, static_argnames="task")
@@ -148,7 +157,7 @@ def _lm_iteration(task: Task, setting: Setting, search: Search) -> Search:
 
     def at(params: Array) -> Array:
         transfer, overshoot = _run(sampler, setting, schedule_of(sampler, setting, params))
-        return jnp.concatenate([residuals(problem, transfer), overshoot])
+        return jnp.concatenate([residuals(problem, transfer), overshoot, _rough(setting, params)])
 
     def linearised(params: Array) -> tuple[Array, Array]:
         u = {name: basis[name] @ params for name in task.free}
@@ -165,7 +174,11 @@ def _lm_iteration(task: Task, setting: Setting, search: Search) -> Search:
                 [misfit.jacobian[name], jax.vmap(push)(growth.jacobian[name])], axis=1
             )
             jacobian += (slopes[name][:, None] * by_weight).T @ basis[name]
-        return values, jacobian
+        rough = partial(_rough, setting)
+        return (
+            jnp.concatenate([values, rough(params)]),
+            jnp.concatenate([jacobian, jax.jacfwd(rough)(params)]),
+        )
 
     return levenberg_marquardt(search, at, linearised)
 
@@ -210,6 +223,42 @@ def begin(task: Task, params: Array) -> Search | Lane:
         return jax.tree.map(
             lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), jax.vmap(lane)(params)
         )
+
+
+# Children of a good schedule: (smooth in log-SNR or not, size in unconstrained numbers).
+KICKS = ((True, 0.3), (False, 0.1), (True, 1.0), (False, 0.3), (False, 1.0))
+KEPT = 8  # parents of a generation
+
+
+def best_distinct(params: np.ndarray, losses: np.ndarray, num: int) -> tuple[np.ndarray, float]:
+    """The best parameter vectors, [num, P] (fewer if there are fewer), and the best loss.
+
+    Those whose losses are 0.1 % apart come first: the others are likely to be the same minimum.
+    """
+    order = np.argsort(losses)  # infinite ones last
+    first, other = [order[0]], []
+    for i in order[1:]:
+        (first if losses[i] > losses[first[-1]] * (1 + 1e-3) else other).append(i)
+    return params[(first + other)[:num]], float(losses[order[0]])
+
+
+def next_generation(key: Array, parents: np.ndarray, levels: NoiseLevel, num: int) -> Array:
+    """The parents, and perturbed copies of them: [num, P], P a multiple of S."""
+    num_children = num - len(parents)
+    smooth_key, white_key = jax.random.split(key)
+    num_weights = parents.shape[1] // num_steps_of(levels)
+    curves = [
+        np.asarray(smooth_curves(key, levels, num_children))
+        for key in jax.random.split(smooth_key, num_weights)
+    ]
+    white = np.asarray(jax.random.normal(white_key, (num_children, parents.shape[1])))
+    which = np.arange(num_children)
+    is_smooth, size = (
+        np.asarray(column)[which % len(KICKS)] for column in zip(*KICKS, strict=True)
+    )
+    kicks = np.where(is_smooth[:, None], np.concatenate(curves, axis=1), white) * size[:, None]
+    children = parents[which % len(parents)] + kicks
+    return jnp.asarray(np.concatenate([parents, children]), levels.alpha.dtype)
 
 
 def best_params(lanes: Search | Lane) -> Array:

@@ -3,6 +3,7 @@
 import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # tests leave nothing behind
 
 import jax
 import pytest

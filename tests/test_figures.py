@@ -47,7 +47,8 @@ def result_of(heuristic: dict, free: tuple[str, ...]) -> LearnResult:
         baselines={"heuristic": 0.3, "tuned_constant": 0.1, "exact": 0.005},
         baseline_guidance={"heuristic": heuristic, "tuned_constant": twice, "exact": {}},
         history=np.geomspace(0.1, 0.01, 40),
-        start_losses=np.asarray([0.01, 0.02]),
+        explored=np.geomspace(0.2, 0.02, 10),
+        final_losses=np.asarray([0.01, 0.02]),
         converged=True,
     )
 
@@ -80,7 +81,9 @@ def test_report_shows_every_schedule(report):
     assert set(COLOURS) - {"learned"} < set(legend_of(history))
     for axes in (gain, spread):
         assert legend_of(axes) == ["true posterior", *COLOURS]
-    np.testing.assert_allclose(history.lines[0].get_ydata()[[0, -1]], [0.1, 0.01])
+    explored, refined = (history.lines[i].get_ydata() for i in (0, 1))
+    np.testing.assert_allclose(explored[[0, -1]], [0.2, 0.02])
+    np.testing.assert_allclose(refined[[0, -1]], [0.1, 0.01])
     learned = schedule.lines[2].get_ydata()
     np.testing.assert_allclose(learned, dps().heuristic(PROBLEM, vp_linear(STEPS))["zeta"] / 2)
 

@@ -13,7 +13,7 @@ from ..degradation import Degradation
 from ..denoiser import GaussianDenoiser
 from ..errors import InputError
 from ..files import check_free, fresh_folder, whole_folder
-from ..learning import LearnResult
+from ..learning import LearnResult, sensitivity
 from ..noise import NoiseLevel
 from ..prior import Prior, save_prior
 from ..problem import Problem, image_problem
@@ -71,6 +71,7 @@ def design(options: Design) -> None:
     )
     console.print(score_table(scores, title))
 
+    importance = sensitivity(sampler, small, levels, result.guidance, result.free)
     panels, photo_scores = _restore_photo(
         sampler, prior, degradation, problem, levels, schedules, transfers, photo, options
     )
@@ -103,6 +104,7 @@ def design(options: Design) -> None:
         result,
         {LABELS[name]: transfer for name, transfer in transfers.items()},
         title,
+        sensitivity=importance,
     )
     restored = figures.restored_figure([panels], f"{photo_name}: {title}", prior.pixel_range)
     with whole_folder(out) as folder:
@@ -111,7 +113,15 @@ def design(options: Design) -> None:
         figures.save_figure(report, folder / "report.png")
         figures.save_figure(restored, folder / "restored.png")
         (folder / "scores.json").write_text(
-            json.dumps({"average image": scores, photo_name: photo_scores}, indent=1) + "\n"
+            json.dumps(
+                {
+                    "average image": scores,
+                    photo_name: photo_scores,
+                    "sensitivity": {name: step.tolist() for name, step in importance.items()},
+                },
+                indent=1,
+            )
+            + "\n"
         )
         (folder / "config.yaml").write_text(to_yaml(options))
     console.print(f"results in {out}: schedule.json, report.png, restored.png", soft_wrap=True)
@@ -184,12 +194,13 @@ def _print_notes(
     for name, row in photo_scores.items():
         table.add_row(LABELS[name], *(f"{value:.2f}" for value in row.values()))
     console.print(table)
-    near = np.mean(result.start_losses <= 1.01 * result.loss)
+    near = np.sum(result.final_losses <= 1.01 * result.final_losses[0])
     exact_loss = scores["learned"]["W2^2"]
     console.print(
         f"Learned on {small.spectrum.size} of {problem.spectrum.size} modes (loss off by "
-        f"{abs(result.loss / exact_loss - 1):.1e}); {near:.0%} of the starts end within 1 % of the "
-        f"best{'' if result.converged else '; not converged'}.\n"
+        f"{abs(result.loss / exact_loss - 1):.1e}); {near} of the {len(result.final_losses)} "
+        f"schedules that were refined end within 1 % of the best"
+        f"{'' if result.converged else '; not converged'}.\n"
         f"Model: Gaussian, stationary, no clipping, no network error. Excess kurtosis of the "
         f"whitened images: {kurtosis:.1f} (0 for the model).",
         soft_wrap=True,
