@@ -63,6 +63,22 @@ def log_snr_position(levels: NoiseLevel) -> Array:
     return (position - position[0]) / jnp.maximum(position[-1] - position[0], 1e-6)
 
 
+def interpolation(levels: NoiseLevel, knots: int | None) -> np.ndarray:
+    """[S, P]: unconstrained numbers of all steps from P numbers, u = interpolation @ params.
+
+    knots None: P = S, one number a step. Else P = knots, u linear in log-SNR between knots, which
+    lie at quantiles of the steps; 1 is a constant. More knots than steps count as None.
+    """
+    position = np.asarray(log_snr_position(levels))
+    steps = position.size
+    if knots is None or knots >= steps:
+        return np.eye(steps)
+    if knots == 1:
+        return np.ones((steps, 1))
+    at = np.quantile(position, np.linspace(0, 1, knots))
+    return np.stack([np.interp(position, at, one) for one in np.eye(knots)], axis=1)
+
+
 def roughness(u: Array, levels: NoiseLevel) -> Array:
     """Numbers [S - 1] whose squares add up to how rough unconstrained numbers u [S] are.
 

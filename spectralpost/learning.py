@@ -10,10 +10,10 @@ import numpy as np
 from jax import Array
 
 from .errors import InputError
-from .guidance import constant_grid, constrain, smooth_curves, unconstrain
+from .guidance import constant_grid, constrain, interpolation, smooth_curves, unconstrain
 from .least_squares import Search, finite
 from .metrics import wasserstein2
-from .noise import NoiseLevel, check_levels, num_steps_of
+from .noise import NoiseLevel, check_levels
 from .problem import Problem, bin_modes
 from .samplers.exact import exact
 from .search import (
@@ -70,6 +70,7 @@ def learn(
     tolerance: float = 1e-4,
     max_amplification: float = 3.0,
     smoothness: float = 1e-4,
+    knots: int | None = None,
     seed: int = 0,
     progress: Callable[[int, float], None] | None = None,
 ) -> LearnResult:
@@ -99,6 +100,8 @@ def learn(
     smoothness   a zigzag by a factor of e from step to step costs this fraction of the tuned
                  constant's loss (`guidance.roughness`): steps that do not matter follow their
                  neighbours. 0 gives the bare optimum
+    knots        None: one weight a step. k: weights interpolated in log-SNR between k knots
+                 (`guidance.interpolation`), for schedules of few numbers; 1 learns a constant
     progress     called with (iteration, best loss) every 20 iterations: the loss of the coarse
                  problem while exploring, of the whole one while refining
 
@@ -119,21 +122,24 @@ def learn(
     guidance = {name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in given.items()}
     free = default_free(sampler) if free is None else free
     _check_options(sampler, free, num_starts, max_iterations, max_amplification, smoothness)
+    if knots is not None and knots < 1:
+        raise InputError(f"knots = {knots}: must be >= 1")
     free = tuple(sorted(free))
     optimizer = choose_optimizer(optimizer, sampler, problem, levels, guidance, objective)
     task = Task(sampler, objective, free, optimizer, learning_rate)
     fixed = {name: weights for name, weights in guidance.items() if name not in free}
 
     max_growth = jnp.log(jnp.asarray(max_amplification, levels.alpha.dtype))
-    zero, ones = jnp.zeros_like(max_growth), _basis(free, levels, constant=True)
+    zero, ones = jnp.zeros_like(max_growth), _basis(free, levels, interpolation(levels, 1))
     # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
     unlimited = Setting(problem, levels, fixed, jnp.full_like(max_growth, jnp.inf), zero, ones)
     constant, constant_loss = _tuned_constant(task, unlimited, guidance)
 
-    basis = _basis(free, levels, constant=False)
+    shape = interpolation(levels, knots)
+    basis = _basis(free, levels, shape)
     rough_price = jnp.asarray(smoothness * constant_loss, levels.alpha.dtype)
     setting = Setting(problem, levels, fixed, max_growth, rough_price, basis)
-    starts = _starts(seed, sampler, free, guidance, constant, levels, num_starts)
+    starts = _starts(seed, sampler, free, guidance, constant, levels, shape, num_starts)
     explored: list[float] = []
     history: list[float] = []
 
@@ -143,7 +149,8 @@ def learn(
             progress(CHUNK * len(explored + history), loss)
 
     if optimizer == "lm":
-        best = _explore(task, setting, starts, seed, max_iterations, partial(record, explored))
+        record_explored = partial(record, explored)
+        best = _explore(task, setting, starts, shape, seed, max_iterations, record_explored)
         # The tuned constant once more, so that what is learned is never worse.
         starts = jnp.concatenate([best, starts[1:2]])
     record_refined = partial(record, history)
@@ -243,6 +250,7 @@ def _explore(
     task: Task,
     setting: Setting,
     starts: Array,
+    shape: np.ndarray,
     seed: int,
     max_iterations: int,
     record: Callable[[float], None],
@@ -268,7 +276,7 @@ def _explore(
         if stale == PATIENCE:
             break
         key, kick_key = jax.random.split(key)
-        params = next_generation(kick_key, parents, levels, len(starts))
+        params = next_generation(kick_key, parents, levels, shape, len(starts))
     return jnp.asarray(parents, starts.dtype)
 
 
@@ -343,15 +351,13 @@ def _published_losses(task: Task, setting: Setting, log_factors: Array, given: G
     return finite(jax.lax.map(loss, log_factors, batch_size=16))
 
 
-def _basis(free: tuple[str, ...], levels: NoiseLevel, *, constant: bool) -> Guidance:
-    """name -> [S, P]: P = one parameter per weight if constant, else one per weight and step."""
-    steps = num_steps_of(levels)
-    one = np.ones((steps, 1)) if constant else np.eye(steps)
-    width = one.shape[1]
+def _basis(free: tuple[str, ...], levels: NoiseLevel, shape: np.ndarray) -> Guidance:
+    """name -> [S, P]: the parameters of all weights, one after the other, `shape` for each."""
+    steps, width = shape.shape
     basis = {}
     for i, name in enumerate(free):
         columns = np.zeros((steps, width * len(free)))
-        columns[:, i * width : (i + 1) * width] = one
+        columns[:, i * width : (i + 1) * width] = shape
         basis[name] = jnp.asarray(columns, levels.alpha.dtype)
     return basis
 
@@ -363,15 +369,17 @@ def _starts(
     given: Guidance,
     constant: Guidance,
     levels: NoiseLevel,
+    shape: np.ndarray,
     num: int,
 ) -> Array:
     """[num, P]: the given schedule, the constant, then random smooth curves around these two."""
     given, constant = (unconstrain(sampler.constraint, weights) for weights in (given, constant))
+    fit = jnp.asarray(np.linalg.pinv(shape).T, levels.alpha.dtype)
     columns = []
     for key, name in zip(jax.random.split(jax.random.key(seed), len(free)), free, strict=True):
         centres = jnp.stack([(given, constant)[i % 2][name] for i in range(num)])
         curves = smooth_curves(key, levels, num)
-        columns.append(centres + curves.at[:2].set(0))
+        columns.append((centres + curves.at[:2].set(0)) @ fit)
     return jnp.concatenate(columns, axis=1)
 
 

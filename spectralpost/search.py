@@ -24,7 +24,7 @@ from .least_squares import (
     linearise,
 )
 from .metrics import wasserstein2, wasserstein2_residuals
-from .noise import NoiseLevel, num_steps_of
+from .noise import NoiseLevel
 from .problem import Problem, per_pixel
 from .step import Guidance, Sampler
 from .transfer import Transfer, mean_field_norms, trajectory
@@ -242,13 +242,16 @@ def best_distinct(params: np.ndarray, losses: np.ndarray, num: int) -> tuple[np.
     return params[(first + other)[:num]], float(losses[order[0]])
 
 
-def next_generation(key: Array, parents: np.ndarray, levels: NoiseLevel, num: int) -> Array:
-    """The parents, and perturbed copies of them: [num, P], P a multiple of S."""
+def next_generation(
+    key: Array, parents: np.ndarray, levels: NoiseLevel, shape: np.ndarray, num: int
+) -> Array:
+    """The parents, and perturbed copies of them: [num, P]; shape [S, P of one weight]."""
     num_children = num - len(parents)
     smooth_key, white_key = jax.random.split(key)
-    num_weights = parents.shape[1] // num_steps_of(levels)
+    num_weights = parents.shape[1] // shape.shape[1]
+    fit = np.linalg.pinv(shape).T
     curves = [
-        np.asarray(smooth_curves(key, levels, num_children))
+        np.asarray(smooth_curves(key, levels, num_children)) @ fit
         for key in jax.random.split(smooth_key, num_weights)
     ]
     white = np.asarray(jax.random.normal(white_key, (num_children, parents.shape[1])))

@@ -7,7 +7,7 @@ import pytest
 from cases import circular
 from compiling import quick_compilation
 
-from spectralpost.guidance import log_snr_position, roughness
+from spectralpost.guidance import interpolation, log_snr_position, roughness
 from spectralpost.learning import learn, score, sensitivity
 from spectralpost.noise import NoiseLevel, rectified_flow, ve_karras, vp_linear
 from spectralpost.samplers.diffpir import diffpir
@@ -38,7 +38,8 @@ def test_next_generation():
     """Parents as they are, then children around them in turn, by the sizes of `KICKS`."""
     levels, num = vp_linear(6), 2000
     parents = np.stack([np.zeros(12), np.full(12, 10.0)])  # two weights, six steps
-    generation = np.asarray(next_generation(jax.random.key(0), parents, levels, num))
+    shape = interpolation(levels, None)
+    generation = np.asarray(next_generation(jax.random.key(0), parents, levels, shape, num))
     assert generation.shape == (num, 12)
     np.testing.assert_array_equal(generation[:2], parents)
     children = generation[2:]
@@ -56,8 +57,38 @@ def test_next_generation():
             count = some.size
             assert abs(np.mean(some**2) / size**2 - 1) < 5 * np.sqrt(2 / count)
             assert abs(np.corrcoef(some[:, 2], some[:, 3])[0, 1]) < 5 / np.sqrt(len(some))
-    again = next_generation(jax.random.key(0), parents, levels, num)
+    again = next_generation(jax.random.key(0), parents, levels, shape, num)
     np.testing.assert_array_equal(again, generation)
+
+
+def test_interpolation():
+    """Knots keep their values, straight lines in log-SNR stay straight, columns add up to 1."""
+    levels = vp_linear(9)
+    position = np.asarray(log_snr_position(levels))
+    np.testing.assert_array_equal(interpolation(levels, None), np.eye(9))
+    np.testing.assert_array_equal(interpolation(levels, 12), np.eye(9))
+    np.testing.assert_array_equal(interpolation(levels, 1), np.ones((9, 1)))
+    for knots in (2, 3, 5):
+        shape = interpolation(levels, knots)
+        assert shape.shape == (9, knots) and np.linalg.matrix_rank(shape) == knots
+        np.testing.assert_allclose(shape.sum(axis=1), 1, rtol=10 * EPS)
+        at = np.quantile(position, np.linspace(0, 1, knots))
+        np.testing.assert_allclose(shape @ (2 * at + 1), 2 * position + 1, rtol=50 * EPS)
+
+
+def test_fewer_numbers_learn_less():
+    """Constant, three knots, free: each can do what the one before it can."""
+    problem, levels = circular((12,)).problem, vp_linear(6)
+    options = {"num_starts": 8, "smoothness": 0.0, "max_amplification": np.inf}
+    results = [learn(dps(), problem, levels, knots=knots, **options) for knots in (1, 3, None)]
+    losses = [result.loss for result in results]
+    assert losses[0] >= losses[1] * (1 - 1e-6) and losses[1] >= losses[2] * (1 - 1e-6)
+    assert losses[2] < 0.99 * losses[0]
+    constant, piecewise = (np.log(result.guidance["zeta"]) for result in results[:2])
+    assert np.ptp(constant) < 1e-9
+    shape = interpolation(levels, 3)
+    fitted = shape @ np.linalg.lstsq(shape, piecewise)[0]
+    np.testing.assert_allclose(fitted, piecewise, rtol=1e-10)
 
 
 def test_roughness():
