@@ -9,8 +9,10 @@ from .errors import InputError as InputError
 from .learning import LearnResult as LearnResult
 from .learning import learn as learn
 from .learning import sensitivity as sensitivity
+from .metrics import WeightedSum as WeightedSum
 from .metrics import kl as kl
 from .metrics import mse as mse
+from .metrics import optimal_tradeoff as optimal_tradeoff
 from .metrics import perception as perception
 from .metrics import psnr as psnr
 from .metrics import wasserstein2 as wasserstein2

@@ -100,6 +100,30 @@ class Compare(ProblemOptions):
 
 
 @dataclass
+class Tradeoff(ProblemOptions):
+    """Learn schedules between least error and most realistic images, beside what theory allows."""
+
+    sampler: str = "dps"
+    """Sampler to learn for: see `spectralpost samplers`."""
+    sampler_options: tuple[str, ...] = ()
+    """Variants of the sampler as name=value: see docs/conventions.md."""
+    steps: int = 20
+    """Number of sampling steps."""
+    free: tuple[str, ...] | None = None
+    """Weights to learn (default: all, eta included: noise is what buys realism)."""
+    prices: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0, 10.0)
+    """Weights of perception in mse + price * perception; a schedule is learned for each."""
+    starts: int = 32
+    """Searches run side by side."""
+    bins: int = 400
+    """Frequencies are merged into this many bins while learning; the table is exact again."""
+    seed: int = 0
+    """Of the search."""
+    out: Path | None = None
+    """New folder for the results (default: a fresh one under runs/)."""
+
+
+@dataclass
 class Evaluate:
     """Score a schedule on another problem than the one it was learned for."""
 
@@ -157,6 +181,7 @@ class Samplers:
 COMMANDS: dict[str, type] = {
     "design": Design,
     "compare": Compare,
+    "tradeoff": Tradeoff,
     "evaluate": Evaluate,
     "restore": Restore,
     "samplers": Samplers,

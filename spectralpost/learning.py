@@ -80,15 +80,16 @@ def learn(
     guidance     name -> [S]: the fixed weights, and a start for the free ones (default: the
                  sampler's published heuristic)
     free         default: all weights but eta, or eta where there is no other (`default_free`)
-    objective    (problem, transfer) -> scalar: `metrics.wasserstein2` (default), `kl`, `mse`, ...
+    objective    (problem, transfer) -> scalar: `metrics.wasserstein2` (default), `mse`,
+                 `perception`, a `metrics.WeightedSum` of these, `kl`, or your own
     num_starts   searches run side by side: from `guidance`, from the tuned constant, and from
                  random smooth curves around these two. The landscape has many minima
     optimizer    "lm": Levenberg-Marquardt, for objectives that are sums of squares of independent
-                 modes (the averaged W2). Explores in generations of 20 iterations on a problem of
-                 64 bins, each begun by the best schedules so far and perturbed copies of these,
-                 then refines the best few on the whole problem. "lbfgs" (optax, zoom line search)
-                 and "adam" (optax, with `learning_rate`): any objective, blocks, samplers that
-                 divide by norms; they only refine. "auto": lm where it applies, else lbfgs
+                 modes (all named above but kl). Explores in generations of 20 iterations on a
+                 problem of 64 bins, each begun by the best schedules so far and perturbed copies of
+                 these, then refines the best few on the whole problem. "lbfgs" (optax, zoom line
+                 search) and "adam" (optax, with `learning_rate`): any objective, blocks, samplers
+                 that divide by norms; they only refine. "auto": lm where it applies, else lbfgs
     max_iterations
                  of exploring, and of refining, each rounded up to a multiple of 20
     tolerance    stop refining once the best loss falls by less than this fraction in 20 iterations

@@ -5,12 +5,16 @@ pixel, in squared units of the pixel range where it is a squared distance. `bias
 of the output minus the posterior mean, a function of y; `cov` the output's covariance given y.
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 
 from .blocks import apply_gain, congruence, diagonal, root
+from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
 from .noise import safe_sqrt
 from .problem import (
@@ -67,15 +71,12 @@ def wasserstein2_residuals(problem: Problem, transfer: Transfer) -> Array:
     the gap of the posterior standard deviations, and the offset.
     """
     ideal = ideal_posterior(problem)
-    gaps = jnp.stack(
-        [
-            (transfer.data_gain - ideal.gain) * jnp.sqrt(measurement_cov(problem)),
-            safe_sqrt(output_cov(transfer)) - safe_sqrt(ideal.var),
-            transfer.offset,
-        ]
-    )
-    share = jnp.sqrt(problem.weight / num_pixels(problem))
-    return (gaps * share[None, :]).ravel()
+    parts = [
+        (transfer.data_gain - ideal.gain) * jnp.sqrt(measurement_cov(problem)),
+        safe_sqrt(output_cov(transfer)) - safe_sqrt(ideal.var),
+        transfer.offset,
+    ]
+    return _shared_out(problem, parts)
 
 
 def kl(problem: Problem, transfer: Transfer) -> Array:
@@ -118,6 +119,94 @@ def perception(problem: Problem, transfer: Transfer) -> Array:
     return per_pixel(problem, transfer.offset**2) + _bures(problem, cov, prior_cov(problem))
 
 
+def mse_residuals(problem: Problem, transfer: Transfer) -> Array:
+    """`mse` of independent modes is the sum of the squares of these, [4 F]."""
+    ideal = ideal_posterior(problem)
+    parts = [
+        (transfer.data_gain - ideal.gain) * jnp.sqrt(measurement_cov(problem)),
+        safe_sqrt(output_cov(transfer)),
+        transfer.offset,
+        safe_sqrt(ideal.var),
+    ]
+    return _shared_out(problem, parts)
+
+
+def perception_residuals(problem: Problem, transfer: Transfer) -> Array:
+    """`perception` of independent modes is the sum of the squares of these, [2 F]."""
+    cov = output_cov(transfer) + congruence(transfer.data_gain, measurement_cov(problem))
+    parts = [safe_sqrt(cov) - safe_sqrt(prior_cov(problem)), transfer.offset]
+    return _shared_out(problem, parts)
+
+
+# Metrics that are sums of squares, which Levenberg-Marquardt minimises.
+RESIDUALS: dict[Callable[..., Array], Callable[[Problem, Transfer], Array]] = {
+    wasserstein2: wasserstein2_residuals,
+    mse: mse_residuals,
+    perception: perception_residuals,
+}
+
+
+@dataclass(frozen=True)
+class WeightedSum:
+    """An objective for `learn`: the sum of `weights` times `wasserstein2`, `mse`, `perception`.
+
+    `WeightedSum(mse=1.0, perception=0.5)` buys realistic images for half of their price in error;
+    equal weights make equal objectives, so nothing is compiled twice.
+    """
+
+    wasserstein2: float = 0.0
+    mse: float = 0.0
+    perception: float = 0.0
+
+    def __post_init__(self) -> None:
+        values = [weight for _, weight in self.terms()]
+        if not all(0 <= value < float("inf") for value in values) or not any(values):
+            raise InputError(f"objective = {self}: weights must be >= 0, and one of them > 0")
+
+    def terms(self) -> list[tuple[Callable[..., Array], float]]:
+        """The metrics and their weights."""
+        return [
+            (wasserstein2, self.wasserstein2),
+            (mse, self.mse),
+            (perception, self.perception),
+        ]
+
+    def __call__(self, problem: Problem, transfer: Transfer) -> Array:
+        used = [weight * metric(problem, transfer) for metric, weight in self.terms() if weight]
+        return jnp.sum(jnp.stack(used))
+
+    def residuals(self, problem: Problem, transfer: Transfer) -> Array:
+        """The square roots, as in RESIDUALS."""
+        return jnp.concatenate(
+            [
+                weight**0.5 * RESIDUALS[metric](problem, transfer)
+                for metric, weight in self.terms()
+                if weight
+            ]
+        )
+
+
+class Tradeoff(NamedTuple):
+    """The least distortion that any estimate can have at a level of perception, per pixel."""
+
+    least_mse: Array  # of the posterior mean
+    its_perception: Array  # `perception` of the posterior mean
+
+    def mse_at(self, perception: ArrayLike) -> Array:
+        """D(P) = D* + max(P* - P, 0)^2 with P the square root of `perception`."""
+        gap = jnp.sqrt(self.its_perception) - jnp.sqrt(jnp.asarray(perception))
+        return self.least_mse + jnp.maximum(gap, 0) ** 2
+
+
+def optimal_tradeoff(problem: Problem) -> Tradeoff:
+    """What no sampler can beat: Freirich, Michaeli, Meir, "A Theory of the Distortion-Perception
+    Tradeoff in Wasserstein Space", NeurIPS 2021 (arXiv 2107.02555), for a Gaussian prior."""
+    ideal = ideal_posterior(problem)
+    gain, offset = ideal.gain, jnp.zeros_like(problem.mean)
+    mean = Transfer(jnp.zeros_like(gain), gain, jnp.zeros_like(gain), offset)
+    return Tradeoff(per_pixel(problem, ideal.var), perception(problem, mean))
+
+
 def image_mse(problem: Problem, transfer: Transfer, x_0: Array) -> Array:
     """E ||output - x_0||^2 per pixel for one given image x_0, over all noise only.
 
@@ -127,6 +216,12 @@ def image_mse(problem: Problem, transfer: Transfer, x_0: Array) -> Array:
     bias = (transfer.data_gain * problem.response - 1) * x_0 + transfer.offset
     spread = (transfer.data_gain * problem.sigma_y) ** 2 + output_cov(transfer)
     return per_pixel(problem, bias**2 + spread)
+
+
+def _shared_out(problem: Problem, parts: list[Array]) -> Array:
+    """Parts [F] times sqrt(weight / pixels), one after the other."""
+    share = jnp.sqrt(problem.weight / num_pixels(problem))
+    return jnp.concatenate([share * part for part in parts])
 
 
 def _bias_cov(problem: Problem, transfer: Transfer, ideal_gain: Array) -> Array:

@@ -23,7 +23,7 @@ from .least_squares import (
     levenberg_marquardt,
     linearise,
 )
-from .metrics import wasserstein2, wasserstein2_residuals
+from .metrics import RESIDUALS
 from .noise import NoiseLevel
 from .problem import Problem, per_pixel
 from .step import Guidance, Sampler
@@ -32,8 +32,10 @@ from .transfer import Transfer, mean_field_norms, trajectory
 Objective = Callable[[Problem, Transfer], Array]
 Optimizer = Literal["auto", "lm", "lbfgs", "adam"]
 
-# Objectives that are sums of squares, for Levenberg-Marquardt.
-RESIDUALS: dict[Objective, Residuals] = {wasserstein2: wasserstein2_residuals}
+
+def residuals_of(objective: Objective) -> Residuals | None:
+    """The square roots of an objective that is a sum of squares, for Levenberg-Marquardt."""
+    return RESIDUALS.get(objective) or getattr(objective, "residuals", None)
 
 
 class Task(NamedTuple):
@@ -80,11 +82,11 @@ def choose_optimizer(
     if optimizer in ("lbfgs", "adam"):
         return optimizer
     norms = jax.eval_shape(partial(mean_field_norms, sampler), problem, levels, guidance)
-    applies = objective in RESIDUALS and problem.basis is None and norms.shape[1] == 0
+    applies = residuals_of(objective) is not None and problem.basis is None and norms.shape[1] == 0
     if optimizer == "lm" and not applies:
         raise InputError(
-            "optimizer = 'lm': needs the averaged W2, independent modes and a sampler without "
-            "norms; allowed here are lbfgs, adam"
+            "optimizer = 'lm': needs a sum of squares (the averaged W2, mse, perception), "
+            "independent modes and a sampler without norms; allowed here are lbfgs, adam"
         )
     return "lm" if applies else "lbfgs"
 
@@ -152,7 +154,8 @@ def search(
 
 def _lm_iteration(task: Task, setting: Setting, search: Search) -> Search:
     sampler, problem, basis = task.sampler, setting.problem, setting.basis
-    residuals = RESIDUALS[task.objective]
+    residuals = residuals_of(task.objective)
+    assert residuals is not None  # see `choose_optimizer`
     constraint = partial(constrain, sampler.constraint)
 
     def at(params: Array) -> Array:

@@ -308,6 +308,31 @@ def test_compare_says_where_a_closure_fails(w, tmp_path, monkeypatch, capsys):
     assert "Does not hold" not in out and "simulated" not in out
 
 
+# ---------------------------------------------------------------------------------------- tradeoff
+
+
+def test_tradeoff_buys_realism_with_error(w, tmp_path, capsys):
+    """Between the prices error rises and perception falls, and nothing goes below the optimum."""
+    options = "--sampler diffpir --steps 5 --blur-std 1 --starts 8 --prices 10 0"
+    out = run(f"tradeoff --images {w}/images {options} --out {tmp_path}/out", capsys)
+    names = ["config.yaml", "tradeoff.json", "tradeoff.png"]
+    assert sorted(os.listdir(tmp_path / "out")) == names
+    assert load_image(tmp_path / "out" / "tradeoff.png").std() > 0.05
+    scores = json.loads((tmp_path / "out" / "tradeoff.json").read_text())
+    assert list(scores) == [
+        "published default",
+        "tuned constant, W2^2",
+        "learned, W2^2",
+        "learned, price 0",
+        "learned, price 10",
+    ]
+    for name, row in scores.items():
+        assert row["mse"] >= row["least mse at this perception"] and name in out
+    free, priced = scores["learned, price 0"], scores["learned, price 10"]
+    assert free["mse"] < priced["mse"] and free["perception"] > priced["perception"]
+    assert free["mse"] == min(row["mse"] for row in scores.values())
+
+
 # ---------------------------------------------------------------------------- evaluate and restore
 
 
@@ -392,6 +417,7 @@ def test_samplers_are_listed(capsys):
 
 # --------------------------------------------------------------------------------------- bad input
 
+TRADEOFF = "tradeoff --images {w}/images --out {out}"
 COMPARE = "compare --images {w}/images --out {out}"
 DESIGN = f"design --images {{w}}/images {QUICK} --out {{out}}"
 KERNEL = f"{DESIGN} --degradation kernel --kernel {{w}}/kernels"
@@ -466,6 +492,9 @@ BAD = {
     "compare 0 steps": (f"{COMPARE} --steps 4 0", "steps = 0"),
     "compare without images": ("compare --images {w}/empty --out {out}", "holds no image"),
     "compare into files": (COMPARE.replace("{out}", "{w}/full"), "full.*already holds files"),
+    "tradeoff of nothing": (f"{TRADEOFF} --sampler exact", "sampler = 'exact'"),
+    "negative price": (f"{TRADEOFF} --prices 1 -2", "prices = 1.0 -2.0"),
+    "price inf": (f"{TRADEOFF} --prices inf", "prices = inf"),
     "steps in words": (f"{DESIGN} --steps ten", "ten"),
     "steps and a half": (f"{DESIGN} --steps 4.5", r"4\.5"),
     "unknown grid": (f"{DESIGN} --grid cosine", "cosine"),
@@ -479,7 +508,7 @@ BAD = {
     "no bins": (f"{DESIGN} --bins 0", "bins = 0"),
     "seed too long": (f"{DESIGN} --seed 1{'0' * 30}", "seed"),
     # the command line itself
-    "no command": ("", "design, compare, evaluate, restore, samplers"),
+    "no command": ("", "design, compare, tradeoff, evaluate, restore, samplers"),
     "unknown command": ("improve", "improve"),
     "unknown option": (f"{DESIGN} --sharpness 3", "sharpness"),
     "option without a value": (f"{DESIGN} --steps", "steps"),

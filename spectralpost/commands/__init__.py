@@ -5,15 +5,16 @@ from pathlib import Path
 
 import jax
 
-from ..cli import Compare, Design, Evaluate, Restore, Samplers
+from ..cli import Compare, Design, Evaluate, Restore, Samplers, Tradeoff
 from .compare import compare
 from .design import design
 from .evaluate import evaluate
 from .restore import restore_image
 from .samplers import list_samplers
+from .tradeoff import tradeoff
 
 
-def run(options: Design | Compare | Evaluate | Restore | Samplers) -> None:
+def run(options: Design | Compare | Tradeoff | Evaluate | Restore | Samplers) -> None:
     """Run the command that the options belong to."""
     # A thousand steps multiply small numbers: double precision costs little here.
     jax.config.update("jax_enable_x64", True)
@@ -21,6 +22,7 @@ def run(options: Design | Compare | Evaluate | Restore | Samplers) -> None:
     commands = {
         Design: design,
         Compare: compare,
+        Tradeoff: tradeoff,
         Evaluate: evaluate,
         Restore: restore_image,
         Samplers: list_samplers,

@@ -1,0 +1,132 @@
+"""Error against perception: the residuals of both, their weighted sum, and what theory allows."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import BLOCKS, circular
+
+from spectralpost.errors import InputError
+from spectralpost.figures import tradeoff_figure
+from spectralpost.metrics import (
+    RESIDUALS,
+    WeightedSum,
+    mse,
+    optimal_tradeoff,
+    perception,
+    wasserstein2,
+)
+from spectralpost.problem import ideal_posterior
+from spectralpost.transfer import Transfer
+
+EPS = np.finfo(float).eps
+
+
+def some_transfer(problem, seed: int) -> Transfer:
+    """An output that is neither good nor hopeless: the ideal one, spoilt."""
+    rng = np.random.default_rng(seed)
+    ideal = ideal_posterior(problem)
+    shape = ideal.gain.shape
+    gain = ideal.gain * rng.uniform(0.5, 1.5, shape)
+    noise = rng.normal(size=shape)
+    cov = noise**2 if gain.ndim == 1 else noise @ noise.mT
+    offset = 0.1 * rng.normal(size=problem.mean.shape)
+    state = 0.1 * rng.normal(size=shape)
+    return Transfer(*map(jnp.asarray, (state, gain, rng.uniform(0, 1) * cov, offset)))
+
+
+@pytest.mark.parametrize("metric", RESIDUALS, ids=lambda metric: metric.__name__)
+def test_residuals_are_square_roots(metric):
+    problem = circular().problem
+    for seed in range(5):
+        transfer = some_transfer(problem, seed)
+        squares = jnp.sum(RESIDUALS[metric](problem, transfer) ** 2)
+        np.testing.assert_allclose(squares, metric(problem, transfer), rtol=100 * EPS)
+
+
+def test_weighted_sum():
+    """The sum, its square roots, and equality by value: a static argument of compiled programs."""
+    problem = circular().problem
+    transfer = some_transfer(problem, 0)
+    objective = WeightedSum(wasserstein2=0.2, mse=1.0, perception=3.0)
+    wanted = (
+        0.2 * wasserstein2(problem, transfer)
+        + mse(problem, transfer)
+        + 3 * perception(problem, transfer)
+    )
+    np.testing.assert_allclose(objective(problem, transfer), wanted, rtol=100 * EPS)
+    squares = jnp.sum(objective.residuals(problem, transfer) ** 2)
+    np.testing.assert_allclose(squares, wanted, rtol=100 * EPS)
+    assert WeightedSum(mse=1.0) == WeightedSum(mse=1.0) != WeightedSum(mse=2.0)
+    assert hash(WeightedSum(mse=1.0)) == hash(WeightedSum(mse=1.0))
+    for bad in ({}, {"mse": -1.0}, {"mse": float("nan")}, {"perception": float("inf")}):
+        with pytest.raises(InputError, match="weights must be >= 0"):
+            WeightedSum(**bad)
+
+
+@pytest.mark.parametrize("make", [circular, *BLOCKS.values()], ids=["modes", *BLOCKS])
+def test_ends_of_the_optimal_tradeoff(make):
+    """The posterior mean has the least error; perfect perception costs the square of its own, which
+    is less than the posterior's own price, a doubled error."""
+    problem = make().problem
+    best, ideal = optimal_tradeoff(problem), ideal_posterior(problem)
+    zero = jnp.zeros_like(ideal.gain)
+    mean = Transfer(zero, ideal.gain, zero, jnp.zeros_like(problem.mean))
+    samples = mean._replace(noise_cov=ideal.cov)
+    np.testing.assert_allclose(best.least_mse, mse(problem, mean), rtol=100 * EPS)
+    np.testing.assert_allclose(best.its_perception, perception(problem, mean), rtol=1e-10)
+    np.testing.assert_allclose(best.mse_at(best.its_perception), best.least_mse, rtol=100 * EPS)
+    np.testing.assert_allclose(best.mse_at(0.0), best.least_mse + best.its_perception, rtol=1e-12)
+    assert perception(problem, samples) < 1e-12
+    np.testing.assert_allclose(mse(problem, samples), 2 * best.least_mse, rtol=1e-12)
+    assert best.mse_at(0.0) < mse(problem, samples)
+
+
+@pytest.mark.parametrize("make", [circular, *BLOCKS.values()], ids=["modes", *BLOCKS])
+def test_nothing_beats_the_optimal_tradeoff(make):
+    problem = make().problem
+    best = optimal_tradeoff(problem)
+    for seed in range(50):
+        transfer = some_transfer(problem, seed)
+        least = best.mse_at(perception(problem, transfer))
+        assert mse(problem, transfer) >= least * (1 - 1000 * EPS)
+
+
+def test_the_optimal_tradeoff_is_reached():
+    """By straight interpolation between the posterior mean and its optimal transport to images."""
+    problem = circular().problem
+    best, ideal = optimal_tradeoff(problem), ideal_posterior(problem)
+    # mean of variance v = spectrum - ideal.var; the map to the prior multiplies by sqrt(spectrum/v)
+    stretch = jnp.sqrt(problem.spectrum / (problem.spectrum - ideal.var))
+    zero = jnp.zeros_like(ideal.gain)
+    for share in (0.0, 0.3, 1.0):
+        gain = ideal.gain * (1 + share * (stretch - 1))
+        transfer = Transfer(zero, gain, zero, jnp.zeros_like(problem.mean))
+        least = best.mse_at(perception(problem, transfer))
+        np.testing.assert_allclose(mse(problem, transfer), least, rtol=1e-12)
+
+
+def test_tradeoff_figure():
+    """The curve, the priced schedules joined, and an unstable default named instead of drawn."""
+    problem = circular().problem
+    best = optimal_tradeoff(problem)
+    good = {"mse": 1.2 * float(best.least_mse), "perception": 0.5 * float(best.its_perception)}
+    scores = {
+        "published default": {"mse": 1e9, "perception": 1e9},
+        "tuned constant, W2^2": good,
+        "learned, W2^2": good,
+        "learned, price 0": good,
+        "learned, price 3": good | {"perception": 0.3 * float(best.its_perception)},
+    }
+    (axes,) = tradeoff_figure(best, scores, "a title").axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert labels[:3] == [
+        "least possible",
+        "true posterior samples",
+        "learned for mse + price x perception",
+    ]
+    assert any("published default" in label and "outside" in label for label in labels)
+    assert axes.get_ylim()[1] < 10 * float(np.sqrt(best.least_mse))
+    assert {text.get_text() for text in axes.texts} == {"price 0", "price 3"}
+    curve = axes.lines[0]
+    wanted = np.sqrt(best.mse_at(curve.get_xdata() ** 2))
+    np.testing.assert_allclose(curve.get_ydata(), wanted)
