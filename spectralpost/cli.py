@@ -66,7 +66,7 @@ class Design(ProblemOptions):
     """Stochasticity of the DDIM step, 0 to 1 (default: the sampler's published value)."""
     free: tuple[str, ...] | None = None
     """Weights to learn (default: all but eta, or eta if the sampler has no other)."""
-    starts: int = 32
+    starts: int = 48
     """Searches run side by side."""
     bins: int = 400
     """Frequencies are merged into this many bins while learning; the table is exact again."""

@@ -38,7 +38,7 @@ from .transfer import check_guidance, check_weights, sampler_transfer
 
 CHUNK = 20  # iterations between two looks at the loss
 COARSE = 64  # modes of the problem that is explored
-PATIENCE = 8  # generations without progress
+PATIENCE = 10  # generations without progress
 
 
 class LearnResult(NamedTuple):
@@ -63,7 +63,7 @@ def learn(
     free: tuple[str, ...] | None = None,
     *,
     objective: Objective = wasserstein2,
-    num_starts: int = 32,
+    num_starts: int = 48,
     optimizer: Optimizer = "auto",
     learning_rate: float = 0.03,
     max_iterations: int = 400,

@@ -230,7 +230,7 @@ def begin(task: Task, params: Array) -> Search | Lane:
 
 # Children of a good schedule: (smooth in log-SNR or not, size in unconstrained numbers).
 KICKS = ((True, 0.3), (False, 0.1), (True, 1.0), (False, 0.3), (False, 1.0))
-KEPT = 8  # parents of a generation
+KEPT = 12  # parents of a generation
 
 
 def best_distinct(params: np.ndarray, losses: np.ndarray, num: int) -> tuple[np.ndarray, float]:
