@@ -152,7 +152,7 @@ def learn(
     if optimizer == "lm":
         record_explored = partial(record, explored)
         best = _explore(task, setting, starts, shape, seed, max_iterations, record_explored)
-        # The tuned constant once more, so that what is learned is never worse.
+        # The tuned constant once more: refining cannot end above it, penalties included.
         starts = jnp.concatenate([best, starts[1:2]])
     record_refined = partial(record, history)
     lanes, converged = _refine(task, setting, starts, max_iterations, tolerance, record_refined)

@@ -56,7 +56,8 @@ def restore(
 
     sampler      one of SAMPLERS, the same object that the schedule was learned for
     denoiser     (x_t, t) -> x_hat on pixels of the shape of y, differentiable where the sampler
-                 asks for its derivative: `GaussianDenoiser.of(prior)` or a network
+                 asks for its derivative: `GaussianDenoiser.of(prior)` or a network. Levels are
+                 those of the grid; DAPS also asks for others with alpha = 1, for x_t / alpha_t
     y            one measured image [H, W] or [C, H, W], or a batch [N, C, H, W], whose images do
                  not influence each other. Planes of one image share norms where a sampler uses them
     guidance     name -> [S], levels [S + 1]
