@@ -282,15 +282,15 @@ def _draw_schedule(
                 color=COLOURS["learned"],
                 markerfacecolor="white",
                 markersize=5,
-                label=f"{name}: hollow if 10 % change W2$^2$ by < 0.1 %",
             )
     axes.set_yscale("log")
-    axes.set_title("Guidance schedule")
+    hollow = " (hollow: 10 % change the loss by < 0.1 %)" if sensitivity else ""
+    axes.set_title("Guidance schedule" + hollow)
     axes.set_xlabel(
         "log-SNR = log(alpha$_t^2$ / sigma$_t^2$): noise on the left, image on the right"
     )
     axes.set_ylabel("weight" if len(result.free) > 1 else f"weight {''.join(result.free)}")
-    axes.legend(fontsize="small" if sensitivity or len(result.free) > 1 else None)
+    axes.legend(fontsize="small" if len(result.free) > 1 else None)
 
 
 def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:

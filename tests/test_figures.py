@@ -220,3 +220,17 @@ def test_compare_figure():
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [*schedules, "exact score, DDIM(0)"]
     assert figure.get_suptitle() == "a title"
+
+
+def test_weights_that_hardly_matter_are_hollow():
+    """Those, and no others, are drawn again in white; the title says what that means."""
+    levels = vp_linear(STEPS)
+    heuristic = dps().heuristic(PROBLEM, levels)
+    result = result_of(heuristic, ("zeta",))
+    transfers = {"learned": sampler_transfer(dps(), PROBLEM, levels, result.guidance)}
+    sensitivity = {"zeta": np.asarray([1e-6, 0.5, 1e-4, 0.2])}
+    figure = report_figure(PROBLEM, SHAPE, levels, result, transfers, "", sensitivity=sensitivity)
+    schedule = figure.axes[0]
+    assert "hollow" in schedule.get_title()
+    (white,) = [line for line in schedule.lines if line.get_markerfacecolor() == "white"]
+    np.testing.assert_allclose(white.get_ydata(), np.asarray(result.guidance["zeta"])[[0, 2]])
