@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import spectralpost as sp
-from spectralpost import learning, search
+from spectralpost import baselines, learning, search
 from spectralpost.guidance import interpolation
 
 PROBLEMS = {"blur 2, sigma_y 0.05": (2.0, 0.05), "blur 1, sigma_y 0.2": (1.0, 0.2)}
@@ -31,20 +31,20 @@ SMOOTHNESS, LIMIT = 1e-4, 3.0  # the defaults of `learn`
 
 def reference(sampler: sp.Sampler, problem: sp.Problem, levels: sp.NoiseLevel) -> np.ndarray:
     """Final losses of 64 random starts, best first."""
-    given = learning.published(sampler, problem, levels, jnp.zeros(()))
+    given = baselines.published(sampler, problem, levels, jnp.zeros(()))
     free = tuple(sorted(learning.default_free(sampler)))
     task = search.Task(sampler, sp.wasserstein2, free, "lm", 0.03)
     fixed = {name: weights for name, weights in given.items() if name not in free}
-    zero, ones = jnp.zeros(()), learning._basis(free, levels, interpolation(levels, 1))
+    zero, ones = jnp.zeros(()), search.basis_of(free, levels, interpolation(levels, 1))
     unlimited = search.Setting(problem, levels, fixed, jnp.asarray(jnp.inf), zero, ones)
-    constant, loss = learning._tuned_constant(task, unlimited, given)
+    constant, loss = baselines.tuned_constant(task, unlimited, given)
     shape = interpolation(levels, None)
     setting = unlimited._replace(
         max_growth=jnp.log(jnp.asarray(LIMIT)),
         rough_price=jnp.asarray(SMOOTHNESS * loss),
-        basis=learning._basis(free, levels, shape),
+        basis=search.basis_of(free, levels, shape),
     )
-    starts = learning._starts(99, sampler, free, given, constant, levels, shape, 64)
+    starts = learning.random_starts(99, sampler, free, given, constant, levels, shape, 64)
     final = []
     for some in jnp.split(starts, 4):
         lanes = search.begin(task, some)

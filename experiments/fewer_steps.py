@@ -62,11 +62,11 @@ from spectralpost import (
     vp_linear,
     wasserstein2,
 )
+from spectralpost.baselines import score
 from spectralpost.errors import InputError
 from spectralpost.figures import Panel, restored_figure, save_figure
 from spectralpost.files import check_free, fresh_folder, whole_folder
 from spectralpost.images import all_planes, built_in_photographs, tiles
-from spectralpost.learning import score
 from spectralpost.restoration import measure
 from spectralpost.transfer import mean_field_norms, trajectory
 

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .baselines import exact_score, published, score, tuned_constant
 from .errors import InputError
-from .guidance import constant_grid, constrain, interpolation, smooth_curves, unconstrain
-from .least_squares import Search, finite
+from .guidance import constrain, interpolation, smooth_curves, unconstrain
+from .least_squares import Search
 from .metrics import wasserstein2
 from .noise import NoiseLevel, check_levels
 from .problem import Problem, bin_modes
-from .samplers.exact import exact
 from .search import (
     KEPT,
     Lane,
@@ -23,18 +23,17 @@ from .search import (
     Optimizer,
     Setting,
     Task,
+    basis_of,
     begin,
     best_distinct,
     best_params,
     choose_optimizer,
-    guidance_loss,
-    losses_of,
     next_generation,
     schedule_of,
     search,
 )
 from .step import Guidance, Sampler
-from .transfer import check_guidance, check_weights, sampler_transfer
+from .transfer import check_guidance, check_weights
 
 CHUNK = 20  # iterations between two looks at the loss
 COARSE = 64  # modes of the problem that is explored
@@ -131,16 +130,16 @@ def learn(
     fixed = {name: weights for name, weights in guidance.items() if name not in free}
 
     max_growth = jnp.log(jnp.asarray(max_amplification, levels.alpha.dtype))
-    zero, ones = jnp.zeros_like(max_growth), _basis(free, levels, interpolation(levels, 1))
+    zero, ones = jnp.zeros_like(max_growth), basis_of(free, levels, interpolation(levels, 1))
     # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
     unlimited = Setting(problem, levels, fixed, jnp.full_like(max_growth, jnp.inf), zero, ones)
-    constant, constant_loss = _tuned_constant(task, unlimited, guidance)
+    constant, constant_loss = tuned_constant(task, unlimited, guidance)
 
     shape = interpolation(levels, knots)
-    basis = _basis(free, levels, shape)
+    basis = basis_of(free, levels, shape)
     rough_price = jnp.asarray(smoothness * constant_loss, levels.alpha.dtype)
     setting = Setting(problem, levels, fixed, max_growth, rough_price, basis)
-    starts = _starts(seed, sampler, free, guidance, constant, levels, shape, num_starts)
+    starts = random_starts(seed, sampler, free, guidance, constant, levels, shape, num_starts)
     explored: list[float] = []
     history: list[float] = []
 
@@ -186,18 +185,6 @@ def default_free(sampler: Sampler) -> tuple[str, ...]:
     return tuple(name for name in sampler.constraint if name != "eta") or tuple(sampler.constraint)
 
 
-@partial(jax.jit, static_argnames=("sampler", "objective"))
-def score(
-    sampler: Sampler,
-    problem: Problem,
-    levels: NoiseLevel,
-    guidance: Guidance,
-    objective: Objective = wasserstein2,
-) -> Array:
-    """The objective of one schedule."""
-    return objective(problem, sampler_transfer(sampler, problem, levels, guidance))
-
-
 @partial(jax.jit, static_argnames=("sampler", "free", "objective"))
 def sensitivity(
     sampler: Sampler,
@@ -225,23 +212,6 @@ def sensitivity(
         both = jax.lax.map(partial(moved, name), jnp.concatenate([shifts, -shifts]), batch_size=16)
         change[name] = jnp.mean(both.reshape(2, -1), axis=0) / here - 1
     return change
-
-
-@partial(jax.jit, static_argnames="sampler")
-def published(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, log_factor: Array
-) -> Guidance:
-    """The sampler's published default, its constant multiplied by exp(log_factor): name -> [S]."""
-    return sampler.heuristic(problem, levels, jnp.exp(log_factor))
-
-
-@partial(jax.jit, static_argnames="objective")
-def exact_score(
-    problem: Problem, levels: NoiseLevel, eta: Array, objective: Objective = wasserstein2
-) -> Array:
-    """The objective of the exact conditional denoiser in DDIM(eta), eta [S]."""
-    transfer = sampler_transfer(exact(problem), problem, levels, {"eta": eta})
-    return objective(problem, transfer)
 
 
 # -------------------------------------------------------------------------------------- machinery
@@ -302,68 +272,7 @@ def _refine(
     return lanes, False
 
 
-def _zoom(losses: Callable[[np.ndarray], Array], num: int) -> tuple[np.ndarray, float]:
-    """Minimise over [-log 1e4, log 1e4]^num, by a grid that zooms in on its best point.
-
-    No derivatives: the loss of a constant has cliffs where the sampler becomes unstable.
-    """
-    grid = constant_grid(num)
-    best, best_loss, reach = np.zeros(num), np.inf, np.log(1e4)
-    while reach > 1e-4:
-        points = best + reach * grid
-        values = np.asarray(losses(points))
-        if values.min() < best_loss:
-            best, best_loss = points[values.argmin()], float(values.min())
-        reach *= 4 / len(grid) ** (1 / num)  # two spacings of the grid around its best point
-    return best, best_loss
-
-
-def _tuned_constant(task: Task, setting: Setting, given: Guidance) -> tuple[Guidance, float]:
-    """The best schedule that one number per weight can give, and its loss.
-
-    Either constant weights, or the published default with its own constant changed, whichever is
-    better: a published constant may stand for weights that are not (`Sampler.heuristic`).
-    """
-    sampler, dtype = task.sampler, setting.levels.alpha.dtype
-    constants, loss = _zoom(
-        lambda points: losses_of(task, setting, jnp.asarray(points, dtype)), len(task.free)
-    )
-    factors, published_loss = _zoom(
-        lambda points: _published_losses(task, setting, jnp.asarray(points[:, 0], dtype), given), 1
-    )
-    if not np.isfinite(min(loss, published_loss)):
-        raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
-    constant = schedule_of(sampler, setting, jnp.asarray(constants, dtype))
-    rescaled = _published(task, setting, jnp.asarray(factors[0], dtype), given)
-    return (constant, loss) if loss <= published_loss else (rescaled, published_loss)
-
-
-def _published(task: Task, setting: Setting, log_factor: Array, given: Guidance) -> Guidance:
-    """The published default times exp(log_factor) in the free weights, the others as given."""
-    default = published(task.sampler, setting.problem, setting.levels, log_factor)
-    return given | {name: default[name] for name in task.free}
-
-
-@partial(jax.jit, static_argnames="task")
-def _published_losses(task: Task, setting: Setting, log_factors: Array, given: Guidance) -> Array:
-    def loss(log_factor: Array) -> Array:
-        return guidance_loss(task, setting, _published(task, setting, log_factor, given))
-
-    return finite(jax.lax.map(loss, log_factors, batch_size=16))
-
-
-def _basis(free: tuple[str, ...], levels: NoiseLevel, shape: np.ndarray) -> Guidance:
-    """name -> [S, P]: the parameters of all weights, one after the other, `shape` for each."""
-    steps, width = shape.shape
-    basis = {}
-    for i, name in enumerate(free):
-        columns = np.zeros((steps, width * len(free)))
-        columns[:, i * width : (i + 1) * width] = shape
-        basis[name] = jnp.asarray(columns, levels.alpha.dtype)
-    return basis
-
-
-def _starts(
+def random_starts(
     seed: int,
     sampler: Sampler,
     free: tuple[str, ...],

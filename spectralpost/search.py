@@ -228,6 +228,17 @@ def begin(task: Task, params: Array) -> Search | Lane:
         )
 
 
+def basis_of(free: tuple[str, ...], levels: NoiseLevel, shape: np.ndarray) -> Guidance:
+    """name -> [S, P]: the parameters of all weights, one after the other, `shape` for each."""
+    steps, width = shape.shape
+    basis = {}
+    for i, name in enumerate(free):
+        columns = np.zeros((steps, width * len(free)))
+        columns[:, i * width : (i + 1) * width] = shape
+        basis[name] = jnp.asarray(columns, levels.alpha.dtype)
+    return basis
+
+
 # Children of a good schedule: (smooth in log-SNR or not, size in unconstrained numbers).
 KICKS = ((True, 0.3), (False, 0.1), (True, 1.0), (False, 0.3), (False, 1.0))
 KEPT = 12  # parents of a generation

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .errors import InputError
 from .noise import NoiseLevel, safe_sqrt
 from .problem import Measurement, Problem
 
@@ -115,10 +117,40 @@ def fresh_share(t: NoiseLevel, s: NoiseLevel) -> Array:
 def ddnm_step(s: NoiseLevel, x_hat: Array, eps_hat: Array, eps: Array, eta: Array) -> Array:
     """x_s = alpha_s x_hat + sigma_s (sqrt(1 - eta^2) eps_hat + eta eps).
 
-    The step of DDNM, DDRM and DDS. Its eta is not DDIM's: 0.85 replaces 0.85^2 of the variance at
-    every step, however small the step.
+    The step of DDNM, DDRM and DDS, and with eta = sqrt(zeta) of DiffPIR. Its eta is not DDIM's:
+    0.85 replaces 0.85^2 of the variance at every step, however small the step.
     """
     return s.alpha * x_hat + s.sigma * (safe_sqrt(1 - eta**2) * eps_hat + eta * eps)
+
+
+def misfit_descent(
+    denoise: Denoise,
+    measurement: Measurement,
+    t: NoiseLevel,
+    x_t: Array,
+    y: Array,
+    guidance_t: Guidance,
+    *,
+    normalised: bool,
+) -> tuple[Array, Array]:
+    """x_hat, and the guidance of DPS and MCG; both of the shape of x_t.
+
+        -zeta grad_{x_t} (r . r) = 2 zeta J^T H^T r            normalised = False
+        -scale grad_{x_t} ||r||  = scale J^T H^T r / ||r||     normalised = True
+
+    with r = y - H x_hat, J = d x_hat / d x_t. See `samplers.dps` for its source.
+    """
+    x_hat, vjp = jax.vjp(lambda x: denoise(x, t), x_t)
+    r = y - measurement.response * x_hat
+    (descent,) = vjp(measurement.response * r)
+    weight = guidance_t["scale"] / measurement.norm(r) if normalised else 2 * guidance_t["zeta"]
+    return x_hat, weight * descent
+
+
+def check_scale(scale: float) -> None:
+    """InputError unless a sampler's option `scale` is a number >= 0."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale >= 0:
+        raise InputError(f"scale = {scale!r}: must be a number >= 0")
 
 
 def svd_step(

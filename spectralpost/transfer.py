@@ -129,6 +129,15 @@ def mean_field_norms(
     return trajectory(sampler, problem, levels, guidance).norms
 
 
+def zeta_of_scale(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> Array:
+    """zeta = scale / (2 ||r||), [S]: the weight of grad (r . r) that is `scale` for grad ||r||, of
+    a sampler that divides by the norm of r alone."""
+    norms = mean_field_norms(sampler, problem, levels, guidance)
+    return guidance["scale"] / (2 * norms[:, 0])
+
+
 def trajectory(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Trajectory:

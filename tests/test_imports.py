@@ -26,6 +26,7 @@ READING_ORDER = (
     "guidance",
     "least_squares",
     "search",
+    "baselines",
     "learning",
     "denoiser",
     "restoration",

@@ -15,11 +15,12 @@ import pytest
 from cases import many_blocks
 from compiling import quick_compilation
 
-from spectralpost import learning
+from spectralpost import baselines, learning
+from spectralpost.baselines import exact_score, score
 from spectralpost.degradation import motion_blur
 from spectralpost.errors import InputError
 from spectralpost.guidance import constrain, unconstrain
-from spectralpost.learning import LearnResult, default_free, exact_score, learn, score
+from spectralpost.learning import LearnResult, default_free, learn
 from spectralpost.metrics import kl, wasserstein2
 from spectralpost.noise import NoiseLevel, vp_cosine, vp_linear
 from spectralpost.prior import power_law
@@ -341,7 +342,10 @@ def test_amplification_is_traded_for_loss():
 
 def programs(compilations: Compilations) -> list[str]:
     """Those that take long to compile: functions of this package, and loops. Not single sums."""
-    long = {f"jit({name})" for name in vars(learning)} | {"jit(scan)", "jit(while)"}
+    long = {f"jit({name})" for name in vars(learning) | vars(baselines)} | {
+        "jit(scan)",
+        "jit(while)",
+    }
     return [name for name in compilations.names if name in long]
 
 

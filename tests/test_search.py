@@ -7,8 +7,9 @@ import pytest
 from cases import circular
 from compiling import quick_compilation
 
+from spectralpost.baselines import score
 from spectralpost.guidance import interpolation, log_snr_position, roughness
-from spectralpost.learning import learn, score, sensitivity
+from spectralpost.learning import learn, sensitivity
 from spectralpost.noise import NoiseLevel, rectified_flow, ve_karras, vp_linear
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps

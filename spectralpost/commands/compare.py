@@ -2,7 +2,6 @@
 
 import json
 import time
-from functools import partial
 from typing import NamedTuple
 
 import jax
@@ -17,14 +16,14 @@ from ..denoiser import GaussianDenoiser
 from ..errors import InputError
 from ..files import check_free, fresh_folder, whole_folder
 from ..learning import learn
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, num_steps_of
 from ..prior import Prior, draw
 from ..problem import Problem, image_problem
 from ..restoration import measure, restore
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.exact import KINDS, Kind, exact
 from ..step import Sampler
-from ..transfer import denoiser_calls, sampler_transfer
+from ..transfer import denoiser_calls
 from .console import (
     LABELS,
     MAX_ITERATIONS,
@@ -35,7 +34,7 @@ from .console import (
     scores_of,
     transfer_of,
 )
-from .setting import degradation_of, levels_of, merged, prior_and_photo
+from .setting import degradation_of, levels_of, merged, prior_and_photo, title_of
 
 SCHEDULES = ("heuristic", "tuned_constant", "learned")
 REFERENCES = {
@@ -94,11 +93,7 @@ def compare(options: Compare) -> None:
                 bar.advance(task)
             found.sort(key=lambda row: row.scores["learned"]["W2^2"])
             references = [_reference_row(kind, problem, levels, prior) for kind in KINDS]
-            title = (
-                f"{steps} steps ({grid}), {options.degradation}, sigma_y = {options.sigma_y:g} in "
-                f"[{prior.pixel_range[0]:g}, {prior.pixel_range[1]:g}]"
-            )
-            table = _table(found, references, title)
+            table = _table(found, references, title_of(options, steps, grid))
             print_wide(table, WIDE)
             rows += found + references
     _print_notes(rows, small, problem, kurtosis)
@@ -139,7 +134,7 @@ def _learned_row(
     options: Compare,
     place: tuple[Progress, TaskID],
 ) -> Row:
-    steps = levels.alpha.shape[0] - 1
+    steps = num_steps_of(levels)
     bar, task = place
 
     def progress(iteration: int, loss: float) -> None:
@@ -172,7 +167,7 @@ def _reference_row(kind: Kind, problem: Problem, levels: NoiseLevel, prior: Prio
     sampler = exact(problem, kind)
     guidance = sampler.heuristic(problem, levels)
     scores = {"exact": scores_of(problem, transfer_of(kind, problem, levels, guidance), prior)}
-    steps = levels.alpha.shape[0] - 1
+    steps = num_steps_of(levels)
     calls = steps * denoiser_calls(sampler, problem)
     return Row(REFERENCES[kind], steps, calls, scores, 0.0, None)
 
@@ -201,7 +196,7 @@ def _closure(
         sampler, denoiser, degradation, y, levels, guidance, sampler_key, sigma_y=options.sigma_y
     )
     modes = degradation.to_modes(x_0 - jnp.broadcast_to(prior.mean, x_0.shape))
-    transfer = jax.jit(partial(sampler_transfer, sampler))(problem, levels, guidance)
+    transfer = transfer_of(sampler, problem, levels, guidance)
     errors = jax.vmap(lambda plane: metrics.image_mse(problem, transfer, plane))
     predicted = jnp.mean(errors(modes.reshape(-1, modes.shape[-1])))
     return float(jnp.mean((restored - x_0) ** 2) / predicted)

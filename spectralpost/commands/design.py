@@ -31,7 +31,7 @@ from .console import (
     scores_of,
     transfer_of,
 )
-from .setting import degradation_of, levels_of, merged, parsed_options, prior_and_photo
+from .setting import degradation_of, levels_of, merged, parsed_options, prior_and_photo, title_of
 
 
 def design(options: Design) -> None:
@@ -65,10 +65,7 @@ def design(options: Design) -> None:
         for name in LABELS
     }
     scores = {name: scores_of(problem, transfer, prior) for name, transfer in transfers.items()}
-    title = (
-        f"{sampler.name}, {options.steps} steps ({grid}), {options.degradation}, "
-        f"sigma_y = {options.sigma_y:g} in [{prior.pixel_range[0]:g}, {prior.pixel_range[1]:g}]"
-    )
+    title = f"{sampler.name}, {title_of(options, options.steps, grid)}"
     console.print(score_table(scores, title))
 
     importance = sensitivity(sampler, small, levels, result.guidance, result.free)

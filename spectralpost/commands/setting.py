@@ -107,6 +107,15 @@ def parsed_options(words: tuple[str, ...]) -> dict[str, Any]:
     return options
 
 
+def title_of(options: ProblemOptions, steps: int, grid: str) -> str:
+    """The problem and the grid, in a line."""
+    low, high = options.pixel_range
+    return (
+        f"{steps} steps ({grid}), {options.degradation}, "
+        f"sigma_y = {options.sigma_y:g} in [{low:g}, {high:g}]"
+    )
+
+
 def stored_prior(schedule_path: Path, prior_path: Path | None, schedule: Schedule) -> Prior:
     """The prior of a schedule; InputError if the file beside it is another one."""
     prior = load_prior(prior_path or schedule_path.with_name("prior.npz"))

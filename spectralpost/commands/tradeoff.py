@@ -14,7 +14,7 @@ from ..learning import learn
 from ..problem import image_problem
 from ..samplers import make_sampler
 from .console import MAX_ITERATIONS, console, progress_bar, transfer_of
-from .setting import degradation_of, levels_of, merged, parsed_options, prior_and_photo
+from .setting import degradation_of, levels_of, merged, parsed_options, prior_and_photo, title_of
 
 
 def tradeoff(options: Tradeoff) -> None:
@@ -71,10 +71,7 @@ def tradeoff(options: Tradeoff) -> None:
             "perception": float(perception),
             "least mse at this perception": float(best.mse_at(perception)),
         }
-    title = (
-        f"{sampler.name}, {options.steps} steps ({grid}), {options.degradation}, "
-        f"sigma_y = {options.sigma_y:g} in [{prior.pixel_range[0]:g}, {prior.pixel_range[1]:g}]"
-    )
+    title = f"{sampler.name}, {title_of(options, options.steps, grid)}"
     table = Table(
         title=title,
         caption="per pixel; least mse: what no estimate with the same perception can go below; "

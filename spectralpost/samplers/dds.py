@@ -26,8 +26,8 @@ def dds(*, cg_steps: int | None = None) -> Sampler:
 
     After n iterations the result is a polynomial of degree n in H^T H, whose coefficients are
     ratios of norms. With those the step is not affine; its closed form uses mean-field norms
-    (`transfer`), which takes seconds to compile. It holds for the official gamma; from about 10 on
-    a few low frequencies dominate the norms, which then do not concentrate.
+    (`transfer`), which takes seconds to compile. It holds for the official gamma; if gamma
+    is so large that few low frequencies dominate the norms, these do not concentrate.
 
     Weights: gamma >= 0, default 1; eta in [0, 1], default 0.85, of the type of `ddnm_step`.
     """

@@ -6,7 +6,7 @@ from jax import Array
 
 from ..noise import NoiseLevel, safe_divide, safe_sqrt
 from ..problem import Measurement
-from ..step import Denoise, Guidance, Sampler, constant, noise_estimate
+from ..step import Denoise, Guidance, Sampler, constant, ddnm_step, noise_estimate
 
 
 @cache
@@ -58,5 +58,4 @@ def _update(
     rho = guidance_t["lambda_"] * (measurement.sigma_y * t.alpha / t.sigma) ** 2
     # Guarded for rho = 0 (a rectified flow starts at alpha = 0) where h = 0 too.
     x_hat = x_hat + safe_divide(h, h**2 + rho) * (y - h * x_hat)
-    eps_hat = noise_estimate(x_t, x_hat, t)
-    return s.alpha * x_hat + s.sigma * (safe_sqrt(1 - zeta) * eps_hat + safe_sqrt(zeta) * eps)
+    return ddnm_step(s, x_hat, noise_estimate(x_t, x_hat, t), eps, safe_sqrt(zeta))

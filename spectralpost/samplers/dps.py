@@ -2,14 +2,21 @@
 
 from functools import cache, partial
 
-import jax
 from jax import Array
 
-from ..errors import InputError
 from ..noise import NoiseLevel
 from ..problem import Measurement, Problem
-from ..step import Denoise, Guidance, Sampler, constant, ddim_step, noise_estimate
-from ..transfer import mean_field_norms
+from ..step import (
+    Denoise,
+    Guidance,
+    Sampler,
+    check_scale,
+    constant,
+    ddim_step,
+    misfit_descent,
+    noise_estimate,
+)
+from ..transfer import zeta_of_scale
 
 
 @cache
@@ -39,16 +46,14 @@ def dps(*, scale: float = 0.3, normalised: bool = False) -> Sampler:
     """
     weight_name = "scale" if normalised else "zeta"
 
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale >= 0:
-        raise InputError(f"scale = {scale!r}: must be a number >= 0")
+    check_scale(scale)
 
     def heuristic(problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
         eta = constant(1.0, levels)
         official = {"scale": constant(scale * factor, levels), "eta": eta}
         if normalised:
             return official
-        norms = mean_field_norms(dps(normalised=True), problem, levels, official)
-        return {"zeta": official["scale"] / (2 * norms[:, 0]), "eta": eta}
+        return {"zeta": zeta_of_scale(dps(normalised=True), problem, levels, official), "eta": eta}
 
     return Sampler(
         name="dps",
@@ -75,9 +80,8 @@ def _update(
     eps: Array,
     guidance_t: Guidance,
 ) -> Array:
-    x_hat, vjp = jax.vjp(lambda x: denoise(x, t), x_t)
-    r = y - measurement.response * x_hat
-    (descent,) = vjp(measurement.response * r)  # J^T H^T r, which is -grad (r . r) / 2
-    weight = guidance_t["scale"] / measurement.norm(r) if normalised else 2 * guidance_t["zeta"]
+    x_hat, descent = misfit_descent(
+        denoise, measurement, t, x_t, y, guidance_t, normalised=normalised
+    )
     x_s = ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), eps, guidance_t["eta"])
-    return x_s + weight * descent
+    return x_s + descent

@@ -3,7 +3,6 @@
 from functools import cache, partial
 from typing import Literal
 
-import jax
 from jax import Array
 
 from ..errors import InputError
@@ -13,13 +12,15 @@ from ..step import (
     Denoise,
     Guidance,
     Sampler,
+    check_scale,
     constant,
     ddim_step,
+    misfit_descent,
     noise_estimate,
     projection,
     pseudo_inverse,
 )
-from ..transfer import mean_field_norms
+from ..transfer import zeta_of_scale
 
 
 @cache
@@ -50,8 +51,7 @@ def mcg(
     Weights: zeta (or scale) >= 0; eta in [0, 1], default 1. The default zeta is the official scale,
     converted by the mean-field norm at each step.
     """
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale >= 0:
-        raise InputError(f"scale = {scale!r}: must be a number >= 0")
+    check_scale(scale)
     if level not in ("t", "s"):
         raise InputError(f"level = {level!r}: allowed are t, s")
     weight_name = "scale" if normalised else "zeta"
@@ -62,8 +62,7 @@ def mcg(
         if normalised:
             return official
         literal = mcg(normalised=True, level=level, threshold=threshold)
-        norms = mean_field_norms(literal, problem, levels, official)
-        return {"zeta": official["scale"] / (2 * norms[:, 0]), "eta": eta}
+        return {"zeta": zeta_of_scale(literal, problem, levels, official), "eta": eta}
 
     return Sampler(
         name="mcg",
@@ -91,11 +90,10 @@ def _update(
 ) -> Array:
     h = measurement.response
     P, inverse = projection(h, threshold), pseudo_inverse(h, threshold)
-    x_hat, vjp = jax.vjp(lambda x: denoise(x, t), x_t)
-    r = y - h * x_hat
-    (descent,) = vjp(h * r)  # J^T H^T r, which is -grad (r . r) / 2
-    weight = guidance_t["scale"] / measurement.norm(r) if normalised else 2 * guidance_t["zeta"]
+    x_hat, descent = misfit_descent(
+        denoise, measurement, t, x_t, y, guidance_t, normalised=normalised
+    )
     x_s = ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), eps, guidance_t["eta"])
     level = t if noised_to_t else s
     # A mode is in one of the two parts, so one noise serves both.
-    return (1 - P) * (x_s + weight * descent) + level.alpha * inverse * y + level.sigma * P * eps
+    return (1 - P) * (x_s + descent) + level.alpha * inverse * y + level.sigma * P * eps

@@ -4,10 +4,17 @@ from functools import cache, partial
 
 from jax import Array
 
-from ..errors import InputError
 from ..noise import NoiseLevel, num_steps_of, step_pairs
 from ..problem import Measurement, Problem
-from ..step import Denoise, Guidance, Sampler, constant, ddim_step, noise_estimate
+from ..step import (
+    Denoise,
+    Guidance,
+    Sampler,
+    check_scale,
+    constant,
+    ddim_step,
+    noise_estimate,
+)
 from ..transfer import mean_field_norms
 
 
@@ -31,8 +38,8 @@ def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
     Weights: scale >= 0; eta in [0, 1], default 0.5. The default scale of the first form is the
     official one, converted by the mean-field norm at each step.
     """
-    if scale is not None and not (isinstance(scale, int | float) and scale >= 0):
-        raise InputError(f"scale = {scale!r}: must be a number >= 0")
+    if scale is not None:
+        check_scale(scale)
 
     def heuristic(problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
         value = 17.5 * (20 / num_steps_of(levels)) ** 0.917 if scale is None else scale
