@@ -6,6 +6,7 @@ from .degradation import motion_blur as motion_blur
 from .degradation import uniform_blur as uniform_blur
 from .denoiser import GaussianDenoiser as GaussianDenoiser
 from .errors import InputError as InputError
+from .gradient import loss_and_gradient as loss_and_gradient
 from .learning import LearnResult as LearnResult
 from .learning import learn as learn
 from .learning import sensitivity as sensitivity

@@ -11,11 +11,11 @@ from jax import Array
 from .errors import InputError
 from .guidance import constant_grid
 from .least_squares import finite
-from .metrics import wasserstein2
+from .metrics import Objective, wasserstein2
 from .noise import NoiseLevel
 from .problem import Problem
 from .samplers.exact import exact
-from .search import Objective, Setting, Task, guidance_loss, losses_of, schedule_of
+from .search import Setting, Task, guidance_loss, losses_of, schedule_of
 from .step import Guidance, Sampler
 from .transfer import sampler_transfer
 

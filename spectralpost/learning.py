@@ -13,13 +13,12 @@ from .baselines import exact_score, published, score, tuned_constant
 from .errors import InputError
 from .guidance import constrain, interpolation, smooth_curves, unconstrain
 from .least_squares import Search
-from .metrics import wasserstein2
+from .metrics import Objective, wasserstein2
 from .noise import NoiseLevel, check_levels
 from .problem import Problem, bin_modes
 from .search import (
     KEPT,
     Lane,
-    Objective,
     Optimizer,
     Setting,
     Task,

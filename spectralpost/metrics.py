@@ -28,6 +28,10 @@ from .problem import (
 from .transfer import Transfer
 
 
+# What `learn` minimises: a number per pixel, of a problem and a whole sampler's transfer.
+Objective = Callable[[Problem, Transfer], Array]
+
+
 class ModeError(NamedTuple):
     """Per mode, [F] | [B, k]: where a sampler goes wrong."""
 

@@ -23,13 +23,12 @@ from .least_squares import (
     levenberg_marquardt,
     linearise,
 )
-from .metrics import RESIDUALS
+from .metrics import RESIDUALS, Objective
 from .noise import NoiseLevel
 from .problem import Problem, per_pixel
 from .step import Guidance, Sampler
-from .transfer import Transfer, mean_field_norms, trajectory
+from .transfer import Transfer, divides_by_norms, trajectory
 
-Objective = Callable[[Problem, Transfer], Array]
 Optimizer = Literal["auto", "lm", "lbfgs", "adam"]
 
 
@@ -81,8 +80,11 @@ def choose_optimizer(
         raise InputError(f"optimizer = {optimizer!r}: allowed are auto, lm, lbfgs, adam")
     if optimizer in ("lbfgs", "adam"):
         return optimizer
-    norms = jax.eval_shape(partial(mean_field_norms, sampler), problem, levels, guidance)
-    applies = residuals_of(objective) is not None and problem.basis is None and norms.shape[1] == 0
+    applies = (
+        residuals_of(objective) is not None
+        and problem.basis is None
+        and not divides_by_norms(sampler, problem, levels, guidance)
+    )
     if optimizer == "lm" and not applies:
         raise InputError(
             "optimizer = 'lm': needs a sum of squares (the averaged W2, mse, perception), "
@@ -98,7 +100,7 @@ def schedule_of(sampler: Sampler, setting: Setting, params: Array) -> Guidance:
     return setting.fixed | constrain(sampler.constraint, u)
 
 
-def _overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
+def overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
     """Square roots of the penalty, [S], for the log amplification of each step: beyond the limit,
     its excess, squared, times the variance of a pixel. So 10 % excess cost 1 % of the image."""
     return jnp.sqrt(per_pixel(problem, problem.spectrum)) * jnp.maximum(growth - max_growth, 0)
@@ -108,12 +110,12 @@ def _run(sampler: Sampler, setting: Setting, guidance: Guidance) -> tuple[Transf
     """The total transfer and the overshoot [S] of a schedule."""
     run = trajectory(sampler, setting.problem, setting.levels, guidance)
     growth = jnp.log(run.amplification)
-    return run.total, _overshoot(setting.problem, setting.max_growth, growth)
+    return run.total, overshoot(setting.problem, setting.max_growth, growth)
 
 
 def guidance_loss(task: Task, setting: Setting, guidance: Guidance) -> Array:
-    transfer, overshoot = _run(task.sampler, setting, guidance)
-    return task.objective(setting.problem, transfer) + jnp.sum(overshoot**2)
+    transfer, excess = _run(task.sampler, setting, guidance)
+    return task.objective(setting.problem, transfer) + jnp.sum(excess**2)
 
 
 def _loss(task: Task, setting: Setting, params: Array) -> Array:
@@ -159,18 +161,16 @@ def _lm_iteration(task: Task, setting: Setting, search: Search) -> Search:
     constraint = partial(constrain, sampler.constraint)
 
     def at(params: Array) -> Array:
-        transfer, overshoot = _run(sampler, setting, schedule_of(sampler, setting, params))
-        return jnp.concatenate([residuals(problem, transfer), overshoot, _rough(setting, params)])
+        transfer, excess = _run(sampler, setting, schedule_of(sampler, setting, params))
+        return jnp.concatenate([residuals(problem, transfer), excess, _rough(setting, params)])
 
     def linearised(params: Array) -> tuple[Array, Array]:
         u = {name: basis[name] @ params for name in task.free}
         weights, slopes = jax.jvp(constraint, (u,), (jax.tree.map(jnp.ones_like, u),))
         guidance = setting.fixed | weights
         misfit, growth = linearise(sampler, problem, setting.levels, guidance, task.free, residuals)
-        overshoot, push = jax.linearize(
-            partial(_overshoot, problem, setting.max_growth), growth.values
-        )
-        values = jnp.concatenate([misfit.values, overshoot])
+        excess, push = jax.linearize(partial(overshoot, problem, setting.max_growth), growth.values)
+        values = jnp.concatenate([misfit.values, excess])
         jacobian = jnp.zeros((values.size, params.size), values.dtype)
         for name in task.free:
             by_weight = jnp.concatenate(

@@ -129,6 +129,14 @@ def mean_field_norms(
     return trajectory(sampler, problem, levels, guidance).norms
 
 
+def divides_by_norms(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> bool:
+    """Whether the update asks for the norm of a whole image, which makes modes depend on others."""
+    norms = jax.eval_shape(partial(mean_field_norms, sampler), problem, levels, guidance)
+    return norms.shape[1] > 0
+
+
 def zeta_of_scale(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Array:

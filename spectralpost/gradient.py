@@ -1,0 +1,168 @@
+"""Loss and gradient of a schedule on very many modes, in memory that does not grow with them.
+
+Modes go through the trajectory in chunks. In a chunk the gradient takes two passes, because the
+chain of steps is affine:
+
+    d total / d weight_t = (steps after t) o (d step_t / d weight_t) o (steps before t)
+
+Back through the steps, only the state gain of the steps after t is kept: one number per mode and
+step, where reverse-mode differentiation would keep the whole state. Forward again, the steps before
+t are at hand when they are needed. What a step contributes is summed over modes after the last one,
+by a matrix product: a sum inside of the loop would cost more than the step.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.sharding import AxisType, PartitionSpec
+
+from .errors import InputError
+from .metrics import Objective, wasserstein2
+from .noise import NoiseLevel, step_pairs
+from .problem import Problem, num_pixels
+from .step import Guidance, Sampler
+from .transfer import (
+    Transfer,
+    check_guidance,
+    compose,
+    divides_by_norms,
+    identity_transfer,
+    start_transfer,
+    step_transfer,
+)
+
+CHUNK = 8192  # modes: the arrays of a step stay in a core's cache
+
+
+@partial(jax.jit, static_argnames=("sampler", "free", "objective", "chunk"))
+def loss_and_gradient(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    free: tuple[str, ...],
+    objective: Objective = wasserstein2,
+    *,
+    chunk: int = CHUNK,
+) -> tuple[Array, Guidance]:
+    """The objective of a schedule, and its derivatives by the weights named in `free`, [S] each.
+
+    levels [S + 1], guidance leaves [S]. The objective has to be an average over modes, as all
+    metrics of this package are. Modes are shared out over all local devices: one per GPU, or as
+    many CPU devices as `jax.config.update("jax_num_cpu_devices", n)` asked for at the start.
+
+    For independent modes and samplers that do not divide by norms: raises InputError otherwise;
+    `jax.grad` of `sampler_transfer` is for these.
+    """
+    check_guidance(sampler, levels, guidance)
+    if problem.basis is not None or divides_by_norms(sampler, problem, levels, guidance):
+        raise InputError(
+            "loss_and_gradient: needs independent modes and a sampler without norms; "
+            "jax.grad goes through sampler_transfer for all others"
+        )
+    num_devices = jax.local_device_count()
+    rows = problem.spectrum.shape[0]
+    if rows < num_devices * chunk:
+        num_devices = 1
+    num_chunks = -(-rows // (num_devices * chunk))
+    chunks = _split(problem, num_devices * num_chunks)
+    pixels = num_pixels(problem)
+
+    def of_chunks(chunks: Problem, levels: NoiseLevel, guidance: Guidance, pixels: Array):
+        def add(total: tuple[Array, Guidance], chunk: Problem):
+            share = num_pixels(chunk) / pixels
+            part = _of_chunk(sampler, chunk, levels, guidance, free, objective)
+            return jax.tree.map(lambda a, b: a + share * b, total, part), None
+
+        nothing = jnp.zeros_like(pixels), {name: jnp.zeros_like(guidance[name]) for name in free}
+        return jax.lax.scan(add, nothing, chunks)[0]
+
+    if num_devices == 1:
+        return of_chunks(chunks, levels, guidance, pixels)
+
+    def on_device(*arguments):
+        return jax.lax.psum(of_chunks(*arguments), "modes")
+
+    mesh = jax.make_mesh((num_devices,), ("modes",), axis_types=(AxisType.Auto,))
+    everywhere = PartitionSpec()
+    return jax.shard_map(
+        on_device,
+        mesh=mesh,
+        in_specs=(PartitionSpec("modes"), everywhere, everywhere, everywhere),
+        out_specs=everywhere,
+        check_vma=False,  # the sum starts from zeros, which are the same on all devices
+    )(chunks, levels, guidance, pixels)
+
+
+def _split(problem: Problem, num: int) -> Problem:
+    """Equal chunks of rows, leaves [num, rows of a chunk], filled up with rows of weight 0."""
+    rows = problem.spectrum.shape[0]
+    size = -(-rows // num)
+    missing = num * size - rows
+
+    def split(leaf: Array, mode: str) -> Array:
+        # Row i goes to chunk i mod num, so that no chunk is of nothing but filling.
+        return jnp.pad(leaf, (0, missing), mode=mode).reshape(size, num).T
+
+    return problem._replace(
+        spectrum=split(problem.spectrum, "edge"),
+        response=split(problem.response, "edge"),
+        mean=split(problem.mean, "edge"),
+        weight=split(problem.weight, "constant"),
+        sigma_y=jnp.broadcast_to(problem.sigma_y, (num,)),
+    )
+
+
+def _of_chunk(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    free: tuple[str, ...],
+    objective: Objective,
+) -> tuple[Array, Guidance]:
+    """The objective on some modes and its derivatives."""
+    t, s = step_pairs(levels)
+    nothing = identity_transfer(problem)
+    # The steps of equivariant samplers have no offset, so theirs is not computed.
+    parts = 3 if sampler.equivariant else 4
+
+    def transfer(*fields: Array) -> Transfer:
+        return Transfer(*fields, *nothing[len(fields) :])
+
+    def backward(later: tuple[Array, ...], inputs: tuple[NoiseLevel, NoiseLevel, Guidance]):
+        one = step_transfer(sampler, problem, *inputs)
+        return compose(one, transfer(*later))[:parts], later[0]
+
+    total, gains_after = jax.lax.scan(backward, nothing[:parts], (t, s, guidance), reverse=True)
+    start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
+    loss, by_total = jax.value_and_grad(
+        lambda total: objective(problem, compose(start, transfer(*total)))
+    )(total)
+
+    def forward(before: tuple[Array, ...], inputs):
+        t, s, guidance_t, gain_after = inputs
+        weights = {name: guidance_t[name] for name in free}
+
+        def step(weights: Guidance) -> Transfer:
+            return step_transfer(sampler, problem, t, s, guidance_t | weights)
+
+        def whole(one: Transfer) -> tuple[Array, ...]:
+            # What comes after adds to the total, but what it adds does not depend on this step.
+            return compose(compose(transfer(*before), one), transfer(gain_after))[:parts]
+
+        contributions = {}
+        for name in free:
+            direction = {other: jnp.full_like(w, other == name) for other, w in weights.items()}
+            one, slope = jax.jvp(step, (weights,), (direction,))
+            moved = jax.jvp(whole, (one,), (slope,))[1]
+            contributions[name] = sum(
+                by * by_step for by, by_step in zip(by_total, moved, strict=True)
+            )
+        return compose(transfer(*before), step(weights))[:parts], contributions
+
+    _, contributions = jax.lax.scan(forward, nothing[:parts], (t, s, guidance, gains_after))
+    ones = jnp.ones_like(problem.spectrum)
+    return loss, {name: by_mode @ ones for name, by_mode in contributions.items()}
