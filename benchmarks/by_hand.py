@@ -1,7 +1,7 @@
-"""The averaged W2^2 of DPS and DiffPIR by hand: what `learn_vs_peers.py` gives the peers.
+"""The averaged W2^2 of DPS and DiffPIR by hand: what the benchmarks give the peers.
 
 Real coefficients of every frequency, no denoiser and no derivative of one, in NumPy and PyTorch.
-Checked against `spectralpost.baselines.score` by that script before anything is timed.
+Checked against spectralpost by `learn_vs_peers.py` and `gradient_engine.py`.
 """
 
 from collections.abc import Callable
@@ -39,8 +39,10 @@ class Tables(NamedTuple):
     share: np.ndarray
 
 
-def tables(name: str, modes: Modes, levels: sp.NoiseLevel, eta: np.ndarray) -> Tables:
-    """With A = alpha_t spectrum / (alpha_t^2 spectrum + sigma_t^2), the gain of the denoiser:
+def tables(name: str, modes: Modes, levels: sp.NoiseLevel, eta: np.ndarray, xp=np) -> Tables:
+    """In NumPy; or with xp = torch, of tensors.
+
+    With A = alpha_t spectrum / (alpha_t^2 spectrum + sigma_t^2), the gain of the denoiser:
 
     DPS       x_s = (keep - zeta pull) x_t + zeta push y + noise
               keep = alpha_s A + sigma_s sqrt(1 - eta^2 tau^2) (1 - alpha_t A) / sigma_t
@@ -49,13 +51,13 @@ def tables(name: str, modes: Modes, levels: sp.NoiseLevel, eta: np.ndarray) -> T
               m = sigma_s / sigma_t sqrt(1 - zeta), p = alpha_s - alpha_t m
               rho = lambda_ (sigma_y alpha_t / sigma_t)^2
     """
-    alpha, sigma = (np.asarray(leaf)[:, None] for leaf in levels)
+    alpha, sigma = (xp.asarray(leaf)[:, None] for leaf in levels)
     alpha_t, sigma_t, alpha_s, sigma_s = alpha[:-1], sigma[:-1], alpha[1:], sigma[1:]
     spectrum, h, sigma_y = modes.spectrum, modes.response, modes.sigma_y
     gain = alpha_t * spectrum / (alpha_t**2 * spectrum + sigma_t**2)
     if name == "dps":
         tau2 = 1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2
-        kept = sigma_s * np.sqrt(1 - eta[:, None] ** 2 * tau2) / sigma_t
+        kept = sigma_s * xp.sqrt(1 - eta[:, None] ** 2 * tau2) / sigma_t
         steps = {
             "keep": alpha_s * gain + kept * (1 - alpha_t * gain),
             "pull": 2 * (gain * h) ** 2,
@@ -71,7 +73,7 @@ def tables(name: str, modes: Modes, levels: sp.NoiseLevel, eta: np.ndarray) -> T
             "alpha_t": alpha_t,
             "alpha_s": alpha_s,
         }
-        steps |= {key: np.broadcast_to(h**p, gain.shape) for key, p in (("h", 1), ("h2", 2))}
+        steps |= {key: xp.broadcast_to(h**p, gain.shape) for key, p in (("h", 1), ("h2", 2))}
         fresh = sigma_s**2
     cov_y = h**2 * spectrum + sigma_y**2
     return Tables(
@@ -79,7 +81,7 @@ def tables(name: str, modes: Modes, levels: sp.NoiseLevel, eta: np.ndarray) -> T
         fresh,
         float(sigma[0, 0]),
         spectrum * h / cov_y,
-        np.sqrt(spectrum / cov_y) * sigma_y,
+        xp.sqrt(spectrum / cov_y) * sigma_y,
         modes.share * cov_y,
         modes.share,
     )
@@ -116,9 +118,9 @@ def numpy_loss(name: str, table: Tables, u: np.ndarray) -> float:
     return float(table.bias_share @ (bias * bias) + table.share @ (spread * spread))
 
 
-def as_torch(table: Tables) -> Tables:
+def as_torch(table: Tables, dtype: "torch.dtype" = torch.float64) -> Tables:
     def convert(value):
-        return torch.tensor(value, dtype=torch.float64) if isinstance(value, np.ndarray) else value
+        return torch.tensor(value, dtype=dtype) if isinstance(value, np.ndarray) else value
 
     steps = {key: convert(np.array(values)) for key, values in table.steps.items()}
     return Tables(steps, *(convert(value) for value in table[1:]))

@@ -22,7 +22,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import spectralpost as sp
-from spectralpost import baselines, learning, search
+from spectralpost import baselines, learning, search, stages
 from spectralpost.guidance import interpolation
 
 PROBLEMS = {"blur 2, sigma_y 0.05": (2.0, 0.05), "blur 1, sigma_y 0.2": (1.0, 0.2)}
@@ -35,16 +35,25 @@ def reference(sampler: sp.Sampler, problem: sp.Problem, levels: sp.NoiseLevel) -
     free = tuple(sorted(learning.default_free(sampler)))
     task = search.Task(sampler, sp.wasserstein2, free, "lm", 0.03)
     fixed = {name: weights for name, weights in given.items() if name not in free}
-    zero, ones = jnp.zeros(()), search.basis_of(free, levels, interpolation(levels, 1))
-    unlimited = search.Setting(problem, levels, fixed, jnp.asarray(jnp.inf), zero, ones)
-    constant, loss = baselines.tuned_constant(task, unlimited, given)
-    shape = interpolation(levels, None)
-    setting = unlimited._replace(
-        max_growth=jnp.log(jnp.asarray(LIMIT)),
-        rough_price=jnp.asarray(SMOOTHNESS * loss),
-        basis=search.basis_of(free, levels, shape),
+    one = jnp.ones(())
+    unlimited = search.Setting(
+        jax.tree.map(lambda leaf: leaf[None], problem),
+        one[None],
+        one,
+        levels,
+        fixed,
+        jnp.inf * one,
+        0 * one,
+        search.basis_of(free, levels, interpolation(levels, 1)),
     )
-    starts = learning.random_starts(99, sampler, free, given, constant, levels, shape, 64)
+    constant, loss = baselines.tuned_constant(task, unlimited, given)
+    setting = unlimited._replace(
+        max_growth=jnp.log(LIMIT * one),
+        rough_price=jnp.asarray(SMOOTHNESS * loss),
+        basis=search.basis_of(free, levels, interpolation(levels, None)),
+    )
+    draw = stages.Stages(1, 0.0, 64, None, 99, None).random_starts
+    starts = jnp.asarray(draw(task, setting, (given, constant), 64))
     final = []
     for some in jnp.split(starts, 4):
         lanes = search.begin(task, some)

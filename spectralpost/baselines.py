@@ -80,14 +80,18 @@ def tuned_constant(task: Task, setting: Setting, given: Guidance) -> tuple[Guida
     )
     if not np.isfinite(min(loss, published_loss)):
         raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
-    constant = schedule_of(sampler, setting, jnp.asarray(constants, dtype))
+    constant = schedule_of(task, setting, jnp.asarray(constants, dtype)).guidance
     rescaled = _published(task, setting, jnp.asarray(factors[0], dtype), given)
     return (constant, loss) if loss <= published_loss else (rescaled, published_loss)
 
 
 def _published(task: Task, setting: Setting, log_factor: Array, given: Guidance) -> Guidance:
-    """The published default times exp(log_factor) in the free weights, the others as given."""
-    default = published(task.sampler, setting.problem, setting.levels, log_factor)
+    """The published default times exp(log_factor) in the free weights, the others as given.
+
+    Of several problems that of the first.
+    """
+    problem = jax.tree.map(lambda leaf: leaf[0], setting.problems)
+    default = published(task.sampler, problem, setting.levels, log_factor)
     return given | {name: default[name] for name in task.free}
 
 

@@ -96,6 +96,31 @@ def loss_and_gradient(
     )(chunks, levels, guidance, pixels)
 
 
+@partial(jax.custom_vjp, nondiff_argnums=(0, 4, 5))
+def chunked_loss(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    free: tuple[str, ...],
+    objective: Objective,
+) -> Array:
+    """The loss of `loss_and_gradient`, for `jax.grad` by the weights named in `free`."""
+    return loss_and_gradient(sampler, problem, levels, guidance, free, objective)[0]
+
+
+def _forward(sampler, problem, levels, guidance, free, objective):
+    loss, gradient = loss_and_gradient(sampler, problem, levels, guidance, free, objective)
+    return loss, {name: gradient.get(name, 0 * weights) for name, weights in guidance.items()}
+
+
+def _backward(sampler, free, objective, gradient, cotangent):
+    return None, None, jax.tree.map(lambda leaf: cotangent * leaf, gradient)
+
+
+chunked_loss.defvjp(_forward, _backward)
+
+
 def _split(problem: Problem, num: int) -> Problem:
     """Equal chunks of rows, leaves [num, rows of a chunk], filled up with rows of weight 0."""
     rows = problem.spectrum.shape[0]

@@ -12,6 +12,7 @@ import numpy as np
 from jax import Array
 
 from .noise import NoiseLevel, log_snr, step_pairs
+from .problem import Problem
 from .step import Guidance
 
 # Published defaults may sit on a boundary (0, or 1 for "unit"), where u would be infinite.
@@ -100,3 +101,54 @@ def smooth_curves(key: Array, levels: NoiseLevel, num: int) -> Array:
     waves = jnp.cos(jnp.pi * order[:, None] * position[None, :])
     size = 2 / (1 + order)
     return (size[None, :] * jax.random.normal(key, (num, 4), position.dtype)) @ waves
+
+
+# ------------------------------------------------------------------------------ weights by band
+
+
+def band_position(problem: Problem) -> Array:
+    """How well each mode is measured, [F]: the log of its signal-to-noise ratio h^2 spectrum /
+    sigma_y^2."""
+    tiny = jnp.finfo(problem.spectrum.dtype).tiny
+    power = problem.response**2 * problem.spectrum / problem.sigma_y**2
+    return jnp.log(jnp.maximum(power, tiny))
+
+
+def band_knots(problem: Problem, bands: int) -> Array:
+    """Where a weight by band has its values, [bands], evenly spaced in `band_position`: from modes
+    of which the measurement says nothing (1/100 of its noise) to those best measured."""
+    best = jnp.maximum(jnp.max(band_position(problem)), 0)
+    return jnp.linspace(jnp.log(jnp.asarray(0.01, best.dtype)), best, bands)
+
+
+def band_membership(problem: Problem, knots: Array) -> Array:
+    """[F, bands], rows add up to 1: unconstrained numbers of modes are membership @ those of bands.
+
+    Linear in `band_position` between evenly spaced knots, constant beyond them.
+    """
+    bands = knots.shape[0]
+    width = (knots[-1] - knots[0]) / max(bands - 1, 1)
+    place = (band_position(problem) - knots[0]) / (width if bands > 1 else 1)
+    place = jnp.clip(place, 0, bands - 1)
+    return jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(bands, dtype=place.dtype)), 0)
+
+
+def per_mode(
+    constraint: dict[str, str], guidance: Guidance, problem: Problem, knots: Array
+) -> Guidance:
+    """The same schedule with leaves [S, bands] spread over the modes of a problem, [S, F].
+
+    What a sampler takes for independent modes. Leaves [S] stay as they are.
+    """
+    membership = band_membership(problem, knots)
+
+    def spread(name: str, weights: Array) -> Array:
+        if weights.ndim == 1:
+            return weights
+        tiny = jnp.finfo(weights.dtype).tiny
+        u = jnp.log(jnp.maximum(weights, tiny))
+        if constraint[name] == "unit":
+            u = u - jnp.log(jnp.maximum(1 - weights, tiny))
+        return to_weight(constraint[name], u @ membership.T)
+
+    return {name: spread(name, weights) for name, weights in guidance.items()}

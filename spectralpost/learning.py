@@ -1,6 +1,6 @@
 """Learn a guidance schedule: minimise a closed-form loss through the whole sampling trajectory."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -11,51 +11,61 @@ from jax import Array
 
 from .baselines import exact_score, published, score, tuned_constant
 from .errors import InputError
-from .guidance import constrain, interpolation, smooth_curves, unconstrain
+from .gradient import CHUNK as LARGE
+from .guidance import (
+    band_knots,
+    constrain,
+    interpolation,
+    per_mode,
+    unconstrain,
+)
 from .least_squares import Search
 from .metrics import Objective, wasserstein2
-from .noise import NoiseLevel, check_levels
-from .problem import Problem, bin_modes
+from .noise import NoiseLevel, check_levels, curve_of
+from .problem import Problem, bin_modes, stack_problems
 from .search import (
-    KEPT,
-    Lane,
+    LEVELS,
     Optimizer,
     Setting,
     Task,
     basis_of,
-    begin,
-    best_distinct,
     best_params,
     choose_optimizer,
-    next_generation,
+    fitted,
     schedule_of,
-    search,
+    unconstrained_of,
 )
+from .stages import PATIENCE, Progress, Stages, enriched
 from .step import Guidance, Sampler
-from .transfer import check_guidance, check_weights
+from .transfer import check_guidance, check_weights, divides_by_norms
 
-CHUNK = 20  # iterations between two looks at the loss
 COARSE = 64  # modes of the problem that is explored
-PATIENCE = 10  # generations without progress
+WATCHED = 400  # modes whose amplification is watched where there are very many
+WORST = 50.0  # `Setting.power` that stands for the worst case
 
 
 class LearnResult(NamedTuple):
     """What `learn` returns."""
 
-    guidance: Guidance  # the learned schedule, name -> [S]
-    free: tuple[str, ...]  # the weights that were learned
+    guidance: Guidance  # the learned schedule, name -> [S]; by band [S, bands], see `per_mode`
+    levels: NoiseLevel  # those given, or those learned
+    band_knots: Array | None  # [bands], for `guidance.per_mode`
+    free: tuple[str, ...]  # what was learned
     loss: float  # the objective of the learned schedule
+    losses: np.ndarray  # the same of each problem, [K]
     baselines: dict[str, float]  # the objective of "heuristic", "tuned_constant" and "exact"
     baseline_guidance: dict[str, Guidance]  # the schedules of those three
     history: np.ndarray  # best loss (objective + penalties) after every 20 iterations of refining
     explored: np.ndarray  # the same of each generation, on the coarse problem ("lm" only)
     final_losses: np.ndarray  # of all schedules that were refined to the end, best first
-    converged: bool  # False if max_iterations ended the search
+    converged: bool  # False if max_iterations or the user ended the search
+    interrupted: bool  # by the user: this is the best so far
+    kept: Guidance  # unconstrained numbers of all refined schedules, what `resume` goes on from
 
 
 def learn(
     sampler: Sampler,
-    problem: Problem,
+    problem: Problem | Sequence[Problem],
     levels: NoiseLevel,
     guidance: Guidance | None = None,
     free: tuple[str, ...] | None = None,
@@ -69,15 +79,23 @@ def learn(
     max_amplification: float = 3.0,
     smoothness: float = 1e-4,
     knots: int | None = None,
+    bands: int | None = None,
+    worst_case: bool = False,
+    references: Sequence[float] | None = None,
     seed: int = 0,
-    progress: Callable[[int, float], None] | None = None,
+    progress: Callable[[Progress], None] | None = None,
+    resume: LearnResult | None = None,
 ) -> LearnResult:
     """Find the weights named in `free` that minimise `objective`; the others stay as they are.
 
+    problem      or several, for one schedule that serves all: other sigma_y, blur, exponent. The
+                 first is the nominal one, whose published default is the start
     levels       [S + 1]
     guidance     name -> [S]: the fixed weights, and a start for the free ones (default: the
                  sampler's published heuristic)
-    free         default: all weights but eta, or eta where there is no other (`default_free`)
+    free         default: all weights but eta, or eta where there is no other (`default_free`). May
+                 also name "levels": the gaps between noise levels, learned with the weights. The
+                 first level and the clean end stay, the family (VP, VE, flow) too
     objective    (problem, transfer) -> scalar: `metrics.wasserstein2` (default), `mse`,
                  `perception`, a `metrics.WeightedSum` of these, `kl`, or your own
     num_starts   searches run side by side: from `guidance`, from the tuned constant, and from
@@ -101,11 +119,18 @@ def learn(
                  neighbours. 0 gives the bare optimum
     knots        None: one weight a step. k: weights interpolated in log-SNR between k knots
                  (`guidance.interpolation`), for schedules of few numbers; 1 learns a constant
-    progress     called with (iteration, best loss) every 20 iterations: the loss of the coarse
-                 problem while exploring, of the whole one while refining
+    bands        weights [S, bands] that depend on how well a mode is measured, see
+                 `guidance.band_membership`; for independent modes
+    worst_case   of several problems the largest loss counts, not the average (as the norm of power
+                 50 of their losses, which is smooth)
+    references   a loss for each problem; their losses are taken relative to these. Without them the
+                 hardest problem outweighs the others
+    progress     called with a `Progress` every 20 iterations
+    resume       an earlier result of the same call, whose search goes on
 
-    Deterministic for a given seed. Merge equal modes first (`unique_modes`), and bin those of large
-    images (`bin_modes`): time and memory are proportional to rows x steps x starts.
+    Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
+    equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
+    are proportional to rows x steps x starts.
 
     The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best that one number per
     free weight can do, at any amplification (constant weights, or the published default with its
@@ -115,67 +140,114 @@ def learn(
     Raises InputError for wrong names, shapes or options, and if no start has a finite loss.
     """
     check_levels(levels)
-    given = guidance or published(sampler, problem, levels, jnp.zeros_like(levels.alpha[0]))
+    problems = [problem] if isinstance(problem, Problem) else list(problem)
+    free = default_free(sampler) if free is None else free
+    _check_options(sampler, free, num_starts, max_iterations, max_amplification, smoothness)
+    _check_whole("knots", knots)
+    _check_whole("bands", bands)
+    shares, power = _shares(problems, references, worst_case)
+    given = guidance or published(sampler, problems[0], levels, jnp.zeros_like(levels.alpha[0]))
     check_guidance(sampler, levels, given)
     check_weights(sampler, given)
     guidance = {name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in given.items()}
-    free = default_free(sampler) if free is None else free
-    _check_options(sampler, free, num_starts, max_iterations, max_amplification, smoothness)
-    if knots is not None and knots < 1:
-        raise InputError(f"knots = {knots}: must be >= 1")
     free = tuple(sorted(free))
-    optimizer = choose_optimizer(optimizer, sampler, problem, levels, guidance, objective)
-    task = Task(sampler, objective, free, optimizer, learning_rate)
-    fixed = {name: weights for name, weights in guidance.items() if name not in free}
+    weights = tuple(name for name in free if name != LEVELS)
+    for one in problems:
+        choice = choose_optimizer(optimizer, sampler, one, levels, guidance, objective)
+    if bands is not None and problems[0].basis is not None:
+        raise InputError(f"bands = {bands}: weights by band need independent modes")
+    fixed = {name: values for name, values in guidance.items() if name not in free}
 
-    max_growth = jnp.log(jnp.asarray(max_amplification, levels.alpha.dtype))
-    zero, ones = jnp.zeros_like(max_growth), basis_of(free, levels, interpolation(levels, 1))
+    curve = curve_of(levels) if LEVELS in free else None
+    large = len(problems) == 1 and problems[0].spectrum.shape[0] > 2 * LARGE
+    large = large and problems[0].basis is None and bands is None and LEVELS not in free
+    chunked = large and choice != "lm" and not divides_by_norms(sampler, one, levels, guidance)
+    plain = Task(sampler, objective, weights, choice, learning_rate, chunked=chunked)
+    task = plain._replace(free=free, curve=curve)
+
+    number = partial(jnp.asarray, dtype=levels.alpha.dtype)
+    max_growth = number(np.log(max_amplification))
+    zero, ones = jnp.zeros_like(max_growth), basis_of(weights, levels, interpolation(levels, 1))
     # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
-    unlimited = Setting(problem, levels, fixed, jnp.full_like(max_growth, jnp.inf), zero, ones)
-    constant, constant_loss = tuned_constant(task, unlimited, guidance)
+    unlimited = Setting(
+        stack_problems(problems),
+        number(shares),
+        number(power),
+        levels,
+        fixed,
+        jnp.full_like(max_growth, jnp.inf),
+        zero,
+        ones,
+        watched=_binned(problems, WATCHED) if chunked else None,
+    )
+    constant, constant_loss = tuned_constant(plain, unlimited, guidance)
 
     shape = interpolation(levels, knots)
-    basis = basis_of(free, levels, shape)
-    rough_price = jnp.asarray(smoothness * constant_loss, levels.alpha.dtype)
-    setting = Setting(problem, levels, fixed, max_growth, rough_price, basis)
-    starts = random_starts(seed, sampler, free, guidance, constant, levels, shape, num_starts)
-    explored: list[float] = []
-    history: list[float] = []
-
-    def record(losses: list[float], loss: float) -> None:
-        losses.append(loss)
-        if progress is not None:
-            progress(CHUNK * len(explored + history), loss)
-
-    if optimizer == "lm":
-        record_explored = partial(record, explored)
-        best = _explore(task, setting, starts, shape, seed, max_iterations, record_explored)
+    setting = unlimited._replace(
+        max_growth=max_growth,
+        rough_price=number(smoothness * constant_loss),
+        basis=basis_of(free, levels, shape, bands),
+        band_knots=None if bands is None else band_knots(problems[0], bands),
+    )
+    stages = Stages(max_iterations, tolerance, num_starts, knots, seed, progress)
+    centres = guidance, constant
+    if resume is not None:
+        _check_resumed(resume, setting)
+        starts = fitted(setting.basis, resume.kept)
+        stages.seed += len(resume.explored) + 1
+    if choice == "lm":
+        coarse = setting._replace(problems=_binned(problems, COARSE))
+        if resume is None:
+            simple = coarse._replace(basis=basis_of(weights, levels, shape), band_knots=None)
+            starts = fitted(
+                setting.basis, enriched(setting, stages.explore(plain, simple, centres))
+            )
+        if resume is not None or task != plain or bands is not None:
+            starts = stages.generations(task, coarse, starts, PATIENCE)
         # The tuned constant once more: refining cannot end above it, penalties included.
-        starts = jnp.concatenate([best, starts[1:2]])
-    record_refined = partial(record, history)
-    lanes, converged = _refine(task, setting, starts, max_iterations, tolerance, record_refined)
+        alone = stages.random_starts(task, setting, centres, 2)[1:]
+        starts = np.concatenate([starts, alone])
+    elif resume is None:
+        starts = stages.random_starts(task, setting, centres, num_starts)
+    lanes, converged = stages.refine(task, setting, number(starts))
 
-    learned = schedule_of(sampler, setting, best_params(lanes))
+    learned = schedule_of(task, setting, best_params(lanes))
     eta = guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
     baseline_guidance = {"heuristic": guidance, "tuned_constant": constant, "exact": {"eta": eta}}
 
-    def value(guidance: Guidance) -> float:
-        return float(score(sampler, problem, levels, guidance, objective))
+    def combined(losses: list[Array]) -> float:
+        values = np.asarray(losses, float)
+        return float(np.sum(shares * values**power) ** (1 / power))
 
+    def values(levels: NoiseLevel, guidance: Guidance) -> list[Array]:
+        def on(problem: Problem) -> Guidance:
+            if setting.band_knots is None:
+                return guidance
+            return per_mode(sampler.constraint, guidance, problem, setting.band_knots)
+
+        return [score(sampler, one, levels, on(one), objective) for one in problems]
+
+    losses = values(*learned)
+    params = lanes.params if isinstance(lanes, Search) else lanes.best_params
     return LearnResult(
-        guidance=learned,
+        guidance=learned.guidance,
+        levels=learned.levels,
+        band_knots=setting.band_knots,
         free=free,
-        loss=value(learned),
+        loss=combined(losses),
+        losses=np.asarray(losses, float),
         baselines={
-            "heuristic": value(guidance),
-            "tuned_constant": value(constant),
-            "exact": float(exact_score(problem, levels, eta, objective)),
+            "heuristic": combined(values(levels, guidance)),
+            "tuned_constant": combined(values(levels, constant)),
+            "exact": combined([exact_score(one, levels, eta, objective) for one in problems]),
         },
         baseline_guidance=baseline_guidance,
-        history=np.asarray(history),
-        explored=np.asarray(explored),
+        history=np.asarray(stages.history),
+        explored=np.asarray(stages.explored),
         final_losses=np.sort(np.asarray(lanes.loss)),
         converged=converged,
+        interrupted=stages.interrupted,
+        kept=jax.vmap(partial(unconstrained_of, setting))(params),
     )
 
 
@@ -216,80 +288,43 @@ def sensitivity(
 # -------------------------------------------------------------------------------------- machinery
 
 
-def _explore(
-    task: Task,
-    setting: Setting,
-    starts: Array,
-    shape: np.ndarray,
-    seed: int,
-    max_iterations: int,
-    record: Callable[[float], None],
-) -> Array:
-    """The best few schedules that generations of Levenberg-Marquardt searches find: [KEPT, P].
-
-    The landscape is rugged, and good minima are near each other: after some iterations the best are
-    kept, and the other lanes go on from perturbed copies of these. On a problem of few bins, where
-    an iteration costs a fraction; what is learned there is refined on the whole problem.
-    """
-    levels, problem = setting.levels, setting.problem
-    if problem.spectrum.shape[0] > 2 * COARSE:
-        setting = setting._replace(problem=bin_modes(problem, COARSE)[0])
-    key = jax.random.key(seed)
-    params, best, stale = starts, np.inf, 0
-    parents = np.asarray(starts)
-    for _ in range(-(-max_iterations // CHUNK)):
-        lanes, _ = search(task, setting, begin(task, params), CHUNK)
-        before = best
-        parents, best = best_distinct(np.asarray(lanes.params), np.asarray(lanes.loss), KEPT)
-        record(best)
-        stale = 0 if best < before * (1 - 1e-3) else stale + 1
-        if stale == PATIENCE:
-            break
-        key, kick_key = jax.random.split(key)
-        params = next_generation(kick_key, parents, levels, shape, len(starts))
-    return jnp.asarray(parents, starts.dtype)
+def _binned(problems: list[Problem], num: int) -> Problem:
+    """All problems with at most twice `num` rows each, stacked."""
+    return stack_problems(
+        [
+            bin_modes(problem, num)[0] if problem.spectrum.shape[0] > 2 * num else problem
+            for problem in problems
+        ]
+    )
 
 
-def _refine(
-    task: Task,
-    setting: Setting,
-    starts: Array,
-    max_iterations: int,
-    tolerance: float,
-    record: Callable[[float], None],
-) -> tuple[Search | Lane, bool]:
-    """Searches from all starts, side by side, until the best of them no longer gains."""
-    lanes, best, iterations = begin(task, starts), np.inf, 0
-    while iterations < max_iterations:
-        lanes, losses = search(task, setting, lanes, CHUNK)
-        iterations += CHUNK
-        before = best
-        best = min(best, float(np.asarray(losses).min()))
-        record(best)
-        if before - best <= tolerance * best:
-            return lanes, True
-    return lanes, False
+def _shares(
+    problems: list[Problem], references: Sequence[float] | None, worst_case: bool
+) -> tuple[np.ndarray, float]:
+    """`Setting.shares` and `Setting.power`."""
+    if not problems:
+        raise InputError("problem: one at least is needed")
+    power = WORST if worst_case else 1.0
+    if references is None:
+        return np.full(len(problems), 1 / len(problems)), power
+    values = np.asarray(references, float)
+    if values.shape != (len(problems),) or not np.all(values > 0):
+        raise InputError(
+            f"references = {list(references)}: {len(problems)} numbers > 0, one for each problem"
+        )
+    return (values.mean() / values) ** power / len(problems), power
 
 
-def random_starts(
-    seed: int,
-    sampler: Sampler,
-    free: tuple[str, ...],
-    given: Guidance,
-    constant: Guidance,
-    levels: NoiseLevel,
-    shape: np.ndarray,
-    num: int,
-) -> Array:
-    """[num, P]: the given schedule, the constant, then random smooth curves around these two."""
-    given, constant = (unconstrain(sampler.constraint, weights) for weights in (given, constant))
-    fit = jnp.asarray(np.linalg.pinv(shape).T, levels.alpha.dtype)
-    columns = []
-    for key, name in zip(jax.random.split(jax.random.key(seed), len(free)), free, strict=True):
-        centres = jnp.stack([(given, constant)[i % 2][name] for i in range(num)])
-        curves = smooth_curves(key, levels, num)
-        columns.append((centres + curves.at[:2].set(0)) @ fit)
-    return jnp.concatenate(columns, axis=1)
+def _check_resumed(resume: LearnResult, setting: Setting) -> None:
+    have = {name: np.shape(u)[1:] for name, u in resume.kept.items()}
+    want = {name: basis.shape[:-1] for name, basis in setting.basis.items()}
+    if have != want:
+        raise InputError(f"resume: a search of {have}; this one is of {want}")
+
+
+def _check_whole(name: str, value: int | None) -> None:
+    if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
+        raise InputError(f"{name} = {value}: must be a whole number >= 1")
 
 
 def _check_options(
@@ -302,9 +337,11 @@ def _check_options(
 ) -> None:
     known = ", ".join(sampler.constraint)
     for name in free:
-        if name not in sampler.constraint:
-            raise InputError(f"free = {name!r}: {sampler.name} has the weights {known}")
-    if not free:
+        if name not in (*sampler.constraint, LEVELS):
+            raise InputError(
+                f"free = {name!r}: {sampler.name} has the weights {known}; {LEVELS} may be learned"
+            )
+    if not set(free) - {LEVELS}:
         raise InputError(f"free: name one weight at least; {sampler.name} has {known}")
     if len(set(free)) < len(free):
         raise InputError(f"free = {', '.join(free)}: names a weight twice")

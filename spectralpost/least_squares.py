@@ -31,11 +31,17 @@ from .transfer import (
 Residuals = Callable[[Problem, Transfer], Array]
 
 
+# How inputs of the steps move together: input -> tangents with a leading axis [D], one for each of
+# D directions. Inputs are the weights, [D, S] or [D, S, F], and the noise levels "t" and "s" that a
+# step goes from and to, leaves [D, S].
+Direction = dict[str, Array | NoiseLevel]
+
+
 class Linearisation(NamedTuple):
-    """Values [R] and their derivatives by each free weight, name -> [S, R]."""
+    """Values [R] and their derivatives if one step's inputs move: label -> [D, S, R]."""
 
     values: Array
-    jacobian: Guidance
+    jacobian: dict[str, Array]
 
 
 def linearise(
@@ -43,7 +49,7 @@ def linearise(
     problem: Problem,
     levels: NoiseLevel,
     guidance: Guidance,
-    free: tuple[str, ...],
+    directions: dict[str, Direction],
     residuals: Residuals,
 ) -> tuple[Linearisation, Linearisation]:
     """Residuals of the whole sampler, and log `amplification` of each step's worst mode (R = S).
@@ -51,11 +57,14 @@ def linearise(
     For independent modes and samplers that do not divide by norms (`measurement.norm`).
     """
     t, s = step_pairs(levels)
+    inputs = {"t": t, "s": s} | guidance
 
-    def all_steps(guidance: Guidance) -> Transfer:
-        return jax.vmap(lambda *inputs: step_transfer(sampler, problem, *inputs))(t, s, guidance)
+    def all_steps(inputs: dict) -> Transfer:
+        guidance = {name: inputs[name] for name in sampler.constraint}
+        one = lambda *of_step: step_transfer(sampler, problem, *of_step)  # noqa: E731
+        return jax.vmap(one)(inputs["t"], inputs["s"], guidance)
 
-    steps = all_steps(guidance)
+    steps = all_steps(inputs)
     start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
     total, prefixes = jax.lax.scan(lambda law, step: (compose(law, step), law), start, steps)
 
@@ -74,22 +83,32 @@ def linearise(
         at = lambda step: compose(compose(prefix, step), suffix)  # noqa: E731
         return push(jax.jvp(at, (step,), (slope,))[1])
 
+    def along(tangents: Direction) -> tuple[Array, Array]:
+        moving = {name: inputs[name] for name in tangents}
+        slopes = jax.jvp(lambda moved: all_steps(inputs | moved), (moving,), (tangents,))[1]
+        # [step that moves, step of the growth], summed over the parts of a transfer
+        grown = sum(by * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True))
+        if "t" in tangents:
+            # A level is also what the signal of its own step is measured by.
+            before = jax.tree.map(lambda leaf: leaf[jnp.arange(worst.shape[0]), worst], prefixes)
+            at = lambda t: jax.vmap(partial(_growth, sampler, problem))(t, before, worst)  # noqa: E731
+            grown = grown + jnp.diag(jax.jvp(at, (t,), (tangents["t"],))[1])
+        return jax.vmap(derivative)(prefixes, steps, slopes, suffixes), grown
+
     jacobian, growth_jacobian = {}, {}
-    for name in free:
-        direction = {
-            other: jnp.ones_like(w) if other == name else jnp.zeros_like(w)
-            for other, w in guidance.items()
-        }
-        slopes = jax.jvp(all_steps, (guidance,), (direction,))[1]
-        jacobian[name] = jax.vmap(derivative)(prefixes, steps, slopes, suffixes)
-        # [step of the weight, step of the growth], summed over the parts of a transfer
-        growth_jacobian[name] = sum(
-            by * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True)
-        )
+    for label, direction in directions.items():
+        jacobian[label], growth_jacobian[label] = jax.vmap(along)(direction)
     return (
         Linearisation(r, jacobian),
         Linearisation(jnp.max(growth, axis=1), growth_jacobian),
     )
+
+
+def _growth(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer, mode: Array) -> Array:
+    """Log `amplification` of one mode, whose law (scalars) this is."""
+    one = jax.tree.map(lambda leaf: leaf[mode][None] if leaf.ndim else leaf, problem)
+    law = jax.tree.map(lambda leaf: leaf[None], law)
+    return jnp.log(amplification(sampler, one, t, law))[0]
 
 
 def _growth_by_steps(
@@ -105,14 +124,8 @@ def _growth_by_steps(
     laws and steps [S, F]. One pass back through the steps, for all i at once.
     """
     index = jnp.arange(worst.shape[0])
-
-    def growth(law: Transfer, mode: Array, t_i: NoiseLevel) -> Array:
-        one = jax.tree.map(lambda leaf: leaf[mode][None] if leaf.ndim else leaf, problem)
-        law = jax.tree.map(lambda leaf: leaf[None], law)
-        return jnp.log(amplification(sampler, one, t_i, law))[0]
-
     before = jax.tree.map(lambda leaf: leaf[index, worst], laws)
-    seeds = jax.vmap(jax.grad(growth))(before, worst, t)
+    seeds = jax.vmap(jax.grad(partial(_growth, sampler, problem), argnums=1))(t, before, worst)
 
     def backward(adjoint: Transfer, inputs: tuple[Array, Transfer, Transfer]):
         j, law, step = inputs
@@ -155,13 +168,14 @@ def initial_search(params: Array) -> Search:
 
 def levenberg_marquardt(
     search: Search,
-    residuals: Callable[[Array], Array],
+    loss: Callable[[Array], Array],
     linearised: Callable[[Array], tuple[Array, Array]],
 ) -> Search:
     """One iteration: the best of four dampings, kept only if it lowers the sum of squares.
 
-    residuals(params) -> [R]; linearised(params) -> ([R], Jacobian [R, P]). Marquardt's scaling:
-    the damping is relative to the diagonal of J^T J.
+    loss(params); linearised(params) -> residuals [R] whose squares have the sum and the gradient of
+    the loss here, Jacobian [R, P]. Marquardt's scaling: the damping is relative to the diagonal of
+    J^T J.
     """
     r, jacobian = linearised(search.params)
     normal, gradient = jacobian.T @ jacobian, jacobian.T @ r
@@ -174,7 +188,7 @@ def levenberg_marquardt(
         damped = normal + jnp.diag(factor * search.damping * scale)
         step = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), -gradient)
         params = search.params + jnp.clip(step, -MAX_STEP, MAX_STEP)
-        return params, jnp.sum(residuals(params) ** 2)
+        return params, loss(params)
 
     factors = jnp.asarray(TRIALS, r.dtype)
     candidates, losses = jax.vmap(trial)(factors)

@@ -27,7 +27,6 @@ from .problem import (
 )
 from .transfer import Transfer
 
-
 # What `learn` minimises: a number per pixel, of a problem and a whole sampler's transfer.
 Objective = Callable[[Problem, Transfer], Array]
 

@@ -24,6 +24,7 @@ from jax import Array
 from .errors import InputError
 
 Spacing = Literal["uniform", "leading", "trailing", "quadratic"]
+Curve = Literal["vp", "ve", "flow"]
 
 TRAIN_STEPS = 1000  # the grid on which the published VP networks were trained
 
@@ -165,6 +166,74 @@ def rectified_flow(num_steps: int, *, shift: float = 1.0) -> NoiseLevel:
     u = np.linspace(1, 0, num_steps + 1)
     sigma = shift * u / (1 + (shift - 1) * u)
     return NoiseLevel(jnp.asarray(1 - sigma), jnp.asarray(sigma))
+
+
+def curve_of(levels: NoiseLevel) -> Curve:
+    """The family of a grid: variance preserving, variance exploding or rectified flow.
+
+    Raises InputError for a grid of none of these.
+    """
+    alpha, sigma = (np.asarray(leaf, dtype=float) for leaf in levels)
+    ones: dict[Curve, np.ndarray] = {"vp": alpha**2 + sigma**2, "ve": alpha, "flow": alpha + sigma}
+    for curve, one in ones.items():
+        if np.all(np.abs(one - 1) < 1e-5):
+            return curve
+    raise InputError(
+        "levels: one of alpha^2 + sigma^2, alpha, alpha + sigma has to be 1 at all levels"
+    )
+
+
+def on_curve(curve: Curve, log_ratio: Array) -> NoiseLevel:
+    """The levels of a family at log(sigma / alpha)."""
+    if curve == "vp":
+        return NoiseLevel(
+            jnp.sqrt(jax.nn.sigmoid(-2 * log_ratio)), jnp.sqrt(jax.nn.sigmoid(2 * log_ratio))
+        )
+    if curve == "ve":
+        return NoiseLevel(jnp.ones_like(log_ratio), jnp.exp(log_ratio))
+    return NoiseLevel(jax.nn.sigmoid(-log_ratio), jax.nn.sigmoid(log_ratio))
+
+
+def moved_positions(levels: NoiseLevel, log_factors: Array) -> Array:
+    """log(sigma / alpha) of the S noisy levels, their gaps multiplied by exp(log_factors), [S - 1].
+
+    The first level stays. Pure noise, which is infinitely far, counts as 15.
+    """
+    noisy = -log_snr(jax.tree.map(lambda leaf: leaf[:-1], levels)) / 2
+    noisy = jnp.clip(noisy, -15, 15)
+    gaps = -jnp.diff(noisy) * jnp.exp(log_factors)
+    return jnp.concatenate([noisy[:1], noisy[0] - jnp.cumsum(gaps)])
+
+
+def respaced(curve: Curve, levels: NoiseLevel, log_factors: Array) -> NoiseLevel:
+    """The grid with its levels moved to `moved_positions`, along its curve.
+
+    Noise decreases whatever the factors are. The first level stays, and so does the clean end.
+    """
+    moved = on_curve(curve, moved_positions(levels, log_factors)[1:])
+    return jax.tree.map(
+        lambda leaf, new: jnp.concatenate([leaf[:1], new, leaf[-1:]]), levels, moved
+    )
+
+
+def nearest_timesteps(levels: NoiseLevel, train_levels: NoiseLevel) -> np.ndarray:
+    """The time steps of a training grid nearest in log-SNR to S noisy levels: [S], descending.
+
+    train_levels   of all training steps, noisiest first, the clean end last: vp_linear(1000)
+    No time step is taken twice: where two levels are nearest to the same one, the noisier moves on.
+    Raises InputError if there are more levels than time steps.
+    """
+    wanted, have = (
+        np.asarray(log_snr(step_pairs(grid)[0]), float) for grid in (levels, train_levels)
+    )
+    if wanted.size > have.size:
+        raise InputError(f"steps = {wanted.size}: the training grid has only {have.size}")
+    timesteps = have.size - 1 - np.abs(have[None, :] - wanted[:, None]).argmin(axis=1)
+    for i in range(wanted.size - 2, -1, -1):  # from the clean end: at least one more each
+        timesteps[i] = max(timesteps[i], timesteps[i + 1] + 1)
+    for i in range(wanted.size):  # and none beyond the noisiest
+        timesteps[i] = min(timesteps[i], have.size - 1 - i)
+    return timesteps
 
 
 def check_levels(levels: NoiseLevel) -> NoiseLevel:

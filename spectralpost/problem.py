@@ -8,9 +8,10 @@ Everything is written relative to the prior mean: x - mean, y - H mean. Publishe
 with that shift; the mean itself only re-enters where the sampler starts from (see `transfer`).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -258,6 +259,29 @@ def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     for number, (_, cell) in enumerate(cells):
         index[cell] = number
     return _merge(problem, index), index
+
+
+def stack_problems(problems: Sequence[Problem]) -> Problem:
+    """Problems side by side, leaves [K, ...]; the shorter ones are filled up with rows of weight 0.
+
+    Raises InputError for a mixture of blocks and independent modes, or blocks of two sizes.
+    """
+    if len({(p.basis is None, p.spectrum.shape[1:]) for p in problems}) != 1:
+        raise InputError("problems: all or none must have blocks, and these of one size")
+    rows = max(problem.spectrum.shape[0] for problem in problems)
+
+    def filled(problem: Problem) -> Problem:
+        missing = rows - problem.spectrum.shape[0]
+
+        def fill(leaf: Array) -> Array:
+            if leaf.ndim == 0:
+                return leaf
+            return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
+
+        weight = jnp.pad(problem.weight, (0, missing))
+        return jax.tree.map(fill, problem)._replace(weight=weight)
+
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(filled, problems))
 
 
 def _merge(problem: Problem, index: np.ndarray) -> Problem:

@@ -14,8 +14,10 @@ import optax
 from jax import Array
 
 from .errors import InputError
-from .guidance import constrain, roughness, smooth_curves
+from .gradient import chunked_loss
+from .guidance import band_membership, constrain, roughness, smooth_curves, to_weight
 from .least_squares import (
+    Direction,
     Residuals,
     Search,
     finite,
@@ -24,10 +26,10 @@ from .least_squares import (
     linearise,
 )
 from .metrics import RESIDUALS, Objective
-from .noise import NoiseLevel
+from .noise import Curve, NoiseLevel, moved_positions, on_curve, respaced
 from .problem import Problem, per_pixel
 from .step import Guidance, Sampler
-from .transfer import Transfer, divides_by_norms, trajectory
+from .transfer import divides_by_norms, trajectory
 
 Optimizer = Literal["auto", "lm", "lbfgs", "adam"]
 
@@ -37,25 +39,41 @@ def residuals_of(objective: Objective) -> Residuals | None:
     return RESIDUALS.get(objective) or getattr(objective, "residuals", None)
 
 
+LEVELS = "levels"  # what is learned, named among the weights: the gaps between noise levels
+
+
 class Task(NamedTuple):
     """What the compiled search is specialised for (static, hence hashable)."""
 
     sampler: Sampler
     objective: Objective
-    free: tuple[str, ...]
+    free: tuple[str, ...]  # weights, and LEVELS
     optimizer: Optimizer
     learning_rate: float
+    curve: Curve | None = None  # of the grid, where its levels are learned
+    chunked: bool = False  # a large problem, whose gradient comes from `gradient`
 
 
 class Setting(NamedTuple):
-    """What a search is given as arrays. Unconstrained weights are u = basis params."""
+    """What a search is given as arrays. Unconstrained numbers are u = basis params."""
 
-    problem: Problem
+    problems: Problem  # leaves [K, ...]: one schedule for all of them
+    shares: Array  # of each problem in the loss, [K]
+    power: Array  # 1 for the average of the problems' losses, large for the worst, see `_combined`
     levels: NoiseLevel
     fixed: Guidance  # the weights that stay, name -> [S]
     max_growth: Array  # log of max_amplification
     rough_price: Array  # what roughness 1 of a schedule costs
-    basis: Guidance  # name -> [S, P]: identity for a free schedule, ones for a constant
+    basis: Guidance  # name -> [S, P], by band [S, bands, P], levels [S - 1, P]
+    watched: Problem | None = None  # [K, ...]: whose amplification is limited, if not `problems`'
+    band_knots: Array | None = None  # [bands]
+
+
+class Schedule(NamedTuple):
+    """Noise levels and weights: what a parameter vector stands for."""
+
+    levels: NoiseLevel  # [S + 1]
+    guidance: Guidance  # name -> [S], by band [S, bands]
 
 
 class Lane(NamedTuple):
@@ -93,11 +111,38 @@ def choose_optimizer(
     return "lm" if applies else "lbfgs"
 
 
-@partial(jax.jit, static_argnames="sampler")
-def schedule_of(sampler: Sampler, setting: Setting, params: Array) -> Guidance:
+@partial(jax.jit, static_argnames="task")
+def schedule_of(task: Task, setting: Setting, params: Array) -> Schedule:
     """The schedule of a parameter vector [P], fixed weights included."""
-    u = {name: basis @ params for name, basis in setting.basis.items()}
-    return setting.fixed | constrain(sampler.constraint, u)
+    u = unconstrained_of(setting, params)
+    weights = {name: values for name, values in u.items() if name != LEVELS}
+    guidance = setting.fixed | constrain(task.sampler.constraint, weights)
+    return Schedule(_levels(task, setting, u), guidance)
+
+
+def unconstrained_of(setting: Setting, params: Array) -> Guidance:
+    """name -> unconstrained numbers [S], by band [S, bands], levels [S - 1]."""
+    return {name: basis @ params for name, basis in setting.basis.items()}
+
+
+def _levels(task: Task, setting: Setting, u: Guidance) -> NoiseLevel:
+    if task.curve is None:
+        return setting.levels
+    return respaced(task.curve, setting.levels, u[LEVELS])
+
+
+def _of_modes(setting: Setting, problem: Problem, u: Array) -> Array:
+    """Unconstrained numbers of one problem's modes, [S, F], from those of bands; [S] stays."""
+    if u.ndim == 1:
+        return u
+    assert setting.band_knots is not None
+    return u @ band_membership(problem, setting.band_knots).T
+
+
+def _guidance(task: Task, setting: Setting, u: Guidance, problem: Problem) -> Guidance:
+    """The weights that the sampler is given for one problem, [S] or [S, F]."""
+    weights = {name: _of_modes(setting, problem, u[name]) for name in task.free if name != LEVELS}
+    return setting.fixed | constrain(task.sampler.constraint, weights)
 
 
 def overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
@@ -106,26 +151,60 @@ def overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
     return jnp.sqrt(per_pixel(problem, problem.spectrum)) * jnp.maximum(growth - max_growth, 0)
 
 
-def _run(sampler: Sampler, setting: Setting, guidance: Guidance) -> tuple[Transfer, Array]:
-    """The total transfer and the overshoot [S] of a schedule."""
-    run = trajectory(sampler, setting.problem, setting.levels, guidance)
-    growth = jnp.log(run.amplification)
-    return run.total, overshoot(setting.problem, setting.max_growth, growth)
+def _combined(setting: Setting, losses: Array) -> Array:
+    """One loss of all problems': (sum of shares losses^power)^(1 / power), losses [K]."""
+    largest = jax.lax.stop_gradient(jnp.max(losses))
+    largest = jnp.where(largest > 0, largest, 1)  # powers of numbers up to 1 do not overflow
+    total = jnp.sum(setting.shares * (losses / largest) ** setting.power)
+    return largest * total ** (1 / setting.power)
+
+
+def _evaluate(
+    task: Task, setting: Setting, levels: NoiseLevel, guidance_of: Callable[[Problem], Guidance]
+) -> Array:
+    """Objective of all problems, and the penalty for amplification."""
+    max_growth = setting.max_growth
+
+    def one(problem: Problem) -> tuple[Array, Array]:
+        run = trajectory(task.sampler, problem, levels, guidance_of(problem))
+        excess = overshoot(problem, max_growth, jnp.log(run.amplification))
+        return task.objective(problem, run.total), jnp.sum(excess**2)
+
+    if not task.chunked:
+        losses, penalties = jax.vmap(one)(setting.problems)
+        return _combined(setting, losses) + jnp.sum(penalties)
+
+    def chunked(problem: Problem) -> Array:
+        arguments = problem, levels, guidance_of(problem), task.free, task.objective
+        return chunked_loss(task.sampler, *arguments)
+
+    losses = jax.lax.map(chunked, setting.problems)
+    penalties = jax.vmap(one)(setting.watched)[1]
+    return _combined(setting, losses) + jnp.sum(penalties)
 
 
 def guidance_loss(task: Task, setting: Setting, guidance: Guidance) -> Array:
-    transfer, excess = _run(task.sampler, setting, guidance)
-    return task.objective(setting.problem, transfer) + jnp.sum(excess**2)
+    """The loss of a schedule [S] on the grid as given, without the price of roughness."""
+    return _evaluate(task, setting, setting.levels, lambda problem: guidance)
 
 
 def _loss(task: Task, setting: Setting, params: Array) -> Array:
-    loss = guidance_loss(task, setting, schedule_of(task.sampler, setting, params))
+    u = unconstrained_of(setting, params)
+    levels = _levels(task, setting, u)
+    loss = _evaluate(task, setting, levels, partial(_guidance, task, setting, u))
     return loss + jnp.sum(_rough(setting, params) ** 2)
 
 
 def _rough(setting: Setting, params: Array) -> Array:
     """Square roots of the price of roughness, linear in params."""
-    rows = [roughness(basis @ params, setting.levels) for basis in setting.basis.values()]
+    rows = []
+    for name, u in unconstrained_of(setting, params).items():
+        levels = setting.levels
+        if name == LEVELS:  # a gap begins at each noisy level but the last
+            levels = jax.tree.map(lambda leaf: leaf[:-1], levels)
+        columns = u.reshape(u.shape[0], -1)
+        rough = jax.vmap(roughness, in_axes=(1, None))(columns, levels)
+        rows.append(rough.ravel() / columns.shape[1] ** 0.5)
     return jnp.sqrt(setting.rough_price) * jnp.concatenate(rows)
 
 
@@ -155,35 +234,85 @@ def search(
 
 
 def _lm_iteration(task: Task, setting: Setting, search: Search) -> Search:
-    sampler, problem, basis = task.sampler, setting.problem, setting.basis
     residuals = residuals_of(task.objective)
     assert residuals is not None  # see `choose_optimizer`
-    constraint = partial(constrain, sampler.constraint)
-
-    def at(params: Array) -> Array:
-        transfer, excess = _run(sampler, setting, schedule_of(sampler, setting, params))
-        return jnp.concatenate([residuals(problem, transfer), excess, _rough(setting, params)])
 
     def linearised(params: Array) -> tuple[Array, Array]:
-        u = {name: basis[name] @ params for name in task.free}
-        weights, slopes = jax.jvp(constraint, (u,), (jax.tree.map(jnp.ones_like, u),))
-        guidance = setting.fixed | weights
-        misfit, growth = linearise(sampler, problem, setting.levels, guidance, task.free, residuals)
-        excess, push = jax.linearize(partial(overshoot, problem, setting.max_growth), growth.values)
-        values = jnp.concatenate([misfit.values, excess])
-        jacobian = jnp.zeros((values.size, params.size), values.dtype)
-        for name in task.free:
-            by_weight = jnp.concatenate(
-                [misfit.jacobian[name], jax.vmap(push)(growth.jacobian[name])], axis=1
-            )
-            jacobian += (slopes[name][:, None] * by_weight).T @ basis[name]
-        rough = partial(_rough, setting)
-        return (
-            jnp.concatenate([values, rough(params)]),
-            jnp.concatenate([jacobian, jax.jacfwd(rough)(params)]),
-        )
+        u = unconstrained_of(setting, params)
+        levels = _levels(task, setting, u)
 
-    return levenberg_marquardt(search, at, linearised)
+        def one(problem: Problem):
+            guidance, directions = _guidance(task, setting, u, problem), {}
+            for name in task.free:
+                if name == LEVELS:
+                    directions |= _level_directions(task, setting, u[name])
+                else:
+                    directions[name] = {name: _weight_directions(task, setting, problem, name, u)}
+            misfit, growth = linearise(
+                task.sampler, problem, levels, guidance, directions, residuals
+            )
+            excess, push = jax.linearize(
+                partial(overshoot, problem, setting.max_growth), growth.values
+            )
+            pushed = {label: jax.vmap(jax.vmap(push))(by) for label, by in growth.jacobian.items()}
+            return misfit.values, misfit.jacobian, excess, pushed
+
+        values, by_inputs, excess, excess_by_inputs = jax.vmap(one)(setting.problems)
+        losses = jnp.sum(values**2, axis=1)
+        # Weighted so, the squares have the sum and the gradient of `_combined`.
+        ratio = losses / _combined(setting, losses)
+        weight = jnp.sqrt(setting.shares * ratio ** (setting.power - 1))[:, None]
+        rows = (weight * values).ravel(), excess.ravel(), _rough(setting, params)
+        jacobian = (
+            (weight[..., None] * _by_params(setting, u, by_inputs)).reshape(-1, params.size),
+            _by_params(setting, u, excess_by_inputs).reshape(-1, params.size),
+            jax.jacfwd(partial(_rough, setting))(params),
+        )
+        return jnp.concatenate(rows), jnp.concatenate(jacobian)
+
+    return levenberg_marquardt(search, partial(_loss, task, setting), linearised)
+
+
+def _weight_directions(
+    task: Task, setting: Setting, problem: Problem, name: str, u: Guidance
+) -> Array:
+    """The weights' rates of change with their unconstrained numbers: [1, S], or [bands, S, F]."""
+    modes = _of_modes(setting, problem, u[name])
+    to = partial(to_weight, task.sampler.constraint[name])
+    slope = jax.jvp(to, (modes,), (jnp.ones_like(modes),))[1]
+    if modes.ndim == 1:
+        return slope[None]
+    assert setting.band_knots is not None
+    return band_membership(problem, setting.band_knots).T[:, None, :] * slope[None]
+
+
+def _level_directions(task: Task, setting: Setting, u: Array) -> dict[str, Direction]:
+    """The levels' rates of change with their positions: those that a step goes from, and to."""
+    assert task.curve is not None
+    positions = moved_positions(setting.levels, u)
+    moving = jnp.ones_like(positions).at[0].set(0)
+    rates = jax.jvp(partial(on_curve, task.curve), (positions,), (moving,))[1]
+    to = jax.tree.map(lambda rate: jnp.append(rate[1:], jnp.zeros(1, rate.dtype)), rates)
+    one = partial(jax.tree.map, lambda rate: rate[None])
+    return {"from": {"t": one(rates)}, "to": {"s": one(to)}}
+
+
+def _by_params(setting: Setting, u: Guidance, by_inputs: dict[str, Array]) -> Array:
+    """Derivatives by params, [K, R, P], from those by inputs of the steps, [K, D, S, R] each."""
+    total = None
+    for name, basis in setting.basis.items():
+        if name == LEVELS:
+            # A position is where one step begins and where the one before it ends.
+            before = jnp.pad(by_inputs["to"][:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
+            by_position = by_inputs["from"] + before
+            positions = jax.jacfwd(partial(moved_positions, setting.levels))(u[name])
+            part = jnp.einsum("kdsr,su,up->krp", by_position, positions, basis)
+        else:
+            by_band = basis if basis.ndim == 3 else basis[:, None, :]
+            part = jnp.einsum("kdsr,sdp->krp", by_inputs[name], by_band)
+        total = part if total is None else total + part
+    assert total is not None
+    return total
 
 
 def _optax_iteration(task: Task, setting: Setting, lane: Lane) -> Lane:
@@ -228,15 +357,39 @@ def begin(task: Task, params: Array) -> Search | Lane:
         )
 
 
-def basis_of(free: tuple[str, ...], levels: NoiseLevel, shape: np.ndarray) -> Guidance:
-    """name -> [S, P]: the parameters of all weights, one after the other, `shape` for each."""
-    steps, width = shape.shape
-    basis = {}
-    for i, name in enumerate(free):
-        columns = np.zeros((steps, width * len(free)))
-        columns[:, i * width : (i + 1) * width] = shape
+def basis_of(
+    free: tuple[str, ...], levels: NoiseLevel, shape: np.ndarray, bands: int | None = None
+) -> Guidance:
+    """name -> [S, P], by band [S, bands, P], levels [S - 1, P].
+
+    The parameters of all weights, one after the other; `shape` [S, p] for each (and each band).
+    """
+    blocks = {}
+    for name in free:
+        if name == LEVELS:
+            # One gap less than there are steps; a parameter of the last step alone falls away.
+            block = shape[:-1, np.any(shape[:-1] != 0, axis=0)]
+        elif bands is not None:
+            block = np.einsum("sp,bc->sbpc", shape, np.eye(bands))
+            block = block.reshape(len(shape), bands, -1)
+        else:
+            block = shape
+        blocks[name] = block
+    widths = [block.shape[-1] for block in blocks.values()]
+    basis, before = {}, 0
+    for (name, block), width in zip(blocks.items(), widths, strict=True):
+        columns = np.zeros((*block.shape[:-1], sum(widths)))
+        columns[..., before : before + width] = block
         basis[name] = jnp.asarray(columns, levels.alpha.dtype)
+        before += width
     return basis
+
+
+def fitted(basis: Guidance, u: dict[str, np.ndarray]) -> np.ndarray:
+    """The parameters [n, P] whose numbers are nearest to u, name -> [n, S], [n, S, bands]..."""
+    rows = [np.asarray(b, float).reshape(-1, b.shape[-1]) for b in basis.values()]
+    wanted = [np.asarray(u[name], float).reshape(len(u[name]), -1) for name in basis]
+    return np.concatenate(wanted, axis=1) @ np.linalg.pinv(np.concatenate(rows)).T
 
 
 # Children of a good schedule: (smooth in log-SNR or not, size in unconstrained numbers).
@@ -256,26 +409,28 @@ def best_distinct(params: np.ndarray, losses: np.ndarray, num: int) -> tuple[np.
     return params[(first + other)[:num]], float(losses[order[0]])
 
 
-def next_generation(
-    key: Array, parents: np.ndarray, levels: NoiseLevel, shape: np.ndarray, num: int
-) -> Array:
-    """The parents, and perturbed copies of them: [num, P]; shape [S, P of one weight]."""
+def next_generation(key: Array, parents: np.ndarray, setting: Setting, num: int) -> Array:
+    """The parents, and perturbed copies of them: [num, P]."""
     num_children = num - len(parents)
     smooth_key, white_key = jax.random.split(key)
-    num_weights = parents.shape[1] // shape.shape[1]
-    fit = np.linalg.pinv(shape).T
-    curves = [
-        np.asarray(smooth_curves(key, levels, num_children)) @ fit
-        for key in jax.random.split(smooth_key, num_weights)
-    ]
+    curves = {}
+    for key, (name, basis) in zip(
+        jax.random.split(smooth_key, len(setting.basis)), setting.basis.items(), strict=True
+    ):
+        # A curve for each band; the gaps between levels are one fewer than the steps.
+        shape = (*basis.shape[1:-1], num_children)
+        curve = np.asarray(smooth_curves(key, setting.levels, int(np.prod(shape))))
+        curve = np.moveaxis(curve.reshape(*shape, -1), -1, 0)  # [S, bands, num]
+        curves[name] = np.moveaxis(curve[: basis.shape[0]], -1, 0)
+    smooth = fitted(setting.basis, curves)
     white = np.asarray(jax.random.normal(white_key, (num_children, parents.shape[1])))
     which = np.arange(num_children)
     is_smooth, size = (
         np.asarray(column)[which % len(KICKS)] for column in zip(*KICKS, strict=True)
     )
-    kicks = np.where(is_smooth[:, None], np.concatenate(curves, axis=1), white) * size[:, None]
+    kicks = np.where(is_smooth[:, None], smooth, white) * size[:, None]
     children = parents[which % len(parents)] + kicks
-    return jnp.asarray(np.concatenate([parents, children]), levels.alpha.dtype)
+    return jnp.asarray(np.concatenate([parents, children]), setting.levels.alpha.dtype)
 
 
 def best_params(lanes: Search | Lane) -> Array:

@@ -116,7 +116,8 @@ def sampler_transfer(
 ) -> Transfer:
     """Total transfer, start included: from (unit-normal start noise, y - H mean) to x - mean.
 
-    levels [S + 1], guidance leaves [S]. Differentiable in everything but the sampler. Raises
+    levels [S + 1], guidance leaves [S] (or [S, F], see `guidance.per_mode`). Differentiable in
+    everything but the sampler. Raises
     InputError if guidance lacks a weight, has an unknown one, or one of another length.
     """
     return trajectory(sampler, problem, levels, guidance).total
@@ -150,7 +151,7 @@ def trajectory(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Trajectory:
     """The total transfer, and what happens on the way. Arguments as in `sampler_transfer`."""
-    check_guidance(sampler, levels, guidance)
+    check_guidance(sampler, levels, guidance, problem)
     t, s = step_pairs(levels)
     start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
 
@@ -211,15 +212,23 @@ def denoiser_calls(sampler: Sampler, problem: Problem) -> int:
     return calls
 
 
-def check_guidance(sampler: Sampler, levels: NoiseLevel, guidance: Guidance) -> None:
-    """InputError unless guidance has just the sampler's weights, each of shape [S]."""
+def check_guidance(
+    sampler: Sampler, levels: NoiseLevel, guidance: Guidance, problem: Problem | None = None
+) -> None:
+    """InputError unless guidance has just the sampler's weights, each of shape [S].
+
+    For independent modes also [S, F]: a weight of its own for every mode.
+    """
     wanted, steps = sampler.constraint, num_steps_of(levels)
     if set(guidance) != set(wanted):
         raise InputError(
             f"guidance of {sampler.name}: has {sorted(guidance)}, needed are {sorted(wanted)}"
         )
     for name, weights in guidance.items():
-        if jnp.shape(weights) != (steps,):
+        allowed = [(steps,)]
+        if problem is not None and problem.basis is None:
+            allowed.append((steps, *problem.spectrum.shape))
+        if jnp.shape(weights) not in allowed:
             raise InputError(
                 f"guidance {name!r} of shape {jnp.shape(weights)}: ({steps},) is needed, "
                 "one weight per step"

@@ -27,6 +27,7 @@ READING_ORDER = (
     "guidance",
     "least_squares",
     "search",
+    "stages",
     "baselines",
     "learning",
     "amortised",

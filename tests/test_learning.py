@@ -15,7 +15,7 @@ import pytest
 from cases import many_blocks
 from compiling import quick_compilation
 
-from spectralpost import baselines, learning
+from spectralpost import baselines, learning, stages
 from spectralpost.baselines import exact_score, score
 from spectralpost.degradation import motion_blur
 from spectralpost.errors import InputError
@@ -303,13 +303,18 @@ def test_deterministic_for_a_seed():
 def test_history_and_progress():
     """The history falls; progress is told all values every 20 iterations; the best one ends it."""
     told = []
-    result = search(dps(), PROBLEM, LEVELS, progress=lambda *news: told.append(news))
-    assert len(result.explored) > learning.PATIENCE and len(result.history) >= 1
+    result = search(dps(), PROBLEM, LEVELS, progress=told.append)
+    assert len(result.explored) > stages.PATIENCE and len(result.history) >= 1
     assert np.all(np.diff(result.history) <= 0)
     # a generation begins with its parents, so it cannot lose what the last one had
     assert np.all(np.diff(result.explored) <= 1e-9 * result.explored[:-1])
     both = [*result.explored, *result.history]
-    assert told == [(20 * (i + 1), loss) for i, loss in enumerate(both)]
+    assert [news.iteration for news in told] == [20 * (i + 1) for i in range(len(both))]
+    explored = np.minimum.accumulate(result.explored)
+    np.testing.assert_array_equal([news.loss for news in told], [*explored, *result.history])
+    # a stage that ends as soon as nothing better turns up counts down to 0
+    assert all(news.seconds_left >= 0 for news in told)
+    assert min(news.seconds_left for news in told[: len(explored)]) == 0
     assert result.final_losses.shape == (KEPT + 1,)
     assert np.all(np.diff(result.final_losses) >= 0)
     assert result.final_losses[0] == result.history[-1]

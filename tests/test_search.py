@@ -13,7 +13,7 @@ from spectralpost.learning import learn, sensitivity
 from spectralpost.noise import NoiseLevel, rectified_flow, ve_karras, vp_linear
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
-from spectralpost.search import KICKS, best_distinct, next_generation
+from spectralpost.search import KICKS, Setting, basis_of, best_distinct, next_generation
 
 EPS = np.finfo(float).eps
 
@@ -39,8 +39,9 @@ def test_next_generation():
     """Parents as they are, then children around them in turn, by the sizes of `KICKS`."""
     levels, num = vp_linear(6), 2000
     parents = np.stack([np.zeros(12), np.full(12, 10.0)])  # two weights, six steps
-    shape = interpolation(levels, None)
-    generation = np.asarray(next_generation(jax.random.key(0), parents, levels, shape, num))
+    basis = basis_of(("a", "b"), levels, interpolation(levels, None))
+    setting = Setting(*[None] * 3, levels, *[None] * 3, basis)
+    generation = np.asarray(next_generation(jax.random.key(0), parents, setting, num))
     assert generation.shape == (num, 12)
     np.testing.assert_array_equal(generation[:2], parents)
     children = generation[2:]
@@ -58,7 +59,7 @@ def test_next_generation():
             count = some.size
             assert abs(np.mean(some**2) / size**2 - 1) < 5 * np.sqrt(2 / count)
             assert abs(np.corrcoef(some[:, 2], some[:, 3])[0, 1]) < 5 / np.sqrt(len(some))
-    again = next_generation(jax.random.key(0), parents, levels, shape, num)
+    again = next_generation(jax.random.key(0), parents, setting, num)
     np.testing.assert_array_equal(again, generation)
 
 

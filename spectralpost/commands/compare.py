@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from .. import figures, metrics
+from .. import figures, metrics, stages
 from ..cli import Compare, to_yaml
 from ..degradation import Degradation
 from ..denoiser import GaussianDenoiser
@@ -31,6 +31,7 @@ from .console import (
     has_room,
     print_wide,
     progress_bar,
+    progress_text,
     scores_of,
     transfer_of,
 )
@@ -137,9 +138,8 @@ def _learned_row(
     steps = num_steps_of(levels)
     bar, task = place
 
-    def progress(iteration: int, loss: float) -> None:
-        title = f"{sampler.name}, {steps} steps"
-        bar.update(task, description=f"{title}: iteration {iteration}, W2^2 = {loss:.6f}")
+    def progress(news: stages.Progress) -> None:
+        bar.update(task, description=f"{sampler.name}, {steps} steps: {progress_text(news)}")
 
     begin = time.perf_counter()
     guidance = jax.jit(sampler.heuristic)(problem, levels)

@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .. import metrics
+from .. import metrics, stages
 from ..learning import LearnResult, learn
 from ..noise import NoiseLevel
 from ..prior import Prior
@@ -48,6 +48,14 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
+def progress_text(news: stages.Progress) -> str:
+    """How far a search is, in a line."""
+    return (
+        f"iteration {news.iteration}, W2^2 = {news.loss:.6f}, "
+        f"{news.seconds_left:.0f} s left unless better is found (Ctrl-C: take this)"
+    )
+
+
 def learn_with_progress(
     sampler: Sampler,
     problem: Problem,
@@ -58,10 +66,10 @@ def learn_with_progress(
     seed: int,
 ) -> LearnResult:
     with progress_bar() as bar:
-        task = bar.add_task("compiling and looking for the best constant", total=MAX_ITERATIONS)
+        task = bar.add_task("compiling and looking for the best constant", total=None)
 
-        def progress(iteration: int, loss: float) -> None:
-            bar.update(task, completed=iteration, description=f"learning: W2^2 = {loss:.6f}")
+        def progress(news: stages.Progress) -> None:
+            bar.update(task, description=f"learning: {progress_text(news)}")
 
         return learn(
             sampler,
