@@ -1,3 +1,6 @@
+from .amortised import Designer as Designer
+from .amortised import design_schedule as design_schedule
+from .amortised import shipped_designer as shipped_designer
 from .degradation import Degradation as Degradation
 from .degradation import from_kernel as from_kernel
 from .degradation import gaussian_blur as gaussian_blur
@@ -7,6 +10,7 @@ from .degradation import uniform_blur as uniform_blur
 from .denoiser import GaussianDenoiser as GaussianDenoiser
 from .errors import InputError as InputError
 from .gradient import loss_and_gradient as loss_and_gradient
+from .guidance import per_mode as per_mode
 from .learning import LearnResult as LearnResult
 from .learning import learn as learn
 from .learning import sensitivity as sensitivity

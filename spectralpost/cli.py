@@ -66,8 +66,12 @@ class Design(ProblemOptions):
     """Stochasticity of the DDIM step, 0 to 1 (default: the sampler's published value)."""
     free: tuple[str, ...] | None = None
     """Weights to learn (default: all but eta, or eta if the sampler has no other)."""
+    learn_levels: bool = False
+    """Also learn which noise levels to visit; those of a vp grid become the nearest time steps."""
     starts: int = 48
     """Searches run side by side."""
+    resume: Path | None = None
+    """Folder of an earlier run with the same options, whose search goes on."""
     bins: int = 400
     """Frequencies are merged into this many bins while learning; the table is exact again."""
     photo: Path | None = None

@@ -8,11 +8,12 @@ import numpy as np
 
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange, to_uint8
-from .learning import CHUNK, LearnResult
+from .learning import LearnResult
 from .metrics import Tradeoff, mode_error
 from .noise import NoiseLevel, log_snr, step_pairs
 from .prior import frequency
 from .problem import Problem, ideal_posterior
+from .stages import CHUNK
 from .step import Guidance
 from .transfer import Transfer
 

@@ -84,7 +84,7 @@ def learn(
     references: Sequence[float] | None = None,
     seed: int = 0,
     progress: Callable[[Progress], None] | None = None,
-    resume: LearnResult | None = None,
+    resume: Guidance | None = None,
 ) -> LearnResult:
     """Find the weights named in `free` that minimise `objective`; the others stay as they are.
 
@@ -126,7 +126,7 @@ def learn(
     references   a loss for each problem; their losses are taken relative to these. Without them the
                  hardest problem outweighs the others
     progress     called with a `Progress` every 20 iterations
-    resume       an earlier result of the same call, whose search goes on
+    resume       `kept` of an earlier result of the same call: its search goes on from there
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
     equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
@@ -193,8 +193,7 @@ def learn(
     centres = guidance, constant
     if resume is not None:
         _check_resumed(resume, setting)
-        starts = fitted(setting.basis, resume.kept)
-        stages.seed += len(resume.explored) + 1
+        starts = fitted(setting.basis, jax.tree.map(np.asarray, resume))
     if choice == "lm":
         coarse = setting._replace(problems=_binned(problems, COARSE))
         if resume is None:
@@ -315,8 +314,8 @@ def _shares(
     return (values.mean() / values) ** power / len(problems), power
 
 
-def _check_resumed(resume: LearnResult, setting: Setting) -> None:
-    have = {name: np.shape(u)[1:] for name, u in resume.kept.items()}
+def _check_resumed(resume: Guidance, setting: Setting) -> None:
+    have = {name: np.shape(u)[1:] for name, u in resume.items()}
     want = {name: basis.shape[:-1] for name, basis in setting.basis.items()}
     if have != want:
         raise InputError(f"resume: a search of {have}; this one is of {want}")

@@ -87,7 +87,8 @@ def linearise(
         moving = {name: inputs[name] for name in tangents}
         slopes = jax.jvp(lambda moved: all_steps(inputs | moved), (moving,), (tangents,))[1]
         # [step that moves, step of the growth], summed over the parts of a transfer
-        grown = sum(by * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True))
+        parts = [by * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True)]
+        grown = jnp.sum(jnp.stack(parts), axis=0)
         if "t" in tangents:
             # A level is also what the signal of its own step is measured by.
             before = jax.tree.map(lambda leaf: leaf[jnp.arange(worst.shape[0]), worst], prefixes)

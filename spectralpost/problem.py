@@ -269,19 +269,26 @@ def stack_problems(problems: Sequence[Problem]) -> Problem:
     if len({(p.basis is None, p.spectrum.shape[1:]) for p in problems}) != 1:
         raise InputError("problems: all or none must have blocks, and these of one size")
     rows = max(problem.spectrum.shape[0] for problem in problems)
+    filled = [pad_modes(problem, rows) for problem in problems]
+    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
 
-    def filled(problem: Problem) -> Problem:
-        missing = rows - problem.spectrum.shape[0]
 
-        def fill(leaf: Array) -> Array:
-            if leaf.ndim == 0:
-                return leaf
-            return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
+def pad_modes(problem: Problem, rows: int) -> Problem:
+    """The same problem in `rows` rows: the last one repeated with weight 0, so no loss changes.
 
-        weight = jnp.pad(problem.weight, (0, missing))
-        return jax.tree.map(fill, problem)._replace(weight=weight)
+    Raises InputError if the problem has more.
+    """
+    missing = rows - problem.spectrum.shape[0]
+    if missing < 0:
+        raise InputError(f"rows = {rows}: the problem has {problem.spectrum.shape[0]}")
 
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(filled, problems))
+    def fill(leaf: Array) -> Array:
+        if leaf.ndim == 0:
+            return leaf
+        return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
+
+    weight = jnp.pad(problem.weight, (0, missing))
+    return jax.tree.map(fill, problem)._replace(weight=weight)
 
 
 def _merge(problem: Problem, index: np.ndarray) -> Problem:

@@ -178,6 +178,7 @@ def _evaluate(
         arguments = problem, levels, guidance_of(problem), task.free, task.objective
         return chunked_loss(task.sampler, *arguments)
 
+    assert setting.watched is not None
     losses = jax.lax.map(chunked, setting.problems)
     penalties = jax.vmap(one)(setting.watched)[1]
     return _combined(setting, losses) + jnp.sum(penalties)

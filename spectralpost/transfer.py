@@ -225,7 +225,7 @@ def check_guidance(
             f"guidance of {sampler.name}: has {sorted(guidance)}, needed are {sorted(wanted)}"
         )
     for name, weights in guidance.items():
-        allowed = [(steps,)]
+        allowed: list[tuple[int, ...]] = [(steps,)]
         if problem is not None and problem.basis is None:
             allowed.append((steps, *problem.spectrum.shape))
         if jnp.shape(weights) not in allowed:

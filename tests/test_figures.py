@@ -42,14 +42,19 @@ def result_of(heuristic: dict, free: tuple[str, ...]) -> LearnResult:
     twice = {name: 2 * weights for name, weights in heuristic.items()}
     return LearnResult(
         guidance={name: weights / 2 for name, weights in heuristic.items()},
+        levels=vp_linear(len(next(iter(heuristic.values())))),
+        band_knots=None,
         free=free,
         loss=0.01,
+        losses=np.asarray([0.01]),
         baselines={"heuristic": 0.3, "tuned_constant": 0.1, "exact": 0.005},
         baseline_guidance={"heuristic": heuristic, "tuned_constant": twice, "exact": {}},
         history=np.geomspace(0.1, 0.01, 40),
         explored=np.geomspace(0.2, 0.02, 10),
         final_losses=np.asarray([0.01, 0.02]),
         converged=True,
+        interrupted=False,
+        kept={},
     )
 
 

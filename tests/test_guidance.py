@@ -7,14 +7,19 @@ import pytest
 
 from spectralpost.guidance import (
     BOUNDARY,
+    band_knots,
+    band_membership,
+    band_position,
     constant_grid,
     constrain,
     from_weight,
+    per_mode,
     smooth_curves,
     to_weight,
     unconstrain,
 )
 from spectralpost.noise import rectified_flow, ve_karras, vp_linear
+from spectralpost.problem import make_problem
 
 EPS = np.finfo(float).eps
 
@@ -127,3 +132,80 @@ def test_smooth_curves_at_infinite_signal_to_noise(levels):
 def test_smooth_curves_follow_the_dtype_of_the_levels():
     levels = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), vp_linear(4))
     assert smooth_curves(jax.random.key(0), levels, 2).dtype == jnp.float32
+
+
+# ------------------------------------------------------------------------------- weights by band
+
+
+def measured(*ratios):
+    """A problem whose modes have these signal-to-noise ratios, by awkward responses."""
+    ratios = np.asarray(ratios)
+    response = np.linspace(0.3, 1.7, ratios.size) * (ratios > 0)
+    spectrum = ratios * 0.2**2 / np.where(response > 0, response, 1) ** 2
+    return make_problem(np.where(ratios > 0, spectrum, 1.0), response, 0.2)
+
+
+def test_band_position_and_knots():
+    """log(h^2 spectrum / sigma_y^2), finite where nothing is measured; knots from log 0.01 up."""
+    problem = measured(0.0, 0.001, 0.05, 1.0, 300.0)
+    position = np.asarray(band_position(problem))
+    np.testing.assert_allclose(position[1:], np.log([0.001, 0.05, 1, 300]), atol=50 * EPS)
+    assert np.isfinite(position[0]) and position[0] < -500
+    knots = np.asarray(band_knots(problem, 4))
+    np.testing.assert_allclose(knots, np.linspace(np.log(0.01), np.log(300), 4), atol=50 * EPS)
+    # where nothing is measured better than its noise, knots still rise
+    np.testing.assert_allclose(band_knots(measured(1e-3, 1e-4), 2), [np.log(0.01), 0], atol=EPS)
+
+
+def test_band_membership_is_made_of_hat_functions():
+    """1 at its own knot, linear to 0 at the next ones, constant beyond the ends; rows add to 1."""
+    ends = np.log(0.01), np.log(300)
+    at = np.linspace(*ends, 4)
+    inside = np.linspace(*ends, 41)
+    knots = band_knots(measured(300.0), 4)
+    membership = np.asarray(band_membership(measured(*np.exp(inside)), knots))
+    wanted = np.stack([np.interp(inside, at, one) for one in np.eye(4)], axis=1)
+    np.testing.assert_allclose(membership, wanted, atol=200 * EPS)
+    beyond = np.asarray(band_membership(measured(0.0, 1e-9, 0.009, 301.0, 1e9), knots))
+    np.testing.assert_array_equal(beyond, np.eye(4)[[0, 0, 0, 3, 3]])
+    for rows in (membership, beyond):
+        np.testing.assert_allclose(rows.sum(axis=1), 1, rtol=10 * EPS)
+
+
+def test_one_band_is_all_modes():
+    problem = measured(0.0, 0.001, 1.0, 300.0)
+    knots = band_knots(problem, 1)
+    assert knots.shape == (1,)
+    np.testing.assert_array_equal(band_membership(problem, knots), 1)
+
+
+def test_weights_per_mode():
+    """The same in all bands: that weight for all modes. Different: its hat functions, on a log or
+    logit scale. Plain schedules stay as they are."""
+    problem = measured(0.0, 0.01, np.sqrt(3), 300.0, 1e5)  # the third is midway between the knots
+    knots = band_knots(problem._replace(spectrum=problem.spectrum.at[4].set(0)), 2)
+    np.testing.assert_allclose(knots, np.log([0.01, 300]), atol=50 * EPS)
+    constraint = {"scale": "nonnegative", "eta": "unit", "zeta": "nonnegative"}
+    scale, eta = np.asarray([0.0, 0.2, 30.0]), np.asarray([1e-3, 0.4, 0.999])
+    zeta = jnp.asarray([1.0, 2.0, 3.0])
+    plain = {
+        "scale": jnp.asarray(np.repeat(scale[:, None], 2, 1)),
+        "eta": jnp.asarray(np.repeat(eta[:, None], 2, 1)),
+        "zeta": zeta,
+    }
+    spread = per_mode(constraint, plain, problem, knots)
+    assert spread["zeta"] is zeta
+    for name, values in (("scale", scale), ("eta", eta)):
+        assert spread[name].shape == (3, 5)
+        # the scale's logarithm is -708 for 0, and up to 7 in size otherwise
+        wanted = np.repeat(values[:, None], 5, 1)
+        np.testing.assert_allclose(spread[name], wanted, rtol=50 * EPS, atol=1e-300)
+    banded = {
+        "scale": jnp.asarray([[0.1, 10.0]]),
+        "eta": jnp.asarray([[0.2, 0.8]]),
+        "zeta": zeta[:1],
+    }
+    spread = per_mode(constraint, banded, problem, knots)
+    tight = {"rtol": 200 * EPS}
+    np.testing.assert_allclose(spread["scale"], [[0.1, 0.1, 1.0, 10.0, 10.0]], **tight)
+    np.testing.assert_allclose(spread["eta"], [[0.2, 0.2, 0.5, 0.8, 0.8]], **tight)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import random_guidance
+from cases import ALL, random_guidance
 from compiling import quick_compilation
 
 from spectralpost.least_squares import (
@@ -16,7 +16,7 @@ from spectralpost.least_squares import (
     linearise,
 )
 from spectralpost.metrics import wasserstein2, wasserstein2_residuals
-from spectralpost.noise import rectified_flow, ve_karras, vp_linear
+from spectralpost.noise import NoiseLevel, rectified_flow, ve_karras, vp_linear
 from spectralpost.problem import make_problem
 from spectralpost.samplers import SAMPLERS
 from spectralpost.samplers.exact import exact
@@ -202,3 +202,73 @@ def test_unstable_trials_are_not_accepted():
     assert np.all(np.isfinite(losses_of(searches)))
     assert np.all(np.diff(losses_of(searches)) <= 0)
     assert abs(searches[-1].params[0]) <= 0.5
+
+
+# -------------------------------------------------------------- weights by mode, and noise levels
+
+
+@pytest.mark.parametrize("name", ["dps", "diffpir", "reddiff", "mcg, level s"])
+def test_jacobians_by_band_and_level(name):
+    """Directions that differ by mode, and those of the levels that steps go from and to, in two
+    ways each, against forward differentiation of the trajectory.
+
+    RED-diff's state is an estimate of the clean signal, to which noise of the level is added; the
+    paper's MCG does not commute with the prior mean.
+    """
+    problem, sampler = small_problem(), ALL[name].make(small_problem())
+    weights = sorted(sampler.constraint)
+    rng = np.random.default_rng(3)
+    shape = (2, STEPS, MODES)
+    rates = {weight: jnp.asarray(rng.uniform(0, 1, shape)) for weight in weights}
+    # The start is not differentiated: the first level and the clean end stay.
+    moving = np.asarray(rng.normal(size=(2, 2, STEPS + 1)))
+    moving[:, :, [0, -1]] = 0
+    levels_rates = NoiseLevel(*jnp.asarray(moving))  # [2, S + 1] each
+
+    @jax.jit
+    def literally(levels, guidance):
+        def values(shift):
+            along = lambda leaf, rate: leaf + shift["levels"] @ rate  # noqa: E731
+            moved = jax.tree.map(along, levels, levels_rates)
+            weight_of = {
+                key: guidance[key]
+                + jnp.einsum("ds,dsf->sf", shift[key], rates[key])
+                for key in weights
+            }
+            run = trajectory(sampler, problem, moved, weight_of)
+            return wasserstein2_residuals(problem, run.total), jnp.log(run.amplification)
+
+        nothing = {key: jnp.zeros((2, STEPS)) for key in weights} | {"levels": jnp.zeros(2)}
+        return values(nothing), jax.jacfwd(values)(nothing)
+
+    @jax.jit
+    def quickly(levels, guidance):
+        directions = {key: {key: rates[key]} for key in weights}
+        directions["from"] = {"t": jax.tree.map(lambda rate: rate[:, :-1], levels_rates)}
+        directions["to"] = {"s": jax.tree.map(lambda rate: rate[:, 1:], levels_rates)}
+        return linearise(sampler, problem, levels, guidance, directions, wasserstein2_residuals)
+
+    low, high = np.asarray([ALL[name].ranges[key] for key in weights]).T
+    for levels in (GRIDS["vp"], GRIDS["flow"]):
+        guidance = {
+            key: jnp.asarray(rng.uniform(low[i], high[i], (STEPS, MODES)))
+            for i, key in enumerate(weights)
+        }
+        expected = zip(*literally(levels, guidance), strict=True)
+        for found, (values, jacobian) in zip(quickly(levels, guidance), expected, strict=True):
+            scale = np.abs(values).max()
+            np.testing.assert_allclose(found.values, values, rtol=0, atol=1e-10 * scale)
+            for key in weights:
+                largest = np.abs(jacobian[key]).max()
+                assert largest > 0
+                np.testing.assert_allclose(
+                    np.moveaxis(found.jacobian[key], 2, 0),
+                    jacobian[key],
+                    rtol=0,
+                    atol=1e-10 * largest,
+                )
+            # all steps that a level belongs to move at once
+            both = found.jacobian["from"].sum(axis=1) + found.jacobian["to"].sum(axis=1)
+            largest = np.abs(jacobian["levels"]).max()
+            assert largest > 0
+            np.testing.assert_allclose(both.T, jacobian["levels"], rtol=0, atol=1e-10 * largest)

@@ -10,9 +10,14 @@ from spectralpost.errors import InputError
 from spectralpost.noise import (
     NoiseLevel,
     check_levels,
+    curve_of,
     log_snr,
+    moved_positions,
+    nearest_timesteps,
     num_steps_of,
+    on_curve,
     rectified_flow,
+    respaced,
     safe_divide,
     safe_sqrt,
     step_pairs,
@@ -168,3 +173,117 @@ def test_safe_functions_and_their_gradients():
     np.testing.assert_array_equal(value, [0, 0, 1.5])
     np.testing.assert_array_equal(slopes[0], [0, 0, 0.5])
     np.testing.assert_array_equal(slopes[1], [0, 0, -0.75])
+
+
+# ------------------------------------------------------------------------- learned noise levels
+
+FAMILIES = {
+    "vp": [vp_linear(6), vp_cosine(6, "trailing")],
+    "ve": [ve_karras(6)],
+    "flow": [rectified_flow(6), rectified_flow(6, shift=3.0)],
+}
+
+
+def one_of(curve, levels):
+    """What is 1 on a family, written out."""
+    alpha, sigma = (np.asarray(leaf) for leaf in levels)
+    return {"vp": alpha**2 + sigma**2, "ve": alpha, "flow": alpha + sigma}[curve]
+
+
+@pytest.mark.parametrize("curve", FAMILIES)
+def test_families_are_recognised(curve):
+    """In single precision too, and with one level off the curve not any more."""
+    for levels in FAMILIES[curve]:
+        assert curve_of(levels) == curve
+        assert curve_of(jax.tree.map(lambda leaf: leaf.astype(jnp.float32), levels)) == curve
+        off = levels._replace(alpha=levels.alpha.at[3].multiply(1.001))
+        with pytest.raises(InputError, match="levels"):
+            curve_of(off)
+
+
+@pytest.mark.parametrize("curve", FAMILIES)
+def test_on_curve(curve):
+    """On the family and of the asked ratio: an error of log(sigma / alpha) is relative there."""
+    at = jnp.linspace(-12, 12, 25)
+    levels = on_curve(curve, at)
+    np.testing.assert_allclose(one_of(curve, levels), 1, rtol=8 * EPS)
+    ratio = np.log(np.asarray(levels.sigma)) - np.log(np.asarray(levels.alpha))
+    np.testing.assert_allclose(ratio, at, rtol=0, atol=50 * EPS)
+
+
+@pytest.mark.parametrize("curve", FAMILIES)
+def test_moved_positions(curve):
+    """The first stays, and every gap is its old one times its factor; pure noise counts as 15."""
+    factors = jnp.asarray([0.5, 2.0, 1.0, 3.0, 0.25])
+    for levels in FAMILIES[curve]:
+        old = -np.asarray(log_snr(levels))[:-1] / 2
+        old[np.isinf(old)] = 15
+        new = np.asarray(moved_positions(levels, jnp.log(factors)))
+        assert new.shape == (6,) and new[0] == old[0]
+        np.testing.assert_allclose(np.diff(new), np.diff(old) * factors, rtol=0, atol=1000 * EPS)
+
+
+@pytest.mark.parametrize("curve", FAMILIES)
+def test_respaced_by_nothing_is_the_same_grid(curve):
+    """To the rounding of sums of positions up to 15."""
+    for levels in FAMILIES[curve]:
+        same = respaced(curve, levels, jnp.zeros(5))
+        for new, old in zip(same, levels, strict=True):
+            np.testing.assert_allclose(new, old, rtol=200 * EPS)
+            assert new[0] == old[0] and new[-1] == old[-1] and new.dtype == old.dtype
+
+
+@pytest.mark.parametrize("curve", FAMILIES)
+def test_respaced_grids_are_grids_of_the_family(curve):
+    """For gaps up to 7 times as wide or as narrow. Both ends stay, the flow's alpha = 0 too."""
+    rng = np.random.default_rng(0)
+    for levels in FAMILIES[curve]:
+        for factors in rng.uniform(-2, 2, (20, 5)):
+            new = check_levels(respaced(curve, levels, jnp.asarray(factors)))
+            assert num_steps_of(new) == 6
+            for leaf, old in zip(new, levels, strict=True):
+                assert leaf[0] == old[0] and leaf[-1] == old[-1]
+            np.testing.assert_allclose(one_of(curve, new), one_of(curve, levels), rtol=8 * EPS)
+        wider = respaced(curve, levels, jnp.asarray([0.2, 0, 0, 0, 0]))
+        assert curve_of(wider) == curve
+        assert np.all(np.diff(np.stack([log_snr(levels), log_snr(wider)])[:, 1:-1], axis=0) > 0)
+
+
+def test_nearest_timesteps_of_sub_grids():
+    """A grid's own time steps, exactly; those between two go to the nearer one in log-SNR."""
+    for make in (vp_linear, vp_cosine):
+        train = make(1000)
+        for num, spacing in ((5, "uniform"), (7, "leading"), (10, "trailing"), (50, "quadratic")):
+            np.testing.assert_array_equal(
+                nearest_timesteps(make(num, spacing), train), vp_timesteps(num, spacing)
+            )
+    train = vp_linear(1000)
+    ratio = log_snr(train)[:-1][::-1]  # by time step
+    for share, wanted in ((0.4, 500), (0.6, 501)):
+        at = -((1 - share) * ratio[500] + share * ratio[501]) / 2
+        level = on_curve("vp", at[None])
+        levels = NoiseLevel(jnp.append(level.alpha, 1.0), jnp.append(level.sigma, 0.0))
+        np.testing.assert_array_equal(nearest_timesteps(levels, train), [wanted])
+
+
+def test_nearest_timesteps_collide():
+    """Levels that crowd at either end, or in the middle, of 10 time steps: all different, in order,
+    and as near as that allows."""
+    train = vp_linear(10)
+    ratio = np.asarray(log_snr(train))[:-1][::-1]
+
+    def timesteps(log_ratios):
+        level = on_curve("vp", -jnp.asarray(log_ratios) / 2)
+        levels = NoiseLevel(jnp.append(level.alpha, 1.0), jnp.append(level.sigma, 0.0))
+        return nearest_timesteps(check_levels(levels), train).tolist()
+
+    crowd = 1e-3 * np.arange(3)
+    assert timesteps(ratio[0] + 1 + crowd) == [2, 1, 0]
+    assert timesteps(ratio[9] - 1 + crowd) == [9, 8, 7]
+    assert timesteps(np.append(ratio[9] - 1 + crowd, ratio[0])) == [9, 8, 7, 0]
+    assert timesteps(np.append(ratio[9], ratio[0] + crowd)) == [9, 2, 1, 0]
+    middle = timesteps(ratio[4] + crowd)
+    assert middle == [6, 5, 4]
+    assert timesteps(ratio[9] - 1 + 1e-3 * np.arange(10)) == list(range(9, -1, -1))
+    with pytest.raises(InputError, match="steps = 11"):
+        timesteps(ratio[9] - 1 + 1e-3 * np.arange(11))

@@ -64,6 +64,7 @@ def learn_with_progress(
     free: tuple[str, ...] | None,
     num_starts: int,
     seed: int,
+    resume: Guidance | None = None,
 ) -> LearnResult:
     with progress_bar() as bar:
         task = bar.add_task("compiling and looking for the best constant", total=None)
@@ -81,6 +82,7 @@ def learn_with_progress(
             max_iterations=MAX_ITERATIONS,
             seed=seed,
             progress=progress,
+            resume=resume,
         )
 
 

@@ -1,6 +1,8 @@
 """`spectralpost design`: from photographs to a guidance schedule."""
 
 import json
+import zipfile
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -13,13 +15,14 @@ from ..degradation import Degradation
 from ..denoiser import GaussianDenoiser
 from ..errors import InputError
 from ..files import check_free, fresh_folder, whole_folder
-from ..learning import LearnResult, sensitivity
+from ..learning import LearnResult, default_free, sensitivity
 from ..noise import NoiseLevel
 from ..prior import Prior, save_prior
 from ..problem import Problem, image_problem
 from ..restoration import measure, restore
 from ..samplers import make_sampler
 from ..schedule_file import Schedule, provenance, save_schedule
+from ..search import LEVELS
 from ..step import Guidance, Sampler
 from ..transfer import Transfer
 from .console import (
@@ -31,7 +34,17 @@ from .console import (
     scores_of,
     transfer_of,
 )
-from .setting import degradation_of, levels_of, merged, parsed_options, prior_and_photo, title_of
+from .setting import (
+    degradation_of,
+    levels_of,
+    merged,
+    nearest_levels,
+    parsed_options,
+    prior_and_photo,
+    title_of,
+)
+
+SEARCH = "search.npz"  # what --resume goes on from
 
 
 def design(options: Design) -> None:
@@ -47,17 +60,28 @@ def design(options: Design) -> None:
     degradation = degradation_of(options, options.degradation, prior.shape)
     problem = image_problem(prior, degradation, options.sigma_y, channels=len(photo))
 
-    guidance = jax.jit(sampler.heuristic)(problem, levels)
-    if options.eta is not None:
-        if "eta" not in guidance:
-            raise InputError(f"eta = {options.eta}: {sampler.name} has no eta")
-        if not 0 <= options.eta <= 1:
-            raise InputError(f"eta = {options.eta}: must be between 0 and 1")
-        guidance["eta"] = jnp.full_like(guidance["eta"], options.eta)
+    if options.eta is not None and "eta" not in sampler.constraint:
+        raise InputError(f"eta = {options.eta}: {sampler.name} has no eta")
+    if options.eta is not None and not 0 <= options.eta <= 1:
+        raise InputError(f"eta = {options.eta}: must be between 0 and 1")
+    resume = None if options.resume is None else load_search(options.resume / SEARCH)
     small = merged(problem, options.bins)
-    result = learn_with_progress(
-        sampler, small, levels, guidance, options.free, options.starts, options.seed
-    )
+
+    def learned_on(levels: NoiseLevel, free: tuple[str, ...] | None, resume: Guidance | None):
+        guidance = jax.jit(sampler.heuristic)(problem, levels)
+        if options.eta is not None:
+            guidance["eta"] = jnp.full_like(guidance["eta"], options.eta)
+        arguments = guidance, free, options.starts, options.seed, resume
+        return learn_with_progress(sampler, small, levels, *arguments)
+
+    if options.learn_levels:
+        free = options.free or default_free(sampler)
+        search = learned_on(levels, (*free, LEVELS), resume)
+        levels, timesteps, grid = nearest_levels(options, search.levels)
+        console.print(f"Learned levels: {_levels_in_words(levels, timesteps)}", soft_wrap=True)
+        result = learned_on(levels, options.free, None)
+    else:
+        search = result = learned_on(levels, options.free, resume)
 
     schedules = result.baseline_guidance | {"learned": result.guidance}
     transfers = {
@@ -121,7 +145,34 @@ def design(options: Design) -> None:
             + "\n"
         )
         (folder / "config.yaml").write_text(to_yaml(options))
+        np.savez(folder / SEARCH, **jax.tree.map(np.asarray, search.kept))
     console.print(f"results in {out}: schedule.json, report.png, restored.png", soft_wrap=True)
+
+
+def _binning_error(binned: float, exact: float) -> str:
+    error = abs(binned / exact - 1)
+    return f"{error:.1e}" + (": more than 0.1 %, raise --bins" if error > 1e-3 else "")
+
+
+def _how_it_ended(result: LearnResult) -> str:
+    if result.interrupted:
+        return "; interrupted, this is the best so far (--resume goes on)"
+    return "" if result.converged else "; not converged"
+
+
+def _levels_in_words(levels: NoiseLevel, timesteps: tuple[int, ...] | None) -> str:
+    if timesteps is not None:
+        return "time steps " + " ".join(map(str, timesteps))
+    return "sigma " + " ".join(f"{sigma:.3g}" for sigma in np.asarray(levels.sigma))
+
+
+def load_search(path: Path) -> Guidance:
+    """What an earlier search found, for `learn(resume=)`."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            return {name: jnp.asarray(stored[name]) for name in stored.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise InputError(f"resume {str(path)!r}: cannot be read ({error})") from error
 
 
 def _restore_photo(
@@ -195,9 +246,9 @@ def _print_notes(
     exact_loss = scores["learned"]["W2^2"]
     console.print(
         f"Learned on {small.spectrum.size} of {problem.spectrum.size} modes (loss off by "
-        f"{abs(result.loss / exact_loss - 1):.1e}); {near} of the {len(result.final_losses)} "
+        f"{_binning_error(result.loss, exact_loss)}); {near} of the {len(result.final_losses)} "
         f"schedules that were refined end within 1 % of the best"
-        f"{'' if result.converged else '; not converged'}.\n"
+        f"{_how_it_ended(result)}.\n"
         f"Model: Gaussian, stationary, no clipping, no network error. Excess kurtosis of the "
         f"whitened images: {kurtosis:.1f} (0 for the model).",
         soft_wrap=True,

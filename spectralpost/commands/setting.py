@@ -30,6 +30,21 @@ def levels_of(
     return levels, tuple(timesteps.tolist()), f"{options.grid}, {options.spacing}"
 
 
+def nearest_levels(
+    options: ProblemOptions, learned: NoiseLevel
+) -> tuple[NoiseLevel, tuple[int, ...] | None, str]:
+    """As `levels_of`, for learned levels: of a vp grid the nearest that the network knows."""
+    name = options.grid.replace("-", "_")
+    grid = f"{options.grid}, learned"
+    if not name.startswith("vp"):
+        return learned, None, grid
+    trained = getattr(noise, name)(noise.TRAIN_STEPS)
+    timesteps = noise.nearest_timesteps(learned, trained)
+    rows = np.append(noise.TRAIN_STEPS - 1 - timesteps, noise.TRAIN_STEPS)  # noisiest first
+    levels = NoiseLevel(trained.alpha[rows], trained.sigma[rows])
+    return levels, tuple(timesteps.tolist()), grid
+
+
 def degradation_of(
     options: ProblemOptions | Evaluate, name: str, shape: tuple[int, ...]
 ) -> Degradation:

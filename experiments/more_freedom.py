@@ -1,0 +1,316 @@
+"""More freedom: what is each kind of freedom worth to a schedule?
+
+A sampler's published constant is one number. It can be tuned, follow a curve of three knots, differ
+from step to step, from one band of frequencies to the next (`bands`), come with a learned share of
+fresh noise (eta; DiffPIR's zeta), or with learned noise levels (`free` names "levels"), which a
+network may need rounded to the time steps it was trained on. Each is learned in turn and held
+against the exact conditional score in the same steps, on the given grid and on the learned one.
+
+    python experiments/more_freedom.py --out DIR     writes more_freedom.png, more_freedom.json
+    python experiments/more_freedom.py --quick       a small version, checked against QUICK below
+
+64x64 pixels, power-law prior of exponent 2, Gaussian blur of std 2, sigma_y 0.05 in [-1, 1]; uniform
+steps of the linear VP grid. W2^2 per pixel to the true posterior, all modes:
+
+@TABLE@
+"""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from spectralpost import (
+    SAMPLERS,
+    Degradation,
+    GaussianDenoiser,
+    LearnResult,
+    NoiseLevel,
+    Prior,
+    Problem,
+    Sampler,
+    bin_modes,
+    gaussian_blur,
+    image_problem,
+    learn,
+    mse,
+    per_mode,
+    power_law,
+    restore,
+    sampler_transfer,
+    unique_modes,
+    vp_linear,
+)
+from spectralpost.baselines import exact_score, score
+from spectralpost.errors import InputError
+from spectralpost.figures import save_figure
+from spectralpost.files import check_free, fresh_folder, whole_folder
+from spectralpost.noise import log_snr, nearest_timesteps, step_pairs
+from spectralpost.prior import draw
+from spectralpost.restoration import measure
+
+SIGMA_Y = 0.05
+WEIGHT = {"dps": "zeta", "diffpir": "lambda_", "pigdm": "weight"}
+FRESH = {"dps": "eta", "diffpir": "zeta", "pigdm": "eta"}  # the share of fresh noise
+
+# name -> what is free besides the weight, and options of `learn`
+FREEDOMS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
+    "weights, 3 knots": ((), {"knots": 3}),
+    "weights, every step": ((), {}),
+    "weights in 2 bands": ((), {"bands": 2}),
+    "weights in 4 bands": ((), {"bands": 4}),
+    "weights + fresh noise": (("fresh",), {}),
+    "weights + levels": (("levels",), {}),
+    "all, 4 bands": (("fresh", "levels"), {"bands": 4}),
+}
+PLAIN, LEVELS, ALL = "weights, every step", "weights + levels", "all, 4 bands"
+ROUNDED = "the same, rounded levels"
+EXACT = "exact score"
+EXACT_LEARNED = "exact score, those levels"
+
+# What --quick must print, to 3 %.
+QUICK = {}
+
+
+@dataclass
+class Options:
+    """What each kind of freedom of a schedule is worth, in W2^2."""
+
+    quick: bool = False
+    """A small version (DPS, 32x32, 6 steps) that checks its numbers."""
+    samplers: tuple[str, ...] = ("dps", "diffpir", "pigdm")
+    """Of dps, diffpir, pigdm."""
+    steps: tuple[int, ...] = (10, 20)
+    """Numbers of steps."""
+    seed: int = 0
+    """Of the search and of the restored images."""
+    out: Path | None = None
+    """New folder for the results (default: a fresh one under runs/)."""
+
+
+@dataclass
+class Case:
+    """One problem, of which `small` is learned on, and all modes count."""
+
+    prior: Prior
+    blur: Degradation
+    whole: Problem
+    small: Problem
+
+    @classmethod
+    def of(cls, size: int, bins: int) -> "Case":
+        prior, blur = power_law((size, size), exponent=2.0), gaussian_blur((size, size), 2.0)
+        whole = image_problem(prior, blur, SIGMA_Y)
+        return cls(prior, blur, whole, bin_modes(unique_modes(whole)[0], bins)[0])
+
+
+def of_all_modes(sampler: Sampler, problem: Problem, result: LearnResult) -> dict[str, jax.Array]:
+    """The learned weights, spread over all modes where they are by band."""
+    if result.band_knots is None:
+        return result.guidance
+    return per_mode(sampler.constraint, result.guidance, problem, result.band_knots)
+
+
+def on_training_steps(levels: NoiseLevel) -> tuple[NoiseLevel, np.ndarray]:
+    """The grid rounded to the time steps of a network trained on 1000, and these time steps."""
+    train = vp_linear(1000)
+    timesteps = nearest_timesteps(levels, train)
+    rows = np.append(999 - timesteps, 1000)  # the noisiest, 999, is row 0; the clean end row 1000
+    return jax.tree.map(lambda leaf: leaf[rows], train), timesteps
+
+
+def pixel_check(
+    case: Case, sampler: Sampler, result: LearnResult, num: int, seed: int
+) -> dict[str, float]:
+    """MSE of `num` images drawn from the prior, measured and restored, beside the closed form."""
+    guidance = of_all_modes(sampler, case.whole, result)
+    expected = mse(case.whole, sampler_transfer(sampler, case.whole, result.levels, guidance))
+    x_0 = jnp.asarray(draw(case.prior, num, seed))[:, None]
+    noise_key, key = jax.random.split(jax.random.key(seed))
+    y = measure(case.blur, x_0, SIGMA_Y, noise_key)
+    denoiser, levels = GaussianDenoiser.of(case.prior), result.levels
+    out = restore(sampler, denoiser, case.blur, y, levels, guidance, key, sigma_y=SIGMA_Y)
+    errors = np.asarray(jnp.mean((out - x_0) ** 2, axis=(1, 2, 3)))
+    error, deviation = float(errors.mean()), float(errors.std(ddof=1) / num**0.5)
+    return {
+        "closed form": float(expected),
+        "measured": error,
+        "standard error": deviation,
+        "z": (error - float(expected)) / deviation,
+    }
+
+
+def freedoms(case: Case, name: str, steps: int, names: tuple[str, ...], options: Options) -> dict:
+    """All numbers of one sampler with `steps` steps; `names` of FREEDOMS."""
+    sampler, grid = SAMPLERS[name](), vp_linear(steps)
+    losses, pixels = {}, {}
+
+    def learned(levels: NoiseLevel, what: str) -> LearnResult:
+        more, how = FREEDOMS[what]
+        free = (WEIGHT[name], *(FRESH[name] if one == "fresh" else one for one in more))
+        starts = 8 if options.quick else 24
+        return learn(
+            sampler, case.small, levels, free=free, num_starts=starts, seed=options.seed, **how
+        )
+
+    def whole(levels: NoiseLevel, guidance: dict[str, jax.Array]) -> float:
+        return float(score(sampler, case.whole, levels, guidance))
+
+    def exact(levels: NoiseLevel) -> float:
+        return float(exact_score(case.whole, levels, jnp.zeros_like(levels.alpha[1:])))
+
+    timesteps = {}
+    for what in names:
+        result = learned(grid, what)
+        if not losses:
+            given, constant, _ = result.baseline_guidance.values()
+            losses["published default"] = whole(grid, given)
+            losses["tuned constant"] = whole(grid, constant)
+        losses[what] = whole(result.levels, of_all_modes(sampler, case.whole, result))
+        if what in (PLAIN, ALL):
+            num = 64 if options.quick else 256
+            pixels[what] = pixel_check(case, sampler, result, num, options.seed)
+        if what == LEVELS:
+            levels, timesteps = on_training_steps(result.levels)
+            losses[ROUNDED] = whole(levels, learned(levels, PLAIN).guidance)
+            losses[EXACT], losses[EXACT_LEARNED] = exact(grid), exact(result.levels)
+        print(f"{name}, {steps} steps: {what} {losses[what]:.6f}", file=sys.stderr, flush=True)
+    return {
+        "losses": losses,
+        "pixels": pixels,
+        "uniform": on_training_steps(grid)[1].tolist(),
+        "learned": np.asarray(timesteps).tolist(),
+    }
+
+
+def run(options: Options) -> dict:
+    """"sampler, S" -> numbers."""
+    if options.quick:
+        case = Case.of(32, 100)
+        return {"dps, 6": freedoms(case, "dps", 6, (PLAIN, LEVELS, ALL), options)}
+    unknown = set(options.samplers) - set(WEIGHT)
+    if unknown:
+        raise InputError(f"samplers = {', '.join(sorted(unknown))}: known are {', '.join(WEIGHT)}")
+    case = Case.of(64, 200)
+    return {
+        f"{name}, {steps}": freedoms(case, name, steps, tuple(FREEDOMS), options)
+        for steps in options.steps
+        for name in options.samplers
+    }
+
+
+def table(results: dict) -> str:
+    """The losses, one column for each sampler and number of steps; below it the pixel check."""
+    runs = list(results.values())
+    lines = [f"{'':<27}" + "".join(f"{run:>13}" for run in results)]
+    order = ["published default", "tuned constant", *FREEDOMS]
+    order[order.index(LEVELS) + 1 : order.index(LEVELS) + 1] = [ROUNDED]
+    order += [EXACT, EXACT_LEARNED]
+    for name in order:
+        if name in runs[0]["losses"]:
+            lines.append(f"{name:<27}" + "".join(f"{run['losses'][name]:>13.6f}" for run in runs))
+    lines += ["", "MSE of restored images, measured (standard error) against the closed form:"]
+    for name, run in results.items():
+        for what, check in run["pixels"].items():
+            expected, measured, error, z = check.values()
+            lines.append(
+                f"{name:<13}{what:<21}{measured:.6f} ({error:.6f}){expected:>11.6f}   z = {z:+.1f}"
+            )
+    return "\n".join(lines)
+
+
+def figure(results: dict) -> Figure:
+    """Losses as bars, sampler by sampler, and the learned noise levels under them."""
+    samplers = list(dict.fromkeys(key.split(", ")[0] for key in results))
+    all_steps = list(dict.fromkeys(int(key.split(", ")[1]) for key in results))
+    colours = dict(zip(all_steps, ("#E69F00", "#0072B2", "#009E73", "#CC79A7"), strict=False))
+    drawn = Figure(figsize=(1.5 + 4.3 * len(samplers), 9.2), layout="constrained")
+    panels = drawn.subplots(2, len(samplers), squeeze=False, height_ratios=(3, 2), sharey="row")
+    rows = [name for name in results[f"{samplers[0]}, {all_steps[0]}"]["losses"]]
+    rows = ["published default", "tuned constant", *FREEDOMS]
+    rows.insert(rows.index(LEVELS) + 1, ROUNDED)
+    rows += [EXACT, EXACT_LEARNED]
+    height = 0.8 / len(all_steps)
+    low = min(min(run["losses"].values()) for run in results.values()) / 2
+    for bars, grids, name in zip(*panels, samplers, strict=True):
+        for i, steps in enumerate(all_steps):
+            run = results[f"{name}, {steps}"]
+            values = np.array([run["losses"][row] for row in rows])
+            place = np.arange(len(rows)) + (i - (len(all_steps) - 1) / 2) * height
+            drawn_bars = bars.barh(place, values, height, color=colours[steps])
+            for bar, row in zip(drawn_bars, rows, strict=True):
+                bar.set_alpha(0.45 if row in (EXACT, EXACT_LEARNED) else 1)
+            labels = [f"{value:.2g}" for value in values]
+            bars.bar_label(drawn_bars, labels, padding=2, fontsize=7)
+            share = np.arange(steps) / max(steps - 1, 1)
+            if i == 0:
+                grids.plot([0, 1], [999, 0], "k--", linewidth=1, label="uniform")
+            label = f"learned, {steps} steps"
+            grids.plot(share, run["learned"], "o-", color=colours[steps], markersize=4, label=label)
+        bars.set_xscale("log")
+        bars.set_yticks(range(len(rows)), rows)
+        bars.margins(x=0.14)
+        bars.set_xlim(left=low)
+        bars.set_xlabel("W2$^2$ per pixel to the true posterior")
+        bars.set_title(name)
+        grids.set_xlabel("steps done (share of all)")
+    panels[0, 0].invert_yaxis()  # shared by the row
+    panels[1, 0].set_ylabel("noise level, as time step of 1000 (999: noise)")
+    for grids in panels[1]:
+        grids.legend(fontsize="small", title=LEVELS, title_fontsize="small")
+    handles = [bar.patches[0] for bar in panels[0, 0].containers if hasattr(bar, "patches")]
+    labels = [f"{steps} steps" for steps in all_steps]
+    drawn.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    drawn.suptitle("What each kind of freedom is worth: blur of std 2, sigma_y = 0.05, 64x64")
+    return drawn
+
+
+def check_quick(results: dict) -> list[str]:
+    """What is not as it should be in the small version."""
+    (run,) = results.values()
+    losses, wrong = run["losses"], []
+    for name, value in QUICK.items():
+        if not abs(losses[name] / value - 1) < 0.03:
+            wrong.append(f"{name}: {losses[name]:.6f} instead of {value}")
+    order = ["tuned constant", PLAIN, LEVELS, ALL]
+    for more, less in zip(order, order[1:], strict=False):
+        if not losses[less] < 0.95 * losses[more]:
+            wrong.append(f"{less} hardly better than {more}")
+    if not losses[ROUNDED] < 1.05 * losses[LEVELS]:
+        wrong.append("rounding the levels costs more than 5 %")
+    if run["learned"] == run["uniform"]:
+        wrong.append("the learned levels are the given ones")
+    for name, check in run["pixels"].items():
+        if not abs(check["z"]) < 5:
+            wrong.append(f"MSE of images restored with {name}: z = {check['z']:.1f}")
+    return wrong
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__.splitlines()[0])
+    jax.config.update("jax_enable_x64", True)
+    try:
+        out = None if options.quick else options.out or fresh_folder("runs", "more_freedom")
+        if out is not None:
+            check_free(out)
+        results = run(options)
+    except InputError as error:
+        sys.exit(f"more_freedom: {error}")
+    print(table(results))
+    if options.quick:
+        wrong = check_quick(results)
+        sys.exit(f"not as expected: {'; '.join(wrong)}" if wrong else 0)
+    with whole_folder(out) as folder:
+        save_figure(figure(results), folder / "more_freedom.png")
+        (folder / "more_freedom.json").write_text(json.dumps(results, indent=1) + "\n")
+    print(f"results in {out}: more_freedom.png, more_freedom.json")
+
+
+if __name__ == "__main__":
+    main()
