@@ -72,7 +72,7 @@ class Design(ProblemOptions):
     """Searches run side by side."""
     resume: Path | None = None
     """Folder of an earlier run with the same options, whose search goes on."""
-    bins: int = 400
+    bins: int = 800
     """Frequencies are merged into this many bins while learning; the table is exact again."""
     photo: Path | None = None
     """Photograph to degrade and restore (default: the first image, kept out of the prior)."""
@@ -92,7 +92,7 @@ class Compare(ProblemOptions):
     """Numbers of sampling steps."""
     starts: int = 16
     """Searches run side by side."""
-    bins: int = 400
+    bins: int = 800
     """Frequencies are merged into this many bins while learning; the table is exact again."""
     check: bool = True
     """Also run the literal algorithm of samplers that divide by a norm, on images drawn from the
@@ -119,7 +119,7 @@ class Tradeoff(ProblemOptions):
     """Weights of perception in mse + price * perception; a schedule is learned for each."""
     starts: int = 32
     """Searches run side by side."""
-    bins: int = 400
+    bins: int = 800
     """Frequencies are merged into this many bins while learning; the table is exact again."""
     seed: int = 0
     """Of the search."""

@@ -54,9 +54,14 @@ def loss_and_gradient(
     many CPU devices as `jax.config.update("jax_num_cpu_devices", n)` asked for at the start.
 
     For independent modes and samplers that do not divide by norms: raises InputError otherwise;
-    `jax.grad` of `sampler_transfer` is for these.
+    `jax.grad` of `sampler_transfer` is for these, and for `exact`, which knows the whole problem.
     """
     check_guidance(sampler, levels, guidance)
+    for name in free:
+        if name not in guidance:
+            raise InputError(f"free = {name!r}: {sampler.name} has {', '.join(guidance)}")
+    if chunk < 1:
+        raise InputError(f"chunk = {chunk}: must be >= 1")
     if problem.basis is not None or divides_by_norms(sampler, problem, levels, guidance):
         raise InputError(
             "loss_and_gradient: needs independent modes and a sampler without norms; "
@@ -73,6 +78,8 @@ def loss_and_gradient(
     def of_chunks(chunks: Problem, levels: NoiseLevel, guidance: Guidance, pixels: Array):
         def add(total: tuple[Array, Guidance], chunk: Problem):
             share = num_pixels(chunk) / pixels
+            # An average over modes of weight 0 alone would not be a number.
+            chunk = chunk._replace(weight=jnp.where(share > 0, chunk.weight, 1))
             part = _of_chunk(sampler, chunk, levels, guidance, free, objective)
             return jax.tree.map(lambda a, b: a + share * b, total, part), None
 
@@ -105,7 +112,7 @@ def chunked_loss(
     free: tuple[str, ...],
     objective: Objective,
 ) -> Array:
-    """The loss of `loss_and_gradient`, for `jax.grad` by the weights named in `free`."""
+    """The loss of `loss_and_gradient`, for `jax.grad` by the weights named in `free`, no others."""
     return loss_and_gradient(sampler, problem, levels, guidance, free, objective)[0]
 
 
@@ -128,8 +135,7 @@ def _split(problem: Problem, num: int) -> Problem:
     missing = num * size - rows
 
     def split(leaf: Array, mode: str) -> Array:
-        # Row i goes to chunk i mod num, so that no chunk is of nothing but filling.
-        return jnp.pad(leaf, (0, missing), mode=mode).reshape(size, num).T
+        return jnp.pad(leaf, (0, missing), mode=mode).reshape(num, size)
 
     return problem._replace(
         spectrum=split(problem.spectrum, "edge"),

@@ -8,6 +8,7 @@ Everything is written relative to the prior mean: x - mean, y - H mean. Publishe
 with that shift; the mean itself only re-enters where the sampler starts from (see `transfer`).
 """
 
+import heapq
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -220,10 +221,11 @@ def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
 def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     """Merge modes with similar (spectrum, response) into at most `num_bins` rows (approximate).
 
-    Splits the modes at the weighted mean of the direction in which a cell is widest, where width is
-    measured in log spectrum and in response, weighted by the cell's share of signal; widest cell
-    first. Compare a loss on both problems to know the error. Returns the smaller problem and the
-    index [F] of each old mode's new row. Blocks are returned as they are.
+    Modes of similar log spectrum and similar asinh(10 h / sigma_y) share a row: a response matters
+    by how far it is above the noise. The cell and direction with the largest sum of squares, each
+    mode weighted by its share of the signal, is split at its mean first. Compare a loss on both
+    problems to know the error (`benchmarks/binning.py`). Returns the smaller problem and the index
+    [F] of each old mode's new row. Blocks are returned as they are.
     """
     if num_bins < 1:
         raise InputError(f"bins = {num_bins}: must be >= 1")
@@ -231,32 +233,34 @@ def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     if problem.basis is not None or rows <= num_bins:
         return problem, np.arange(rows)
     spectrum, response = np.asarray(problem.spectrum, float), np.asarray(problem.response, float)
-    share = np.asarray(problem.weight, float) * np.sqrt(spectrum)
     floor = max(spectrum.max() * 1e-12, np.finfo(float).tiny)
-    relative = response / max(response.max(), np.finfo(float).tiny)
-    features = np.stack([np.log(np.maximum(spectrum, floor)), 4 * relative], axis=1)
+    above_noise = np.arcsinh(10 * response / float(problem.sigma_y))
+    features = np.stack([np.log(np.maximum(spectrum, floor)), 2 * above_noise], axis=1)
+    share = np.asarray(problem.weight, float) * np.maximum(spectrum, floor)
+    share = share / share.sum() + np.finfo(float).eps
 
-    def spread(cell: np.ndarray) -> tuple[float, int]:
-        width = np.ptp(features[cell], axis=0)
-        axis = int(np.argmax(width))
-        return float(width[axis] * np.sqrt(share[cell].sum())), axis
+    def spread(cell: np.ndarray) -> tuple[float, int, float]:
+        """Of the worse direction: sum of squares, which it is, mean."""
+        weight, values = share[cell], features[cell]
+        mean = weight @ values / weight.sum()
+        squares = weight @ (values - mean) ** 2
+        axis = int(np.argmax(squares))
+        return -float(squares[axis]), axis, float(mean[axis])
 
-    cells = [(spread(np.arange(rows)), np.arange(rows))]
+    cells = [(*spread(np.arange(rows)), 0, np.arange(rows))]
     while len(cells) < num_bins:
-        widest = max(range(len(cells)), key=lambda i: cells[i][0][0])
-        (width, axis), cell = cells[widest]
-        if width == 0:
-            break
+        _, axis, middle, _, cell = heapq.heappop(cells)
         values = features[cell, axis]
-        middle = np.average(values, weights=share[cell] + share.sum() * 1e-12)
         below = values <= middle
         if below.all():  # rounding put the mean on the largest value
             below = values < values.max()
-        parts = cell[below], cell[~below]
-        cells[widest] = (spread(parts[0]), parts[0])
-        cells.append((spread(parts[1]), parts[1]))
+        if not below.any():  # all the same: nothing to gain anywhere
+            heapq.heappush(cells, (0.0, axis, middle, cell[0], cell))
+            break
+        for part in (cell[below], cell[~below]):
+            heapq.heappush(cells, (*spread(part), part[0], part))
     index = np.empty(rows, int)
-    for number, (_, cell) in enumerate(cells):
+    for number, (*_, cell) in enumerate(cells):
         index[cell] = number
     return _merge(problem, index), index
 

@@ -393,8 +393,17 @@ def fitted(basis: Guidance, u: dict[str, np.ndarray]) -> np.ndarray:
     return np.concatenate(wanted, axis=1) @ np.linalg.pinv(np.concatenate(rows)).T
 
 
-# Children of a good schedule: (smooth in log-SNR or not, size in unconstrained numbers).
-KICKS = ((True, 0.3), (False, 0.1), (True, 1.0), (False, 0.3), (False, 1.0))
+# Children of a good schedule: what is added to its unconstrained numbers, and its size. "smooth":
+# a random curve in log-SNR; "white": noise; "local": noise on a quarter of the steps, on a run of
+# neighbours, since what is good elsewhere had better stay.
+KICKS = (
+    ("smooth", 0.3),
+    ("local", 1.0),
+    ("white", 0.1),
+    ("local", 0.3),
+    ("smooth", 1.0),
+    ("white", 0.5),
+)
 KEPT = 12  # parents of a generation
 
 
@@ -413,24 +422,28 @@ def best_distinct(params: np.ndarray, losses: np.ndarray, num: int) -> tuple[np.
 def next_generation(key: Array, parents: np.ndarray, setting: Setting, num: int) -> Array:
     """The parents, and perturbed copies of them: [num, P]."""
     num_children = num - len(parents)
-    smooth_key, white_key = jax.random.split(key)
-    curves = {}
-    for key, (name, basis) in zip(
-        jax.random.split(smooth_key, len(setting.basis)), setting.basis.items(), strict=True
-    ):
-        # A curve for each band; the gaps between levels are one fewer than the steps.
-        shape = (*basis.shape[1:-1], num_children)
-        curve = np.asarray(smooth_curves(key, setting.levels, int(np.prod(shape))))
-        curve = np.moveaxis(curve.reshape(*shape, -1), -1, 0)  # [S, bands, num]
-        curves[name] = np.moveaxis(curve[: basis.shape[0]], -1, 0)
-    smooth = fitted(setting.basis, curves)
-    white = np.asarray(jax.random.normal(white_key, (num_children, parents.shape[1])))
     which = np.arange(num_children)
-    is_smooth, size = (
-        np.asarray(column)[which % len(KICKS)] for column in zip(*KICKS, strict=True)
-    )
-    kicks = np.where(is_smooth[:, None], smooth, white) * size[:, None]
-    children = parents[which % len(parents)] + kicks
+    kinds, sizes = (np.asarray(column)[which % len(KICKS)] for column in zip(*KICKS, strict=True))
+    kicks = {}
+    for name_key, (name, basis) in zip(
+        jax.random.split(key, len(setting.basis)), setting.basis.items(), strict=True
+    ):
+        steps, *bands = basis.shape[:-1]
+        smooth_key, white_key, place_key = jax.random.split(name_key, 3)
+        curves = smooth_curves(smooth_key, setting.levels, num_children * int(np.prod(bands)))
+        curves = np.asarray(curves).reshape(num_children, *bands, -1)
+        # The gaps between levels are one fewer than the steps.
+        smooth = np.moveaxis(curves, -1, 1)[:, :steps]
+        white = np.asarray(jax.random.normal(white_key, (num_children, steps, *bands)))
+        first = np.asarray(jax.random.uniform(place_key, (num_children, 1))) * 1.25 - 0.25
+        step = np.arange(steps)[None] / steps
+        near = ((step >= first) & (step < first + 0.25)).reshape(
+            white.shape[:2] + (1,) * len(bands)
+        )
+        kind, size = (x.reshape(-1, *[1] * (white.ndim - 1)) for x in (kinds, sizes))
+        chosen = np.where(kind == "smooth", smooth, np.where(kind == "local", white * near, white))
+        kicks[name] = size * chosen
+    children = parents[which % len(parents)] + fitted(setting.basis, kicks)
     return jnp.asarray(np.concatenate([parents, children]), setting.levels.alpha.dtype)
 
 

@@ -25,6 +25,7 @@ from spectralpost.cli import COMMANDS, Design, Evaluate, Restore, main, parse, t
 from spectralpost.degradation import gaussian_blur
 from spectralpost.errors import InputError
 from spectralpost.images import load_image, save_image
+from spectralpost.noise import vp_linear
 from spectralpost.prior import Prior, load_prior, power_law, save_prior
 from spectralpost.problem import image_problem
 from spectralpost.restoration import measure
@@ -142,10 +143,35 @@ def scores_in(folder: Path) -> dict:
 
 def test_design_writes_all_its_files(w):
     names = ["config.yaml", "prior.npz", "report.png", "restored.png", "schedule.json"]
-    assert sorted(os.listdir(w / "designed")) == [*names, "scores.json"]
+    assert sorted(os.listdir(w / "designed")) == [*names, "scores.json", "search.npz"]
     for name in ("report.png", "restored.png"):
         assert load_image(w / "designed" / name).std() > 0.1
     assert not [path for path in w.iterdir() if path.name.startswith(".")]
+
+
+def test_levels_are_learned_and_rounded_to_time_steps(w, capsys):
+    out = run(f"design --images {w}/images {QUICK} --learn-levels --out {w}/levels", capsys)
+    schedule = load_schedule(w / "levels" / "schedule.json")
+    assert schedule.timesteps is not None and schedule.timesteps[0] == 999
+    assert "time steps " + " ".join(map(str, schedule.timesteps)) in out
+    assert all(np.diff(schedule.timesteps) < 0)
+    trained = vp_linear(1000)
+    rows = 999 - np.asarray(schedule.timesteps)
+    np.testing.assert_array_equal(schedule.levels.sigma[:-1], trained.sigma[rows])
+    assert schedule.levels.sigma[-1] == 0
+    loss, before = (
+        scores_in(w / name)["average image"]["learned"]["W2^2"] for name in ("levels", "designed")
+    )
+    assert loss < 0.9 * before
+
+
+def test_a_search_is_resumed(w, capsys):
+    run(f"design --images {w}/images {QUICK} --resume {w}/designed --out {w}/resumed", capsys)
+    again, before = (
+        scores_in(w / name)["average image"]["learned"]["W2^2"] for name in ("resumed", "designed")
+    )
+    # the loss that is minimised has prices, so the score itself may rise by as little as these
+    assert again <= before * (1 + 1e-3)
 
 
 def test_design_writes_the_schedule_of_its_options(w):
@@ -506,6 +532,8 @@ BAD = {
     "unknown weight": (f"{DESIGN} --free zeta lambda_", "free = 'lambda_'.*zeta, eta"),
     "no starts": (f"{DESIGN} --starts 0", "starts = 0"),
     "no bins": (f"{DESIGN} --bins 0", "bins = 0"),
+    "nothing to resume": (f"{DESIGN} --resume {{w}}/images", "search.npz"),
+    "resume of another": (f"{DESIGN} --steps 4 --resume {{w}}/designed", "resume: a search of"),
     "seed too long": (f"{DESIGN} --seed 1{'0' * 30}", "seed"),
     # the command line itself
     "no command": ("", "design, compare, tradeoff, evaluate, restore, samplers"),
@@ -709,7 +737,7 @@ def test_the_config_of_a_run_is_complete(w):
     import yaml
 
     stored = yaml.safe_load((w / "designed" / "config.yaml").read_text())
-    nones = {"size", "kernel", "eta", "free", "photo"}
+    nones = {"size", "kernel", "eta", "free", "photo", "resume"}
     assert set(stored) == set(vars(Design())) - nones
     assert stored["steps"] == 5 and stored["pixel_range"] == [-1.0, 1.0]
 

@@ -36,29 +36,35 @@ def test_best_distinct():
 
 
 def test_next_generation():
-    """Parents as they are, then children around them in turn, by the sizes of `KICKS`."""
-    levels, num = vp_linear(6), 2000
-    parents = np.stack([np.zeros(12), np.full(12, 10.0)])  # two weights, six steps
+    """Parents as they are, then children around them in turn, by the kinds and sizes of `KICKS`."""
+    levels, num = vp_linear(8), 2000
+    parents = np.stack([np.zeros(16), np.full(16, 10.0)])  # two weights, eight steps
     basis = basis_of(("a", "b"), levels, interpolation(levels, None))
     setting = Setting(*[None] * 3, levels, *[None] * 3, basis)
     generation = np.asarray(next_generation(jax.random.key(0), parents, setting, num))
-    assert generation.shape == (num, 12)
+    assert generation.shape == (num, 16)
     np.testing.assert_array_equal(generation[:2], parents)
     children = generation[2:]
     which = np.arange(num - 2)
     kicks = children - parents[which % 2]
-    for i, (smooth, size) in enumerate(KICKS):
-        some = kicks[which % len(KICKS) == i]
-        if smooth:
+    for i, (kind, size) in enumerate(KICKS):
+        some = kicks[which % len(KICKS) == i] / size
+        if kind == "smooth":
             # a constant of standard deviation 2, and three waves (see `smooth_curves`)
-            variance = np.mean(some**2) / size**2
-            assert 4 < variance < 4 * (1 + 1 / 4 + 1 / 9 + 1 / 16) * 1.2
+            assert 4 < np.mean(some**2) < 4 * (1 + 1 / 4 + 1 / 9 + 1 / 16) * 1.2
             # neighbours in log-SNR go together
             assert np.corrcoef(some[:, 2], some[:, 3])[0, 1] > 0.9
-        else:
-            count = some.size
-            assert abs(np.mean(some**2) / size**2 - 1) < 5 * np.sqrt(2 / count)
-            assert abs(np.corrcoef(some[:, 2], some[:, 3])[0, 1]) < 5 / np.sqrt(len(some))
+            continue
+        moved = some != 0 if kind == "local" else np.ones_like(some, bool)
+        assert abs(np.mean(some[moved] ** 2) - 1) < 5 * np.sqrt(2 / moved.sum())
+        assert abs(np.corrcoef(some[:, 2], some[:, 3])[0, 1]) < 5 / np.sqrt(len(some))
+        if kind == "local":
+            for weight in np.split(moved, 2, axis=1):
+                count = weight.sum(axis=1)
+                assert count.max() == 2 and count.min() <= 1  # a quarter of eight, fewer at ends
+                assert np.all(np.abs(np.diff(weight.astype(int), axis=1)).sum(axis=1) <= 2)
+                # every step has its turn, the first and the last too
+                assert np.all(weight.mean(axis=0) > 0.1)
     again = next_generation(jax.random.key(0), parents, setting, num)
     np.testing.assert_array_equal(again, generation)
 

@@ -1,0 +1,242 @@
+"""One schedule for a range of problems: what does it cost not to know the problem exactly?
+
+A schedule is optimal for one noise, one blur and one power law. Here the schedule of a nominal
+problem is used all over a range, beside one learned for the whole range: for the smallest average,
+or the smallest worst, of its losses relative to those that each problem's own schedule has
+(`learn([...], references=own)`, `worst_case=True`). A constant tuned for each problem anew shows
+what knowing the problem is worth without a schedule.
+
+    python experiments/robust.py --out DIR     writes robust.png, robust.json
+    python experiments/robust.py --quick       a small version, checked against QUICK below
+
+64x64 pixels, 20 uniform steps of the linear VP grid; nominal: sigma_y 0.05 in [-1, 1], Gaussian
+blur of std 2, power law of exponent 2. Then one of them changed at a time, and four corners. W2^2
+of each problem's own schedule (all modes), and of the others as multiples of it:
+
+@TABLE@
+"""
+
+import json
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import jax
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+from spectralpost import (
+    SAMPLERS,
+    Problem,
+    bin_modes,
+    gaussian_blur,
+    image_problem,
+    learn,
+    power_law,
+    unique_modes,
+    vp_linear,
+)
+from spectralpost.baselines import score
+from spectralpost.errors import InputError
+from spectralpost.figures import save_figure
+from spectralpost.files import check_free, fresh_folder, whole_folder
+
+DESIGNS = {  # colour, line and marker
+    "own tuned constant": ("#E69F00", ":", "v"),
+    "nominal schedule": ("#D55E00", "--", "X"),
+    "best on average": ("#0072B2", "-", "o"),
+    "best worst case": ("#009E73", "-.", "s"),
+}
+CONSTANT, NOMINAL_SCHEDULE, AVERAGE, WORST = DESIGNS
+
+# What --quick must print, to 3 %: the largest ratio of each design.
+QUICK = {}
+
+
+@dataclass(frozen=True)
+class Point:
+    """A problem of the range."""
+
+    sigma_y: float = 0.05
+    blur: float = 2.0
+    exponent: float = 2.0
+
+    def whole(self, size: int) -> Problem:
+        """All its modes."""
+        shape = (size, size)
+        prior = power_law(shape, exponent=self.exponent)
+        return image_problem(prior, gaussian_blur(shape, self.blur), self.sigma_y)
+
+    def __str__(self) -> str:
+        return f"{self.sigma_y:g}, {self.blur:g}, {self.exponent:g}"
+
+
+NOMINAL = Point()
+AXES = {
+    "sigma_y": tuple(Point(sigma_y=value) for value in (0.02, 0.05, 0.1, 0.2)),
+    "blur": tuple(Point(blur=value) for value in (1.0, 2.0, 3.0)),
+    "exponent": tuple(Point(exponent=value) for value in (1.5, 2.0, 2.5)),
+}
+CORNERS = (
+    Point(0.02, 1.0, 1.5),
+    Point(0.02, 3.0, 2.5),
+    Point(0.2, 1.0, 1.5),
+    Point(0.2, 3.0, 2.5),
+)
+RANGE = tuple(dict.fromkeys([NOMINAL, *sum(AXES.values(), ()), *CORNERS]))
+
+
+@dataclass
+class Options:
+    """One schedule for a range of noises, blurs and power laws."""
+
+    quick: bool = False
+    """A small version (DPS, 32x32, 6 steps, three noises) that checks its numbers."""
+    samplers: tuple[str, ...] = ("dps", "diffpir")
+    """Any of `spectralpost samplers`."""
+    steps: int = 20
+    """Number of steps."""
+    seed: int = 0
+    """Of the searches."""
+    out: Path | None = None
+    """New folder for the results (default: a fresh one under runs/)."""
+
+
+def designs(name: str, points: tuple[Point, ...], size: int, bins: int, options: Options) -> dict:
+    """Own losses, [K], and design -> ratios to these, [K], of all modes. The first point is the
+    nominal one."""
+    if name not in SAMPLERS:
+        raise InputError(f"sampler = {name!r}: known are {', '.join(SAMPLERS)}")
+    sampler, levels = SAMPLERS[name](), vp_linear(options.steps)
+    whole = [point.whole(size) for point in points]
+    small = [bin_modes(unique_modes(problem)[0], bins)[0] for problem in whole]
+    search = {"num_starts": 8 if options.quick else 16, "max_iterations": 200, "seed": options.seed}
+
+    def losses(guidance: dict[str, jax.Array]) -> np.ndarray:
+        return np.array([float(score(sampler, one, levels, guidance)) for one in whole])
+
+    own = [learn(sampler, problem, levels, **search) for problem in small]
+    references = [result.loss for result in own]
+    average = learn(sampler, small, levels, references=references, **search)
+    worst = learn(sampler, small, levels, references=references, worst_case=True, **search)
+    best = np.array([losses(result.guidance)[i] for i, result in enumerate(own)])
+    constants = [result.baseline_guidance["tuned_constant"] for result in own]
+    found = {
+        CONSTANT: np.array([losses(guidance)[i] for i, guidance in enumerate(constants)]),
+        NOMINAL_SCHEDULE: losses(own[0].guidance),
+        AVERAGE: losses(average.guidance),
+        WORST: losses(worst.guidance),
+    }
+    return {
+        "own": best.tolist(),
+        "ratios": {design: (values / best).tolist() for design, values in found.items()},
+    }
+
+
+def run(options: Options) -> tuple[tuple[Point, ...], dict]:
+    """The problems, nominal first, and sampler -> `designs`."""
+    if options.quick:
+        points, options.steps = (NOMINAL, Point(sigma_y=0.02), Point(sigma_y=0.2)), 6
+        return points, {"dps": designs("dps", points, 32, 50, options)}
+    return RANGE, {name: designs(name, RANGE, 64, 100, options) for name in options.samplers}
+
+
+def table(points: tuple[Point, ...], results: dict) -> str:
+    """One line a problem; then the mean and the largest ratio of each design."""
+    lines = []
+    for name, result in results.items():
+        lines += [f"{name:<9}sigma_y, blur, exponent" + "own W2^2".rjust(12)]
+        lines[-1] += "".join(design.rjust(20) for design in DESIGNS)
+        ratios = np.array([result["ratios"][design] for design in DESIGNS])
+        for i, point in enumerate(points):
+            lines.append(f"{'':<9}{point!s:<23}{result['own'][i]:>12.6f}")
+            lines[-1] += "".join(f"{ratio:>20.2f}" for ratio in ratios[:, i])
+        for what, values in (("mean", ratios.mean(axis=1)), ("largest", ratios.max(axis=1))):
+            lines.append(f"{'':<9}{what:<35}" + "".join(f"{value:>20.2f}" for value in values))
+    return "\n".join(lines)
+
+
+def figure(points: tuple[Point, ...], results: dict) -> Figure:
+    """Ratios along each axis of the range, and in its corners; one row a sampler."""
+    drawn = Figure(figsize=(14, 1.2 + 3.4 * len(results)), layout="constrained")
+    panels = drawn.subplots(len(results), len(AXES) + 1, squeeze=False, sharey="row")
+    names = {"sigma_y": "sigma$_y$", "blur": "std of the blur", "exponent": "exponent of the prior"}
+    where = {point: i for i, point in enumerate(points)}
+    for row, (name, result) in zip(panels, results.items(), strict=True):
+        for axes, (axis, line) in zip(row, [*AXES.items(), ("corners", CORNERS)], strict=True):
+            corners = axis == "corners"
+            values = range(len(line)) if corners else [getattr(point, axis) for point in line]
+            index = [where[point] for point in line]
+            for design, (colour, style, marker) in DESIGNS.items():
+                ratios = np.array(result["ratios"][design])[index]
+                style = "" if corners else style
+                axes.plot(values, ratios, style + marker, color=colour, label=design)
+            axes.axhline(1, color="black", linewidth=0.8)
+            axes.set_yscale("log")
+            if axis == "sigma_y":
+                axes.set_xscale("log")
+            axes.minorticks_off()
+            labels = [str(point).replace(", ", "\n") for point in line] if corners else None
+            axes.set_xticks(values, labels or [f"{value:g}" for value in values])
+            axes.set_xlabel("corners: sigma$_y$, blur, exponent" if corners else names[axis])
+            if not corners:
+                axes.axvline(getattr(NOMINAL, axis), color="grey", linewidth=0.8, linestyle=":")
+            else:
+                axes.margins(x=0.2)
+        row[0].set_ylabel(f"{name}: W2$^2$ / that of\nthe problem's own schedule")
+        top = max(max(ratios) for ratios in result["ratios"].values())
+        ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000) if tick < 1.2 * top]
+        row[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
+        row[0].minorticks_off()
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    drawn.suptitle("One schedule for a range of problems (dotted: the nominal problem)")
+    return drawn
+
+
+def check_quick(result: dict) -> list[str]:
+    """What is not as it should be in the small version."""
+    ratios = {design: np.array(values) for design, values in result["ratios"].items()}
+    wrong = []
+    for design, value in QUICK.items():
+        if not abs(ratios[design].max() / value - 1) < 0.03:
+            wrong.append(f"{design}: at most {ratios[design].max():.4f} instead of {value}")
+    if not abs(ratios[NOMINAL_SCHEDULE][0] - 1) < 1e-9:
+        wrong.append("the nominal schedule is not the nominal problem's own")
+    if not min(values.min() for values in ratios.values()) > 0.98:
+        wrong.append("a problem's own schedule is not its best one")
+    if not ratios[AVERAGE].mean() < 0.95 * ratios[NOMINAL_SCHEDULE].mean():
+        wrong.append("the average gains nothing")
+    if not ratios[WORST].max() < 0.99 * ratios[AVERAGE].max():
+        wrong.append("the worst case gains nothing")
+    if not ratios[AVERAGE].mean() < ratios[WORST].mean():
+        wrong.append("the worst case is better on average than the average")
+    return wrong
+
+
+def main() -> None:
+    options = tyro.cli(Options, description=__doc__.splitlines()[0])
+    jax.config.update("jax_enable_x64", True)
+    # Compiling takes most of the time; numbers change by rounding only.
+    jax.config.update("jax_disable_most_optimizations", options.quick)
+    try:
+        out = None if options.quick else options.out or fresh_folder("runs", "robust")
+        if out is not None:
+            check_free(out)
+        points, results = run(options)
+    except InputError as error:
+        sys.exit(f"robust: {error}")
+    print(table(points, results))
+    if options.quick:
+        wrong = check_quick(results["dps"])
+        sys.exit(f"not as expected: {'; '.join(wrong)}" if wrong else 0)
+    with whole_folder(out) as folder:
+        save_figure(figure(points, results), folder / "robust.png")
+        numbers = {"problems": [asdict(point) for point in points], "samplers": results}
+        (folder / "robust.json").write_text(json.dumps(numbers, indent=1) + "\n")
+    print(f"results in {out}: robust.png, robust.json")
+
+
+if __name__ == "__main__":
+    main()
