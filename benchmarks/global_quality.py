@@ -39,6 +39,7 @@ def reference(sampler: sp.Sampler, problem: sp.Problem, levels: sp.NoiseLevel) -
     unlimited = search.Setting(
         jax.tree.map(lambda leaf: leaf[None], problem),
         one[None],
+        one[None],
         one,
         levels,
         fixed,

@@ -12,7 +12,43 @@ against the exact conditional score in the same steps, on the given grid and on 
 64x64 pixels, power-law prior of exponent 2, Gaussian blur of std 2, sigma_y 0.05 in [-1, 1];
 uniform steps of the linear VP grid. W2^2 per pixel to the true posterior, all modes:
 
-@TABLE@
+                                    dps 10 diffpir 10   pigdm 10     dps 20 diffpir 20   pigdm 20
+    published default             0.214466   0.049981   0.012737   0.184885   0.030602   0.004912
+    tuned constant                0.033460   0.014578   0.012412   0.020122   0.006482   0.003825
+    weights, 3 knots              0.029036   0.011674   0.011984   0.016060   0.003637   0.003586
+    weights, every step           0.027488   0.011654   0.011636   0.013465   0.003606   0.003529
+    weights in 2 bands            0.015097   0.011208   0.011414   0.006241   0.003331   0.003480
+    weights in 4 bands            0.014118   0.011143   0.010762   0.005833   0.003324   0.003115
+    weights + fresh noise         0.020800   0.011419   0.011632   0.006551   0.003352   0.003461
+    weights + levels              0.004805   0.001134   0.001321   0.002278   0.000368   0.000558
+    the same, rounded levels      0.004389   0.001135   0.001318   0.001631   0.000369   0.000529
+    all, 4 bands                  0.000934   0.000857   0.000854   0.000297   0.000217   0.000262
+    exact score                   0.012061   0.012061   0.012061   0.003546   0.003546   0.003546
+    exact score, learned levels   0.002230   0.001069   0.001063   0.000471   0.000295   0.000335
+
+Where the steps are placed is worth most: learned levels gain a factor of 6 to 10 on the weights of
+every step, for every sampler, and rounding them to a network's time steps costs nothing once the
+weights are learned again. They go through the first half of the time steps in one or two.
+The exact score gains as much from such levels. Weights by band and fresh noise help DPS,
+whose one weight has to serve all frequencies, by 1.3 to 2.3, the others by 12 % at most. Three
+knots are nearly as good as a weight every step, except for DPS.
+
+MSE of 256 restored images, drawn from the prior, against the closed form (all rows of one number of
+steps restore the same images):
+
+                                      measured     (s.e.)  predicted     z
+    dps 10     weights, every step    0.112538 (0.000220)   0.112285  +1.1
+    dps 10     all, 4 bands           0.128802 (0.000197)   0.128581  +1.1
+    diffpir 10 weights, every step    0.099654 (0.000162)   0.099380  +1.7
+    diffpir 10 all, 4 bands           0.129039 (0.000197)   0.128870  +0.9
+    pigdm 10   weights, every step    0.099545 (0.000157)   0.099370  +1.1
+    pigdm 10   all, 4 bands           0.129115 (0.000197)   0.128887  +1.2
+    dps 20     weights, every step    0.119821 (0.000218)   0.119636  +0.8
+    dps 20     all, 4 bands           0.135166 (0.000202)   0.135079  +0.4
+    diffpir 20 weights, every step    0.116197 (0.000196)   0.116236  -0.2
+    diffpir 20 all, 4 bands           0.135884 (0.000205)   0.135662  +1.1
+    pigdm 20   weights, every step    0.117150 (0.000183)   0.116975  +1.0
+    pigdm 20   all, 4 bands           0.135191 (0.000212)   0.134998  +0.9
 """
 
 import json
@@ -77,8 +113,14 @@ EXACT_LEARNED = "exact score, learned levels"
 ROWS = ["published default", "tuned constant", *FREEDOMS, EXACT, EXACT_LEARNED]
 ROWS.insert(ROWS.index(LEVELS) + 1, ROUNDED)
 
-# What --quick must print, to 3 %.
-QUICK = {}
+# What --quick must print, to 3 %. What more is learned may end in another minimum.
+QUICK = {
+    "published default": 0.21020,
+    "tuned constant": 0.05794,
+    PLAIN: 0.05141,
+    EXACT: 0.02854,
+}
+QUICK_ALL = 0.006  # 0.0029 to 0.0039 as measured
 
 
 @dataclass
@@ -234,6 +276,7 @@ def figure(results: dict) -> Figure:
     panels = drawn.subplots(2, len(samplers), squeeze=False, height_ratios=(3, 2), sharey="row")
     height = 0.8 / len(all_steps)
     low = min(min(run["losses"].values()) for run in results.values()) / 2
+    high = max(max(run["losses"].values()) for run in results.values())
     for bars, grids, name in zip(*panels, samplers, strict=True):
         for i, steps in enumerate(all_steps):
             run = results[f"{name}, {steps}"]
@@ -251,8 +294,7 @@ def figure(results: dict) -> Figure:
             grids.plot(share, run["learned"], "o-", color=colours[steps], markersize=4, label=label)
         bars.set_xscale("log")
         bars.set_yticks(range(len(ROWS)), ROWS)
-        bars.margins(x=0.14)
-        bars.set_xlim(left=low)
+        bars.set_xlim(left=low, right=4 * high)
         bars.set_xlabel("W2$^2$ per pixel to the true posterior")
         bars.set_title(name)
         grids.set_xlabel("steps done (share of all)")
@@ -262,7 +304,7 @@ def figure(results: dict) -> Figure:
         grids.legend(fontsize="small", title=LEVELS, title_fontsize="small")
     handles = [bar.patches[0] for bar in panels[0, 0].containers if hasattr(bar, "patches")]
     labels = [f"{steps} steps" for steps in all_steps]
-    drawn.legend(handles, labels, loc="outside upper right", ncols=len(labels))
+    drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     drawn.suptitle("What each kind of freedom is worth: blur of std 2, sigma_y = 0.05, 64x64")
     return drawn
 
@@ -277,6 +319,8 @@ def check_quick(results: dict) -> list[str]:
     for more, less in pairwise(["tuned constant", PLAIN, ALL]):
         if not losses[less] < 0.95 * losses[more]:
             wrong.append(f"{less} hardly better than {more}")
+    if not losses[ALL] < QUICK_ALL:
+        wrong.append(f"{ALL}: {losses[ALL]:.6f}, more than {QUICK_ALL}")
     if not losses[EXACT_LEARNED] < 0.5 * losses[EXACT]:
         wrong.append("the exact score gains nothing on the learned levels")
     if run["learned"] == run["uniform"]:

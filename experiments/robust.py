@@ -13,7 +13,43 @@ what knowing the problem is worth without a schedule.
 blur of std 2, power law of exponent 2. Then one of them changed at a time, and four corners. W2^2
 of each problem's own schedule (all modes), and of the others as multiples of it:
 
-@TABLE@
+    dps      sigma_y, blur, exp.        own W2^2   constant  nominal  average    worst
+             0.05, 2, 2                 0.013110       1.53     1.00     1.13     1.44
+             0.02, 2, 2                 0.023394       1.35     1.00     1.11     1.34
+             0.1, 2, 2                  0.008543       1.50     1.03     1.04     1.28
+             0.2, 2, 2                  0.008029       1.23     2.11     1.51     1.16
+             0.05, 1, 2                 0.008663       1.42     1.13     1.23     1.68
+             0.05, 3, 2                 0.015442       1.59     1.04     1.12     1.39
+             0.05, 2, 1.5               0.017906       1.49     1.00     1.12     1.40
+             0.05, 2, 2.5               0.007610       1.48   363.56     1.13     1.47
+             0.02, 1, 1.5               0.033216       1.31     1.03     1.18     1.46
+             0.02, 3, 2.5               0.016767       1.41   166.49     1.10     1.33
+             0.2, 1, 1.5                0.008942       1.37     5.14     2.79     1.67
+             0.2, 3, 2.5                0.006026       1.22   460.29     1.29     1.09
+             mean                                      1.41    83.74     1.31     1.39
+             largest                                   1.59   460.29     2.79     1.68
+    diffpir  sigma_y, blur, exp.        own W2^2   constant  nominal  average    worst
+             0.05, 2, 2                 0.003352       1.49     1.00     1.01     1.11
+             0.02, 2, 2                 0.003174       1.43     1.02     1.02     1.09
+             0.1, 2, 2                  0.003512       1.55     1.03     1.04     1.17
+             0.2, 2, 2                  0.003737       1.60     1.21     1.21     1.29
+             0.05, 1, 2                 0.002569       1.41     1.46     1.35     1.26
+             0.05, 3, 2                 0.003600       1.53     1.10     1.10     1.21
+             0.05, 2, 1.5               0.003771       1.70     1.02     1.02     1.21
+             0.05, 2, 2.5               0.002675       1.29     1.04     1.04     1.07
+             0.02, 1, 1.5               0.002165       1.62     1.51     1.40     1.33
+             0.02, 3, 2.5               0.002770       1.30     1.00     1.00     1.06
+             0.2, 1, 1.5                0.003839       1.78     1.04     1.09     1.25
+             0.2, 3, 2.5                0.003093       1.45     1.44     1.40     1.34
+             mean                                      1.51     1.16     1.14     1.20
+             largest                                   1.78     1.51     1.40     1.34
+
+DiffPIR's were measured with 16 starts of an earlier search, DPS's with 48. DPS's nominal schedule
+is excellent near its own problem and blows up, by hundreds, where the exponent is 2.5: it sits at
+the edge of stability (an earlier search's did not: 1.3, 1.1 and 1.9 there). Learned for the range,
+the largest ratio is 1.7 (best worst case) or 2.8 (best on average). DiffPIR's weights follow
+sigma_y: its nominal schedule is at most 1.51 times worse, and almost always better than a constant
+tuned for the very problem.
 """
 
 import json
@@ -51,7 +87,7 @@ DESIGNS = {  # colour, line and marker
 CONSTANT, NOMINAL_SCHEDULE, AVERAGE, WORST = DESIGNS
 
 # What --quick must print, to 3 %: the largest ratio of each design.
-QUICK = {}
+QUICK = {CONSTANT: 1.24, NOMINAL_SCHEDULE: 2.42, AVERAGE: 1.15, WORST: 1.11}
 
 
 @dataclass(frozen=True)
@@ -92,7 +128,7 @@ class Options:
     """One schedule for a range of noises, blurs and power laws."""
 
     quick: bool = False
-    """A small version (DPS, 32x32, 6 steps, three noises) that checks its numbers."""
+    """A small version (DPS, 32x32, 10 steps, four problems) that checks its numbers."""
     samplers: tuple[str, ...] = ("dps", "diffpir")
     """Any of `spectralpost samplers`."""
     steps: int = 20
@@ -111,7 +147,7 @@ def designs(name: str, points: tuple[Point, ...], size: int, bins: int, options:
     sampler, levels = SAMPLERS[name](), vp_linear(options.steps)
     whole = [point.whole(size) for point in points]
     small = [bin_modes(unique_modes(problem)[0], bins)[0] for problem in whole]
-    search = {"num_starts": 8 if options.quick else 16, "max_iterations": 200, "seed": options.seed}
+    search = {"num_starts": 8 if options.quick else 48, "max_iterations": 200, "seed": options.seed}
 
     def losses(guidance: dict[str, jax.Array]) -> np.ndarray:
         return np.array([float(score(sampler, one, levels, guidance)) for one in whole])
@@ -137,7 +173,7 @@ def designs(name: str, points: tuple[Point, ...], size: int, bins: int, options:
 def run(options: Options) -> tuple[tuple[Point, ...], dict]:
     """The problems, nominal first, and sampler -> `designs`."""
     if options.quick:
-        points, options.steps = (NOMINAL, Point(sigma_y=0.02), Point(sigma_y=0.2)), 6
+        points, options.steps = (NOMINAL, Point(0.02), Point(blur=3.0), Point(0.2, 1.0, 1.5)), 10
         return points, {"dps": designs("dps", points, 32, 50, options)}
     return RANGE, {name: designs(name, RANGE, 64, 100, options) for name in options.samplers}
 
@@ -186,7 +222,8 @@ def figure(points: tuple[Point, ...], results: dict) -> Figure:
                 axes.margins(x=0.2)
         row[0].set_ylabel(f"{name}: W2$^2$ / that of\nthe problem's own schedule")
         top = max(max(ratios) for ratios in result["ratios"].values())
-        ticks = [tick for tick in (1, 1.5, 2, 3, 5, 10, 20, 50, 100, 1000) if tick < 1.2 * top]
+        ticks = (1, 1.2, 1.5, 2, 3, 5) if top < 10 else (1, 2, 5, 10, 100, 1000, 10000)
+        ticks = [tick for tick in ticks if tick < 1.2 * top]
         row[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         row[0].minorticks_off()
     handles, labels = panels[0, 0].get_legend_handles_labels()

@@ -21,7 +21,10 @@ BOUNDARY = 1e-4  # for "nonnegative" relative to the schedule's largest weight
 
 def to_weight(constraint: str, u: Array) -> Array:
     """The constrained weight of unconstrained u."""
-    return jnp.exp(u) if constraint == "nonnegative" else jax.nn.sigmoid(u)
+    if constraint == "nonnegative":
+        return jnp.exp(u)
+    # Beyond, a rounded weight would no longer tell its u (`per_mode`).
+    return jax.nn.sigmoid(jnp.clip(u, -12, 12))
 
 
 def from_weight(constraint: str, weight: Array) -> Array:
@@ -130,7 +133,7 @@ def band_membership(problem: Problem, knots: Array) -> Array:
     width = (knots[-1] - knots[0]) / max(bands - 1, 1)
     place = (band_position(problem) - knots[0]) / (width if bands > 1 else 1)
     place = jnp.clip(place, 0, bands - 1)
-    return jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(bands, dtype=place.dtype)), 0)
+    return jnp.maximum(1 - jnp.abs(place[:, None] - jnp.arange(bands, dtype=place.dtype)[None]), 0)
 
 
 def per_mode(

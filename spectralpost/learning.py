@@ -21,7 +21,7 @@ from .guidance import (
 )
 from .least_squares import Search
 from .metrics import Objective, wasserstein2
-from .noise import NoiseLevel, check_levels, curve_of
+from .noise import NoiseLevel, check_levels, curve_of, num_steps_of
 from .problem import Problem, bin_modes, stack_problems
 from .search import (
     LEVELS,
@@ -31,6 +31,7 @@ from .search import (
     basis_of,
     best_params,
     choose_optimizer,
+    combined,
     fitted,
     schedule_of,
     unconstrained_of,
@@ -60,7 +61,7 @@ class LearnResult(NamedTuple):
     final_losses: np.ndarray  # of all schedules that were refined to the end, best first
     converged: bool  # False if max_iterations or the user ended the search
     interrupted: bool  # by the user: this is the best so far
-    kept: Guidance  # unconstrained numbers of all refined schedules, what `resume` goes on from
+    kept: Guidance  # unconstrained numbers of all refined schedules, best first, for `resume`
 
 
 def learn(
@@ -145,7 +146,7 @@ def learn(
     _check_options(sampler, free, num_starts, max_iterations, max_amplification, smoothness)
     _check_whole("knots", knots)
     _check_whole("bands", bands)
-    shares, power = _shares(problems, references, worst_case)
+    scales = _scales(problems, references)
     given = guidance or published(sampler, problems[0], levels, jnp.zeros_like(levels.alpha[0]))
     check_guidance(sampler, levels, given)
     check_weights(sampler, given)
@@ -158,6 +159,8 @@ def learn(
         raise InputError(f"bands = {bands}: weights by band need independent modes")
     fixed = {name: values for name, values in guidance.items() if name not in free}
 
+    if LEVELS in free and num_steps_of(levels) < 2:
+        raise InputError(f"free = {LEVELS!r}: one step has no gap between noise levels")
     curve = curve_of(levels) if LEVELS in free else None
     large = len(problems) == 1 and problems[0].spectrum.shape[0] > 2 * LARGE
     large = large and problems[0].basis is None and bands is None and LEVELS not in free
@@ -171,8 +174,9 @@ def learn(
     # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
     unlimited = Setting(
         stack_problems(problems),
-        number(shares),
-        number(power),
+        number(np.full(len(problems), 1 / len(problems))),
+        number(scales),
+        number(WORST if worst_case else 1.0),
         levels,
         fixed,
         jnp.full_like(max_growth, jnp.inf),
@@ -214,9 +218,8 @@ def learn(
     eta = guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
     baseline_guidance = {"heuristic": guidance, "tuned_constant": constant, "exact": {"eta": eta}}
 
-    def combined(losses: list[Array]) -> float:
-        values = np.asarray(losses, float)
-        return float(np.sum(shares * values**power) ** (1 / power))
+    def one_loss(losses: list[Array]) -> float:
+        return float(combined(setting, jnp.stack(losses)))
 
     def values(levels: NoiseLevel, guidance: Guidance) -> list[Array]:
         def on(problem: Problem) -> Guidance:
@@ -228,17 +231,18 @@ def learn(
 
     losses = values(*learned)
     params = lanes.params if isinstance(lanes, Search) else lanes.best_params
+    params = params[jnp.argsort(lanes.loss)]
     return LearnResult(
         guidance=learned.guidance,
         levels=learned.levels,
         band_knots=setting.band_knots,
         free=free,
-        loss=combined(losses),
+        loss=one_loss(losses),
         losses=np.asarray(losses, float),
         baselines={
-            "heuristic": combined(values(levels, guidance)),
-            "tuned_constant": combined(values(levels, constant)),
-            "exact": combined([exact_score(one, levels, eta, objective) for one in problems]),
+            "heuristic": one_loss(values(levels, guidance)),
+            "tuned_constant": one_loss(values(levels, constant)),
+            "exact": one_loss([exact_score(one, levels, eta, objective) for one in problems]),
         },
         baseline_guidance=baseline_guidance,
         history=np.asarray(stages.history),
@@ -297,21 +301,17 @@ def _binned(problems: list[Problem], num: int) -> Problem:
     )
 
 
-def _shares(
-    problems: list[Problem], references: Sequence[float] | None, worst_case: bool
-) -> tuple[np.ndarray, float]:
-    """`Setting.shares` and `Setting.power`."""
+def _scales(problems: list[Problem], references: Sequence[float] | None) -> np.ndarray:
+    """`Setting.scales`: losses relative to the references, as large as without them on average."""
     if not problems:
         raise InputError("problem: one at least is needed")
-    power = WORST if worst_case else 1.0
     if references is None:
-        return np.full(len(problems), 1 / len(problems)), power
+        return np.ones(len(problems))
     values = np.asarray(references, float)
-    if values.shape != (len(problems),) or not np.all(values > 0):
-        raise InputError(
-            f"references = {list(references)}: {len(problems)} numbers > 0, one for each problem"
-        )
-    return (values.mean() / values) ** power / len(problems), power
+    if values.shape != (len(problems),) or not np.all((values > 0) & np.isfinite(values)):
+        given = ", ".join(f"{value:g}" for value in values.ravel())
+        raise InputError(f"references = {given}: {len(problems)} finite numbers > 0 are needed")
+    return values.mean() / values
 
 
 def _check_resumed(resume: Guidance, setting: Setting) -> None:

@@ -60,7 +60,7 @@ def restore(
                  those of the grid; DAPS also asks for others with alpha = 1, for x_t / alpha_t
     y            one measured image [H, W] or [C, H, W], or a batch [N, C, H, W], whose images do
                  not influence each other. Planes of one image share norms where a sampler uses them
-    guidance     name -> [S], levels [S + 1]
+    guidance     name -> [S], or for every mode [S, F] (`guidance.per_mode`); levels [S + 1]
     sigma_y      in units of the pixel range of y
     num_samples  None: one image, of the shape of y. n: [n, *y.shape], with independent noise
 
@@ -68,7 +68,7 @@ def restore(
     measurement of the wrong size, NaN, sigma_y <= 0, or guidance that does not fit.
     """
     check_levels(levels)
-    check_guidance(sampler, levels, guidance)
+    check_guidance(sampler, levels, guidance, degradation.response.size)
     planes = y.ndim - len(degradation.shape)
     if y.shape[planes:] != degradation.shape or not 0 <= planes <= 2:
         raise InputError(
@@ -172,6 +172,10 @@ def _restore(
 
         def step(x_t: Array, inputs) -> tuple[Array, None]:
             t, s, guidance_t, key = inputs
+            guidance_t = jax.tree.map(
+                lambda weight: jnp.broadcast_to(weight, y.shape) if weight.ndim else weight,
+                guidance_t,
+            )
             eps = jax.random.normal(key, y.shape, y.dtype)
             return sampler.update(denoise, measurement, t, s, x_t, y, eps, guidance_t), None
 

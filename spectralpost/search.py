@@ -59,7 +59,8 @@ class Setting(NamedTuple):
 
     problems: Problem  # leaves [K, ...]: one schedule for all of them
     shares: Array  # of each problem in the loss, [K]
-    power: Array  # 1 for the average of the problems' losses, large for the worst, see `_combined`
+    scales: Array  # what their losses are multiplied by before that, [K]
+    power: Array  # 1 for the average of the problems' losses, large for the worst, see `combined`
     levels: NoiseLevel
     fixed: Guidance  # the weights that stay, name -> [S]
     max_growth: Array  # log of max_amplification
@@ -151,8 +152,9 @@ def overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
     return jnp.sqrt(per_pixel(problem, problem.spectrum)) * jnp.maximum(growth - max_growth, 0)
 
 
-def _combined(setting: Setting, losses: Array) -> Array:
-    """One loss of all problems': (sum of shares losses^power)^(1 / power), losses [K]."""
+def combined(setting: Setting, losses: Array) -> Array:
+    """One loss of all problems': (sum of shares (scales losses)^power)^(1 / power), losses [K]."""
+    losses = setting.scales * losses
     largest = jax.lax.stop_gradient(jnp.max(losses))
     largest = jnp.where(largest > 0, largest, 1)  # powers of numbers up to 1 do not overflow
     total = jnp.sum(setting.shares * (losses / largest) ** setting.power)
@@ -172,7 +174,7 @@ def _evaluate(
 
     if not task.chunked:
         losses, penalties = jax.vmap(one)(setting.problems)
-        return _combined(setting, losses) + jnp.sum(penalties)
+        return combined(setting, losses) + jnp.sum(penalties)
 
     def chunked(problem: Problem) -> Array:
         arguments = problem, levels, guidance_of(problem), task.free, task.objective
@@ -181,7 +183,7 @@ def _evaluate(
     assert setting.watched is not None
     losses = jax.lax.map(chunked, setting.problems)
     penalties = jax.vmap(one)(setting.watched)[1]
-    return _combined(setting, losses) + jnp.sum(penalties)
+    return combined(setting, losses) + jnp.sum(penalties)
 
 
 def guidance_loss(task: Task, setting: Setting, guidance: Guidance) -> Array:
@@ -260,9 +262,10 @@ def _lm_iteration(task: Task, setting: Setting, search: Search) -> Search:
 
         values, by_inputs, excess, excess_by_inputs = jax.vmap(one)(setting.problems)
         losses = jnp.sum(values**2, axis=1)
-        # Weighted so, the squares have the sum and the gradient of `_combined`.
-        ratio = losses / _combined(setting, losses)
-        weight = jnp.sqrt(setting.shares * ratio ** (setting.power - 1))[:, None]
+        # Weighted so, the squares have the sum and the gradient of `combined`.
+        ratio = setting.scales * losses / combined(setting, losses)
+        weight = setting.shares * setting.scales * ratio ** (setting.power - 1)
+        weight = jnp.sqrt(weight)[:, None]
         rows = (weight * values).ravel(), excess.ravel(), _rough(setting, params)
         jacobian = (
             (weight[..., None] * _by_params(setting, u, by_inputs)).reshape(-1, params.size),
@@ -422,6 +425,8 @@ def best_distinct(params: np.ndarray, losses: np.ndarray, num: int) -> tuple[np.
 def next_generation(key: Array, parents: np.ndarray, setting: Setting, num: int) -> Array:
     """The parents, and perturbed copies of them: [num, P]."""
     num_children = num - len(parents)
+    if num_children <= 0:
+        return jnp.asarray(parents[:num], setting.levels.alpha.dtype)
     which = np.arange(num_children)
     kinds, sizes = (np.asarray(column)[which % len(KICKS)] for column in zip(*KICKS, strict=True))
     kicks = {}

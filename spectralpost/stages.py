@@ -180,7 +180,7 @@ class Stages:
             before = jax.tree.map(jnp.copy, lanes)  # the search may reuse the lanes' memory
             after = self.chunk(task, setting, lanes, self.history, self.max_chunks - done)
             if after is None:
-                if not self.history:
+                if done == 1:
                     before = before._replace(loss=losses_of(task, setting, starts))
                 return before, False
             lanes, last, best = after, best, min(best, self.history[-1])

@@ -151,7 +151,8 @@ def trajectory(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Trajectory:
     """The total transfer, and what happens on the way. Arguments as in `sampler_transfer`."""
-    check_guidance(sampler, levels, guidance, problem)
+    modes = problem.spectrum.size if problem.basis is None else None
+    check_guidance(sampler, levels, guidance, modes)
     t, s = step_pairs(levels)
     start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
 
@@ -213,11 +214,11 @@ def denoiser_calls(sampler: Sampler, problem: Problem) -> int:
 
 
 def check_guidance(
-    sampler: Sampler, levels: NoiseLevel, guidance: Guidance, problem: Problem | None = None
+    sampler: Sampler, levels: NoiseLevel, guidance: Guidance, modes: int | None = None
 ) -> None:
     """InputError unless guidance has just the sampler's weights, each of shape [S].
 
-    For independent modes also [S, F]: a weight of its own for every mode.
+    For `modes` independent modes also [S, modes]: a weight of its own for each.
     """
     wanted, steps = sampler.constraint, num_steps_of(levels)
     if set(guidance) != set(wanted):
@@ -226,8 +227,8 @@ def check_guidance(
         )
     for name, weights in guidance.items():
         allowed: list[tuple[int, ...]] = [(steps,)]
-        if problem is not None and problem.basis is None:
-            allowed.append((steps, *problem.spectrum.shape))
+        if modes is not None:
+            allowed.append((steps, modes))
         if jnp.shape(weights) not in allowed:
             raise InputError(
                 f"guidance {name!r} of shape {jnp.shape(weights)}: ({steps},) is needed, "

@@ -22,6 +22,7 @@ from spectralpost.problem import (
     measurement_cov,
     num_pixels,
     prior_cov,
+    stack_problems,
     unique_modes,
 )
 from spectralpost.transfer import Transfer
@@ -289,3 +290,23 @@ def test_make_problem_errors(arguments, message):
     good = {"spectrum": [1.0, 2.0], "response": [1.0, 0.5], "sigma_y": 0.1}
     with pytest.raises(InputError, match=message):
         make_problem(**{**good, **arguments})
+
+
+# ------------------------------------------------------------------------------- several problems
+
+
+def test_stacked_problems_are_the_same_problems():
+    """The shorter one is filled up with rows that count for nothing: all losses stay."""
+    long = make_problem([3.0, 1.0, 0.5], [1.0, 0.4, 0.0], 0.3, mean=[1.0, -2.0, 0.5])
+    short = make_problem([2.0], [0.7], 0.1, mean=[3.0], weight=[5.0])
+    stacked = stack_problems([long, short])
+    assert stacked.spectrum.shape == (2, 3) and stacked.sigma_y.shape == (2,)
+    for i, wanted in enumerate((long, short)):
+        one = jax.tree.map(lambda leaf, i=i: leaf[i], stacked)
+        assert float(num_pixels(one)) == float(num_pixels(wanted))
+        np.testing.assert_allclose(all_losses(one), all_losses(wanted), rtol=10 * EPS)
+    blocks = many_blocks(2).problem
+    assert stack_problems([blocks, blocks]).basis.shape == (2, 6, 2, 2)
+    for other in (long, many_blocks(3).problem):
+        with pytest.raises(InputError, match="problems"):
+            stack_problems([blocks, other])

@@ -40,7 +40,7 @@ def test_next_generation():
     levels, num = vp_linear(8), 2000
     parents = np.stack([np.zeros(16), np.full(16, 10.0)])  # two weights, eight steps
     basis = basis_of(("a", "b"), levels, interpolation(levels, None))
-    setting = Setting(*[None] * 3, levels, *[None] * 3, basis)
+    setting = Setting(*[None] * 4, levels, *[None] * 3, basis)
     generation = np.asarray(next_generation(jax.random.key(0), parents, setting, num))
     assert generation.shape == (num, 16)
     np.testing.assert_array_equal(generation[:2], parents)
