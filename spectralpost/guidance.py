@@ -23,8 +23,13 @@ def to_weight(constraint: str, u: Array) -> Array:
     """The constrained weight of unconstrained u."""
     if constraint == "nonnegative":
         return jnp.exp(u)
-    # Beyond, a rounded weight would no longer tell its u (`per_mode`).
-    return jax.nn.sigmoid(jnp.clip(u, -12, 12))
+    return jax.nn.sigmoid(bounded(constraint, u))
+
+
+def bounded(constraint: str, u: Array) -> Array:
+    """Unconstrained numbers as far as they count: beyond, a rounded weight in [0, 1] would no
+    longer tell its u (`per_mode`)."""
+    return u if constraint == "nonnegative" else jnp.clip(u, -12, 12)
 
 
 def from_weight(constraint: str, weight: Array) -> Array:

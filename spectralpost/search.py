@@ -15,7 +15,7 @@ from jax import Array
 
 from .errors import InputError
 from .gradient import chunked_loss
-from .guidance import band_membership, constrain, roughness, smooth_curves, to_weight
+from .guidance import band_membership, bounded, constrain, roughness, smooth_curves, to_weight
 from .least_squares import (
     Direction,
     Residuals,
@@ -132,17 +132,23 @@ def _levels(task: Task, setting: Setting, u: Guidance) -> NoiseLevel:
     return respaced(task.curve, setting.levels, u[LEVELS])
 
 
-def _of_modes(setting: Setting, problem: Problem, u: Array) -> Array:
+def _of_modes(task: Task, setting: Setting, problem: Problem, name: str, u: Array) -> Array:
     """Unconstrained numbers of one problem's modes, [S, F], from those of bands; [S] stays."""
     if u.ndim == 1:
         return u
     assert setting.band_knots is not None
-    return u @ band_membership(problem, setting.band_knots).T
+    return (
+        bounded(task.sampler.constraint[name], u) @ band_membership(problem, setting.band_knots).T
+    )
 
 
 def _guidance(task: Task, setting: Setting, u: Guidance, problem: Problem) -> Guidance:
     """The weights that the sampler is given for one problem, [S] or [S, F]."""
-    weights = {name: _of_modes(setting, problem, u[name]) for name in task.free if name != LEVELS}
+    weights = {
+        name: _of_modes(task, setting, problem, name, u[name])
+        for name in task.free
+        if name != LEVELS
+    }
     return setting.fixed | constrain(task.sampler.constraint, weights)
 
 
@@ -281,13 +287,16 @@ def _weight_directions(
     task: Task, setting: Setting, problem: Problem, name: str, u: Guidance
 ) -> Array:
     """The weights' rates of change with their unconstrained numbers: [1, S], or [bands, S, F]."""
-    modes = _of_modes(setting, problem, u[name])
-    to = partial(to_weight, task.sampler.constraint[name])
-    slope = jax.jvp(to, (modes,), (jnp.ones_like(modes),))[1]
+    modes = _of_modes(task, setting, problem, name, u[name])
+    to, one = partial(to_weight, task.sampler.constraint[name]), jnp.ones_like
+    slope = jax.jvp(to, (modes,), (one(modes),))[1]
     if modes.ndim == 1:
         return slope[None]
     assert setting.band_knots is not None
-    return band_membership(problem, setting.band_knots).T[:, None, :] * slope[None]
+    counts = jax.jvp(partial(bounded, task.sampler.constraint[name]), (u[name],), (one(u[name]),))[
+        1
+    ]
+    return jnp.einsum("fb,sb,sf->bsf", band_membership(problem, setting.band_knots), counts, slope)
 
 
 def _level_directions(task: Task, setting: Setting, u: Array) -> dict[str, Direction]:

@@ -116,6 +116,7 @@ class Freedom:
         self.setting = Setting(
             stack_problems(problems),
             jnp.asarray([0.2, 1.3, 0.7][:num_problems]),
+            jnp.asarray([1.5, 0.4, 1.0][:num_problems]),
             jnp.asarray(1.0),
             levels,
             fixed,
