@@ -146,7 +146,8 @@ def test_every_sampler_of_the_table_learns(name):
     losses = [result.loss, result.baselines["tuned_constant"], result.baselines["heuristic"]]
     assert np.all(np.isfinite(losses)) and losses[0] > 0
     rounding = 1 + two_programs("dps")
-    assert losses[0] <= losses[1] * rounding and losses[1] <= losses[2] * rounding
+    # Learned weights in [0, 1] keep 6e-6 away from both ends (`guidance.bounded`).
+    assert losses[0] <= losses[1] * (1 + 1e-5) and losses[1] <= losses[2] * rounding
     assert np.all(np.isfinite(result.history)) and np.all(np.diff(result.history) <= 0)
 
 
@@ -347,7 +348,7 @@ def test_amplification_is_traded_for_loss():
 
 def programs(compilations: Compilations) -> list[str]:
     """Those that take long to compile: functions of this package, and loops. Not single sums."""
-    long = {f"jit({name})" for name in vars(learning) | vars(baselines)} | {
+    long = {f"jit({name})" for name in vars(learning) | vars(stages) | vars(baselines)} | {
         "jit(scan)",
         "jit(while)",
     }
