@@ -142,8 +142,8 @@ class Stages:
     ) -> np.ndarray:
         """The best few parameter vectors, [KEPT, P], from those given and perturbed copies.
 
-        fresh: the starts are independent. If half of them find the same minimum at once, that is
-        the one.
+        fresh: the starts are independent. If there are enough and two thirds of them come within
+        1 % of the best at once, the landscape is easy, and refining does the rest.
         """
         num, dtype = self.num_starts, setting.levels.alpha.dtype
         kept = min(KEPT, -(-num // 2))
@@ -162,8 +162,9 @@ class Stages:
             losses = np.asarray(lanes.loss)
             parents, best = best_distinct(np.asarray(lanes.params), losses, kept)
             stale = 0 if best < before * (1 - 1e-3) else stale + 1
-            agreed = fresh and generation == 0 and np.mean(losses <= best * (1 + 1e-3)) >= 0.5
-            if stale >= patience or agreed:
+            easy = fresh and generation == 0 and num >= KEPT
+            easy = easy and np.mean(losses <= 1.01 * best) >= 2 / 3
+            if stale >= patience or easy:
                 break
             key, kick_key = jax.random.split(key)
             params = next_generation(kick_key, parents, setting, num)

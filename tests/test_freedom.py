@@ -206,7 +206,7 @@ OTHER = varied(0.05)
 def learned(problems=1, **options) -> LearnResult:
     """Of PROBLEM, of it and OTHER (2), or of it twice (-2)."""
     problem = {1: PROBLEM, 2: [PROBLEM, OTHER], -2: [PROBLEM, PROBLEM]}[problems]
-    return learn(dps(), problem, LEVELS, **BARE, **options)
+    return learn(dps(), problem, LEVELS, **BARE | options)
 
 
 RICHER = {
@@ -293,8 +293,8 @@ def test_the_same_problem_twice_is_that_problem():
 def test_references_and_the_worst_case():
     """Losses relative to references; the worst case is bought with the average."""
     references = (0.02, 0.005)
-    average = learned(2, references=references)
-    worst = learned(2, references=references, worst_case=True)
+    many = {"num_starts": 16, "references": references}  # three may end in a lesser minimum
+    average, worst = learned(2, **many), learned(2, **many, worst_case=True)
     ratios = [result.losses / np.asarray(references) for result in (average, worst)]
     assert ratios[1].max() < 0.999 * ratios[0].max()
     assert ratios[1].mean() >= ratios[0].mean() * (1 - 1e-4)
@@ -304,7 +304,8 @@ def test_references_and_the_worst_case():
     np.testing.assert_allclose(worst.loss, norm * size, rtol=1e-12)
     np.testing.assert_allclose(worst.history[-1], worst.loss, rtol=1e-9)
     # a problem with a small reference counts more than without
-    assert average.losses[1] < learned(2).losses[1] and average.losses[0] > learned(2).losses[0]
+    plain = learned(2, num_starts=16)
+    assert average.losses[1] < plain.losses[1] and average.losses[0] > plain.losses[0]
 
 
 @pytest.mark.parametrize(

@@ -156,8 +156,8 @@ def test_many_steps_begin_with_every_second(monkeypatch):
 
 
 def test_an_easy_landscape_is_left_at_once():
-    """One number: all starts find the same minimum in the first generation."""
-    result = learn(dps(), PROBLEM, LEVELS, knots=1, **BARE)
+    """One number: all starts find the same minimum in the first generation; three may by chance."""
+    result = learn(dps(), PROBLEM, LEVELS, knots=1, **BARE | {"num_starts": 12})
     assert len(result.explored) == 1 and result.converged
     np.testing.assert_allclose(np.ptp(np.log(result.guidance["zeta"])), 0, atol=1e-12)
     assert len(whole().explored) > 1
