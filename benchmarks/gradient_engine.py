@@ -358,6 +358,7 @@ def search_of(sampler, problem: sp.Problem, levels: sp.NoiseLevel, guidance: dic
     setting = search.Setting(
         problems=jax.tree.map(lambda leaf: leaf[None], problem),
         shares=one[None],
+        scales=one[None],
         power=one,
         levels=levels,
         fixed={name: weights for name, weights in guidance.items() if name not in free},

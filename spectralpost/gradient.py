@@ -33,7 +33,7 @@ from .transfer import (
     step_transfer,
 )
 
-CHUNK = 8192  # modes: the arrays of a step stay in a core's cache
+CHUNK = 4096  # modes: the arrays of a step stay in a core's cache
 
 
 @partial(jax.jit, static_argnames=("sampler", "free", "objective", "chunk"))
