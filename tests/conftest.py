@@ -14,6 +14,14 @@ jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(autouse=True, scope="module")
+def forget_compiled():
+    """Drop compiled programs after each file: each takes dozens of the 65,530 memory maps that Linux
+    grants a process, and XLA ends in a segmentation fault when there are no more."""
+    yield
+    jax.clear_caches()
+
+
 @pytest.fixture
 def quick():
     """Shorter compilation: these programs run for milliseconds and compile for seconds."""
