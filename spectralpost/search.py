@@ -410,11 +410,12 @@ def fitted(basis: Guidance, u: dict[str, np.ndarray]) -> np.ndarray:
 # neighbours, since what is good elsewhere had better stay.
 KICKS = (
     ("smooth", 0.3),
-    ("local", 1.0),
     ("white", 0.1),
-    ("local", 0.3),
     ("smooth", 1.0),
-    ("white", 0.5),
+    ("white", 0.3),
+    ("white", 1.0),
+    ("local", 1.0),
+    ("local", 0.3),
 )
 KEPT = 12  # parents of a generation
 

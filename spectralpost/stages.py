@@ -4,6 +4,7 @@ Each stage runs lanes of compiled iterations (`search`) in chunks, tells its pro
 the best so far when the user interrupts it.
 """
 
+import math
 import time
 from collections.abc import Callable
 from functools import partial
@@ -37,6 +38,7 @@ from .step import Guidance
 CHUNK = 20  # iterations between two looks at the loss
 PATIENCE = 10  # generations without progress
 SHORT = 20  # from twice as many steps on, every second level is explored first
+EASY = 2 / 3  # of independent starts that come within 1 % of the best at once
 
 
 class Progress(NamedTuple):
@@ -64,7 +66,7 @@ class Stages:
         self.seed, self.progress = seed, progress
         self.explored: list[float] = []
         self.history: list[float] = []
-        self.interrupted = False
+        self.interrupted = self.easy = False
 
     def chunk(
         self,
@@ -99,7 +101,8 @@ class Stages:
         The landscape is rugged, and good minima are near each other: after some iterations the best
         are kept, and the other lanes go on from perturbed copies of these. On a problem of few
         bins, where an iteration costs a fraction; what is learned there is refined on the whole
-        problem. Many steps begin from what is found on every second level.
+        problem. Many steps begin from what is found on every second level; if enough independent
+        starts went to the same place there, refining does the rest.
         """
         steps = num_steps_of(setting.levels)
         if steps < 2 * SHORT:
@@ -116,8 +119,12 @@ class Stages:
                 basis=basis_of(task.free, levels, shape),
             )
             found = self.explore(task, half, jax.tree.map(at, centres))
-            starts = self.lifted(task, setting, levels, found)
-            parents = self.generations(task, setting, starts, 2)
+            parents = self.lifted(task, setting, levels, found)
+            if not self.easy:
+                parents = self.generations(task, setting, parents, 2)
+        # What costs more per iteration, or is known to lead to one place, is done less often.
+        share = 1 / 4 if self.easy else self.num_lanes(setting) / self.num_starts
+        parents = parents[: math.ceil(share * KEPT)]
         numbers = jax.vmap(partial(unconstrained_of, setting))(jnp.asarray(parents))
         return {name: np.asarray(u) for name, u in numbers.items()}
 
@@ -135,17 +142,24 @@ class Stages:
         starts = np.concatenate([fitted(setting.basis, u), fitted(setting.basis, halved)])
         dtype = setting.levels.alpha.dtype
         losses = np.asarray(losses_of(task, setting, jnp.asarray(starts, dtype)))
-        return starts[np.argsort(losses)[: max(self.num_starts // 2, 1)]]
+        return starts[np.argsort(losses)[: -(-self.num_starts // 2)]]
+
+    def num_lanes(self, setting: Setting) -> int:
+        """Searches side by side in a generation: all that were asked for, fewer on very many steps,
+        where an iteration of one costs more than twice as much for each doubling."""
+        num, steps = self.num_starts, num_steps_of(setting.levels)
+        while steps >= 4 * SHORT:
+            num, steps = -(-num // 2), steps // 2
+        return num
 
     def generations(
         self, task: Task, setting: Setting, starts: np.ndarray, patience: int, fresh: bool = False
     ) -> np.ndarray:
         """The best few parameter vectors, [KEPT, P], from those given and perturbed copies.
 
-        fresh: the starts are independent. If there are enough and two thirds of them come within
-        1 % of the best at once, the landscape is easy, and refining does the rest.
+        fresh: the starts are independent, and generations end if the landscape is easy.
         """
-        num, dtype = self.num_starts, setting.levels.alpha.dtype
+        num, dtype = self.num_lanes(setting), setting.levels.alpha.dtype
         kept = min(KEPT, -(-num // 2))
         key = jax.random.key(self.seed)
         parents, best, stale = np.asarray(starts), np.inf, 0
@@ -162,9 +176,9 @@ class Stages:
             losses = np.asarray(lanes.loss)
             parents, best = best_distinct(np.asarray(lanes.params), losses, kept)
             stale = 0 if best < before * (1 - 1e-3) else stale + 1
-            easy = fresh and generation == 0 and num >= KEPT
-            easy = easy and np.mean(losses <= 1.01 * best) >= 2 / 3
-            if stale >= patience or easy:
+            if fresh and generation == 0 and num >= KEPT:
+                self.easy = bool(np.mean(losses <= 1.01 * best) >= EASY)
+            if stale >= patience or self.easy:
                 break
             key, kick_key = jax.random.split(key)
             params = next_generation(kick_key, parents, setting, num)
