@@ -106,7 +106,7 @@ class Options:
     repeats: int = 3
     limit: float = 60.0
     """Seconds after which a peer is stopped."""
-    bins: int = 400
+    bins: int = 800
     """Rows of the reduced problem; the default is that of `spectralpost design`."""
 
 
