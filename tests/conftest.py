@@ -16,8 +16,8 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled():
-    """Drop compiled programs after each file: each takes dozens of the 65,530 memory maps that Linux
-    grants a process, and XLA ends in a segmentation fault when there are no more."""
+    """Drop compiled programs after each file. Each takes dozens of the 65,530 memory maps that
+    Linux grants a process, and XLA ends in a segmentation fault when there are no more."""
     yield
     jax.clear_caches()
 
