@@ -86,8 +86,15 @@ DESIGNS = {  # colour, line and marker
 }
 CONSTANT, NOMINAL_SCHEDULE, AVERAGE, WORST = DESIGNS
 
-# What --quick must print, to 3 %: the largest ratio of each design.
-QUICK = {CONSTANT: 1.24, NOMINAL_SCHEDULE: 2.42, AVERAGE: 1.15, WORST: 1.11}
+# The largest ratio of each design in --quick. The landscape has many minima nearly as good as each
+# other, off whose problem the ratios differ: these are the extremes of five seeds, and half of
+# their distance (at least 1 %) on both sides.
+QUICK = {
+    CONSTANT: (1.23, 1.26),
+    NOMINAL_SCHEDULE: (2.35, 2.58),
+    AVERAGE: (1.09, 1.17),
+    WORST: (1.08, 1.12),
+}
 
 
 @dataclass(frozen=True)
@@ -236,9 +243,9 @@ def check_quick(result: dict) -> list[str]:
     """What is not as it should be in the small version."""
     ratios = {design: np.array(values) for design, values in result["ratios"].items()}
     wrong = []
-    for design, value in QUICK.items():
-        if not abs(ratios[design].max() / value - 1) < 0.03:
-            wrong.append(f"{design}: at most {ratios[design].max():.4f} instead of {value}")
+    for design, (low, high) in QUICK.items():
+        if not low < ratios[design].max() < high:
+            wrong.append(f"{design}: largest ratio {ratios[design].max():.4f}, not {low} to {high}")
     if not abs(ratios[NOMINAL_SCHEDULE][0] - 1) < 1e-9:
         wrong.append("the nominal schedule is not the nominal problem's own")
     if not min(values.min() for values in ratios.values()) > 0.98:
