@@ -1,9 +1,19 @@
 """Float64 and strict promotion for every test; the library itself follows its input's dtype."""
 
 import os
+import tempfile
+from importlib import metadata
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-os.environ["JAX_COMPILATION_CACHE_DIR"] = ""  # tests leave nothing behind
+# Workers of one run, and the programs that they start, share what they compile; nothing stays.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    compiled = tempfile.TemporaryDirectory(prefix="spectralpost-tests-")
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    # The older code generator compiles twice as fast. jaxlib 0.11.1 lost it and refuses the flag.
+    if tuple(map(int, metadata.version("jaxlib").split(".")[:3])) < (0, 11, 1):
+        flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
+        os.environ["XLA_FLAGS"] = " ".join(flags)
 
 import jax
 import pytest

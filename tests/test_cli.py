@@ -36,6 +36,7 @@ from spectralpost.transfer import sampler_transfer
 SHAPE = (16, 16)
 SIGMA_Y = 0.05
 QUICK = "--steps 5 --blur-std 1"  # the sizes of test_learning.py, see there
+SMALL = "--bins 128 --starts 2"  # what explores and what refines is compiled once
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -288,7 +289,7 @@ def test_variants_of_a_sampler(w, tmp_path, capsys):
 
 def test_compare_ranks_the_samplers(w, tmp_path, capsys):
     """Three samplers, two step counts: a table each, all numbers in the file, best ones first."""
-    options = "--samplers ddnm dps reddiff --steps 5 4 --blur-std 1 --starts 4"
+    options = f"--samplers ddnm dps reddiff --steps 5 4 --blur-std 1 {SMALL}"
     out = run(f"compare --images {w}/images {options} --out {tmp_path}/out", capsys)
     names = ["compare.json", "compare.png", "config.yaml"]
     assert sorted(os.listdir(tmp_path / "out")) == names
@@ -327,7 +328,7 @@ def test_compare_says_where_a_closure_fails(w, tmp_path, monkeypatch, capsys):
     # The module, which `commands` hides behind its function of that name.
     module = importlib.import_module("spectralpost.commands.compare")
     monkeypatch.setattr(module, "CLOSURE_HOLDS", -1.0)
-    options = "--samplers dps --steps 4 --blur-std 1 --starts 2"
+    options = f"--samplers dps --steps 4 --blur-std 1 {SMALL}"
     out = run(f"compare --images {w}/images {options} --out {tmp_path}/a", capsys)
     assert "Does not hold" in out and "dps's published default at 4 steps" in out
     out = run(f"compare --images {w}/images {options} --no-check --out {tmp_path}/b", capsys)
@@ -339,7 +340,7 @@ def test_compare_says_where_a_closure_fails(w, tmp_path, monkeypatch, capsys):
 
 def test_tradeoff_buys_realism_with_error(w, tmp_path, capsys):
     """Between the prices error rises and perception falls, and nothing goes below the optimum."""
-    options = "--sampler diffpir --steps 5 --blur-std 1 --starts 8 --prices 10 0"
+    options = f"--sampler diffpir --steps 5 --blur-std 1 {SMALL} --prices 10 0"
     out = run(f"tradeoff --images {w}/images {options} --out {tmp_path}/out", capsys)
     names = ["config.yaml", "tradeoff.json", "tradeoff.png"]
     assert sorted(os.listdir(tmp_path / "out")) == names
