@@ -125,7 +125,8 @@ class Stages:
         # What costs more per iteration, or is known to lead to one place, is done less often.
         share = 1 / 4 if self.easy else self.num_lanes(setting) / self.num_starts
         parents = parents[: math.ceil(share * KEPT)]
-        numbers = jax.vmap(partial(unconstrained_of, setting))(jnp.asarray(parents))
+        params = jnp.asarray(parents, setting.levels.alpha.dtype)
+        numbers = jax.vmap(partial(unconstrained_of, setting))(params)
         return {name: np.asarray(u) for name, u in numbers.items()}
 
     def lifted(

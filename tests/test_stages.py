@@ -19,7 +19,7 @@ from spectralpost.samplers.dps import dps
 STEPS, MODES = 5, 12
 LEVELS = vp_linear(STEPS)
 PROBLEM = make_problem(np.geomspace(4, 0.02, MODES), np.linspace(1, 0.02, MODES), 0.2)
-# Three starts: as many are refined as are explored, so that one program does both.
+# Three starts: two of them and the tuned constant are refined.
 BARE = {"num_starts": 3, "max_iterations": 200, "smoothness": 0.0, "max_amplification": np.inf}
 
 
@@ -87,10 +87,11 @@ def test_interrupted_searches_end_with_the_best_so_far(when):
 
 def test_what_was_explored_is_not_lost():
     """The third generation's parents are as good as the second's history says, refined or not."""
+    rounding = 1 + 100 * float(np.finfo(np.float32).eps)  # exploring is in single precision
     result = interrupted(looks_until("third generation"))
-    assert result.loss <= result.explored[1] * (1 + 1e-9)
+    assert result.loss <= result.explored[1] * rounding
     result = interrupted(looks_until("first refining"))
-    assert result.loss <= result.explored.min() * (1 + 1e-9)
+    assert result.loss <= result.explored.min() * rounding
 
 
 @pytest.mark.parametrize("when", ["first generation", "first refining", None])
@@ -150,8 +151,8 @@ def test_many_steps_begin_with_every_second(monkeypatch):
     sizes = [setting.levels.alpha.shape[0] for setting in seen]
     assert sizes[0] == 5 and sizes[-1] == 9 and sizes == sorted(sizes)
     half = seen[0]
-    np.testing.assert_array_equal(half.levels.sigma, levels.sigma[::2])
-    np.testing.assert_array_equal(half.fixed["eta"], guidance["eta"][::2])
+    for got, wanted in ((half.levels.sigma, levels.sigma), (half.fixed["eta"], guidance["eta"])):
+        np.testing.assert_array_equal(got, wanted[::2].astype(jnp.float32))
     assert half.basis["zeta"].shape == (4, 4)
 
 
