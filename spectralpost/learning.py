@@ -203,9 +203,8 @@ def learn(
     if choice == "lm":
         coarse = _single(setting._replace(problems=_binned(problems, COARSE)))
         if resume is None:
-            simple = _single(
-                coarse._replace(basis=basis_of(weights, levels, shape), band_knots=None)
-            )
+            basis = basis_of(weights, coarse.levels, shape)
+            simple = coarse._replace(basis=basis, band_knots=None)
             found = stages.explore(plain, simple, _single(centres))
             starts = fitted(setting.basis, enriched(setting, found))
         if resume is not None or task != plain or bands is not None:

@@ -36,7 +36,7 @@ from spectralpost.transfer import sampler_transfer
 SHAPE = (16, 16)
 SIGMA_Y = 0.05
 QUICK = "--steps 5 --blur-std 1"  # the sizes of test_learning.py, see there
-SMALL = "--bins 128 --starts 2"  # what explores and what refines is compiled once
+SMALL = "--bins 128 --starts 2"  # as little as will do
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -24,7 +24,7 @@ from spectralpost.learning import LearnResult, default_free, learn
 from spectralpost.metrics import kl, wasserstein2
 from spectralpost.noise import NoiseLevel, vp_cosine, vp_linear
 from spectralpost.prior import power_law
-from spectralpost.problem import Problem, bin_modes, image_problem, unique_modes
+from spectralpost.problem import Problem, image_problem, unique_modes
 from spectralpost.samplers import SAMPLERS as TABLE
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
@@ -137,19 +137,17 @@ def test_learned_beats_constant_beats_published(name):
 
 @pytest.mark.parametrize("name", sorted(TABLE.keys() - {"exact"}))
 def test_every_sampler_of_the_table_learns(name):
-    """Without a limit the learned schedule is not worse than the constant that it starts from.
-
-    Few modes, two starts, single precision: what explores and what refines is the same program."""
-    sampler, (problem, levels) = TABLE[name](), setting(SINGLE[0])
-    problem, _ = bin_modes(problem, 2 * learning.COARSE)
+    """Without a limit the learned schedule is not worse than the constant that it starts from."""
+    sampler, problem = TABLE[name](), PROBLEM
     result = learn(
-        sampler, problem, levels, num_starts=2, max_iterations=20, max_amplification=np.inf
+        sampler, problem, LEVELS, num_starts=2, max_iterations=20, max_amplification=np.inf
     )
     assert result.free == tuple(sorted(default_free(sampler)))
     losses = [result.loss, result.baselines["tuned_constant"], result.baselines["heuristic"]]
     assert np.all(np.isfinite(losses)) and losses[0] > 0
-    rounding = 1 + two_programs(SINGLE[0])
-    assert losses[0] <= losses[1] * rounding and losses[1] <= losses[2] * rounding
+    rounding = 1 + two_programs("dps")
+    # Learned weights in [0, 1] keep 6e-6 away from both ends (`guidance.bounded`).
+    assert losses[0] <= losses[1] * (1 + 1e-5) and losses[1] <= losses[2] * rounding
     assert np.all(np.isfinite(result.history)) and np.all(np.diff(result.history) <= 0)
 
 
