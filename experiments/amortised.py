@@ -79,9 +79,9 @@ from spectralpost.files import whole_file
 from spectralpost.guidance import constrain, unconstrain
 from spectralpost.learning import LearnResult, default_free
 from spectralpost.least_squares import Search, initial_search, levenberg_marquardt
+from spectralpost.merging import pad_modes
 from spectralpost.metrics import wasserstein2_residuals
 from spectralpost.noise import log_snr, step_pairs
-from spectralpost.problem import pad_modes
 from spectralpost.search import overshoot
 from spectralpost.transfer import trajectory
 

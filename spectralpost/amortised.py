@@ -21,24 +21,16 @@ import numpy as np
 import optax
 from jax import Array
 
-from .degradation import Degradation, gaussian_blur, identity, motion_blur, uniform_blur
+from .degradations import Degradation, gaussian_blur, identity, motion_blur, uniform_blur
 from .errors import InputError
 from .files import whole_file
 from .guidance import constrain, from_weight
 from .learning import default_free
+from .merging import bin_modes, pad_modes, stack_problems, unique_modes
 from .metrics import wasserstein2
 from .noise import NoiseLevel, log_snr, num_steps_of, step_pairs
 from .prior import power_law
-from .problem import (
-    Problem,
-    bin_modes,
-    image_problem,
-    measurement_cov,
-    num_pixels,
-    pad_modes,
-    stack_problems,
-    unique_modes,
-)
+from .problem import Problem, image_problem, measurement_cov, num_pixels
 from .samplers import SAMPLERS
 from .samplers.exact import exact
 from .search import overshoot

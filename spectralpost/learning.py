@@ -20,9 +20,10 @@ from .guidance import (
     unconstrain,
 )
 from .least_squares import Search
+from .merging import bin_modes, stack_problems
 from .metrics import Objective, wasserstein2
 from .noise import NoiseLevel, check_levels, curve_of, num_steps_of
-from .problem import Problem, bin_modes, stack_problems
+from .problem import Problem
 from .search import (
     LEVELS,
     Optimizer,

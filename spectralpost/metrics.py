@@ -13,18 +13,10 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from .blocks import apply_gain, congruence, diagonal, root
+from .algebra import apply_gain, congruence, diagonal, root, safe_sqrt
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
-from .noise import safe_sqrt
-from .problem import (
-    Problem,
-    ideal_posterior,
-    measurement_cov,
-    num_pixels,
-    per_pixel,
-    prior_cov,
-)
+from .problem import Problem, ideal_posterior, measurement_cov, num_pixels, per_pixel, prior_cov
 from .transfer import Transfer
 
 # What `learn` minimises: a number per pixel, of a problem and a whole sampler's transfer.

@@ -51,18 +51,6 @@ def num_steps_of(levels: NoiseLevel) -> int:
     return levels.alpha.shape[0] - 1
 
 
-def safe_sqrt(x: Array) -> Array:
-    """sqrt(max(x, 0)) whose gradient at x <= 0 is zero instead of infinite or NaN."""
-    positive = x > 0
-    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
-
-
-def safe_divide(numerator: Array, denominator: Array) -> Array:
-    """numerator / denominator, and 0 (with zero gradient) where the denominator is 0."""
-    nonzero = denominator != 0
-    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
-
-
 # ------------------------------------------------------------------------------------------ grids
 
 

@@ -18,10 +18,11 @@ from typing import Literal
 import numpy as np
 from jax import Array
 
+from .algebra import safe_divide
 from .errors import InputError
 from .files import whole_file
 from .images import PIXEL_RANGE, PixelRange, check_pixel_range
-from .noise import NoiseLevel, safe_divide
+from .noise import NoiseLevel
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .degradation import Degradation
+from .degradations import Degradation
 from .errors import InputError
 from .noise import NoiseLevel, check_levels, step_pairs
 from .problem import Measurement

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .degradation import Degradation, make_degradation
+from .degradations import Degradation, make_degradation
 from .errors import InputError
 from .files import whole_file
 from .images import PIXEL_RANGE, PixelRange, check_pixel_range

@@ -14,8 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .algebra import safe_sqrt
 from .errors import InputError
-from .noise import NoiseLevel, safe_sqrt
+from .noise import NoiseLevel
 from .problem import Measurement, Problem
 
 # (x_t, t) -> E[x_0 | x_t], all in mode coordinates

@@ -18,9 +18,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .blocks import apply_gain, congruence, diagonal, divide, identity_gain, multiply
+from .algebra import apply_gain, congruence, diagonal, divide, identity_gain, multiply, safe_sqrt
 from .errors import InputError
-from .noise import NoiseLevel, num_steps_of, safe_sqrt, step_pairs
+from .noise import NoiseLevel, num_steps_of, step_pairs
 from .prior import noisy_variance
 from .problem import (
     Measurement,

@@ -16,7 +16,7 @@ import literal
 import numpy as np
 import scipy.linalg
 
-from spectralpost.degradation import from_kernel
+from spectralpost.degradations import from_kernel
 from spectralpost.noise import (
     NoiseLevel,
     rectified_flow,

@@ -22,8 +22,9 @@ from spectralpost.amortised import (
     train,
 )
 from spectralpost.errors import InputError
+from spectralpost.merging import pad_modes
 from spectralpost.noise import NoiseLevel, rectified_flow, vp_linear
-from spectralpost.problem import Problem, pad_modes
+from spectralpost.problem import Problem
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.exact import exact

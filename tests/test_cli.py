@@ -22,7 +22,7 @@ from pictures import IGNORE_UNCLOSED, texture, unreadable_image, write  # noqa: 
 import spectralpost
 from spectralpost import commands, metrics
 from spectralpost.cli import COMMANDS, Design, Evaluate, Restore, main, parse, to_yaml
-from spectralpost.degradation import gaussian_blur
+from spectralpost.degradations import gaussian_blur
 from spectralpost.errors import InputError
 from spectralpost.images import load_image, save_image
 from spectralpost.noise import vp_linear

@@ -18,19 +18,13 @@ import pytest
 from cases import EPS, TWINS, Twin, circular, condition_number, expanded, many_blocks
 from test_restoration import prior_samples
 
-from spectralpost.degradation import Degradation, gaussian_blur
-from spectralpost.denoiser import GaussianDenoiser
+from spectralpost.degradations import Degradation, gaussian_blur
+from spectralpost.denoisers.gaussian import GaussianDenoiser
+from spectralpost.merging import unique_modes
 from spectralpost.metrics import output_cov
 from spectralpost.noise import NoiseLevel, step_pairs, ve_karras, vp_linear
 from spectralpost.prior import Prior, power_law
-from spectralpost.problem import (
-    Measurement,
-    Problem,
-    denoise,
-    image_problem,
-    make_problem,
-    unique_modes,
-)
+from spectralpost.problem import Measurement, Problem, denoise, image_problem, make_problem
 from spectralpost.restoration import measure, restore
 from spectralpost.samplers.dds import dds
 from spectralpost.samplers.dps import dps

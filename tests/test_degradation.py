@@ -8,7 +8,7 @@ import pytest
 import scipy.ndimage
 from cases import EPS
 
-from spectralpost.degradation import (
+from spectralpost.degradations import (
     DEGRADATIONS,
     from_kernel,
     gaussian_blur,

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from compiling import quick_compilation
 
-from spectralpost.degradation import gaussian_blur
+from spectralpost.degradations import gaussian_blur
 from spectralpost.errors import InputError
 from spectralpost.figures import (
     COLOURS,

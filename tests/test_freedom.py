@@ -19,6 +19,7 @@ from spectralpost.errors import InputError
 from spectralpost.guidance import band_knots, interpolation, per_mode
 from spectralpost.learning import LearnResult, learn
 from spectralpost.least_squares import initial_search
+from spectralpost.merging import stack_problems
 from spectralpost.metrics import wasserstein2
 from spectralpost.noise import (
     check_levels,
@@ -28,7 +29,7 @@ from spectralpost.noise import (
     ve_karras,
     vp_linear,
 )
-from spectralpost.problem import make_problem, stack_problems
+from spectralpost.problem import make_problem
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
 from spectralpost.search import Setting, Task, basis_of

@@ -35,14 +35,9 @@ from cases import (
     rounding,
 )
 
-from spectralpost.blocks import congruence, identity_gain, root
+from spectralpost.algebra import congruence, identity_gain, root
 from spectralpost.noise import NoiseLevel, step_pairs
-from spectralpost.problem import (
-    Measurement,
-    Problem,
-    denoise,
-    ideal_posterior,
-)
+from spectralpost.problem import Measurement, Problem, denoise, ideal_posterior
 from spectralpost.samplers.daps import _geometric, daps
 from spectralpost.samplers.exact import exact
 from spectralpost.samplers.ilvr import ilvr

@@ -13,12 +13,13 @@ FOLDER = Path(spectralpost.__file__).parent
 READING_ORDER = (
     "errors",
     "files",
+    "algebra",
     "noise",
-    "blocks",
     "images",
+    "degradations",
     "prior",
-    "degradation",
     "problem",
+    "merging",
     "step",
     "transfer",
     "samplers",
@@ -31,7 +32,7 @@ READING_ORDER = (
     "baselines",
     "learning",
     "amortised",
-    "denoiser",
+    "denoisers",
     "restoration",
     "schedule_file",
     "figures",
@@ -43,7 +44,7 @@ READING_ORDER = (
 LAZY = {("cli", "commands")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
 # what is listed here as shared by the others.
-SHARED = {"commands": {".console", ".setting"}}
+SHARED = {"commands": {".console", ".setting"}, "degradations": {".base"}}
 
 
 def imported_modules(source: str, depth: int) -> set[str]:

@@ -17,14 +17,15 @@ from compiling import quick_compilation
 
 from spectralpost import baselines, learning, stages
 from spectralpost.baselines import exact_score, score
-from spectralpost.degradation import motion_blur
+from spectralpost.degradations import motion_blur
 from spectralpost.errors import InputError
 from spectralpost.guidance import constrain, unconstrain
 from spectralpost.learning import LearnResult, default_free, learn
+from spectralpost.merging import unique_modes
 from spectralpost.metrics import kl, wasserstein2
 from spectralpost.noise import NoiseLevel, vp_cosine, vp_linear
 from spectralpost.prior import power_law
-from spectralpost.problem import Problem, image_problem, unique_modes
+from spectralpost.problem import Problem, image_problem
 from spectralpost.samplers import SAMPLERS as TABLE
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from cases import EPS
 
+from spectralpost.algebra import safe_divide, safe_sqrt
 from spectralpost.errors import InputError
 from spectralpost.noise import (
     NoiseLevel,
@@ -18,8 +19,6 @@ from spectralpost.noise import (
     on_curve,
     rectified_flow,
     respaced,
-    safe_divide,
-    safe_sqrt,
     step_pairs,
     ve_karras,
     vp_cosine,

@@ -23,8 +23,8 @@ import numpy as np
 import pytest
 from cases import even_spectrum, hartley
 
-from spectralpost.degradation import Degradation, from_kernel
-from spectralpost.denoiser import GaussianDenoiser
+from spectralpost.degradations import Degradation, from_kernel
+from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.noise import NoiseLevel, step_pairs, vp_linear, vp_timesteps
 from spectralpost.prior import Prior
 from spectralpost.problem import Measurement, image_problem

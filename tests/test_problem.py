@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from cases import EPS, TWINS, expanded, many_blocks
 
-from spectralpost.degradation import from_kernel, gaussian_blur, identity
+from spectralpost.degradations import from_kernel, gaussian_blur, identity
 from spectralpost.errors import InputError
+from spectralpost.merging import bin_modes, stack_problems, unique_modes
 from spectralpost.metrics import kl, mse, perception, wasserstein2
 from spectralpost.noise import NoiseLevel
 from spectralpost.prior import Prior, matern, power_law
 from spectralpost.problem import (
-    bin_modes,
     denoise,
     denoiser_cov,
     ideal_posterior,
@@ -22,8 +22,6 @@ from spectralpost.problem import (
     measurement_cov,
     num_pixels,
     prior_cov,
-    stack_problems,
-    unique_modes,
 )
 from spectralpost.transfer import Transfer
 

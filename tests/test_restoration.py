@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from cases import EPS, ROWS, random_guidance, total
 
-from spectralpost.degradation import from_kernel, gaussian_blur
-from spectralpost.denoiser import GaussianDenoiser
+from spectralpost.degradations import from_kernel, gaussian_blur
+from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, ve_karras, vp_linear
 from spectralpost.prior import Prior, matern, power_law

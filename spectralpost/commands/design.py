@@ -11,8 +11,8 @@ from rich.table import Table
 
 from .. import figures, metrics
 from ..cli import Design, to_yaml
-from ..degradation import Degradation
-from ..denoiser import GaussianDenoiser
+from ..degradations import Degradation
+from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
 from ..files import check_free, fresh_folder, whole_folder
 from ..learning import LearnResult, default_free, sensitivity

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import figures, images
 from ..cli import Restore, to_yaml
-from ..denoiser import GaussianDenoiser
+from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
 from ..files import check_free, fresh_folder, whole_folder
 from ..noise import num_steps_of

@@ -8,11 +8,12 @@ import numpy as np
 
 from .. import images, noise
 from ..cli import Evaluate, ProblemOptions
-from ..degradation import Degradation, make_degradation
+from ..degradations import Degradation, make_degradation
 from ..errors import InputError
+from ..merging import bin_modes, unique_modes
 from ..noise import NoiseLevel
 from ..prior import Prior, excess_kurtosis, from_images, load_prior
-from ..problem import Problem, bin_modes, unique_modes
+from ..problem import Problem
 from ..schedule_file import Schedule
 
 BUILT_IN_SIZE = 128

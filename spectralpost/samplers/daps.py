@@ -7,8 +7,9 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
+from ..algebra import safe_sqrt
 from ..errors import InputError
-from ..noise import NoiseLevel, num_steps_of, safe_sqrt
+from ..noise import NoiseLevel, num_steps_of
 from ..problem import Measurement
 from ..step import Denoise, Guidance, Sampler, constant
 

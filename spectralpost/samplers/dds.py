@@ -4,8 +4,9 @@ from functools import cache, partial
 
 from jax import Array
 
+from ..algebra import safe_divide
 from ..errors import InputError
-from ..noise import NoiseLevel, safe_divide
+from ..noise import NoiseLevel
 from ..problem import Measurement
 from ..step import Denoise, Guidance, Sampler, constant, ddnm_step, noise_estimate
 

@@ -4,7 +4,8 @@ from functools import cache
 
 from jax import Array
 
-from ..noise import NoiseLevel, safe_divide, safe_sqrt
+from ..algebra import safe_divide, safe_sqrt
+from ..noise import NoiseLevel
 from ..problem import Measurement
 from ..step import Denoise, Guidance, Sampler, constant, ddnm_step, noise_estimate
 

@@ -5,7 +5,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
-from ..blocks import apply_gain, identity_gain, root
+from ..algebra import apply_gain, identity_gain, root
 from ..errors import InputError
 from ..noise import NoiseLevel
 from ..problem import Measurement, Problem, condition, denoiser_cov

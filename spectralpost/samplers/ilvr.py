@@ -6,8 +6,9 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
+from ..algebra import safe_sqrt
 from ..errors import InputError
-from ..noise import NoiseLevel, safe_sqrt
+from ..noise import NoiseLevel
 from ..problem import Measurement
 from ..step import (
     Denoise,

@@ -1,12 +1,12 @@
-"""Denoisers in pixel space: callables (x_t, t) -> E[x_0 | x_t], images [..., H, W]."""
+"""The denoiser of the model: exact for a stationary Gaussian prior, images [..., H, W]."""
 
 from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import Array
 
-from .noise import NoiseLevel
-from .prior import Prior, denoiser_gain
+from ..noise import NoiseLevel
+from ..prior import Prior, denoiser_gain
 
 
 class GaussianDenoiser(NamedTuple):

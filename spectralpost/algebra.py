@@ -1,4 +1,4 @@
-"""Arithmetic that is the same for independent modes and for blocks of k modes.
+"""Arithmetic that is the same for independent modes and for blocks of k modes; safe roots.
 
 A gain or covariance is [F] (one number a mode) or [B, k, k] (one matrix a block); a signal is [F]
 or [B, k].
@@ -7,7 +7,17 @@ or [B, k].
 import jax.numpy as jnp
 from jax import Array
 
-from .noise import safe_sqrt
+
+def safe_sqrt(x: Array) -> Array:
+    """sqrt(max(x, 0)) whose gradient at x <= 0 is zero instead of infinite or NaN."""
+    positive = x > 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def safe_divide(numerator: Array, denominator: Array) -> Array:
+    """numerator / denominator, and 0 (with zero gradient) where the denominator is 0."""
+    nonzero = denominator != 0
+    return jnp.where(nonzero, numerator / jnp.where(nonzero, denominator, 1), 0)
 
 
 def apply_gain(gain: Array, x: Array) -> Array:

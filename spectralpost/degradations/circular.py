@@ -1,53 +1,22 @@
-"""Linear degradations y = H x_0 + sigma_y n, given by their singular values.
+"""Circular convolutions.
 
-H = U diag(response) V^T with real orthogonal U, V and response >= 0. *Mode coordinates* are V^T x
-for signals and U^T y for measurements; in them a degradation is a multiplication,
-
-    U^T y = response * (V^T x_0) + sigma_y n.
-
-For a circular convolution |DFT of the kernel| are the singular values. V^T is the discrete Hartley
-transform (real part minus imaginary part of the unitary DFT): real, orthogonal, its own inverse,
-and a stationary prior is diagonal in it, as |DFT| and power spectra agree at f and -f. The phase of
-the kernel's DFT goes into U.
+|DFT of the kernel| are the singular values. V^T is the discrete Hartley transform (real part minus
+imaginary part of the unitary DFT): real, orthogonal, its own inverse, and a stationary prior is
+diagonal in it, as |DFT| and power spectra agree at f and -f. The phase of the kernel's DFT goes
+into U.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .errors import InputError
+from ..errors import InputError
+from .base import Degradation, scale
 
 # Singular values below this fraction of the largest are rounding of exact zeros.
 RESPONSE_FLOOR = 1e-13
-
-
-@dataclass(frozen=True, eq=False)
-class Degradation:
-    """H by its singular value decomposition, as functions that map the last axes of an array.
-
-    Pixels are [..., *shape], modes [..., F]. Leading axes are independent planes.
-    """
-
-    name: str
-    options: dict[str, Any]  # what `name` was called with, for schedule files
-    shape: tuple[int, ...]
-    response: Array  # singular values >= 0, [F]
-    to_modes: Callable[[Array], Array] = field(repr=False)  # V^T x
-    from_modes: Callable[[Array], Array] = field(repr=False)  # V x
-    to_measurement_modes: Callable[[Array], Array] = field(repr=False)  # U^T y
-    from_measurement_modes: Callable[[Array], Array] = field(repr=False)  # U y
-
-    def apply(self, x: Array) -> Array:
-        """H x."""
-        return self.from_measurement_modes(_scale(self.response, self.to_modes(x)))
-
-    def adjoint(self, y: Array) -> Array:
-        """H^T y."""
-        return self.from_modes(_scale(self.response, self.to_measurement_modes(y)))
 
 
 def identity(shape: tuple[int, ...]) -> Degradation:
@@ -136,25 +105,6 @@ def from_kernel(
     return _circular(name, options, on_grid)
 
 
-DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
-    "identity": identity,
-    "gaussian_blur": gaussian_blur,
-    "uniform_blur": uniform_blur,
-    "motion_blur": motion_blur,
-    "from_kernel": from_kernel,
-}
-
-
-def make_degradation(name: str, shape: tuple[int, ...], **options: Any) -> Degradation:
-    """DEGRADATIONS[name](shape=shape, **options), or InputError if one of them is unknown."""
-    if name not in DEGRADATIONS:
-        raise InputError(f"degradation = {name!r}: allowed are {', '.join(DEGRADATIONS)}")
-    try:
-        return DEGRADATIONS[name](shape=shape, **options)
-    except TypeError as error:
-        raise InputError(f"degradation {name!r} with options {options}: {error}") from error
-
-
 def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degradation:
     """Circular convolution with a kernel given on the whole grid, origin at index 0."""
     shape, axes = kernel.shape, tuple(range(-kernel.ndim, 0))
@@ -173,7 +123,7 @@ def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degrada
 
     def shift(x: Array, phase: Array) -> Array:
         transformed = jnp.fft.fftn(x, axes=axes)
-        return jnp.fft.ifftn(_scale(phase, transformed), axes=axes).real
+        return jnp.fft.ifftn(scale(phase, transformed), axes=axes).real
 
     def flat(x: Array) -> Array:
         return x.reshape(*x.shape[: -len(shape)], -1)
@@ -191,10 +141,6 @@ def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degrada
         to_measurement_modes=lambda y: flat(hartley(shift(y, jnp.conj(phase)))),
         from_measurement_modes=lambda y: shift(hartley(grid(y)), phase),
     )
-
-
-def _scale(factor: Array, x: Array) -> Array:
-    return jnp.broadcast_to(factor.astype(x.dtype), x.shape) * x
 
 
 def _wrapped_axes(shape: tuple[int, ...]) -> list[np.ndarray]:

@@ -1,0 +1,26 @@
+"""Degradations, one kind a file. A new one is a function and a line in this table."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..errors import InputError
+from .base import Degradation
+from .circular import from_kernel, gaussian_blur, identity, motion_blur, uniform_blur
+
+DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
+    "identity": identity,
+    "gaussian_blur": gaussian_blur,
+    "uniform_blur": uniform_blur,
+    "motion_blur": motion_blur,
+    "from_kernel": from_kernel,
+}
+
+
+def make_degradation(name: str, shape: tuple[int, ...], **options: Any) -> Degradation:
+    """DEGRADATIONS[name](shape=shape, **options), or InputError if one of them is unknown."""
+    if name not in DEGRADATIONS:
+        raise InputError(f"degradation = {name!r}: allowed are {', '.join(DEGRADATIONS)}")
+    try:
+        return DEGRADATIONS[name](shape=shape, **options)
+    except TypeError as error:
+        raise InputError(f"degradation {name!r} with options {options}: {error}") from error
