@@ -60,7 +60,7 @@ def tuned_constant(loss: Loss, given: Guidance) -> tuple[Guidance, float]:
     """
     parameters = loss.parameters
     sampler, dtype = parameters.sampler, parameters.levels.alpha.dtype
-    logs = lambda points: jnp.asarray(points, dtype)  # noqa: E731
+    logs = lambda points: np.asarray(points, dtype)  # noqa: E731
     constants, least = _zoom(lambda points: losses_of(loss, logs(points)), len(parameters.weights))
     factors, least_published = _zoom(
         lambda points: _published_losses(loss, logs(points[:, 0]), given), 1

@@ -83,7 +83,7 @@ def prepare(
         bands=freedom.bands,
         problem=problems[0],
     )
-    number = partial(jnp.asarray, dtype=levels.alpha.dtype)
+    number = partial(np.asarray, dtype=levels.alpha.dtype)
     loss = replace(
         unlimited,
         parameters=parameters,
