@@ -159,16 +159,16 @@ def designs(name: str, points: tuple[Point, ...], size: int, bins: int, options:
     small = [bin_modes(unique_modes(problem)[0], bins)[0] for problem in whole]
     search = Search(starts=8 if options.quick else 48, max_iterations=200, seed=options.seed)
 
-    def learned(problem: Problem | list[Problem], several: Several = Several()) -> LearnResult:
-        return learn(sampler, problem, levels, several=several, search=search)
+    def learned(problem: Problem | list[Problem], **several) -> LearnResult:
+        return learn(sampler, problem, levels, several=Several(**several), search=search)
 
     def losses(guidance: dict[str, jax.Array]) -> np.ndarray:
         return np.array([float(evaluate(sampler, one, levels, guidance)) for one in whole])
 
     own = [learned(problem) for problem in small]
     references = [result.loss for result in own]
-    average = learned(small, Several(references=references))
-    worst = learned(small, Several(worst_case=True, references=references))
+    average = learned(small, references=references)
+    worst = learned(small, references=references, worst_case=True)
     best = np.array([losses(result.guidance)[i] for i, result in enumerate(own)])
     constants = [result.baseline_guidance["tuned_constant"] for result in own]
     found = {
