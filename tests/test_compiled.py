@@ -168,6 +168,14 @@ from pathlib import Path
 import jax, jax.numpy as jnp
 from spectralpost.compiled import keep_compiled_programs
 
+def slowly(path, data):
+    with open(path, "wb") as file:
+        file.write(data[: len(data) // 2])
+        file.flush()
+        time.sleep(0.03)
+        file.write(data[len(data) // 2 :])
+
+Path.write_bytes = slowly  # a slow disk: others have time to read half of an entry
 warnings.simplefilter("error")
 folder, me, other = Path(sys.argv[1]), *sys.argv[2:]
 keep_compiled_programs(folder / "cache")
@@ -176,11 +184,14 @@ jax.monitoring.register_event_listener(lambda event, **_: hits.append("cache_hit
 x = jnp.arange(3.0)
 for turn in range(20):
     (folder / f"{me}-{turn}").touch()
+    late = time.monotonic() + 30
     while not (folder / f"{other}-{turn}").exists():
+        assert time.monotonic() < late, "the other process is gone"
         time.sleep(0.0002)
-    for number in range(4):
-        y = jax.jit(lambda x: jnp.sort(jnp.sin(x + turn) * number))(x)
-        assert y.shape == (3,)
+    # They go through the same programs from both ends, and meet at each turn.
+    for number in range(4) if me == "a" else reversed(range(4)):
+        y = jax.jit(lambda x: (x + turn) * number)(x)
+        assert y.tolist() == [(a + turn) * number for a in range(3)]
 print(sum(hits))
 """
 
