@@ -60,15 +60,14 @@ def unconstrain(constraint: dict[str, str], weights: Guidance) -> Guidance:
 def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
     """Points that cover the cube [-1, 1]^num_weights: [num_points, num_weights].
 
-    One weight: evenly spaced. Several: a Halton sequence, which covers their joint range evenly.
+    One weight: evenly spaced. Several: multiples, modulo 1, of the powers of 1 / g with
+    g^(num_weights + 1) = g + 1 (Roberts' generalised golden ratio), which cover it evenly at once.
     """
     if num_weights == 1:
-        points = np.linspace(0, 1, num_points)[:, None]
-    else:
-        from scipy.stats import qmc  # slow to import
-
-        points = qmc.Halton(num_weights, scramble=False).random(num_points)
-    return 2 * points - 1
+        return np.linspace(-1, 1, num_points)[:, None]
+    g = np.roots([1, *[0] * (num_weights - 1), -1, -1]).real.max()
+    steps = g ** -np.arange(1, num_weights + 1)
+    return 2 * ((0.5 + np.arange(num_points)[:, None] * steps[None]) % 1) - 1
 
 
 def log_snr_position(levels: NoiseLevel) -> Array:
