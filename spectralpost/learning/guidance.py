@@ -60,14 +60,17 @@ def unconstrain(constraint: dict[str, str], weights: Guidance) -> Guidance:
 def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
     """Points that cover the cube [-1, 1]^num_weights: [num_points, num_weights].
 
-    One weight: evenly spaced. Several: multiples, modulo 1, of the powers of 1 / g with
-    g^(num_weights + 1) = g + 1 (Roberts' generalised golden ratio), which cover it evenly at once.
+    One weight: evenly spaced. Several: Hammersley's set, whose other coordinates are the digits of
+    0, 1, 2, ... in bases 2, 3, 5, mirrored at the point.
     """
     if num_weights == 1:
         return np.linspace(-1, 1, num_points)[:, None]
-    g = np.roots([1, *[0] * (num_weights - 1), -1, -1]).real.max()
-    steps = g ** -np.arange(1, num_weights + 1)
-    return 2 * ((0.5 + np.arange(num_points)[:, None] * steps[None]) % 1) - 1
+    numbers = np.arange(num_points)
+    columns = [(numbers + 0.5) / num_points]
+    for base in (2, 3, 5)[: num_weights - 1]:
+        digits = [numbers // base**k % base / base ** (k + 1) for k in range(8)]
+        columns.append(np.sum(digits, axis=0))
+    return 2 * np.stack(columns, axis=1) - 1
 
 
 def log_snr_position(levels: NoiseLevel) -> Array:
