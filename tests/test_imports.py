@@ -13,6 +13,7 @@ FOLDER = Path(spectralpost.__file__).parent
 READING_ORDER = (
     "errors",
     "files",
+    "plain_json",
     "algebra",
     "noise",
     "images",
