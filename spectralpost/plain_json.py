@@ -96,3 +96,9 @@ def _field(at: tuple[str | int, ...]) -> str:
         else:
             name += ("." if name else "") + (part if part.isidentifier() else repr(part))[:40]
     return name or "the file"
+
+
+def brief(value: Any) -> str:
+    """The first characters of a value's JSON, for messages."""
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 40 else text[:40] + "..."

@@ -35,6 +35,7 @@ READING_ORDER = (
     "amortised",
     "denoisers",
     "restoration",
+    "schedule_checks",
     "schedule_file",
     "figures",
     "cli",
