@@ -8,6 +8,7 @@ from typing import Any
 from .errors import InputError
 
 LARGEST_JSON = 32 * 2**20  # bytes
+MOST_VALUES = 2_000_000  # in a file; each costs up to 200 bytes and a few microseconds
 DEEPEST_JSON = 32  # lists and objects within each other
 LARGEST_WHOLE = 2**64  # whole numbers are smaller in size: seeds are the largest that occur
 
@@ -16,7 +17,8 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     """The values of a JSON file in UTF-8, as `plain` returns them.
 
     Raises InputError, without the file's name, if it cannot be read, is larger than LARGEST_JSON,
-    is not JSON, has a key twice in one object, or holds what `plain` refuses.
+    has more than MOST_VALUES values, is not JSON, has a key twice in one object, or holds what
+    `plain` refuses.
     """
     try:
         with open(path, "rb") as file:
@@ -25,8 +27,7 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise InputError(f"cannot be read ({error.strerror})") from error
     except ValueError as error:  # a NUL character in the name
         raise InputError(f"cannot be read ({error})") from error
-    if len(content) > LARGEST_JSON:
-        raise InputError(f"larger than {LARGEST_JSON // 2**20} MB")
+    check_size(content)
     try:
         value = json.loads(
             content.decode("utf-8-sig"),  # some editors begin a file with a byte-order mark
@@ -41,6 +42,14 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except ValueError as error:
         raise InputError(f"not a JSON file ({error})") from error
     return plain(value)
+
+
+def check_size(content: bytes) -> None:
+    """InputError for the text of a JSON file beyond LARGEST_JSON or MOST_VALUES."""
+    if len(content) > LARGEST_JSON:
+        raise InputError(f"larger than {LARGEST_JSON // 2**20} MB")
+    if sum(map(content.count, (b",", b"[", b"{"))) > MOST_VALUES:  # before any of them is made
+        raise InputError(f"more than {MOST_VALUES} values")
 
 
 def plain(value: Any, at: tuple[str | int, ...] = ()) -> Any:

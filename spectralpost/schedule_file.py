@@ -27,7 +27,7 @@ from .files import whole_file
 from .guidance import per_mode
 from .images import PIXEL_RANGE, PixelRange
 from .noise import NoiseLevel
-from .plain_json import LARGEST_JSON, brief, plain, read_json
+from .plain_json import brief, check_size, plain, read_json
 from .problem import Problem
 from .samplers import make_sampler
 from .schedule_checks import (
@@ -143,8 +143,7 @@ def save_schedule(
     sampler = parsed.sampler()
     stored["sampler"] |= {"update": sampler.summary, "reference": sampler.reference}
     text = json.dumps(stored, indent=1, allow_nan=False) + "\n"  # ASCII: other letters as \u00fc
-    if len(text) > LARGEST_JSON:
-        raise InputError(f"schedule {shown(path)}: larger than {LARGEST_JSON // 2**20} MB")
+    check_size(text.encode("ascii"))
     with whole_file(path, overwrite=overwrite) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
