@@ -93,7 +93,7 @@ def w(tmp_path_factory) -> Path:
     stored = json.loads((w / "designed" / "schedule.json").read_text())
     other = power_law(SHAPE)
     spoiled = {
-        "newer": stored | {"format_version": 2},
+        "newer": stored | {"format_version": 3},
         "box": stored
         | {
             "problem": stored["problem"]
@@ -546,7 +546,7 @@ BAD = {
     # schedules and priors
     "missing schedule": ("evaluate {w}/no.json --out {out}", r"no\.json.*cannot be read"),
     "broken schedule": ("evaluate {w}/broken/schedule.json --out {out}", "not a JSON file"),
-    "newer schedule": ("evaluate {w}/newer/schedule.json --out {out}", "format_version = 2.*newer"),
+    "newer schedule": ("evaluate {w}/newer/schedule.json --out {out}", "format_version = 3.*newer"),
     "image as schedule": ("evaluate {w}/images/0.png --out {out}", r"0\.png.*not a JSON file"),
     "no prior": ("evaluate {w}/alone/schedule.json --out {out}", r"prior\.npz.*missing"),
     "another prior": ("evaluate {w}/stranger/schedule.json --out {out}", "hash.*--prior"),
