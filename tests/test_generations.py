@@ -245,7 +245,7 @@ def test_easy_weights_do_not_end_the_search_for_levels():
     their stage goes on until nothing better turns up."""
     freedom = Freedom(levels=True, knots=1)
     result = learn(dps(), PROBLEM, LEVELS, freedom=freedom, **BARE | DOZEN)
-    assert len(result.explored) > 1 + PATIENCE
+    assert len(result.explored) > PATIENCE  # not 2: one for the weights, one for both
     assert result.loss < 0.99 * result.baselines["tuned_constant"]
 
 
