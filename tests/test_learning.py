@@ -413,6 +413,92 @@ def test_another_number_of_steps_is_compiled(forbid_tracing):
         search(dps(), PROBLEM, vp_linear(STEPS + 1))
 
 
+# ------------------------------------------------------------------------------ numbers of any type
+
+
+def cast(dtype, tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+def few_modes():
+    return unique_modes(circular((6,)).problem)[0], vp_linear(3)
+
+
+# One chunk of iterations is enough to see in which numbers it runs.
+SHORT_SEARCH = Search(starts=2, max_iterations=20)
+
+
+@functools.cache
+def of_dtypes(problem: str, levels: str, optimizer: str) -> LearnResult:
+    """Inputs rounded to single precision before they are given these types."""
+    single, grid = cast(jnp.float32, few_modes())
+    single, grid = cast(problem, single), cast(levels, grid)
+    return learn(diffpir(), single, grid, search=SHORT_SEARCH._replace(optimizer=optimizer))
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "lbfgs", "adam"])
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
+def test_the_wider_dtype_counts(dtypes, optimizer):
+    """Single and double precision together: the same as all in double precision, to the bit."""
+    result = of_dtypes(*dtypes, optimizer)
+    chex.assert_type(jax.tree.leaves((result.guidance, result.levels)), jnp.float64)
+    chex.assert_trees_all_equal(result, of_dtypes("float64", "float64", optimizer))
+    assert result.loss <= result.baselines["tuned_constant"]
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_single_precision_stays(optimizer):
+    """Also where double is switched on, and optax would go on in it."""
+    result = of_dtypes("float32", "float32", optimizer)
+    chex.assert_type(jax.tree.leaves((result.guidance, result.levels)), jnp.float32)
+    assert result.loss < result.baselines["heuristic"]
+    few = cast(jnp.float64, cast(jnp.float32, few_modes()))
+    found = evaluate(diffpir(), *few, cast(jnp.float64, result.guidance))
+    np.testing.assert_allclose(result.loss, found, rtol=two_programs("pigdm"))
+
+
+@pytest.fixture(params=[np.float64, np.float32], ids=["x64", "no x64"])
+def widest(request):
+    """The widest floating dtype, in both settings of JAX."""
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", request.param == np.float64)
+    yield request.param
+    jax.config.update("jax_enable_x64", before)
+
+
+WHOLE = (
+    Problem(
+        spectrum=np.asarray([4, 2, 1]),
+        response=np.asarray([2, 1, 1]),
+        basis=None,
+        mean=np.zeros(3, int),
+        weight=np.asarray([1, 2, 3]),
+        sigma_y=np.asarray(1),
+    ),
+    NoiseLevel(np.ones(4, int), np.asarray([3, 2, 1, 0])),
+    {"zeta": np.asarray([1, 0, 2]), "eta": np.asarray([1, 0, 1])},
+)
+
+
+def test_integers_are_promoted(widest):
+    """Problem, levels and weights of whole numbers: the same as those numbers in floating point."""
+    short = SHORT_SEARCH._replace(optimizer="adam")
+    result, wanted = (learn(dps(), *given, search=short) for given in (WHOLE, cast(widest, WHOLE)))
+    chex.assert_trees_all_equal(result, wanted)
+    chex.assert_type(jax.tree.leaves((result.guidance, result.levels)), widest)
+    assert result.loss < result.baselines["heuristic"]
+
+
+def test_integers_fit_into_single_precision(widest):
+    """Whole numbers do not make a search double. Doubles of NumPy do, where there are doubles."""
+    problem, levels, _ = WHOLE
+    short = Search(starts=1, max_iterations=1, optimizer="adam")
+    doubles = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), levels)
+    for grid, dtype in ((levels, np.float32), (doubles, widest)):
+        result = learn(dps(), cast(np.float32, problem), grid, search=short)
+        chex.assert_type(jax.tree.leaves((result.guidance, result.levels)), dtype)
+
+
 # ------------------------------------------------------------------------ other problems and losses
 
 
