@@ -77,9 +77,11 @@ def losses_of(loss: Loss, vectors: Array) -> Array:
 
 def _optax_iteration(loss: Loss, lane: Lane, method: Method) -> Lane:
     if method.optimizer == "lbfgs":
-        value_and_grad = optax.value_and_grad_from_state(loss)
+        # With double precision switched on, optax tries double vectors whatever it began with.
+        in_dtype = lambda vector: loss(vector.astype(lane.current.dtype))  # noqa: E731
+        value_and_grad = optax.value_and_grad_from_state(in_dtype)
         value, grad = value_and_grad(lane.current, state=lane.state)
-        more = {"value": value, "grad": grad, "value_fn": loss}
+        more = {"value": value, "grad": grad, "value_fn": in_dtype}
     else:
         value, grad = jax.value_and_grad(loss)(lane.current)
         more = {}

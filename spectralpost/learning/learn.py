@@ -216,10 +216,11 @@ def _single(tree):
 
 
 def _same_dtype(problems: list[Problem], levels: NoiseLevel) -> tuple[list[Problem], NoiseLevel]:
-    """All in the widest floating dtype among them."""
-    leaves = [leaf for tree in (problems, levels) for leaf in jax.tree.leaves(tree)]
-    dtype = np.result_type(*(np.asarray(leaf).dtype for leaf in leaves))
-    dtype = jnp.result_type(float) if not jnp.issubdtype(dtype, jnp.floating) else dtype
+    """All in the widest floating dtype among them, single precision at least; integers fit in."""
+    dtypes = [np.asarray(leaf).dtype for leaf in jax.tree.leaves((problems, levels))]
+    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
+    wanted = np.result_type(np.float32, *floating) if floating else jnp.result_type(float)
+    dtype = jax.dtypes.canonicalize_dtype(wanted)  # single, unless double is switched on
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (problems, levels))
 
 
