@@ -292,7 +292,8 @@ def excess_kurtosis(prior: Prior, planes: np.ndarray | Iterable[np.ndarray]) -> 
     for given in planes:
         plane = np.asarray(given, dtype=float)
         whitened = np.fft.ifft2(np.fft.fft2(plane - prior.mean) * inverse).real
+        square = whitened**2
         num += 1
-        second += np.mean(whitened**2)
-        fourth += np.mean(whitened**4)
+        second += np.mean(square)
+        fourth += np.mean(square**2)  # much faster than the fourth power
     return float(num * fourth / second**2 - 3)
