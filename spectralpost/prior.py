@@ -26,7 +26,7 @@ from .errors import InputError
 from .files import whole_file
 from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range, printable
 from .noise import NoiseLevel
-from .spectra import mean_and_spectrum, on_grid
+from .spectra import batches, mean_and_spectrum, on_grid
 
 MAX_VALUES = 2**25  # of a stored prior: a square of 5792 pixels, 256 MiB
 MAX_VARIANCE = WIDTHS[1] ** 2 * MAX_VALUES  # of a mode: all pixels swing alike, as far as allowed
@@ -120,8 +120,8 @@ def from_images(
 ) -> Prior:
     """Mean and power spectrum (averaged periodogram) of a set of planes [N, H, W].
 
-    planes   an array, or anything that yields planes [H, W]: it is gone through once, and one plane
-             at a time is in memory. Summed in float64.
+    planes   an array, or anything that yields planes [H, W] or sets of them [..., H, W]: it is gone
+             through once, so that a folder need not fit in memory. Summed in float64.
     mean     "constant": one grey value, which is all that a stationary model has. "pixelwise": the
              average plane, for aligned sets such as faces (wants many more images than one).
     window   "none": the spectrum of the planes as they are, wrapped around. Circular degradations
@@ -283,17 +283,16 @@ def excess_kurtosis(prior: Prior, planes: np.ndarray | Iterable[np.ndarray]) -> 
     """How far planes [N, H, W] are from the model: 0 for Gaussian, > 0 for images with edges.
 
     Each plane is whitened by the prior's spectrum, which turns the model into independent standard
-    normal pixels; returned is their fourth moment / squared second moment - 3. Planes may be an
-    array or anything that yields them.
+    normal pixels; returned is their fourth moment / squared second moment - 3. Planes as for
+    `from_images`.
     """
     amplitude = np.sqrt(prior.spectrum)
     inverse = np.divide(1, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
     num, second, fourth = 0, 0.0, 0.0
-    for given in planes:
-        plane = np.asarray(given, dtype=float)
-        whitened = np.fft.ifft2(np.fft.fft2(plane - prior.mean) * inverse).real
+    for batch in batches(planes):
+        whitened = np.fft.ifft2(np.fft.fft2(batch - prior.mean) * inverse).real
         square = whitened**2
-        num += 1
-        second += np.mean(square)
-        fourth += np.mean(square**2)  # much faster than the fourth power
+        num += square.size
+        second += square.sum()
+        fourth += np.sum(square**2)  # much faster than the fourth power
     return float(num * fourth / second**2 - 3)

@@ -4,12 +4,14 @@ In the order and the unitary normalisation of `prior`: the mean over all frequen
 of a pixel, and the value at 0 is N_pixels times the variance of the mean grey value.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import numpy as np
 
 from .errors import InputError
+
+BATCH = 2**18  # pixels that are transformed at a time: many small planes, or one large one
 
 
 def mean_and_spectrum(
@@ -20,22 +22,27 @@ def mean_and_spectrum(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Mean and averaged periodogram, each [H, W], of planes: see `prior.from_images`."""
     low, high = pixel_range
-    if isinstance(planes, np.ndarray) and (planes.ndim != 3 or 0 in planes.shape):
-        raise InputError(f"planes of shape {planes.shape}: [N, H, W] with N >= 1 is needed")
+    slack = 1e-6 * (high - low)  # float32 images carried through a change of range
     num, centre, power, taper = 0, np.zeros(0), np.zeros(0), np.ones(0)
-    for given in planes:
-        plane = np.asarray(given, dtype=float)
+    for batch in batches(planes):
+        if not np.all(np.isfinite(batch)):
+            raise InputError("planes: NaN or infinite pixels")
+        if batch.min() < low - slack or batch.max() > high + slack:
+            raise InputError(
+                f"planes: pixels from {batch.min():g} to {batch.max():g}, "
+                f"outside of the pixel range [{low:g}, {high:g}]"
+            )
         if num == 0:
-            if plane.ndim != 2 or plane.size == 0:
-                raise InputError(f"a plane of shape {plane.shape}: [H, W] is needed")
-            centre, power = np.zeros(plane.shape), np.zeros(plane.shape)
-            taper = _taper(plane.shape, window)
-        _check_plane(plane, centre.shape, low, high)
-        # Welford's update of mean and sum of squares, frequency by frequency: nothing cancels.
-        difference = plane - centre
-        power += num / (num + 1) * _periodogram(taper * difference)
-        num += 1
-        centre += difference / num
+            centre, power = np.zeros(batch.shape[1:]), np.zeros(batch.shape[1:])
+            taper = _taper(batch.shape[1:], window)
+        # Means and sums of squares about them, merged frequency by frequency: nothing cancels.
+        # Source: Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 1983.
+        count, average = len(batch), batch.mean(axis=0)
+        difference = average - centre
+        power += _periodogram(taper * (batch - average)).sum(axis=0)
+        power += num * count / (num + count) * _periodogram(taper * difference)
+        num += count
+        centre += count / num * difference
     if num == 0:
         raise InputError("planes: none; [N, H, W] with N >= 1 is needed")
     if mean == "constant":
@@ -46,18 +53,29 @@ def mean_and_spectrum(
     return centre, power / num
 
 
-def _check_plane(plane: np.ndarray, shape: tuple[int, ...], low: float, high: float) -> None:
-    if plane.shape != shape:
-        sizes = sorted("x".join(map(str, size)) for size in (shape, plane.shape))
-        raise InputError(f"images of mixed sizes: {', '.join(sizes)}")
-    if not np.all(np.isfinite(plane)):
-        raise InputError("planes: NaN or infinite pixels")
-    slack = 1e-6 * (high - low)  # float32 images carried through a change of range
-    if plane.min() < low - slack or plane.max() > high + slack:
-        raise InputError(
-            f"planes: pixels from {plane.min():g} to {plane.max():g}, "
-            f"outside of the pixel range [{low:g}, {high:g}]"
-        )
+def batches(planes: np.ndarray | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+    """Planes as float64 [n, H, W], about `BATCH` pixels at a time.
+
+    From an array [N, H, W], or from anything that yields planes [H, W] or sets of them
+    [..., H, W]. Raises InputError for another shape and for planes of two sizes.
+    """
+    if isinstance(planes, np.ndarray):
+        if planes.ndim != 3 or 0 in planes.shape:
+            raise InputError(f"planes of shape {planes.shape}: [N, H, W] with N >= 1 is needed")
+        planes = [planes]
+    shape = None
+    for given in planes:
+        some = np.asarray(given)
+        if some.ndim < 2 or 0 in some.shape[-2:]:
+            raise InputError(f"a plane of shape {some.shape}: [H, W] is needed")
+        shape = shape or some.shape[-2:]
+        if some.shape[-2:] != shape:
+            sizes = sorted("x".join(map(str, size)) for size in (shape, some.shape[-2:]))
+            raise InputError(f"images of mixed sizes: {', '.join(sizes)}")
+        some = some.reshape(-1, *shape)
+        count = max(1, BATCH // some[0].size) if len(some) else 1
+        for start in range(0, len(some), count):
+            yield some[start : start + count].astype(float)
 
 
 def _taper(shape: tuple[int, ...], window: str) -> np.ndarray:
@@ -68,8 +86,8 @@ def _taper(shape: tuple[int, ...], window: str) -> np.ndarray:
     return taper / np.sqrt(np.mean(taper**2))
 
 
-def _periodogram(plane: np.ndarray) -> np.ndarray:
-    return np.abs(np.fft.fft2(plane, norm="ortho")) ** 2
+def _periodogram(planes: np.ndarray) -> np.ndarray:
+    return np.abs(np.fft.fft2(planes, norm="ortho")) ** 2
 
 
 def on_grid(spectrum: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -98,12 +98,11 @@ def prior_and_photo(
     def planes() -> Iterator[np.ndarray]:
         for name, image in found:
             if name != kept_out:
-                for part in [image] if size is None else images.tiles(image, size):
-                    yield from part
+                yield image if size is None else images.tiles(image, size)
 
     if size is not None:
         source += f", tiles of {size}x{size}"
-        if next(planes(), None) is None:
+        if not any(map(len, planes())):
             raise InputError(f"size = {size}: no image is that large")
     prior = from_images(planes(), window=options.window, pixel_range=pixel_range, source=source)
     if any(have < want for have, want in zip(photo.shape[1:], prior.shape, strict=True)):
