@@ -16,7 +16,6 @@ from ..noise import NoiseLevel
 from ..prior import Prior, excess_kurtosis, from_images, load_prior
 from ..problem import Problem
 from ..schedule_file import Schedule
-from .console import console
 
 BUILT_IN_SIZE = 128
 
@@ -116,7 +115,7 @@ def prior_and_photo(
     photo = photo[:, top : top + prior.shape[0], left : left + prior.shape[1]].astype(float)
     kurtosis = excess_kurtosis(prior, planes())
     for note in sorted(notes):
-        console.print(note, soft_wrap=True)
+        print(note)
     return prior, photo, photo_name, kurtosis
 
 
@@ -169,5 +168,5 @@ def _load_kernel(path: Path | None) -> np.ndarray:
         raise InputError("degradation = kernel: needs --kernel FILE")
     kernel = load_kernel(path)
     if (note := kernel_note(kernel)) is not None:
-        console.print(note, soft_wrap=True)
+        print(note)
     return kernel
