@@ -736,7 +736,7 @@ def test_the_config_of_a_run_is_complete(w):
     import yaml
 
     stored = yaml.safe_load((w / "designed" / "config.yaml").read_text())
-    nones = {"size", "kernel", "eta", "free", "photo", "resume"}
+    nones = {"size", "white_level", "kernel", "eta", "free", "photo", "resume"}
     assert set(stored) == set(vars(Design())) - nones
     assert stored["steps"] == 5 and stored["pixel_range"] == [-1.0, 1.0]
 

@@ -78,12 +78,15 @@ def prior_and_photo(
             f"have 8 bits"
         )
     notes: set[str] = set()  # the images are read twice, and say twice what there is to say
-    reading = {"white_level": options.white_level, "notice": notes.add}
+    reading: dict[str, Any] = {"white_level": options.white_level, "notice": notes.add}
     if options.images is None:
         found = images.built_in_photographs(options.channels, pixel_range).items()
         source, size = "photographs of scikit-image", size or BUILT_IN_SIZE
     else:
-        found = images.stream_folder(options.images, options.channels, pixel_range, **reading)
+        # One at a time in memory: there, single precision would gain nothing.
+        found = images.stream_folder(
+            options.images, options.channels, pixel_range, **reading, dtype=float
+        )
         source = f"{len(found)} images of {images.printable(options.images.name)}"
     kept_out = None
     if given is not None:
