@@ -136,8 +136,6 @@ def _shared_band(new: int, old: int) -> np.ndarray:
     """
     # In units of 1 / (2 new old), in which all edges are whole numbers; once around is 2 new old.
     apart = 2 * old * np.arange(new)[:, None] - 2 * new * np.arange(old)[None]
-    overlap = sum(
-        np.clip(old + new - np.abs(apart + turn), 0, 2 * min(old, new))
-        for turn in (-2 * new * old, 0, 2 * new * old)
-    )
+    turns = np.array([-1, 0, 1])[:, None, None] * 2 * new * old
+    overlap = np.clip(old + new - np.abs(apart + turns), 0, 2 * min(old, new)).sum(axis=0)
     return overlap / (2 * old)
