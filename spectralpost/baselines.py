@@ -14,9 +14,9 @@ from .least_squares import finite
 from .metrics import Objective, wasserstein2
 from .noise import NoiseLevel
 from .problem import Problem
+from .samplers.base import Guidance, Sampler
 from .samplers.exact import exact
 from .search import Setting, Task, guidance_loss, losses_of, schedule_of
-from .step import Guidance, Sampler
 from .transfer import sampler_transfer
 
 

@@ -13,8 +13,8 @@ from .metrics import Tradeoff, mode_error
 from .noise import NoiseLevel, log_snr, step_pairs
 from .prior import frequency
 from .problem import Problem, ideal_posterior
+from .samplers.base import Guidance
 from .stages import CHUNK
-from .step import Guidance
 from .transfer import Transfer
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from jax import Array
 
 from .noise import NoiseLevel, log_snr, step_pairs
 from .problem import Problem
-from .step import Guidance
+from .samplers.base import Guidance
 
 # Published defaults may sit on a boundary (0, or 1 for "unit"), where u would be infinite.
 BOUNDARY = 1e-4  # for "nonnegative" relative to the schedule's largest weight

@@ -24,6 +24,7 @@ from .merging import bin_modes, stack_problems
 from .metrics import Objective, wasserstein2
 from .noise import NoiseLevel, check_levels, curve_of, num_steps_of
 from .problem import Problem
+from .samplers.base import Guidance, Sampler
 from .search import (
     LEVELS,
     Optimizer,
@@ -38,7 +39,6 @@ from .search import (
     unconstrained_of,
 )
 from .stages import PATIENCE, Progress, Stages, enriched
-from .step import Guidance, Sampler
 from .transfer import check_guidance, check_weights, divides_by_norms
 
 COARSE = 64  # modes of the problem that is explored

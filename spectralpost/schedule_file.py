@@ -19,7 +19,7 @@ from .files import whole_file
 from .images import PIXEL_RANGE, PixelRange, check_pixel_range
 from .noise import NoiseLevel, check_levels
 from .samplers import make_sampler
-from .step import Guidance, Sampler
+from .samplers.base import Guidance, Sampler
 from .transfer import check_guidance, check_weights
 
 FORMAT = "spectralpost schedule"

@@ -28,7 +28,7 @@ from .least_squares import (
 from .metrics import RESIDUALS, Objective
 from .noise import Curve, NoiseLevel, moved_positions, on_curve, respaced
 from .problem import Problem, per_pixel
-from .step import Guidance, Sampler
+from .samplers.base import Guidance, Sampler
 from .transfer import divides_by_norms, trajectory
 
 Optimizer = Literal["auto", "lm", "lbfgs", "adam"]

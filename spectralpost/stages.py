@@ -18,6 +18,7 @@ from jax import Array
 from .guidance import interpolation, log_snr_position, smooth_curves, unconstrain
 from .least_squares import Search
 from .noise import NoiseLevel, num_steps_of
+from .samplers.base import Guidance
 from .search import (
     KEPT,
     LEVELS,
@@ -33,7 +34,6 @@ from .search import (
     search,
     unconstrained_of,
 )
-from .step import Guidance
 
 CHUNK = 20  # iterations between two looks at the loss
 PATIENCE = 10  # generations without progress

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import literal
 import numpy as np
 import scipy.linalg
+from spectralpost.step import Sampler
 
 from spectralpost.degradations import from_kernel
 from spectralpost.noise import (
@@ -41,7 +42,6 @@ from spectralpost.samplers.mpgd import mpgd
 from spectralpost.samplers.pigdm import pigdm
 from spectralpost.samplers.reddiff import reddiff
 from spectralpost.samplers.tmpd import tmpd
-from spectralpost.step import Sampler
 from spectralpost.transfer import Transfer, sampler_transfer, step_transfer
 
 EPS = np.finfo(float).eps

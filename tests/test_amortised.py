@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cases import many_blocks
 from compiling import quick_compilation
+from spectralpost.step import constant
 
 from spectralpost.amortised import (
     Designer,
@@ -29,7 +30,6 @@ from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.exact import exact
 from spectralpost.samplers.pigdm import pigdm
-from spectralpost.step import constant
 from spectralpost.transfer import step_transfer
 
 SAMPLER = diffpir()

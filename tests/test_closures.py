@@ -16,6 +16,7 @@ import literal
 import numpy as np
 import pytest
 from cases import EPS, TWINS, Twin, circular, condition_number, expanded, many_blocks
+from spectralpost.step import Sampler
 from test_restoration import prior_samples
 
 from spectralpost.degradations import Degradation, gaussian_blur
@@ -31,7 +32,6 @@ from spectralpost.samplers.dps import dps
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.mpgd import mpgd
 from spectralpost.samplers.reddiff import reddiff
-from spectralpost.step import Sampler
 from spectralpost.transfer import Trajectory, sampler_transfer, solver, trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")

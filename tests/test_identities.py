@@ -34,6 +34,7 @@ from cases import (
     random_guidance,
     rounding,
 )
+from spectralpost.step import Sampler, ddim_step, noise_estimate
 
 from spectralpost.algebra import congruence, identity_gain, root
 from spectralpost.noise import NoiseLevel, step_pairs
@@ -44,7 +45,6 @@ from spectralpost.samplers.ilvr import ilvr
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.reddiff import reddiff
 from spectralpost.samplers.tmpd import tmpd
-from spectralpost.step import Sampler, ddim_step, noise_estimate
 from spectralpost.transfer import (
     Transfer,
     compose,

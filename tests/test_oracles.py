@@ -22,6 +22,7 @@ import literal
 import numpy as np
 import pytest
 from cases import even_spectrum, hartley
+from spectralpost.step import Guidance, Sampler, fresh_share
 
 from spectralpost.degradations import Degradation, from_kernel
 from spectralpost.denoisers.gaussian import GaussianDenoiser
@@ -29,7 +30,6 @@ from spectralpost.noise import NoiseLevel, step_pairs, vp_linear, vp_timesteps
 from spectralpost.prior import Prior
 from spectralpost.problem import Measurement, image_problem
 from spectralpost.samplers import SAMPLERS
-from spectralpost.step import Guidance, Sampler, fresh_share
 from spectralpost.transfer import sampler_transfer
 
 torch = pytest.importorskip("torch")

@@ -22,6 +22,7 @@ from cases import (
     total,
     total_and_steps,
 )
+from spectralpost.step import Sampler, ddim_step, noise_estimate
 
 from spectralpost.errors import InputError
 from spectralpost.metrics import kl, mse, perception, wasserstein2
@@ -38,7 +39,6 @@ from spectralpost.samplers.ilvr import ilvr
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.mpgd import mpgd
 from spectralpost.samplers.tmpd import tmpd
-from spectralpost.step import Sampler, ddim_step, noise_estimate
 from spectralpost.transfer import (
     Transfer,
     denoiser_calls,

@@ -21,9 +21,9 @@ from ..prior import Prior, save_prior
 from ..problem import Problem, image_problem
 from ..restoration import measure, restore
 from ..samplers import make_sampler
+from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
 from ..search import LEVELS
-from ..step import Guidance, Sampler
 from ..transfer import Transfer
 from .console import (
     LABELS,
