@@ -1,7 +1,7 @@
 """Where does the CPU time of a run go, cold and warm?
 
-Runs `spectralpost design` and one `learn` in fresh processes: twice with an empty folder of compiled
-programs in between the first time (cold) and what the first run kept the second time (warm). CPU
+Runs `spectralpost design` and one `learn` in fresh processes, with an empty folder of compiled
+programs (cold) and with what that run kept (warm). CPU
 seconds, user and system, of the whole process; and of one process by part:
 
     import     of the package and what it needs, until a search can begin

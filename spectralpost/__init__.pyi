@@ -51,10 +51,12 @@ from .restoration import measure as measure
 from .restoration import restore as restore
 from .restoration import simulate as simulate
 from .samplers import SAMPLERS as SAMPLERS
+from .samplers.base import Measurement as Measurement
+from .samplers.base import Sampler as Sampler
+from .samplers.base import Step as Step
 from .schedule_file import Schedule as Schedule
 from .schedule_file import load_schedule as load_schedule
 from .schedule_file import save_schedule as save_schedule
-from .step import Sampler as Sampler
 from .transfer import Trajectory as Trajectory
 from .transfer import Transfer as Transfer
 from .transfer import compose as compose

@@ -33,8 +33,8 @@ from .noise import NoiseLevel, log_snr, num_steps_of, step_pairs
 from .prior import power_law
 from .problem import Problem, image_problem, measurement_cov, num_pixels
 from .samplers import SAMPLERS
+from .samplers.base import Guidance, Sampler
 from .samplers.exact import exact
-from .step import Guidance, Sampler
 from .transfer import step_transfer, trajectory
 
 MAX_AMPLIFICATION = 3.0  # as in `learn`

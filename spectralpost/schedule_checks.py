@@ -14,7 +14,7 @@ from .images import PixelRange, check_pixel_range
 from .noise import TRAIN_STEPS, NoiseLevel, check_levels, num_steps_of, vp_cosine, vp_linear
 from .plain_json import brief
 from .samplers import SAMPLERS, make_sampler
-from .step import Guidance, Sampler
+from .samplers.base import Guidance, Sampler
 
 LARGEST_STEPS = 100_000  # also of time steps and of whole-number options
 LARGEST_SHAPE = 2**27  # pixels of a plane

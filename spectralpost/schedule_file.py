@@ -24,12 +24,13 @@ from jax import Array
 from .degradations import Degradation, make_degradation
 from .errors import InputError, encodable, shown
 from .files import whole_file
-from .learning import per_mode
 from .images import PIXEL_RANGE, PixelRange
+from .learning import per_mode
 from .noise import NoiseLevel
 from .plain_json import brief, check_size, plain, read_json
 from .problem import Problem
 from .samplers import make_sampler
+from .samplers.base import Guidance, Sampler
 from .schedule_checks import (
     check_bands,
     check_degradation,
@@ -38,7 +39,6 @@ from .schedule_checks import (
     check_sizes,
     check_timesteps,
 )
-from .step import Guidance, Sampler
 from .transfer import check_guidance, check_weights
 
 FORMAT = "spectralpost schedule"

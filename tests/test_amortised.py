@@ -25,11 +25,11 @@ from spectralpost.errors import InputError
 from spectralpost.merging import pad_modes
 from spectralpost.noise import NoiseLevel, rectified_flow, vp_linear
 from spectralpost.problem import Problem
+from spectralpost.samplers.base import constant
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.exact import exact
 from spectralpost.samplers.pigdm import pigdm
-from spectralpost.step import constant
 from spectralpost.transfer import step_transfer
 
 SAMPLER = diffpir()

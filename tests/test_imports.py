@@ -24,9 +24,8 @@ READING_ORDER = (
     "prior",
     "problem",
     "merging",
-    "step",
-    "transfer",
     "samplers",
+    "transfer",
     "metrics",
     "learning",
     "amortised",
@@ -40,10 +39,14 @@ READING_ORDER = (
 )
 # The command line starts `commands` from inside of a function, so that --help need not wait for
 # JAX: the only import of this package that points the other way.
-LAZY = {("cli", "commands")}
+LAZY = {("cli", "commands"), ("samplers", "transfer")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
 # what is listed here as shared by the others.
-SHARED = {"commands": {".console", ".setting"}, "degradations": {".base"}}
+SHARED = {
+    "commands": {".console", ".setting"},
+    "degradations": {".base"},
+    "samplers": {".base", ".steps"},
+}
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
     "learning": (

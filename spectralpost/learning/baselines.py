@@ -12,8 +12,8 @@ from ..errors import InputError
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
 from ..problem import Problem
+from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
-from ..step import Guidance, Sampler
 from ..transfer import sampler_transfer
 from .guidance import constant_grid
 from .lanes import losses_of

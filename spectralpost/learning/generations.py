@@ -15,7 +15,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..noise import num_steps_of
-from ..step import Guidance
+from ..samplers.base import Guidance
 from .guidance import on_host, smooth_curves, unconstrain
 from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of
 from .loss import Loss

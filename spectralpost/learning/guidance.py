@@ -16,7 +16,7 @@ from jax import Array
 from ..algebra import namespace
 from ..noise import NoiseLevel, log_snr, step_pairs
 from ..problem import Problem
-from ..step import Guidance
+from ..samplers.base import Guidance
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from jax import Array
 
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem
-from ..step import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler
 from ..transfer import (
     Transfer,
     amplification,

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
 from ..problem import Problem
-from ..step import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler
 from . import generations
 from .baselines import evaluate, evaluate_exact
 from .generations import PATIENCE, Progress, Search, Watch

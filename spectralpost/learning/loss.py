@@ -19,7 +19,7 @@ from ..merging import bin_modes, stack_problems
 from ..metrics import Objective, residuals_of
 from ..noise import NoiseLevel
 from ..problem import Problem, per_pixel
-from ..step import Guidance
+from ..samplers.base import Guidance
 from ..transfer import trajectory
 from .gradient import chunked_loss
 from .guidance import on_host

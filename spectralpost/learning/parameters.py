@@ -17,7 +17,7 @@ from jax import Array
 from ..errors import InputError
 from ..noise import Curve, NoiseLevel, curve_of, moved_positions, num_steps_of, on_curve, respaced
 from ..problem import Problem
-from ..step import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler
 from .guidance import (
     band_knots,
     band_membership,
