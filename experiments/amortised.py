@@ -64,15 +64,14 @@ from spectralpost import (
     vp_linear,
     wasserstein2,
 )
-from spectralpost.amortised import (
-    MAX_AMPLIFICATION,
-    ROWS,
+from spectralpost.designers import (
     Designer,
     design_schedule,
     random_problems,
     save_designer,
     train,
 )
+from spectralpost.designers.training import MAX_AMPLIFICATION, ROWS
 from spectralpost.errors import InputError
 from spectralpost.figures import COLOURS, LINES, save_figure
 from spectralpost.files import whole_file

@@ -31,7 +31,7 @@ READING_ORDER = (
     "stages",
     "baselines",
     "learning",
-    "amortised",
+    "designers",
     "denoisers",
     "restoration",
     "schedule_file",
@@ -44,7 +44,11 @@ READING_ORDER = (
 LAZY = {("cli", "commands")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
 # what is listed here as shared by the others.
-SHARED = {"commands": {".console", ".setting"}, "degradations": {".base"}}
+SHARED = {
+    "commands": {".console", ".setting"},
+    "degradations": {".base"},
+    "designers": {".network"},
+}
 
 
 def imported_modules(source: str, depth: int) -> set[str]:

@@ -1,6 +1,6 @@
 """Designed schedules: what the network sees, what it gives, what training gains, and its files."""
 
-import json
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 from cases import many_blocks
 from compiling import quick_compilation
+from flax.serialization import msgpack_restore, msgpack_serialize
 
-from spectralpost.amortised import (
+from spectralpost.designers import (
     Designer,
     design_schedule,
-    features_of,
     load_designer,
-    matched,
     penalised_loss,
     random_problems,
     save_designer,
     shipped_designer,
     train,
 )
+from spectralpost.designers.network import features_of, matched
 from spectralpost.errors import InputError
 from spectralpost.merging import pad_modes
 from spectralpost.noise import NoiseLevel, rectified_flow, vp_linear
@@ -195,48 +195,85 @@ def test_a_shipped_designer_is_near_the_optimum():
 
 def test_files_round_trip(trained, problems, tmp_path):
     designer, _ = trained
-    save_designer(tmp_path / "diffpir.npz", designer)
-    loaded = load_designer(tmp_path / "diffpir.npz", SAMPLER)
+    save_designer(tmp_path / "diffpir.msgpack", designer)
+    loaded = load_designer(tmp_path / "diffpir.msgpack", SAMPLER)
     problem = one_of(problems)
     first, second = (design_schedule(d, SAMPLER, problem, LEVELS) for d in (designer, loaded))
     for name in first:  # stored in single precision: logarithms of up to 20 in absolute rounding
         np.testing.assert_allclose(second[name], first[name], rtol=2e-4)
     with pytest.raises(InputError, match="exists"):
-        save_designer(tmp_path / "diffpir.npz", designer)
+        save_designer(tmp_path / "diffpir.msgpack", designer)
     with pytest.raises(InputError, match=r"designer of diffpir \(lambda_, zeta\): dps has"):
-        load_designer(tmp_path / "diffpir.npz", dps())
+        load_designer(tmp_path / "diffpir.msgpack", dps())
     with pytest.raises(InputError, match="designer of diffpir"):
         design_schedule(loaded, pigdm(), problem, LEVELS)
     with pytest.raises(InputError, match="problem in blocks"):
         design_schedule(loaded, SAMPLER, many_blocks(2).problem, LEVELS)
-    assert [path.name for path in tmp_path.iterdir()] == ["diffpir.npz"]
+    assert [path.name for path in tmp_path.iterdir()] == ["diffpir.msgpack"]
 
 
 def test_broken_files_are_refused_in_one_line(trained, tmp_path):
-    good, path = tmp_path / "good.npz", tmp_path / "bad.npz"
+    good, path = tmp_path / "good.msgpack", tmp_path / "bad.msgpack"
     save_designer(good, trained[0])
-    with np.load(good) as stored:
-        arrays = dict(stored)
-    about = json.loads(str(arrays["about"]))
-    nan = arrays["centre"] * np.nan
+    content = msgpack_restore(good.read_bytes())
+    params, centre, spread = (content[name] for name in ("params", "centre", "spread"))
+    less = {layer: arrays for layer, arrays in params.items() if layer != "Dense_4"}
+    deep: dict = {}
+    for _ in range(400):
+        deep = {"params": deep}
     broken = {
-        "no about": {k: v for k, v in arrays.items() if k != "about"},
-        "a layer less": {k: v for k, v in arrays.items() if k != "Dense_4/bias"},
-        "another width": arrays | {"about": np.asarray(json.dumps(about | {"width": 8}))},
-        "not a number": arrays | {"centre": nan},
-        "pickled": arrays | {"centre": np.asarray([{}], dtype=object)},
-        "free is a number": arrays | {"about": np.asarray(json.dumps(about | {"free": 3}))},
-        "about is a list": arrays | {"about": np.asarray("[1]")},
-        "spread of another size": arrays | {"spread": arrays["spread"][:3]},
-        "spread of zero": arrays | {"spread": 0 * arrays["spread"]},
+        "not a dictionary": [1],
+        "nothing": {},
+        "no sampler": {name: leaf for name, leaf in content.items() if name != "sampler"},
+        "a field more": content | {"depth": 3},
+        "a layer less": content | {"params": less},
+        "an array less": content | {"params": params | {"Dense_4": {}}},
+        "no layers": content | {"params": 3},
+        "another width": content | {"width": 8},
+        "width is text": content | {"width": "wide"},
+        "width below zero": content | {"width": -16},
+        "width is huge": content | {"width": 10**18},
+        "free is a number": content | {"free": 3},
+        "free holds a number": content | {"free": ["lambda_", 3]},
+        "free is of another length": content | {"free": ["lambda_"]},
+        "two lines": content | {"sampler": "diffpir\nand more"},
+        "not a number": content | {"centre": centre * np.nan},
+        "whole numbers": content | {"centre": centre.astype(np.int32)},
+        "complex numbers": content | {"centre": centre.astype(np.complex64)},
+        "text": content | {"centre": "middle"},
+        "features of another version": content | {"centre": centre[1:], "spread": spread[1:]},
+        "spread of another size": content | {"spread": spread[:3]},
+        "spread of zero": content | {"spread": 0 * spread},
+        "nested": content | {"params": deep},
     }
     for what, contents in broken.items():
-        np.savez(path, **contents)
-        with pytest.raises(InputError, match="cannot be read") as error:
+        path.write_bytes(msgpack_serialize(contents))
+        refused_in_one_line(path, what)
+    for size in (0, 1, 1000, len(good.read_bytes()) - 1):
+        path.write_bytes(good.read_bytes()[:size])
+        refused_in_one_line(path, f"cut to {size} bytes")
+    refused_in_one_line(tmp_path / "missing.msgpack", "missing")
+    refused_in_one_line(tmp_path, "a folder")
+    refused_in_one_line(Path("/dev/zero"), "without end")
+
+
+def test_any_changed_byte_of_the_structure_is_refused_or_harmless(trained, tmp_path):
+    """Each byte of names, shapes and lengths in turn; among the numbers, some."""
+    good, path = tmp_path / "good.msgpack", tmp_path / "bad.msgpack"
+    save_designer(good, trained[0])
+    content, random = good.read_bytes(), np.random.default_rng(0)
+    for place in [*range(150), *random.integers(len(content), size=50)]:
+        changed = bytearray(content)
+        changed[place] ^= int(random.integers(1, 256))
+        path.write_bytes(bytes(changed))
+        try:
             load_designer(path)
-        assert "\n" not in str(error.value), what
-    path.write_bytes(good.read_bytes()[:1000])
-    with pytest.raises(InputError, match="cannot be read"):
+        except InputError as error:
+            assert "\n" not in str(error) and len(str(error)) < 400, place
+
+
+def refused_in_one_line(path: Path, what: str) -> None:
+    with pytest.raises(InputError, match="cannot be read") as error:
         load_designer(path)
-    with pytest.raises(InputError, match="cannot be read"):
-        load_designer(tmp_path / "missing.npz")
+    text = str(error.value)
+    assert "\n" not in text and len(text) < 200 + len(f"designer {str(path)!r}: ") + 30, what
