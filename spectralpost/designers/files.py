@@ -61,9 +61,7 @@ def shipped_designer(sampler: str | Sampler) -> Designer:
         )
     published = SAMPLERS[name]()
     if not isinstance(sampler, str) and sampler != published:
-        raise InputError(
-            f"sampler {name} with other options than the default: no designer is shipped"
-        )
+        raise InputError(f"sampler {name}: a designer is shipped for its default options only")
     return load_designer(FOLDER / f"{name}.msgpack", published)
 
 
