@@ -31,10 +31,8 @@ keep to the limit of amplification, 3, only on average: the largest are 5.4 (PiG
 6.8 (MPGD) and 3.2 (DPS), so a ratio may owe something to that.
 
 Training took 50 to 70 s a sampler, a design 0.9 to 1.3 ms and a search 1.6 to 2.8 s, without
-compilation, on two shared cores. After 20 Levenberg-Marquardt iterations of one search, 20 steps,
-median (worst): from the design 1.009 (1.259), 1.001 (1.004), 1.081 (1.135), 1.052 (1.086), from the
-tuned constant 1.011 (1.034), 1.004 (1.011), 1.133 (1.756), 1.177 (1.714), samplers as above. Such a
-search has to return within the limit of amplification, at a price in W2^2.
+compilation, on two shared cores. The full run also prints what 20 L-BFGS iterations of one search
+make of a design, and of the tuned constant.
 """
 
 import sys
@@ -238,7 +236,7 @@ def figure(done: dict[str, list[Case]], steps: int, path: Path) -> None:
     """Schedules of one held-out problem over log-SNR, and the ratios of losses."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(3.6 * len(done), 7), layout="constrained")
+    drawn = Figure(figsize=(max(3.6 * len(done), 6.5), 7), layout="constrained")  # legend in a row
     axes = drawn.subplots(2, len(done), squeeze=False)
     for i, (above, below, (name, cases)) in enumerate(
         zip(axes[0], axes[1], done.items(), strict=True)
