@@ -1,6 +1,3 @@
-from .amortised import Designer as Designer
-from .amortised import design_schedule as design_schedule
-from .amortised import shipped_designer as shipped_designer
 from .degradations import Degradation as Degradation
 from .degradations import from_kernel as from_kernel
 from .degradations import gaussian_blur as gaussian_blur
@@ -8,6 +5,9 @@ from .degradations import identity as identity
 from .degradations import motion_blur as motion_blur
 from .degradations import uniform_blur as uniform_blur
 from .denoisers.gaussian import GaussianDenoiser as GaussianDenoiser
+from .designers import Designer as Designer
+from .designers import design_schedule as design_schedule
+from .designers import shipped_designer as shipped_designer
 from .errors import InputError as InputError
 from .learning import Freedom as Freedom
 from .learning import LearnResult as LearnResult
