@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .algebra import floating
 from .noise import NoiseLevel, log_snr, step_pairs
 from .problem import Problem
 from .step import Guidance
@@ -148,6 +149,7 @@ def per_mode(
 
     What a sampler takes for independent modes. Leaves [S] stay as they are.
     """
+    problem, guidance, knots = floating(problem, guidance, knots)
     membership = band_membership(problem, knots)
 
     def spread(name: str, weights: Array) -> Array:

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .algebra import floating
 from .baselines import exact_score, published, score, tuned_constant
 from .errors import InputError
 from .gradient import CHUNK as LARGE
@@ -145,15 +146,17 @@ def learn(
     """
     check_levels(levels)
     problems = [problem] if isinstance(problem, Problem) else list(problem)
+    levels, *problems = floating(levels, *problems)
     free = default_free(sampler) if free is None else free
     _check_options(sampler, free, num_starts, max_iterations, max_amplification, smoothness)
     _check_whole("knots", knots)
     _check_whole("bands", bands)
     scales = _scales(problems, references)
     given = guidance or published(sampler, problems[0], levels, jnp.zeros_like(levels.alpha[0]))
+    (given,) = floating(given, dtype=levels.alpha.dtype)
     check_guidance(sampler, levels, given)
     check_weights(sampler, given)
-    guidance = {name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in given.items()}
+    guidance = given
     free = tuple(sorted(free))
     weights = tuple(name for name in free if name != LEVELS)
     for one in problems:

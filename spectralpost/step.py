@@ -14,9 +14,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .algebra import safe_sqrt
+from .algebra import float_dtype, safe_sqrt
 from .errors import InputError
-from .noise import NoiseLevel
+from .noise import NoiseLevel, num_steps_of
 from .problem import Measurement, Problem
 
 # (x_t, t) -> E[x_0 | x_t], all in mode coordinates
@@ -217,4 +217,4 @@ def projection(h: Array, threshold: float) -> Array:
 
 def constant(value: float | Array, levels: NoiseLevel) -> Array:
     """The same weight at every step, [S]."""
-    return jnp.full(levels.alpha.shape[0] - 1, value, levels.alpha.dtype)
+    return jnp.full(num_steps_of(levels), value, float_dtype(levels))

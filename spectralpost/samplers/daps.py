@@ -7,7 +7,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
-from ..algebra import safe_sqrt
+from ..algebra import float_dtype, safe_sqrt
 from ..errors import InputError
 from ..noise import NoiseLevel, num_steps_of
 from ..problem import Measurement
@@ -54,7 +54,7 @@ def daps(
             raise InputError(f"{name} = {value!r}: must be a whole number >= 1")
 
     def heuristic(problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
-        i = jnp.arange(num_steps_of(levels), dtype=levels.alpha.dtype)
+        i = jnp.arange(num_steps_of(levels), dtype=float_dtype(levels))
         lr = 1e-4 * factor * (1 - 0.99 * i / (num_steps_of(levels) + 1))
         return {"lr": lr, "precision": constant(1e4, levels)}
 
