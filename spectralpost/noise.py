@@ -21,8 +21,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .algebra import namespace
-from .errors import InputError
+from .algebra import float_dtype, floating, is_concrete, namespace
+from .errors import InputError, check_whole
 
 Spacing = Literal["uniform", "leading", "trailing", "quadratic"]
 Curve = Literal["vp", "ve", "flow"]
@@ -50,7 +50,7 @@ def step_pairs(levels: NoiseLevel) -> tuple[NoiseLevel, NoiseLevel]:
 
 def num_steps_of(levels: NoiseLevel) -> int:
     """The number of steps S of a grid of S + 1 levels."""
-    return levels.alpha.shape[0] - 1
+    return len(levels.alpha) - 1
 
 
 # ------------------------------------------------------------------------------------------ grids
@@ -105,8 +105,8 @@ def vp_timesteps(
     trailing   round(arange(train_steps, 0, -train_steps / S)) - 1: the last step is a full one
     quadratic  dense near t = 0, DiffPIR's `quad`: T - 1 - int(sqrt(linspace(0, T^2, S)))
     """
-    num_steps = _whole_steps(num_steps)
-    if num_steps > train_steps:
+    num_steps = check_whole("steps", num_steps)
+    if num_steps > check_whole("train_steps", train_steps):
         raise InputError(f"steps = {num_steps}: this grid has only {train_steps} time steps")
     if spacing == "uniform":
         timesteps = np.rint(np.linspace(train_steps - 1, 0, num_steps))
@@ -134,7 +134,7 @@ def ve_karras(
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
     2022 (arXiv 2206.00364). sigma is in units of the pixel range.
     """
-    num_steps = _whole_steps(num_steps)
+    num_steps = check_whole("steps", num_steps)
     if not 0 < sigma_min < sigma_max:
         raise InputError(
             f"sigma_min = {sigma_min}, sigma_max = {sigma_max}: 0 < sigma_min < sigma_max is needed"
@@ -150,7 +150,7 @@ def rectified_flow(num_steps: int, *, shift: float = 1.0) -> NoiseLevel:
     `shift` > 1 spends more steps at high noise: sigma = shift u / (1 + (shift - 1) u), u uniform
     (Esser et al., "Scaling Rectified Flow Transformers", 2024, arXiv 2403.03206).
     """
-    num_steps = _whole_steps(num_steps)
+    num_steps = check_whole("steps", num_steps)
     if not shift > 0:
         raise InputError(f"shift = {shift}: must be > 0")
     u = np.linspace(1, 0, num_steps + 1)
@@ -214,7 +214,8 @@ def nearest_timesteps(levels: NoiseLevel, train_levels: NoiseLevel) -> np.ndarra
     Raises InputError if there are more levels than time steps.
     """
     wanted, have = (
-        np.asarray(log_snr(step_pairs(grid)[0]), float) for grid in (levels, train_levels)
+        np.asarray(log_snr(step_pairs(check_levels(grid))[0]), float)
+        for grid in (levels, train_levels)
     )
     if wanted.size > have.size:
         raise InputError(f"steps = {wanted.size}: the training grid has only {have.size}")
@@ -226,13 +227,23 @@ def nearest_timesteps(levels: NoiseLevel, train_levels: NoiseLevel) -> np.ndarra
     return timesteps
 
 
-def check_levels(levels: NoiseLevel) -> NoiseLevel:
-    """The same grid, or InputError if it is not one: [S + 1] finite levels, noise decreasing."""
-    alpha, sigma = (np.asarray(leaf, dtype=float) for leaf in levels)
-    if alpha.ndim != 1 or alpha.shape != sigma.shape or alpha.size < 2:
+def check_levels(levels: NoiseLevel, dtype: np.dtype | None = None) -> NoiseLevel:
+    """The same grid in a floating dtype (by default that of its arrays, see `float_dtype`).
+
+    Raises InputError if it is not one: [S + 1] finite levels, noise decreasing. Of levels that JAX
+    traces only the shape is known and checked.
+    """
+    wanted = float_dtype(levels) if dtype is None else dtype
+    checked = NoiseLevel(*floating(*levels, dtype=wanted))
+    shapes = [leaf.shape for leaf in checked]
+    if len(shapes[0]) != 1 or shapes[0] != shapes[1] or shapes[0][0] < 2:
         raise InputError(
-            f"levels: alpha {alpha.shape} and sigma {sigma.shape} must both be [S + 1], S >= 1"
+            f"levels: alpha {shapes[0]} and sigma {shapes[1]} must both be [S + 1], S >= 1"
         )
+    # As they came: what a traced function converts is traced too.
+    if not is_concrete(levels):
+        return checked
+    alpha, sigma = (np.asarray(leaf, dtype=float) for leaf in levels)
     if not (np.all(np.isfinite(alpha)) and np.all(np.isfinite(sigma))):
         raise InputError("levels: alpha and sigma must be finite")
     if np.any(alpha < 0) or np.any(alpha[1:] == 0) or np.any(sigma < 0) or np.any(sigma[:-1] == 0):
@@ -241,15 +252,9 @@ def check_levels(levels: NoiseLevel) -> NoiseLevel:
         )
     if np.any(alpha[:-1] * sigma[1:] >= alpha[1:] * sigma[:-1]):
         raise InputError("levels: sigma / alpha must decrease from each level to the next")
-    return levels
+    return checked
 
 
 def _vp_grid(alpha_bar: np.ndarray, timesteps: np.ndarray) -> NoiseLevel:
     alpha_bar = np.append(alpha_bar[timesteps], 1.0)
     return NoiseLevel(jnp.asarray(np.sqrt(alpha_bar)), jnp.asarray(np.sqrt(1 - alpha_bar)))
-
-
-def _whole_steps(num_steps: int) -> int:
-    if isinstance(num_steps, bool) or int(num_steps) != num_steps or num_steps < 1:
-        raise InputError(f"steps = {num_steps}: must be a whole number >= 1")
-    return int(num_steps)

@@ -18,9 +18,19 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .algebra import apply_gain, congruence, diagonal, divide, identity_gain, multiply, safe_sqrt
+from .algebra import (
+    apply_gain,
+    congruence,
+    diagonal,
+    divide,
+    floating,
+    identity_gain,
+    is_concrete,
+    multiply,
+    safe_sqrt,
+)
 from .errors import InputError
-from .noise import NoiseLevel, num_steps_of, step_pairs
+from .noise import NoiseLevel, check_levels, num_steps_of, step_pairs
 from .prior import noisy_variance
 from .problem import (
     Problem,
@@ -82,6 +92,7 @@ def step_transfer(
 
     `norms` are the norms that the sampler divides by, in order (see `mean_field_norms`).
     """
+    problem, t, s, guidance_t = floating(problem, t, s, guidance_t)
 
     def update(mean: Array | None, *inputs: Array) -> Array:
         remaining = iter(norms)
@@ -115,9 +126,10 @@ def sampler_transfer(
 ) -> Transfer:
     """Total transfer, start included: from (unit-normal start noise, y - H mean) to x - mean.
 
-    levels [S + 1], guidance leaves [S] (or [S, F], see `guidance.per_mode`). Differentiable in
-    everything but the sampler. Raises
-    InputError if guidance lacks a weight, has an unknown one, or one of another length.
+    levels [S + 1], guidance leaves [S] (or [S, F], see `guidance.per_mode`), all computed in the
+    widest floating dtype of problem, levels and guidance. Differentiable in everything but the
+    sampler. Raises InputError if levels are no grid, or guidance lacks a weight, has an unknown
+    one, or one of another length.
     """
     return trajectory(sampler, problem, levels, guidance).total
 
@@ -181,6 +193,8 @@ def trajectory(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Trajectory:
     """The total transfer, and what happens on the way. Arguments as in `sampler_transfer`."""
+    check_levels(levels)
+    problem, levels, guidance = floating(problem, levels, guidance)
     modes = problem.spectrum.size if problem.basis is None else None
     check_guidance(sampler, levels, guidance, modes)
     t, s = step_pairs(levels)
@@ -269,6 +283,8 @@ def check_guidance(
 def check_weights(sampler: Sampler, guidance: Guidance) -> None:
     """InputError unless all weights are finite and satisfy the sampler's constraints."""
     for name, weights in guidance.items():
+        if not is_concrete(weights):
+            continue
         values, unit = np.asarray(weights), sampler.constraint[name] == "unit"
         if not np.all(np.isfinite(values)) or values.min() < 0 or (unit and values.max() > 1):
             allowed = "in [0, 1]" if unit else ">= 0"

@@ -37,8 +37,8 @@ from cases import (
 
 from spectralpost.algebra import congruence, identity_gain, root
 from spectralpost.noise import NoiseLevel, step_pairs
-from spectralpost.problem import Measurement, Problem, denoise, ideal_posterior
-from spectralpost.samplers.base import Sampler
+from spectralpost.problem import Problem, denoise, ideal_posterior
+from spectralpost.samplers.base import Measurement, Sampler, Step
 from spectralpost.samplers.daps import _geometric, daps
 from spectralpost.samplers.exact import exact
 from spectralpost.samplers.ilvr import ilvr
@@ -530,7 +530,7 @@ def test_reddiff_is_the_official_gradient():
             eps_hat = (x_t - t.alpha * denoiser(x_t, t)) / t.sigma
             h = problem.response
             g = h * (h * mu - y) + 0.7 * (t.sigma / t.alpha) * (eps_hat - eps)
-            got = reddiff().update(denoiser, measurement, t, s, mu, y, eps, guidance_t)
+            got = reddiff().update(denoiser, measurement, Step(t, s, mu, y, eps, guidance_t))
             # eps_hat - eps cancels where sigma / alpha is small, mu - x_hat nowhere
             size = 1 + float(t.sigma / t.alpha)
             np.testing.assert_allclose(got, mu - 0.3 * g, rtol=0, atol=100 * EPS * size)

@@ -26,9 +26,9 @@ from cases import (
 from spectralpost.errors import InputError
 from spectralpost.metrics import kl, mse, perception, wasserstein2
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, vp_linear
-from spectralpost.problem import Measurement, Problem, denoise, ideal_posterior, make_problem
+from spectralpost.problem import Problem, denoise, ideal_posterior, make_problem
 from spectralpost.samplers import SAMPLERS
-from spectralpost.samplers.base import Sampler
+from spectralpost.samplers.base import Measurement, Sampler, Step
 from spectralpost.samplers.daps import daps
 from spectralpost.samplers.dds import dds
 from spectralpost.samplers.diffpir import diffpir
@@ -84,7 +84,7 @@ def test_update_is_linear_and_modes_do_not_mix(name, shape):
 
     def update(x_t, y, eps):
         gaussian = functools.partial(denoise, problem)
-        return sampler.update(gaussian, measurement, t, s, x_t, y, eps, guidance_t)
+        return sampler.update(gaussian, measurement, Step(t, s, x_t, y, eps, guidance_t))
 
     rng = np.random.default_rng(0)
     signals = [jnp.asarray(rng.normal(size=problem.spectrum.shape)) for _ in range(3)]

@@ -16,8 +16,9 @@ from typing import Literal, NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from ..algebra import float_dtype
 from ..errors import InputError
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, num_steps_of
 from ..problem import Problem
 
 # (x_t, t) -> E[x_0 | x_t], all in mode coordinates
@@ -188,7 +189,7 @@ def _plain(name: str, value: object) -> object:
 
 def constant(value: float | Array, levels: NoiseLevel) -> Array:
     """The same weight at every step, [S]."""
-    return jnp.full(levels.alpha.shape[0] - 1, value, levels.alpha.dtype)
+    return jnp.full(num_steps_of(levels), value, float_dtype(levels))
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
