@@ -21,7 +21,7 @@ RESPONSE_FLOOR = 1e-13
 
 def identity(shape: tuple[int, ...]) -> Degradation:
     """H = I: plain denoising."""
-    return from_kernel(np.ones((1,) * len(shape)), shape, name="identity", options={})
+    return _from_kernel(np.ones((1,) * len(shape)), shape, "identity", {})
 
 
 def gaussian_blur(shape: tuple[int, ...], std: float = 2.0) -> Degradation:
@@ -38,7 +38,7 @@ def uniform_blur(shape: tuple[int, ...], size: int = 9) -> Degradation:
     if int(size) != size or size < 1 or size % 2 == 0:
         raise InputError(f"blur size = {size}: must be an odd whole number >= 1")
     kernel = np.full((int(size),) * len(shape), 1.0 / size ** len(shape))
-    return from_kernel(kernel, shape, name="uniform_blur", options={"size": size})
+    return _from_kernel(kernel, shape, "uniform_blur", {"size": size})
 
 
 def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.0) -> Degradation:
@@ -68,23 +68,22 @@ def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.
     used = np.flatnonzero(kernel.any(axis=0) | kernel.any(axis=1))
     cut = slice(min(used[0], 2 * reach - used[-1]), max(used[-1], 2 * reach - used[0]) + 1)
     kernel = kernel[cut, cut] / kernel.sum()
-    return from_kernel(
-        kernel, shape, name="motion_blur", options={"length": length, "angle": angle}
-    )
+    return _from_kernel(kernel, shape, "motion_blur", {"length": length, "angle": angle})
 
 
-def from_kernel(
-    kernel: np.ndarray,
-    shape: tuple[int, ...],
-    *,
-    name: str = "from_kernel",
-    options: dict[str, Any] | None = None,
-) -> Degradation:
+def from_kernel(kernel: np.ndarray, shape: tuple[int, ...]) -> Degradation:
     """Circular convolution with `kernel`, whose centre is the pixel size // 2 along each axis.
 
     The kernel is used as it is (normalise it before if the mean grey value is to be kept).
     Raises InputError if it is larger than the image, or not finite, or of another dimension.
     """
+    return _from_kernel(kernel, shape, "from_kernel")
+
+
+def _from_kernel(
+    kernel: np.ndarray, shape: tuple[int, ...], name: str, options: dict[str, Any] | None = None
+) -> Degradation:
+    """`from_kernel` under another name, with the options that the kernel stands for."""
     try:
         kernel = np.asarray(kernel, dtype=float)
     except ValueError as error:
