@@ -25,9 +25,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from spectralpost.baselines import published, score
 
 import spectralpost as sp
-from spectralpost.baselines import published, score
 from spectralpost.cli import Design
 
 SCHEDULES = ("published", "tuned", "learned")

@@ -20,10 +20,10 @@ import time
 import jax
 import jax.numpy as jnp
 import numpy as np
+from spectralpost.guidance import interpolation
 
 import spectralpost as sp
 from spectralpost import baselines, learning, search, stages
-from spectralpost.guidance import interpolation
 
 PROBLEMS = {"blur 2, sigma_y 0.05": (2.0, 0.05), "blur 1, sigma_y 0.2": (1.0, 0.2)}
 SMOOTHNESS, LIMIT = 1e-4, 3.0  # the defaults of `learn`

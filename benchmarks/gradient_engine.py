@@ -36,10 +36,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from spectralpost.guidance import interpolation
 
 import spectralpost as sp
 from spectralpost import gradient, search
-from spectralpost.guidance import interpolation
 
 try:
     import by_hand

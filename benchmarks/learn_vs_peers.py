@@ -81,9 +81,9 @@ from by_hand import (
     unconstrained,
     weights_of,
 )
+from spectralpost.baselines import score
 
 import spectralpost as sp
-from spectralpost.baselines import score
 
 CHUNK, TOLERANCE, MAX_ITERATIONS = 20, 1e-4, 400  # the rule to stop, which is that of `learn`
 BARE = {"max_amplification": float("inf"), "smoothness": 0.0}

@@ -49,6 +49,9 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from jax.flatten_util import ravel_pytree
+from spectralpost.guidance import constrain, unconstrain
+from spectralpost.least_squares import Search, initial_search, levenberg_marquardt
+from spectralpost.search import overshoot
 
 from spectralpost import (
     SAMPLERS,
@@ -76,13 +79,10 @@ from spectralpost.amortised import (
 from spectralpost.errors import InputError
 from spectralpost.figures import COLOURS, LINES, save_figure
 from spectralpost.files import whole_file
-from spectralpost.guidance import constrain, unconstrain
 from spectralpost.learning import LearnResult, default_free
-from spectralpost.least_squares import Search, initial_search, levenberg_marquardt
 from spectralpost.merging import pad_modes
 from spectralpost.metrics import wasserstein2_residuals
 from spectralpost.noise import log_snr, step_pairs
-from spectralpost.search import overshoot
 from spectralpost.transfer import trajectory
 
 NAMES = ("pigdm", "diffpir", "mpgd", "dps")

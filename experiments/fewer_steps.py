@@ -44,6 +44,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from scipy.optimize import minimize_scalar
+from spectralpost.baselines import score
 
 from spectralpost import (
     SAMPLERS,
@@ -62,7 +63,6 @@ from spectralpost import (
     vp_linear,
     wasserstein2,
 )
-from spectralpost.baselines import score
 from spectralpost.errors import InputError
 from spectralpost.figures import Panel, restored_figure, save_figure
 from spectralpost.files import check_free, fresh_folder, whole_folder

@@ -62,6 +62,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from spectralpost.baselines import exact_score, score
 
 from spectralpost import (
     SAMPLERS,
@@ -84,7 +85,6 @@ from spectralpost import (
     unique_modes,
     vp_linear,
 )
-from spectralpost.baselines import exact_score, score
 from spectralpost.errors import InputError
 from spectralpost.figures import save_figure
 from spectralpost.files import check_free, fresh_folder, whole_folder

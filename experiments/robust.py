@@ -61,6 +61,7 @@ import jax
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from spectralpost.baselines import score
 
 from spectralpost import (
     SAMPLERS,
@@ -73,7 +74,6 @@ from spectralpost import (
     unique_modes,
     vp_linear,
 )
-from spectralpost.baselines import score
 from spectralpost.errors import InputError
 from spectralpost.figures import save_figure
 from spectralpost.files import check_free, fresh_folder, whole_folder

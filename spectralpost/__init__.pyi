@@ -9,11 +9,11 @@ from .degradations import motion_blur as motion_blur
 from .degradations import uniform_blur as uniform_blur
 from .denoisers.gaussian import GaussianDenoiser as GaussianDenoiser
 from .errors import InputError as InputError
-from .gradient import loss_and_gradient as loss_and_gradient
-from .guidance import per_mode as per_mode
 from .learning import LearnResult as LearnResult
 from .learning import learn as learn
 from .learning import sensitivity as sensitivity
+from .learning.gradient import loss_and_gradient as loss_and_gradient
+from .learning.guidance import per_mode as per_mode
 from .merging import bin_modes as bin_modes
 from .merging import unique_modes as unique_modes
 from .metrics import WeightedSum as WeightedSum

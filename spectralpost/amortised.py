@@ -24,8 +24,9 @@ from jax import Array
 from .degradations import Degradation, gaussian_blur, identity, motion_blur, uniform_blur
 from .errors import InputError
 from .files import whole_file
-from .guidance import constrain, from_weight
 from .learning import default_free
+from .learning.guidance import constrain, from_weight
+from .learning.loss import overshoot
 from .merging import bin_modes, pad_modes, stack_problems, unique_modes
 from .metrics import wasserstein2
 from .noise import NoiseLevel, log_snr, num_steps_of, step_pairs
@@ -33,7 +34,6 @@ from .prior import power_law
 from .problem import Problem, image_problem, measurement_cov, num_pixels
 from .samplers import SAMPLERS
 from .samplers.exact import exact
-from .search import overshoot
 from .step import Guidance, Sampler
 from .transfer import step_transfer, trajectory
 

@@ -9,11 +9,11 @@ import numpy as np
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange, to_uint8
 from .learning import LearnResult
+from .learning.generations import CHUNK
 from .metrics import Tradeoff, mode_error
 from .noise import NoiseLevel, log_snr, step_pairs
 from .prior import frequency
 from .problem import Problem, ideal_posterior
-from .stages import CHUNK
 from .step import Guidance
 from .transfer import Transfer
 

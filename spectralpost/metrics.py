@@ -141,6 +141,11 @@ RESIDUALS: dict[Callable[..., Array], Callable[[Problem, Transfer], Array]] = {
 }
 
 
+def residuals_of(objective: Objective) -> Callable[[Problem, Transfer], Array] | None:
+    """The square roots of an objective that is a sum of squares of independent modes, or None."""
+    return RESIDUALS.get(objective) or getattr(objective, "residuals", None)
+
+
 @dataclass(frozen=True)
 class WeightedSum:
     """An objective for `learn`: the sum of `weights` times `wasserstein2`, `mse`, `perception`.

@@ -12,13 +12,14 @@ import numpy as np
 import pytest
 from cases import many_blocks
 from compiling import quick_compilation
+from spectralpost.baselines import score
+from spectralpost.guidance import band_knots, interpolation, per_mode
+from spectralpost.least_squares import initial_search
+from spectralpost.search import Setting, Task, basis_of
 
 from spectralpost import search
-from spectralpost.baselines import score
 from spectralpost.errors import InputError
-from spectralpost.guidance import band_knots, interpolation, per_mode
 from spectralpost.learning import LearnResult, learn
-from spectralpost.least_squares import initial_search
 from spectralpost.merging import stack_problems
 from spectralpost.metrics import wasserstein2
 from spectralpost.noise import (
@@ -32,7 +33,6 @@ from spectralpost.noise import (
 from spectralpost.problem import make_problem
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
-from spectralpost.search import Setting, Task, basis_of
 from spectralpost.transfer import sampler_transfer
 
 EPS = np.finfo(float).eps

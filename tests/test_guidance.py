@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from spectralpost.guidance import (
     BOUNDARY,
     band_knots,
@@ -18,6 +17,7 @@ from spectralpost.guidance import (
     to_weight,
     unconstrain,
 )
+
 from spectralpost.noise import rectified_flow, ve_karras, vp_linear
 from spectralpost.problem import make_problem
 

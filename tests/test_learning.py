@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from cases import many_blocks
 from compiling import quick_compilation
+from spectralpost.baselines import exact_score, score
+from spectralpost.guidance import constrain, unconstrain
+from spectralpost.search import KEPT
 
 from spectralpost import baselines, learning, stages
-from spectralpost.baselines import exact_score, score
 from spectralpost.degradations import motion_blur
 from spectralpost.errors import InputError
-from spectralpost.guidance import constrain, unconstrain
 from spectralpost.learning import LearnResult, default_free, learn
 from spectralpost.merging import unique_modes
 from spectralpost.metrics import kl, wasserstein2
@@ -30,7 +31,6 @@ from spectralpost.samplers import SAMPLERS as TABLE
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.pigdm import pigdm
-from spectralpost.search import KEPT
 from spectralpost.transfer import trajectory
 
 SAMPLERS = {

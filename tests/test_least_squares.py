@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 from cases import ALL, random_guidance
 from compiling import quick_compilation
-
 from spectralpost.least_squares import (
     MAX_STEP,
     initial_search,
     levenberg_marquardt,
     linearise,
 )
+
 from spectralpost.metrics import wasserstein2, wasserstein2_residuals
 from spectralpost.noise import NoiseLevel, rectified_flow, ve_karras, vp_linear
 from spectralpost.problem import make_problem

@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 from cases import circular
 from compiling import quick_compilation
-
 from spectralpost.baselines import score
 from spectralpost.guidance import interpolation, log_snr_position, roughness
+from spectralpost.search import KICKS, Setting, basis_of, best_distinct, next_generation
+
 from spectralpost.learning import learn, sensitivity
 from spectralpost.noise import NoiseLevel, rectified_flow, ve_karras, vp_linear
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
-from spectralpost.search import KICKS, Setting, basis_of, best_distinct, next_generation
 
 EPS = np.finfo(float).eps
 

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import quick_compilation
+from spectralpost.baselines import score
 
 from spectralpost import learning, search, stages
-from spectralpost.baselines import score
 from spectralpost.errors import InputError
 from spectralpost.learning import learn
 from spectralpost.noise import vp_linear

@@ -9,13 +9,14 @@ import jax.numpy as jnp
 from rich.progress import Progress, TaskID
 from rich.table import Table
 
-from .. import figures, metrics, stages
+from .. import figures, metrics
 from ..cli import Compare, to_yaml
 from ..degradations import Degradation
 from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
 from ..files import check_free, fresh_folder, whole_folder
-from ..learning import learn
+from ..learning import Progress as SearchProgress
+from ..learning import Search, learn
 from ..noise import NoiseLevel, num_steps_of
 from ..prior import Prior, draw
 from ..problem import Problem, image_problem
@@ -138,7 +139,7 @@ def _learned_row(
     steps = num_steps_of(levels)
     bar, task = place
 
-    def progress(news: stages.Progress) -> None:
+    def progress(news: SearchProgress) -> None:
         bar.update(task, description=f"{sampler.name}, {steps} steps: {progress_text(news)}")
 
     begin = time.perf_counter()
@@ -148,9 +149,7 @@ def _learned_row(
         small,
         levels,
         guidance,
-        num_starts=options.starts,
-        max_iterations=MAX_ITERATIONS,
-        seed=options.seed,
+        search=Search(starts=options.starts, max_iterations=MAX_ITERATIONS, seed=options.seed),
         progress=progress,
     )
     seconds = time.perf_counter() - begin

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .. import metrics, stages
-from ..learning import LearnResult, learn
+from .. import metrics
+from ..learning import Freedom, LearnResult, Search, learn
+from ..learning import Progress as SearchProgress
 from ..noise import NoiseLevel
 from ..prior import Prior
 from ..problem import Problem
@@ -48,7 +49,7 @@ def progress_bar() -> Progress:
     return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
 
 
-def progress_text(news: stages.Progress) -> str:
+def progress_text(news: SearchProgress) -> str:
     """How far a search is, in a line."""
     return (
         f"iteration {news.iteration}, W2^2 = {news.loss:.6f}, "
@@ -65,11 +66,12 @@ def learn_with_progress(
     num_starts: int,
     seed: int,
     resume: Guidance | None = None,
+    learn_levels: bool = False,
 ) -> LearnResult:
     with progress_bar() as bar:
         task = bar.add_task("compiling and looking for the best constant", total=None)
 
-        def progress(news: stages.Progress) -> None:
+        def progress(news: SearchProgress) -> None:
             bar.update(task, description=f"learning: {progress_text(news)}")
 
         return learn(
@@ -78,9 +80,8 @@ def learn_with_progress(
             levels,
             guidance,
             free,
-            num_starts=num_starts,
-            max_iterations=MAX_ITERATIONS,
-            seed=seed,
+            freedom=Freedom(levels=learn_levels),
+            search=Search(starts=num_starts, max_iterations=MAX_ITERATIONS, seed=seed),
             progress=progress,
             resume=resume,
         )

@@ -15,14 +15,13 @@ from ..degradations import Degradation
 from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
 from ..files import check_free, fresh_folder, whole_folder
-from ..learning import LearnResult, default_free, sensitivity
+from ..learning import LearnResult, sensitivity
 from ..noise import NoiseLevel
 from ..prior import Prior, save_prior
 from ..problem import Problem, image_problem
 from ..restoration import measure, restore
 from ..samplers import make_sampler
 from ..schedule_file import Schedule, provenance, save_schedule
-from ..search import LEVELS
 from ..step import Guidance, Sampler
 from ..transfer import Transfer
 from .console import (
@@ -67,21 +66,20 @@ def design(options: Design) -> None:
     resume = None if options.resume is None else load_search(options.resume / SEARCH)
     small = merged(problem, options.bins)
 
-    def learned_on(levels: NoiseLevel, free: tuple[str, ...] | None, resume: Guidance | None):
+    def learned_on(levels: NoiseLevel, resume: Guidance | None, learn_levels: bool = False):
         guidance = jax.jit(sampler.heuristic)(problem, levels)
         if options.eta is not None:
             guidance["eta"] = jnp.full_like(guidance["eta"], options.eta)
-        arguments = guidance, free, options.starts, options.seed, resume
+        arguments = guidance, options.free, options.starts, options.seed, resume, learn_levels
         return learn_with_progress(sampler, small, levels, *arguments)
 
     if options.learn_levels:
-        free = options.free or default_free(sampler)
-        search = learned_on(levels, (*free, LEVELS), resume)
+        search = learned_on(levels, resume, learn_levels=True)
         levels, timesteps, grid = nearest_levels(options, search.levels)
         console.print(f"Learned levels: {_levels_in_words(levels, timesteps)}", soft_wrap=True)
-        result = learned_on(levels, options.free, None)
+        result = learned_on(levels, None)
     else:
-        search = result = learned_on(levels, options.free, resume)
+        search = result = learned_on(levels, resume)
 
     schedules = result.baseline_guidance | {"learned": result.guidance}
     transfers = {

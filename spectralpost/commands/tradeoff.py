@@ -10,7 +10,7 @@ from .. import figures, metrics
 from ..cli import Tradeoff, to_yaml
 from ..errors import InputError
 from ..files import check_free, fresh_folder, whole_folder
-from ..learning import learn
+from ..learning import Search, learn
 from ..problem import image_problem
 from ..samplers import make_sampler
 from .console import MAX_ITERATIONS, console, progress_bar, transfer_of
@@ -50,9 +50,9 @@ def tradeoff(options: Tradeoff) -> None:
                 guidance,
                 options.free or tuple(sampler.constraint),
                 objective=objective,
-                num_starts=options.starts,
-                max_iterations=MAX_ITERATIONS,
-                seed=options.seed,
+                search=Search(
+                    starts=options.starts, max_iterations=MAX_ITERATIONS, seed=options.seed
+                ),
             )
             if objective is metrics.wasserstein2:
                 schedules["tuned constant, W2^2"] = result.baseline_guidance["tuned_constant"]

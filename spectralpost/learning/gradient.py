@@ -18,12 +18,12 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType, PartitionSpec
 
-from .errors import InputError
-from .metrics import Objective, wasserstein2
-from .noise import NoiseLevel, step_pairs
-from .problem import Problem, num_pixels
-from .step import Guidance, Sampler
-from .transfer import (
+from ..errors import InputError
+from ..metrics import Objective, wasserstein2
+from ..noise import NoiseLevel, step_pairs
+from ..problem import Problem, num_pixels
+from ..step import Guidance, Sampler
+from ..transfer import (
     Transfer,
     check_guidance,
     compose,

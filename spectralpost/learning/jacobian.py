@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt through a sampling trajectory, for losses that are sums of squares.
+"""The Jacobian of a sampling trajectory, by all weights and levels of all steps.
 
 The chain of steps is affine, so the derivative of the total by a weight of step t is
 
@@ -16,10 +16,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .noise import NoiseLevel, step_pairs
-from .problem import Problem
-from .step import Guidance, Sampler
-from .transfer import (
+from ..noise import NoiseLevel, step_pairs
+from ..problem import Problem
+from ..step import Guidance, Sampler
+from ..transfer import (
     Transfer,
     amplification,
     compose,
@@ -139,68 +139,3 @@ def _growth_by_steps(
     nothing = jax.tree.map(jnp.zeros_like, seeds)
     inputs = (index, at_worst(laws), at_worst(steps))
     return jax.lax.scan(backward, nothing, inputs, reverse=True)[1]
-
-
-def finite(losses: Array) -> Array:
-    """Infinite where a loss is not a number: that of an unstable sampler."""
-    return jnp.where(jnp.isfinite(losses), losses, jnp.inf)
-
-
-class Search(NamedTuple):
-    """State of one Levenberg-Marquardt search."""
-
-    params: Array  # [P]
-    loss: Array
-    damping: Array
-    curvature: Array  # [P]: how fast the loss grows with each param, 1/2 d^2 loss / d param^2
-
-
-# Tried at once in every iteration, times the current damping; costs four losses, saves the
-# iterations that a rejected step would waste in lockstep with the other starts.
-TRIALS = (0.01, 0.1, 1.0, 10.0)
-MAX_STEP = 2.0  # of an unconstrained number: a factor of 7 for a weight
-
-
-def initial_search(params: Array) -> Search:
-    """A search that has not begun: params [P]."""
-    dtype = params.dtype
-    return Search(params, jnp.full((), jnp.inf, dtype), jnp.ones((), dtype), jnp.zeros_like(params))
-
-
-def levenberg_marquardt(
-    search: Search,
-    loss: Callable[[Array], Array],
-    linearised: Callable[[Array], tuple[Array, Array]],
-) -> Search:
-    """One iteration: the best of four dampings, kept only if it lowers the sum of squares.
-
-    loss(params); linearised(params) -> residuals [R] whose squares have the sum and the gradient of
-    the loss here, Jacobian [R, P]. Marquardt's scaling: the damping is relative to the diagonal of
-    J^T J.
-    """
-    r, jacobian = linearised(search.params)
-    normal, gradient = jacobian.T @ jacobian, jacobian.T @ r
-    curvature = jnp.diagonal(normal)  # Gauss and Newton's
-    # Directions that do not matter at all must not make the system singular.
-    floor = jnp.finfo(r.dtype).eps * jnp.max(curvature) + jnp.finfo(r.dtype).tiny
-    scale = jnp.maximum(curvature, floor)
-
-    def trial(factor: Array) -> tuple[Array, Array]:
-        damped = normal + jnp.diag(factor * search.damping * scale)
-        step = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), -gradient)
-        params = search.params + jnp.clip(step, -MAX_STEP, MAX_STEP)
-        return params, loss(params)
-
-    factors = jnp.asarray(TRIALS, r.dtype)
-    candidates, losses = jax.vmap(trial)(factors)
-    losses = finite(losses)
-    best = jnp.argmin(losses)
-    here = finite(jnp.sum(r**2))
-    accepted = losses[best] < here
-    damping = search.damping * jnp.where(accepted, factors[best], 100.0)
-    return Search(
-        jnp.where(accepted, candidates[best], search.params),
-        jnp.where(accepted, losses[best], here),
-        jnp.clip(damping, 1e-10, 1e10),
-        curvature,
-    )

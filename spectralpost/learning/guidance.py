@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .noise import NoiseLevel, log_snr, step_pairs
-from .problem import Problem
-from .step import Guidance
+from ..noise import NoiseLevel, log_snr, step_pairs
+from ..problem import Problem
+from ..step import Guidance
 
 # Published defaults may sit on a boundary (0, or 1 for "unit"), where u would be infinite.
 BOUNDARY = 1e-4  # for "nonnegative" relative to the schedule's largest weight

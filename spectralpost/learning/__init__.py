@@ -1,0 +1,11 @@
+"""Learning schedules: one door, `learn`. Reading order: guidance, jacobian, gradient, parameters,
+loss, levenberg_marquardt, lanes, baselines, generations, preparing, learn."""
+
+from .baselines import evaluate, evaluate_exact, heuristic, tuned_constant
+from .generations import Progress, Search
+from .gradient import loss_and_gradient
+from .guidance import per_mode
+from .learn import LearnResult, learn, sensitivity
+from .loss import Loss, Prices, Several, loss_of
+from .parameters import Freedom, Parameters, Schedule, parameters_of, schedule_of
+from .preparing import Prepared, default_free, prepare

@@ -1,0 +1,309 @@
+"""The stages of a search: explore few bins in generations, keep the best, refine what is found.
+
+Each stage runs lanes of compiled iterations in chunks, tells its progress, and ends with the best
+so far when the user interrupts it.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..errors import InputError
+from ..noise import num_steps_of
+from ..step import Guidance
+from .guidance import smooth_curves, unconstrain
+from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of
+from .loss import Loss
+
+CHUNK = 20  # iterations between two looks at the loss
+PATIENCE = 10  # generations without progress
+SHORT = 20  # from twice as many steps on, every second level is explored first
+EASY = 2 / 3  # of independent starts that come within 1 % of the best at once
+KEPT = 12  # parents of a generation
+LEAST_SQUARES = Method("lm", 0.0)
+
+# Children of a good schedule: what is added to its unconstrained numbers, and its size. "smooth":
+# a random curve in log-SNR; "white": noise; "local": noise on a quarter of the steps, on a run of
+# neighbours, since what is good elsewhere had better stay.
+KICKS = (
+    ("smooth", 0.3),
+    ("white", 0.1),
+    ("smooth", 1.0),
+    ("white", 0.3),
+    ("white", 1.0),
+    ("local", 1.0),
+    ("local", 0.3),
+)
+
+
+class Search(NamedTuple):
+    """How a search is made.
+
+    starts          searches run side by side: from the given schedule, from the tuned constant, and
+                    from random smooth curves around these two. The landscape has many minima
+    max_iterations  of exploring, and of refining, each rounded up to a multiple of 20
+    tolerance       stop refining once the best loss falls by less than this fraction in 20
+                    iterations
+    optimizer       "lm": Levenberg-Marquardt, for objectives that are sums of squares of
+                    independent modes (all metrics but kl). Explores in generations of 20 iterations
+                    on a problem of 64 bins in single precision, each begun by the best schedules so
+                    far and perturbed copies of these, then refines the best few on the whole
+                    problem. "lbfgs" (optax, zoom line search) and "adam" (optax, with
+                    `learning_rate`): any objective, blocks, samplers that divide by norms; they
+                    only refine. "auto": lm where it applies, else lbfgs
+    seed            searches are deterministic for a given one
+    """
+
+    starts: int = 48
+    max_iterations: int = 400
+    tolerance: float = 1e-4
+    optimizer: Optimizer = "auto"
+    learning_rate: float = 0.03
+    seed: int = 0
+
+    @property
+    def max_chunks(self) -> int:
+        return -(-self.max_iterations // CHUNK)
+
+    def check(self) -> None:
+        if self.starts < 1:
+            raise InputError(f"starts = {self.starts}: must be >= 1")
+        if self.max_iterations < 1:
+            raise InputError(f"max_iterations = {self.max_iterations}: must be >= 1")
+        if self.optimizer not in ("auto", "lm", "lbfgs", "adam"):
+            raise InputError(f"optimizer = {self.optimizer!r}: allowed are auto, lm, lbfgs, adam")
+
+
+class Progress(NamedTuple):
+    """How far a search is."""
+
+    iteration: int
+    loss: float  # best so far; of the coarse problem while exploring, of the whole one after it
+    seconds_left: float  # until this stage ends if nothing better turns up
+
+
+@dataclass
+class Watch:
+    """What a search has found so far, and whether the user has had enough."""
+
+    tell: Callable[[Progress], None] | None = None
+    explored: list[float] = field(default_factory=list)  # best loss of each chunk
+    refined: list[float] = field(default_factory=list)
+    interrupted: bool = False
+
+    def advance(
+        self, loss: Loss, lanes: Lanes, method: Method, record: list[float], chunks_left: int
+    ) -> Lanes | None:
+        """The lanes after a chunk of iterations, of which `chunks_left` follow if nothing changes;
+        None if the user interrupts."""
+        if self.interrupted:
+            return None
+        begun = time.perf_counter()
+        try:
+            lanes, losses = advance(loss, lanes, method, CHUNK)
+            record.append(float(np.min(np.asarray(losses[-1]))))
+            seconds = time.perf_counter() - begun
+            if self.tell is not None:
+                iteration = CHUNK * len(self.explored + self.refined)
+                self.tell(Progress(iteration, min(record), chunks_left * seconds))
+        except KeyboardInterrupt:
+            self.interrupted = True
+            return None
+        return lanes
+
+
+def explore(
+    loss: Loss, centres: tuple[Guidance, Guidance], search: Search, watch: Watch
+) -> dict[str, np.ndarray]:
+    """Unconstrained numbers of the best few schedules, name -> [KEPT, S].
+
+    The landscape is rugged, and good minima are near each other: after some iterations the best are
+    kept, and the other lanes go on from perturbed copies of these. On a problem of few bins, where
+    an iteration costs a fraction; what is learned there is refined on the whole problem. Many steps
+    begin from what is found on every second level; if enough independent starts went to the same
+    place there, refining does the rest.
+    """
+    parents, easy = _explored(loss, centres, search, watch)
+    share = 1 / 4 if easy else _num_lanes(loss, search) / search.starts
+    return _numbers(loss, parents[: math.ceil(share * KEPT)])
+
+
+def _explored(
+    loss: Loss, centres: tuple[Guidance, Guidance], search: Search, watch: Watch
+) -> tuple[np.ndarray, bool]:
+    """The best few vectors, and whether the landscape is easy."""
+    steps = num_steps_of(loss.parameters.levels)
+    if steps < 2 * SHORT:
+        starts = random_starts(loss, centres, search.starts, search.seed)
+        return generations(loss, starts, search, watch, PATIENCE, fresh=True)
+    kept = np.rint(np.linspace(0, steps, steps // 2 + 1)).astype(int)
+    half = replace(loss, parameters=loss.parameters.thinned(kept))
+    of_half = jax.tree.map(lambda leaf: leaf[kept[:-1]], centres)
+    found, easy = _explored(half, of_half, search, watch)
+    # What costs more per iteration, or is known to lead to one place, is done less often.
+    share = 1 / 4 if easy else _num_lanes(half, search) / search.starts
+    parents = _lifted(loss, half, _numbers(half, found[: math.ceil(share * KEPT)]), search)
+    if not easy:
+        parents, _ = generations(loss, parents, search, watch, 2)
+    return parents, easy
+
+
+def _numbers(loss: Loss, vectors: np.ndarray) -> dict[str, np.ndarray]:
+    vectors = np.asarray(vectors, loss.parameters.levels.alpha.dtype)
+    return {
+        name: np.einsum("...p,np->n...", np.asarray(basis), vectors)
+        for name, basis in loss.parameters.basis.items()
+    }
+
+
+def _lifted(loss: Loss, half: Loss, found: dict[str, np.ndarray], search: Search) -> np.ndarray:
+    """Schedules of half the steps, interpolated in log-SNR: [num, P]. Weights may be per step or
+    per unit of time, so half the weights are tried as well."""
+    parameters = loss.parameters
+    u = parameters.carried(found, half.parameters.levels)
+    halved = {
+        name: rows - np.log(2) * (parameters.sampler.constraint[name] == "nonnegative")
+        for name, rows in u.items()
+    }
+    starts = np.concatenate([parameters.fit(u), parameters.fit(halved)])
+    losses = np.asarray(losses_of(loss, jnp.asarray(starts, parameters.levels.alpha.dtype)))
+    return starts[np.argsort(losses)[: -(-search.starts // 2)]]
+
+
+def _num_lanes(loss: Loss, search: Search) -> int:
+    """Searches side by side in a generation: all that were asked for, fewer on very many steps,
+    where an iteration of one costs more than twice as much for each doubling."""
+    num, steps = search.starts, num_steps_of(loss.parameters.levels)
+    while steps >= 4 * SHORT:
+        num, steps = -(-num // 2), steps // 2
+    return num
+
+
+def generations(
+    loss: Loss,
+    starts: np.ndarray,
+    search: Search,
+    watch: Watch,
+    patience: int,
+    *,
+    fresh: bool = False,
+) -> tuple[np.ndarray, bool]:
+    """The best few vectors, [KEPT, P], from those given and perturbed copies; is it easy?
+
+    fresh: the starts are independent, and generations end if the landscape is easy.
+    """
+    num, dtype = _num_lanes(loss, search), loss.parameters.levels.alpha.dtype
+    kept = min(KEPT, -(-num // 2))
+    key = jax.random.key(search.seed)
+    parents, best, stale, easy = np.asarray(starts), np.inf, 0, False
+    vectors = jnp.asarray(parents, dtype)
+    if not fresh:
+        key, kick_key = jax.random.split(key)
+        vectors = next_generation(kick_key, parents[:num], loss, num)
+    for generation in range(search.max_chunks):
+        lanes = begin(LEAST_SQUARES, vectors)
+        left = patience - stale - 1
+        lanes = watch.advance(loss, lanes, LEAST_SQUARES, watch.explored, left)
+        if lanes is None:
+            break
+        before = best
+        losses = np.asarray(lanes.loss)
+        parents, best = best_distinct(np.asarray(lanes.vector), losses, kept)
+        stale = 0 if best < before * (1 - 1e-3) else stale + 1
+        if fresh and generation == 0 and num >= KEPT:
+            easy = bool(np.mean(losses <= 1.01 * best) >= EASY)
+        if stale >= patience or easy:
+            break
+        key, kick_key = jax.random.split(key)
+        vectors = next_generation(kick_key, parents, loss, num)
+    return parents[:kept], easy
+
+
+def refine(
+    loss: Loss, method: Method, starts: np.ndarray, search: Search, watch: Watch
+) -> tuple[Lanes, bool]:
+    """Searches from all starts, side by side, until the best of them no longer gains."""
+    vectors = jnp.asarray(starts, loss.parameters.levels.alpha.dtype)
+    lanes = begin(method, vectors)
+    if watch.interrupted:  # what there is, with its losses
+        return lanes._replace(loss=losses_of(loss, vectors)), False
+    best = np.inf
+    for done in range(1, search.max_chunks + 1):
+        before = jax.tree.map(jnp.copy, lanes)  # the search may reuse the lanes' memory
+        after = watch.advance(loss, lanes, method, watch.refined, search.max_chunks - done)
+        if after is None:
+            if done == 1:
+                before = before._replace(loss=losses_of(loss, vectors))
+            return before, False
+        lanes, last, best = after, best, min(best, watch.refined[-1])
+        if last - best <= search.tolerance * best:
+            return lanes, True
+    return lanes, False
+
+
+def random_starts(
+    loss: Loss, centres: tuple[Guidance, Guidance], num: int, seed: int
+) -> np.ndarray:
+    """[num, P]: the given schedule, the constant, then random smooth curves around these two.
+
+    On the noise levels as they are, and with the same weight in all bands.
+    """
+    parameters = loss.parameters
+    given, constant = (unconstrain(parameters.sampler.constraint, centre) for centre in centres)
+    u, names = {}, parameters.weights
+    for key, name in zip(jax.random.split(jax.random.key(seed), len(names)), names, strict=True):
+        around = np.stack([np.asarray((given, constant)[i % 2][name]) for i in range(num)])
+        curves = np.asarray(smooth_curves(key, parameters.levels, num))
+        curves = np.concatenate([np.zeros_like(curves[:2]), curves[2:]])
+        u[name] = around + curves
+    return parameters.fit_weights(u)
+
+
+def best_distinct(vectors: np.ndarray, losses: np.ndarray, num: int) -> tuple[np.ndarray, float]:
+    """The best vectors, [num, P] (fewer if there are fewer), and the best loss.
+
+    Those whose losses are 0.1 % apart come first: the others are likely to be the same minimum.
+    """
+    order = np.argsort(losses)  # infinite ones last
+    first, other = [order[0]], []
+    for i in order[1:]:
+        (first if losses[i] > losses[first[-1]] * (1 + 1e-3) else other).append(i)
+    return vectors[(first + other)[:num]], float(losses[order[0]])
+
+
+def next_generation(key: Array, parents: np.ndarray, loss: Loss, num: int) -> Array:
+    """The parents, and perturbed copies of them: [num, P]."""
+    parameters = loss.parameters
+    dtype, num_children = parameters.levels.alpha.dtype, num - len(parents)
+    if num_children <= 0:
+        return jnp.asarray(parents[:num], dtype)
+    which = np.arange(num_children)
+    kinds, sizes = (np.asarray(column)[which % len(KICKS)] for column in zip(*KICKS, strict=True))
+    kicks = {}
+    for name_key, (name, basis) in zip(
+        jax.random.split(key, len(parameters.basis)), parameters.basis.items(), strict=True
+    ):
+        steps, *bands = basis.shape[:-1]
+        smooth_key, white_key, place_key = jax.random.split(name_key, 3)
+        curves = smooth_curves(smooth_key, parameters.levels, num_children * int(np.prod(bands)))
+        curves = np.asarray(curves).reshape(num_children, *bands, -1)
+        # The gaps between levels are one fewer than the steps.
+        smooth = np.moveaxis(curves, -1, 1)[:, :steps]
+        white = np.asarray(jax.random.normal(white_key, (num_children, steps, *bands)))
+        first = np.asarray(jax.random.uniform(place_key, (num_children, 1))) * 1.25 - 0.25
+        step = np.arange(steps)[None] / steps
+        near = ((step >= first) & (step < first + 0.25)).reshape(
+            white.shape[:2] + (1,) * len(bands)
+        )
+        kind, size = (x.reshape(-1, *[1] * (white.ndim - 1)) for x in (kinds, sizes))
+        chosen = np.where(kind == "smooth", smooth, np.where(kind == "local", white * near, white))
+        kicks[name] = size * chosen
+    children = parents[which % len(parents)] + parameters.fit(kicks)
+    return jnp.asarray(np.concatenate([parents, children]), dtype)

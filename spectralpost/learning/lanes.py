@@ -1,0 +1,102 @@
+"""Many searches side by side, from many starts: compiled once, run some iterations at a time."""
+
+from functools import partial
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from . import levenberg_marquardt
+from .levenberg_marquardt import Descent, finite
+from .loss import Loss
+
+Optimizer = Literal["auto", "lm", "lbfgs", "adam"]
+
+
+class Method(NamedTuple):
+    """How a search goes down (static)."""
+
+    optimizer: Optimizer  # "lm", "lbfgs" or "adam"
+    learning_rate: float
+
+
+class Lane(NamedTuple):
+    """An optax search from one start; `Descent` is its counterpart of least squares."""
+
+    current: Array  # [P]
+    state: optax.OptState
+    vector: Array  # the best so far, [P]
+    loss: Array  # its loss
+
+
+Lanes = Descent | Lane  # leaves with a leading axis
+
+
+@partial(jax.jit, static_argnames="method")
+def begin(method: Method, vectors: Array) -> Lanes:
+    """Lanes at their starts, vectors [lanes, P]."""
+
+    def lane(vector: Array) -> Lanes:
+        if method.optimizer == "lm":
+            return levenberg_marquardt.begin(vector)
+        state = _transformation(method).init(vector)
+        return Lane(vector, state, vector, jnp.full((), jnp.inf, vector.dtype))
+
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        # optax starts with weakly typed numbers and goes on with strong ones: compiled twice.
+        return jax.tree.map(
+            lambda leaf: jax.lax.convert_element_type(leaf, leaf.dtype), jax.vmap(lane)(vectors)
+        )
+
+
+@partial(jax.jit, static_argnames=("method", "iterations"), donate_argnames="lanes")
+def advance(loss: Loss, lanes: Lanes, method: Method, iterations: int) -> tuple[Lanes, Array]:
+    """Some iterations of every lane; also the best losses so far, [iterations, lanes]."""
+
+    def iterate(lane: Lanes) -> Lanes:
+        if isinstance(lane, Descent):
+            return levenberg_marquardt.iterate(lane, loss, loss.linearised)
+        return _optax_iteration(loss, lane, method)
+
+    def run(lane: Lanes) -> tuple[Lanes, Array]:
+        def body(lane: Lanes, _) -> tuple[Lanes, Array]:
+            lane = iterate(lane)
+            return lane, lane.loss
+
+        return jax.lax.scan(body, lane, length=iterations)
+
+    # optax is not written for strict promotion, which callers may have switched on.
+    with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
+        return jax.vmap(run, out_axes=(0, 1))(lanes)
+
+
+@jax.jit
+def losses_of(loss: Loss, vectors: Array) -> Array:
+    """The losses of many vectors [num, P]; an unstable sampler's is infinite."""
+    return finite(jax.lax.map(loss, vectors, batch_size=16))
+
+
+def _optax_iteration(loss: Loss, lane: Lane, method: Method) -> Lane:
+    if method.optimizer == "lbfgs":
+        value_and_grad = optax.value_and_grad_from_state(loss)
+        value, grad = value_and_grad(lane.current, state=lane.state)
+        more = {"value": value, "grad": grad, "value_fn": loss}
+    else:
+        value, grad = jax.value_and_grad(loss)(lane.current)
+        more = {}
+    better = value < lane.loss  # False for NaN
+    updates, state = _transformation(method).update(grad, lane.state, lane.current, **more)
+    return Lane(
+        jnp.asarray(optax.apply_updates(lane.current, updates)),
+        state,
+        jnp.where(better, lane.current, lane.vector),
+        jnp.where(better, value, lane.loss),
+    )
+
+
+def _transformation(method: Method) -> optax.GradientTransformationExtraArgs:
+    if method.optimizer == "lbfgs":
+        return optax.lbfgs()
+    return optax.with_extra_args_support(optax.adam(method.learning_rate))

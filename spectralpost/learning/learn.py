@@ -1,0 +1,232 @@
+"""Learn a guidance schedule: minimise a closed-form loss through the whole sampling trajectory."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..errors import InputError
+from ..metrics import Objective, wasserstein2
+from ..noise import NoiseLevel
+from ..problem import Problem
+from ..step import Guidance, Sampler
+from . import generations
+from .baselines import evaluate, evaluate_exact
+from .generations import PATIENCE, Progress, Search, Watch
+from .guidance import constrain, per_mode, unconstrain
+from .loss import Loss, Prices, Several
+from .parameters import LEVELS, Freedom, parameters_of, schedule_of
+from .preparing import Prepared, prepare
+
+COARSE = 64  # modes of the problem that is explored
+
+
+class LearnResult(NamedTuple):
+    """What `learn` returns."""
+
+    guidance: Guidance  # the learned schedule, name -> [S]; by band [S, bands], see `per_mode`
+    levels: NoiseLevel  # those given, or those learned
+    band_knots: Array | None  # [bands], for `guidance.per_mode`
+    free: tuple[str, ...]  # the weights that were learned
+    loss: float  # the objective of the learned schedule
+    losses: np.ndarray  # the same of each problem, [K]
+    baselines: dict[str, float]  # the objective of "heuristic", "tuned_constant" and "exact"
+    baseline_guidance: dict[str, Guidance]  # the schedules of those three
+    history: np.ndarray  # best loss (objective + prices) after every 20 iterations of refining
+    explored: np.ndarray  # the same of each generation, on the coarse problem ("lm" only)
+    final_losses: np.ndarray  # of all schedules that were refined to the end, best first
+    converged: bool  # False if max_iterations or the user ended the search
+    interrupted: bool  # by the user: this is the best so far
+    kept: Guidance  # unconstrained numbers of all refined schedules, best first, for `resume`
+
+
+def learn(
+    sampler: Sampler,
+    problem: Problem | Sequence[Problem],
+    levels: NoiseLevel,
+    guidance: Guidance | None = None,
+    free: tuple[str, ...] | None = None,
+    *,
+    objective: Objective = wasserstein2,
+    freedom: Freedom = Freedom(),
+    prices: Prices = Prices(),
+    several: Several = Several(),
+    search: Search = Search(),
+    progress: Callable[[Progress], None] | None = None,
+    resume: Guidance | None = None,
+) -> LearnResult:
+    """Find the weights named in `free` that minimise `objective`; the others stay as they are.
+
+    problem    or several, for one schedule that serves all: other sigma_y, blur, exponent. The
+               first is the nominal one, whose published default is the start
+    levels     [S + 1]
+    guidance   name -> [S]: the fixed weights, and a start for the free ones (default: the
+               sampler's published default)
+    free       default: all weights but eta, or eta where there is no other (`default_free`)
+    objective  (problem, transfer) -> scalar: `metrics.wasserstein2` (default), `mse`, `perception`,
+               a `metrics.WeightedSum` of these, `kl`, or your own
+    freedom    noise levels, knots, bands: `Freedom`
+    prices     limits that keep schedules usable: `Prices`
+    several    how the losses of several problems become one: `Several`
+    search     starts, iterations, optimizer, seed: `Search`
+    progress   called with a `Progress` every 20 iterations
+    resume     `kept` of an earlier result of the same call: its search goes on from there
+
+    Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
+    equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
+    are proportional to rows x steps x starts. Computed in the wider of the dtypes of problem and
+    levels.
+
+    The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best that one number per
+    free weight can do, at any amplification (constant weights, or the published default with its
+    own constant changed, whichever is better); `exact` the exact conditional denoiser in the same
+    steps (`samplers.exact`, same eta), a reference that knows the prior's covariance.
+
+    Raises InputError for wrong names, shapes or options, and if no start has a finite loss.
+    """
+    search.check()
+    problems = [problem] if isinstance(problem, Problem) else list(problem)
+    problems, levels = _same_dtype(problems, levels)
+    prepared = prepare(
+        sampler,
+        problems,
+        levels,
+        guidance,
+        free,
+        objective=objective,
+        freedom=freedom,
+        prices=prices,
+        several=several,
+        search=search,
+    )
+    loss, centres = prepared.loss, (prepared.heuristic, prepared.constant)
+    watch = Watch(progress)
+    starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
+    if prepared.method.optimizer == "lm":
+        coarse = loss.on_bins(COARSE)
+        plain = _plain(coarse, prepared)
+        if starts is None:
+            found = generations.explore(plain, _single(centres), search, watch)
+            starts = loss.parameters.fit_weights(found)
+        if resume is not None or plain is not coarse:
+            starts, _ = generations.generations(coarse, starts, search, watch, PATIENCE)
+        # The tuned constant once more: refining cannot end above it, prices included.
+        constant = generations.random_starts(loss, centres, 2, search.seed)[1:]
+        starts = np.concatenate([starts, constant])
+    elif starts is None:
+        starts = generations.random_starts(loss, centres, search.starts, search.seed)
+    lanes, converged = generations.refine(loss, prepared.method, starts, search, watch)
+
+    vectors = lanes.vector[np.argsort(np.asarray(lanes.loss))]
+    learned, knots = schedule_of(loss.parameters, vectors[0]), loss.parameters.band_knots
+
+    def values(levels: NoiseLevel, guidance: Guidance) -> np.ndarray:
+        return np.asarray([evaluate(sampler, p, levels, guidance, objective) for p in problems])
+
+    def of_bands(guidance: Guidance) -> np.ndarray:
+        if knots is None:
+            return values(learned.levels, guidance)
+        weights = [per_mode(sampler.constraint, guidance, p, knots) for p in problems]
+        return np.asarray(
+            [
+                evaluate(sampler, p, learned.levels, on, objective)
+                for p, on in zip(problems, weights, strict=True)
+            ]
+        )
+
+    combined = lambda losses: float(jax.jit(Loss.combined)(loss, losses))  # noqa: E731
+    losses = of_bands(learned.guidance)
+    eta = prepared.heuristic.get("eta", jnp.zeros_like(levels.alpha[1:]))
+    exact = np.asarray([evaluate_exact(p, levels, eta, objective) for p in problems])
+    return LearnResult(
+        guidance=learned.guidance,
+        levels=learned.levels,
+        band_knots=knots,
+        free=loss.parameters.weights,
+        loss=combined(losses),
+        losses=np.asarray(losses, float),
+        baselines={
+            "heuristic": combined(values(levels, prepared.heuristic)),
+            "tuned_constant": combined(values(levels, prepared.constant)),
+            "exact": combined(exact),
+        },
+        baseline_guidance={
+            "heuristic": prepared.heuristic,
+            "tuned_constant": prepared.constant,
+            "exact": {"eta": eta},
+        },
+        history=np.asarray(watch.refined),
+        explored=np.asarray(watch.explored),
+        final_losses=np.sort(np.asarray(lanes.loss)),
+        converged=converged,
+        interrupted=watch.interrupted,
+        kept=jax.vmap(loss.parameters.unconstrained)(vectors),
+    )
+
+
+@partial(jax.jit, static_argnames=("sampler", "free", "objective"))
+def sensitivity(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    free: tuple[str, ...],
+    objective: Objective = wasserstein2,
+) -> Guidance:
+    """How much each weight of each step matters: name -> [S], for the names in `free`.
+
+    The relative increase of the objective when that one weight is changed by 10 % (a unit weight:
+    its odds), mean of up and down; near 0 where the loss does not care.
+    """
+    u = unconstrain(sampler.constraint, {name: guidance[name] for name in free})
+    here = evaluate(sampler, problem, levels, guidance, objective)
+
+    def moved(name: str, shift: Array) -> Array:
+        weights = guidance | constrain(sampler.constraint, u | {name: u[name] + shift})
+        return evaluate(sampler, problem, levels, weights, objective)
+
+    change = {}
+    for name in free:
+        shifts = 0.1 * jnp.eye(u[name].shape[0], dtype=u[name].dtype)
+        both = jax.lax.map(partial(moved, name), jnp.concatenate([shifts, -shifts]), batch_size=16)
+        change[name] = jnp.mean(both.reshape(2, -1), axis=0) / here - 1
+    return change
+
+
+def _plain(loss: Loss, prepared: Prepared) -> Loss:
+    """The loss of one weight a step on the levels as given; the same object if that is all."""
+    parameters = loss.parameters
+    if LEVELS not in parameters.basis and parameters.band_knots is None:
+        return loss
+    guidance = _single(prepared.heuristic)
+    plain = parameters_of(
+        parameters.sampler, parameters.levels, guidance, parameters.weights, knots=parameters.knots
+    )
+    return replace(loss, parameters=plain)
+
+
+def _single(tree):
+    """All arrays in single precision, which does for exploring, in less time."""
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+
+
+def _same_dtype(problems: list[Problem], levels: NoiseLevel) -> tuple[list[Problem], NoiseLevel]:
+    """All in the widest floating dtype among them."""
+    leaves = [leaf for tree in (problems, levels) for leaf in jax.tree.leaves(tree)]
+    dtype = np.result_type(*(np.asarray(leaf).dtype for leaf in leaves))
+    dtype = jnp.result_type(float) if not jnp.issubdtype(dtype, jnp.floating) else dtype
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (problems, levels))
+
+
+def _checked(resume: Guidance, loss: Loss) -> dict[str, np.ndarray]:
+    """Numbers to go on from; InputError if they are of another search."""
+    have = {name: np.shape(u)[1:] for name, u in resume.items()}
+    want = {name: basis.shape[:-1] for name, basis in loss.parameters.basis.items()}
+    if have != want:
+        raise InputError(f"resume: a search of {have}; this one is of {want}")
+    return {name: np.asarray(u) for name, u in resume.items()}

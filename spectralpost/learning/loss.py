@@ -1,0 +1,233 @@
+"""What a vector of parameters costs: problems, their combination, objective and prices.
+
+Everything that searches takes one `Loss`: it is called with a vector, and where the objective is a
+sum of squares it gives residuals and Jacobian as well.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from ..errors import InputError
+from ..merging import bin_modes, stack_problems
+from ..metrics import Objective, residuals_of
+from ..noise import NoiseLevel
+from ..problem import Problem, per_pixel
+from ..step import Guidance
+from ..transfer import trajectory
+from .gradient import chunked_loss
+from .jacobian import linearise
+from .parameters import Parameters
+
+WORST = 50.0  # `Loss.power` that stands for the worst case
+
+
+class Prices(NamedTuple):
+    """What a schedule pays besides its objective, so that it can be used.
+
+    max_amplification  keeps every signal on the way within this factor of what the denoiser was
+                       made for, in root mean square, mode by mode. The bare optimum (inf) of many
+                       steps may blow modes up by 10^10 and shrink them again: fine in closed form,
+                       useless to a network and even to double precision. See `overshoot`
+    smoothness         a zigzag by a factor of e from step to step costs this fraction of the tuned
+                       constant's loss (`guidance.roughness`): steps that do not matter follow their
+                       neighbours. 0 gives the bare optimum
+    """
+
+    max_amplification: float = 3.0
+    smoothness: float = 1e-4
+
+    def check(self) -> None:
+        if not self.max_amplification >= 1:
+            raise InputError(f"max_amplification = {self.max_amplification}: must be >= 1")
+        if not 0 <= self.smoothness < np.inf:
+            raise InputError(f"smoothness = {self.smoothness}: must be a number >= 0")
+
+
+class Several(NamedTuple):
+    """How the losses of several problems become one.
+
+    worst_case  the largest loss counts, not the average (as the norm of power 50, which is smooth)
+    references  a loss for each problem; losses are taken relative to these. Without them the
+                hardest problem outweighs the others
+    """
+
+    worst_case: bool = False
+    references: Sequence[float] | None = None
+
+    def scales(self, num: int) -> np.ndarray:
+        """What the losses are multiplied by, [num]: as large as without references on average."""
+        if self.references is None:
+            return np.ones(num)
+        values = np.asarray(self.references, float)
+        if values.shape != (num,) or not np.all((values > 0) & np.isfinite(values)):
+            given = ", ".join(f"{value:g}" for value in values.ravel())
+            raise InputError(f"references = {given}: {num} finite numbers > 0 are needed")
+        return values.mean() / values
+
+
+@partial(
+    jax.tree_util.register_dataclass,
+    data_fields=(
+        "parameters",
+        "problems",
+        "scales",
+        "power",
+        "max_growth",
+        "rough_price",
+        "watched",
+    ),
+    meta_fields=("objective",),
+)
+@dataclass(frozen=True)
+class Loss:
+    """A pytree: what programs are compiled for is static, the rest are arrays."""
+
+    objective: Objective
+    parameters: Parameters
+    problems: Problem  # leaves [K, ...]: one schedule for all of them
+    scales: Array  # what their losses are multiplied by, [K]
+    power: Array  # 1 for the average of the problems' losses, large for the worst
+    max_growth: Array  # log of max_amplification
+    rough_price: Array  # what roughness 1 of a schedule costs
+    # [K, ...]: of few modes, whose amplification is limited in place of that of `problems`. These
+    # are large then, and go through the trajectory in chunks (`gradient`)
+    watched: Problem | None = None
+
+    def __call__(self, vector: Array) -> Array:
+        """Objective of all problems, and prices."""
+        u = self.parameters.unconstrained(vector)
+        loss = self._of(self.parameters.grid(u), partial(self.parameters.weights_on, u))
+        return loss + self.rough_price * jnp.sum(self.parameters.rough(vector) ** 2)
+
+    def of_guidance(self, guidance: Guidance) -> Array:
+        """The same of weights [S] on the levels as given, without the price of roughness."""
+        return self._of(self.parameters.levels, lambda problem: guidance)
+
+    def combined(self, losses: Array) -> Array:
+        """One loss of all problems': mean((scales losses)^power)^(1 / power), losses [K]."""
+        losses = self.scales * losses
+        largest = jax.lax.stop_gradient(jnp.max(losses))
+        largest = jnp.where(largest > 0, largest, 1)  # powers of numbers up to 1 do not overflow
+        return largest * jnp.mean((losses / largest) ** self.power) ** (1 / self.power)
+
+    def linearised(self, vector: Array) -> tuple[Array, Array]:
+        """Residuals [R], whose squares have the sum and the gradient of the loss; Jacobian [R, P].
+
+        For objectives that are sums of squares of independent modes.
+        """
+        parameters = self.parameters
+        u = parameters.unconstrained(vector)
+        levels, residuals = parameters.grid(u), residuals_of(self.objective)
+        assert residuals is not None  # see `learn`
+
+        def one(problem: Problem):
+            misfit, growth = linearise(
+                parameters.sampler,
+                problem,
+                levels,
+                parameters.weights_on(u, problem),
+                parameters.directions(u, problem),
+                residuals,
+            )
+            excess, push = jax.linearize(
+                partial(overshoot, problem, self.max_growth), growth.values
+            )
+            pushed = {label: jax.vmap(jax.vmap(push))(by) for label, by in growth.jacobian.items()}
+            return misfit.values, misfit.jacobian, excess, pushed
+
+        values, by_inputs, excess, excess_by_inputs = jax.vmap(one)(self.problems)
+        losses = jnp.sum(values**2, axis=1)
+        # Weighted so, the squares have the sum and the gradient of `combined`.
+        ratio = self.scales * losses / self.combined(losses)
+        weight = jnp.sqrt(self.scales * ratio ** (self.power - 1) / losses.size)[:, None]
+        rough, jacobian_of_rough = _linear(parameters.rough, vector)
+        price = jnp.sqrt(self.rough_price)
+        rows = (weight * values).ravel(), excess.ravel(), price * rough
+        jacobian = (
+            (weight[..., None] * parameters.by_vector(u, by_inputs)).reshape(-1, vector.size),
+            parameters.by_vector(u, excess_by_inputs).reshape(-1, vector.size),
+            price * jacobian_of_rough,
+        )
+        return jnp.concatenate(rows), jnp.concatenate(jacobian)
+
+    def on_bins(self, num: int) -> "Loss":
+        """The same on problems of at most `2 num` rows, in single precision."""
+        problems = [jax.tree.map(lambda leaf, i=i: leaf[i], self.problems) for i in range(self.num)]
+        loss = replace(self, problems=binned(problems, num), watched=None)
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), loss)
+
+    @property
+    def num(self) -> int:
+        """The number of problems, K."""
+        return self.scales.shape[0]
+
+    def _of(self, levels: NoiseLevel, weights_on: Callable[[Problem], Guidance]) -> Array:
+        """Objective of all problems, and the price of amplification."""
+        sampler, free = self.parameters.sampler, self.parameters.weights
+
+        def one(problem: Problem) -> tuple[Array, Array]:
+            run = trajectory(sampler, problem, levels, weights_on(problem))
+            excess = overshoot(problem, self.max_growth, jnp.log(run.amplification))
+            return self.objective(problem, run.total), jnp.sum(excess**2)
+
+        if self.watched is None:
+            losses, penalties = jax.vmap(one)(self.problems)
+            return self.combined(losses) + jnp.sum(penalties)
+
+        def chunked(problem: Problem) -> Array:
+            return chunked_loss(sampler, problem, levels, weights_on(problem), free, self.objective)
+
+        losses = jax.lax.map(chunked, self.problems)
+        return self.combined(losses) + jnp.sum(jax.vmap(one)(self.watched)[1])
+
+
+def overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
+    """Square roots of the penalty, [S], for the log amplification of each step: beyond the limit,
+    its excess, squared, times the variance of a pixel. So 10 % excess cost 1 % of the image."""
+    return jnp.sqrt(per_pixel(problem, problem.spectrum)) * jnp.maximum(growth - max_growth, 0)
+
+
+def loss_of(
+    parameters: Parameters,
+    problems: Sequence[Problem],
+    objective: Objective,
+    *,
+    several: Several = Several(),
+    max_amplification: float = np.inf,
+    rough_price: float = 0.0,
+    watched: Problem | None = None,
+) -> Loss:
+    """The loss of `parameters` on problems, in the dtype of the levels."""
+    number = partial(jnp.asarray, dtype=parameters.levels.alpha.dtype)
+    return Loss(
+        objective=objective,
+        parameters=parameters,
+        problems=stack_problems(problems),
+        scales=number(several.scales(len(problems))),
+        power=number(WORST if several.worst_case else 1.0),
+        max_growth=number(np.log(max_amplification)),
+        rough_price=number(rough_price),
+        watched=watched,
+    )
+
+
+def binned(problems: Sequence[Problem], num: int) -> Problem:
+    """All problems with at most twice `num` rows each, stacked."""
+    return stack_problems(
+        [
+            bin_modes(problem, num)[0] if problem.spectrum.shape[0] > 2 * num else problem
+            for problem in problems
+        ]
+    )
+
+
+def _linear(fn: Callable[[Array], Array], vector: Array) -> tuple[Array, Array]:
+    """Value and Jacobian of a linear function."""
+    return fn(vector), jax.vmap(fn, out_axes=1)(jnp.eye(vector.size, dtype=vector.dtype))

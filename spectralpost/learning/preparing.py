@@ -1,0 +1,137 @@
+"""From the arguments of `learn` to a loss, a method and the two schedules it begins from."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..errors import InputError
+from ..metrics import Objective, residuals_of, wasserstein2
+from ..noise import NoiseLevel, check_levels
+from ..problem import Problem
+from ..step import Guidance, Sampler
+from ..transfer import check_guidance, check_weights, divides_by_norms
+from .baselines import heuristic, tuned_constant
+from .generations import LEAST_SQUARES, Search
+from .gradient import CHUNK as LARGE
+from .lanes import Method
+from .loss import Loss, Prices, Several, binned, loss_of
+from .parameters import LEVELS, Freedom, parameters_of
+
+WATCHED = 400  # modes whose amplification is watched where there are very many
+
+
+class Prepared(NamedTuple):
+    """The loss of a search, and where it begins."""
+
+    loss: Loss
+    method: Method
+    heuristic: Guidance  # the schedule that was given, or the published default
+    constant: Guidance  # the tuned constant
+
+
+def prepare(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    levels: NoiseLevel,
+    guidance: Guidance | None = None,
+    free: tuple[str, ...] | None = None,
+    *,
+    objective: Objective = wasserstein2,
+    freedom: Freedom = Freedom(),
+    prices: Prices = Prices(),
+    several: Several = Several(),
+    search: Search = Search(),
+) -> Prepared:
+    """What `learn` minimises with the same arguments, and the two schedules it begins from."""
+    check_levels(levels)
+    if not problems:
+        raise InputError("problem: one at least is needed")
+    prices.check()
+    free = default_free(sampler) if free is None else tuple(free)
+    _check_free(sampler, free)
+    given = heuristic(sampler, problems[0], levels) if guidance is None else guidance
+    check_guidance(sampler, levels, given)
+    check_weights(sampler, given)
+    given = {name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in given.items()}
+    method = _method(search, sampler, problems[0], levels, given, objective)
+    freedom.check(levels, problems)
+
+    rows, blocks = problems[0].spectrum.shape[0], problems[0].basis is not None
+    plain = len(problems) == 1 and freedom.bands is None and not freedom.levels and not blocks
+    chunked = plain and rows > 2 * LARGE and method.optimizer != "lm"
+    chunked = chunked and not divides_by_norms(sampler, problems[0], levels, given)
+    # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
+    unlimited = loss_of(
+        parameters_of(sampler, levels, given, free, knots=1),
+        problems,
+        objective,
+        several=several,
+        watched=binned(problems, WATCHED) if chunked else None,
+    )
+    constant, constant_loss = tuned_constant(unlimited, given)
+    parameters = parameters_of(
+        sampler,
+        levels,
+        given,
+        free,
+        learn_levels=freedom.levels,
+        knots=freedom.knots,
+        bands=freedom.bands,
+        problem=problems[0],
+    )
+    number = partial(jnp.asarray, dtype=levels.alpha.dtype)
+    loss = replace(
+        unlimited,
+        parameters=parameters,
+        max_growth=number(np.log(prices.max_amplification)),
+        rough_price=number(prices.smoothness * constant_loss),
+    )
+    return Prepared(loss, method, given, constant)
+
+
+def default_free(sampler: Sampler) -> tuple[str, ...]:
+    """The weights that `learn` learns if not told: all but eta, or eta if that is all there is."""
+    return tuple(name for name in sampler.constraint if name != "eta") or tuple(sampler.constraint)
+
+
+def _method(
+    search: Search,
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    objective: Objective,
+) -> Method:
+    """What "auto" stands for; InputError if "lm" is asked for and does not apply."""
+    if search.optimizer in ("lbfgs", "adam"):
+        return Method(search.optimizer, search.learning_rate)
+    applies = (
+        residuals_of(objective) is not None
+        and problem.basis is None
+        and not divides_by_norms(sampler, problem, levels, guidance)
+    )
+    if search.optimizer == "lm" and not applies:
+        raise InputError(
+            "optimizer = 'lm': needs a sum of squares (the averaged W2, mse, perception), "
+            "independent modes and a sampler without norms; allowed here are lbfgs, adam"
+        )
+    return LEAST_SQUARES if applies else Method("lbfgs", 0.0)
+
+
+def _check_free(sampler: Sampler, free: tuple[str, ...]) -> None:
+    known = ", ".join(sampler.constraint)
+    for name in free:
+        if name == LEVELS:
+            raise InputError(
+                f"free = {name!r}: noise levels are learned by freedom=Freedom(levels=True)"
+            )
+        if name not in sampler.constraint:
+            raise InputError(f"free = {name!r}: {sampler.name} has the weights {known}")
+    if not free:
+        raise InputError(f"free: name one weight at least; {sampler.name} has {known}")
+    if len(set(free)) < len(free):
+        raise InputError(f"free = {', '.join(free)}: names a weight twice")
