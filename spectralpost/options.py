@@ -210,9 +210,8 @@ def choice(options: Any, field: str, default: str = "") -> tuple[str, dict[str, 
     for flag, (owner, names, option) in SHORT.items():
         value = getattr(options, flag, None) if owner == field else None
         if value is not None and name not in names:
-            raise InputError(
-                f"{flag} = {value}: has no effect on {field} {name!r}, only on {' and '.join(names)}"
-            )
+            only = " and ".join(names)
+            raise InputError(f"{flag} = {value}: has no effect on {field} {name!r}, only on {only}")
         if value is not None:
             given[option] = value
     return name, given

@@ -13,6 +13,8 @@ FOLDER = Path(spectralpost.__file__).parent
 READING_ORDER = (
     "errors",
     "files",
+    "signatures",
+    "options",
     "algebra",
     "noise",
     "images",
@@ -30,15 +32,13 @@ READING_ORDER = (
     "restoration",
     "schedule_file",
     "figures",
-    "cli",
     "commands",
+    "cli",
+    "__main__",
 )
-# The command line starts `commands` from inside of a function, so that --help need not wait for
-# JAX: the only import of this package that points the other way.
-LAZY = {("cli", "commands")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
-# what is listed here as shared by the others.
-SHARED = {"commands": {".console", ".setting"}, "degradations": {".base"}}
+# what is listed here, in reading order, as shared by the others.
+SHARED = {"commands": ("inputs", "console"), "degradations": ("base",)}
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
     "learning": (
@@ -101,18 +101,14 @@ def test_imports_point_one_way(path):
     depth = len(path.relative_to(FOLDER).parts)
     me = position(path)
     allowed = set(READING_ORDER[: READING_ORDER.index(me)])
-    allowed |= {other for module, other in LAZY if module == me}
     found = imported_modules(path.read_text(), depth)
     siblings = {name for name in found if name.startswith(".")}
     assert found - siblings <= allowed
     if path.name == "__init__.py":
         return
-    if me in ORDERED:
-        order = ORDERED[me]
-        assert siblings <= {f".{name}" for name in order[: order.index(path.stem)]}
-        return
-    shared = SHARED.get(me, set())
-    assert siblings <= (set() if f".{path.stem}" in shared else shared)
+    order = ORDERED.get(me, SHARED.get(me, ()))
+    before = order[: order.index(path.stem)] if path.stem in order else order
+    assert siblings <= {f".{name}" for name in before}
 
 
 def test_the_check_sees_every_form_of_import():

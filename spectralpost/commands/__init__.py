@@ -1,33 +1,38 @@
-"""The commands of the command line, one a file, and what they share (`setting`, `console`)."""
+"""The commands of the command line, one a file, and what they share (`inputs`, `console`).
+
+A command is three functions: `compute(options, say)` returns a result and prints nothing, `write`
+puts it into a folder, `present` prints it. One that only lists something has no `write`.
+"""
 
 import os
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import jax
 
-from ..cli import Compare, Design, Evaluate, Restore, Samplers, Tradeoff
-from .compare import compare
-from .design import design
-from .evaluate import evaluate
-from .restore import restore_image
-from .samplers import list_samplers
-from .tradeoff import tradeoff
+from ..options import to_yaml
+from .console import console, progress_line, results_folder
+from .inputs import complete
 
 
-def run(options: Design | Compare | Tradeoff | Evaluate | Restore | Samplers) -> None:
-    """Run the command that the options belong to."""
+def run(name: str, file: str, options: Any) -> None:
+    """Run the command in `commands/<file>.py`."""
     # A thousand steps multiply small numbers: double precision costs little here.
     jax.config.update("jax_enable_x64", True)
     _keep_compiled_programs()
-    commands = {
-        Design: design,
-        Compare: compare,
-        Tradeoff: tradeoff,
-        Evaluate: evaluate,
-        Restore: restore_image,
-        Samplers: list_samplers,
-    }
-    commands[type(options)](options)
+    command = import_module(f".{file}", __name__)
+    if not hasattr(command, "write"):
+        command.present(command.compute(options))
+        return
+    with results_folder(options.out, name) as results:
+        with progress_line() as say:
+            result = command.compute(options, say)
+        (results.folder / "config.yaml").write_text(to_yaml(complete(options)))
+        command.write(result, results.folder)
+        files = sorted(path.name for path in results.folder.iterdir())
+    command.present(result)
+    console.print(f"results in {results.path}: {', '.join(files)}", soft_wrap=True)
 
 
 def _keep_compiled_programs() -> None:

@@ -1,63 +1,120 @@
-"""What options stand for: noise levels, degradation, prior, problem."""
+"""What options stand for: sampler, noise levels, degradation, prior, problem."""
 
 import warnings
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-from .. import images, noise
-from ..cli import Evaluate, ProblemOptions
-from ..degradations import Degradation, make_degradation
+from .. import images
+from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..errors import InputError
 from ..merging import bin_modes, unique_modes
-from ..noise import NoiseLevel
+from ..noise import (
+    GRIDS,
+    NoiseLevel,
+    grid_timesteps,
+    make_grid,
+    nearest_timesteps,
+    training_grid,
+)
+from ..options import SHORT, Compare, DegradationOptions, Design, ProblemOptions, Tradeoff, choice
 from ..prior import Prior, excess_kurtosis, from_images, load_prior
-from ..problem import Problem
+from ..problem import Problem, image_problem
+from ..samplers import SAMPLERS, make_sampler
 from ..schedule_file import Schedule
+from ..signatures import as_words, checked_options, options_of
+from ..step import Sampler
 
 BUILT_IN_SIZE = 128
 
-
-def levels_of(
-    options: ProblemOptions, steps: int
-) -> tuple[NoiseLevel, tuple[int, ...] | None, str]:
-    """The grid, its time steps if it has any, and its name for people."""
-    name = options.grid.replace("-", "_")
-    if not name.startswith("vp"):
-        return getattr(noise, name)(steps), None, options.grid
-    levels = getattr(noise, name)(steps, options.spacing)
-    timesteps = noise.vp_timesteps(steps, options.spacing)
-    return levels, tuple(timesteps.tolist()), f"{options.grid}, {options.spacing}"
+Options = TypeVar("Options")
 
 
-def nearest_levels(
-    options: ProblemOptions, learned: NoiseLevel
-) -> tuple[NoiseLevel, tuple[int, ...] | None, str]:
-    """As `levels_of`, for learned levels: of a vp grid the nearest that the network knows."""
-    name = options.grid.replace("-", "_")
-    grid = f"{options.grid}, learned"
-    if not name.startswith("vp"):
-        return learned, None, grid
-    trained = getattr(noise, name)(noise.TRAIN_STEPS)
-    timesteps = noise.nearest_timesteps(learned, trained)
-    rows = np.append(noise.TRAIN_STEPS - 1 - timesteps, noise.TRAIN_STEPS)  # noisiest first
+class Grid(NamedTuple):
+    """The noise levels of a run."""
+
+    levels: NoiseLevel  # [S + 1]
+    timesteps: tuple[int, ...] | None  # of a vp grid, [S]
+    label: str  # for people
+    name: str  # in GRIDS
+    options: dict[str, Any]
+
+
+class Inputs(NamedTuple):
+    """What a schedule is learned for, and a photograph to show it on."""
+
+    prior: Prior
+    degradation: Degradation
+    problem: Problem  # all modes
+    small: Problem  # merged, to learn on
+    photo: np.ndarray  # [C, H, W], kept out of the prior
+    photo_name: str
+    kurtosis: float  # excess, of the whitened images
+
+
+def inputs_of(options: Design | Compare | Tradeoff, photo: Path | None = None) -> Inputs:
+    """Prior, degradation and problem; the photograph is the first image, or the one at `photo`."""
+    name, given = degradation_choice(options)  # before the images are read: that takes a while
+    prior, planes, photo_name, kurtosis = prior_and_photo(options, photo)
+    degradation = make_degradation(name, prior.shape, **given)
+    problem = image_problem(prior, degradation, options.sigma_y, channels=len(planes))
+    small = merged(problem, options.bins)
+    return Inputs(prior, degradation, problem, small, planes, photo_name, kurtosis)
+
+
+def sampler_of(options: Design | Tradeoff) -> tuple[Sampler, dict[str, Any]]:
+    """The sampler to learn for, and its options."""
+    name, given = choice(options, "sampler")
+    if name == "exact":
+        raise InputError("sampler = 'exact': is a reference, with nothing to learn")
+    return make_sampler(name, **given), given
+
+
+def free_weights(options: Design | Tradeoff) -> tuple[str, ...] | None:
+    """The weights to learn."""
+    if "levels" in (options.free or ()):
+        raise InputError("free = 'levels': noise levels are learned with --learn-levels")
+    return options.free
+
+
+def grid_of(options: ProblemOptions, steps: int) -> Grid:
+    name, given = choice(options, "grid")
+    levels, timesteps = make_grid(name, steps, **given), grid_timesteps(name, steps, **given)
+    label = ", ".join([name, *as_words(given)])
+    return Grid(
+        levels, None if timesteps is None else tuple(timesteps.tolist()), label, name, given
+    )
+
+
+def rounded(grid: Grid, learned: NoiseLevel) -> Grid:
+    """The grid with learned levels: of a vp grid the nearest that the network knows."""
+    label = f"{grid.name}, learned"
+    if grid.timesteps is None:
+        return grid._replace(levels=learned, label=label)
+    trained = training_grid(grid.name, **grid.options)
+    timesteps = nearest_timesteps(learned, trained)
+    rows = np.append(trained.alpha.size - 2 - timesteps, trained.alpha.size - 1)  # noisiest first
     levels = NoiseLevel(trained.alpha[rows], trained.sigma[rows])
-    return levels, tuple(timesteps.tolist()), grid
+    return grid._replace(levels=levels, timesteps=tuple(timesteps.tolist()), label=label)
 
 
-def degradation_of(
-    options: ProblemOptions | Evaluate, name: str, shape: tuple[int, ...]
-) -> Degradation:
-    choices: dict[str, dict[str, Any]] = {
-        "identity": {},
-        "gaussian-blur": {"std": options.blur_std},
-        "uniform-blur": {"size": options.blur_size},
-        "motion-blur": {"length": options.motion_length, "angle": options.motion_angle},
-    }
-    if name == "kernel":
-        return make_degradation("from_kernel", shape, kernel=_load_kernel(options.kernel))
-    return make_degradation(name.replace("-", "_"), shape, **choices[name])
+def degradation_choice(
+    options: DegradationOptions, name: str = "", known: Mapping[str, Any] | None = None
+) -> tuple[str, dict[str, Any]]:
+    """Name and options of the degradation, checked, its kernel read.
+
+    name, known  of a schedule's own, for options that choose none: what is given changes it
+    """
+    chosen, given = choice(options, "degradation", name)
+    if options.degradation is None:
+        given = dict(known or {}) | given
+    if chosen == "from_kernel" and not isinstance(given.get("kernel"), list):
+        path = given.get("kernel")
+        given["kernel"] = _load_kernel(None if path is None else Path(path))
+    return chosen, checked_options("degradation", DEGRADATIONS, chosen, given, own=("shape",))
 
 
 def prior_and_photo(
@@ -107,27 +164,11 @@ def prior_and_photo(
     return prior, photo, photo_name, excess_kurtosis(prior, planes)
 
 
-def parsed_options(words: tuple[str, ...]) -> dict[str, Any]:
-    """`name=value` words as a dictionary; values as in YAML."""
-    import yaml
-
-    options = {}
-    for word in words:
-        name, equals, value = word.partition("=")
-        if not (name and equals and value):
-            raise InputError(f"sampler-options = {word!r}: name=value is needed")
-        try:
-            options[name] = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise InputError(f"sampler-options = {word!r}: value cannot be read") from error
-    return options
-
-
-def title_of(options: ProblemOptions, steps: int, grid: str) -> str:
+def title_of(options: ProblemOptions, steps: int, inputs: Inputs, grid: str) -> str:
     """The problem and the grid, in a line."""
     low, high = options.pixel_range
     return (
-        f"{steps} steps ({grid}), {options.degradation}, "
+        f"{steps} steps ({grid}), {inputs.degradation.name}, "
         f"sigma_y = {options.sigma_y:g} in [{low:g}, {high:g}]"
     )
 
@@ -149,6 +190,31 @@ def stored_prior(schedule_path: Path, prior_path: Path | None, schedule: Schedul
 
 def merged(problem: Problem, bins: int) -> Problem:
     return bin_modes(unique_modes(problem)[0], bins)[0]
+
+
+def complete(options: Options) -> Options:
+    """The options with all that factories take by default, so that new defaults change no old run.
+
+    Short flags become name=value words, but for the file of a kernel.
+    """
+    tables = {"sampler": SAMPLERS, "degradation": DEGRADATIONS, "grid": GRIDS}
+    changes: dict[str, Any] = {}
+    for field, table in tables.items():
+        if getattr(options, field, None) is None:
+            continue
+        name, given = choice(options, field)
+        defaults = {
+            option: parameter.default
+            for option, parameter in options_of(table[name]).items()
+            if parameter.default is not parameter.empty
+        }
+        for flag, (owner, _, option) in SHORT.items():
+            if owner == field and flag == "kernel" and options.kernel is not None:
+                del given[option]
+            elif owner == field:
+                changes[flag] = None
+        changes |= {field: name, f"{field}_options": as_words(defaults | given)}
+    return replace(options, **changes)  # type: ignore[type-var]
 
 
 def _load_kernel(path: Path | None) -> np.ndarray:

@@ -39,4 +39,5 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 def make_sampler(name: str, **options: object) -> Sampler:
     """SAMPLERS[name](**options), for options from a file: see `checked_options`."""
-    return SAMPLERS[name](**checked_options("sampler", SAMPLERS, name, options))
+    checked = checked_options("sampler", SAMPLERS, name, options)
+    return SAMPLERS[name](**checked)
