@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _run(arguments: list[str]) -> None:
     origin = ""
     try:
-        config, arguments = _config_of(arguments)
-        options = parse(arguments, config)
+        options = parse(arguments)
+        config, _ = _config_of(arguments)
         # Whatever is out of range shows up later, and may be the file's.
         origin = "" if config is None else f" (with config {config!r})"
         if not 0 <= getattr(options, "seed", 0) < 2**32:
@@ -69,10 +69,11 @@ def _run(arguments: list[str]) -> None:
         raise SystemExit(130) from None
 
 
-def parse(arguments: Sequence[str], config: str | None = None) -> Any:
-    """The options of a command line; flags win over the values of a config file."""
+def parse(arguments: Sequence[str]) -> Any:
+    """The options of a command line; flags win over the values of its `--config` file."""
     import tyro
 
+    config, arguments = _config_of(arguments)
     defaults = {}
     if config is not None:
         name = arguments[0] if arguments else ""
@@ -106,7 +107,7 @@ def parse(arguments: Sequence[str], config: str | None = None) -> Any:
         raise InputError(_one_line(printed.getvalue())) from None
 
 
-def _config_of(arguments: list[str]) -> tuple[str | None, list[str]]:
+def _config_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The file of `--config`, and the arguments without it: it says what the defaults are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--config", metavar="FILE.yaml")
