@@ -43,9 +43,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _run(sys.argv[1:] if arguments is None else list(arguments))
         finally:
             sys.stdout.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough: end as other programs do
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough; rich ends likewise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise SystemExit(141) from None
+        raise SystemExit(1) from None
 
 
 def _run(arguments: list[str]) -> None:

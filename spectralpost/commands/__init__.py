@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from ..options import to_yaml
-from .console import console, progress_line, results_folder
+from . import console
 from .inputs import complete
 
 
@@ -25,14 +25,14 @@ def run(name: str, file: str, options: Any) -> None:
     if not hasattr(command, "write"):
         command.present(command.compute(options))
         return
-    with results_folder(options.out, name) as results:
-        with progress_line() as say:
+    with console.results_folder(options.out, name) as results:
+        with console.progress_line() as say:
             result = command.compute(options, say)
         (results.folder / "config.yaml").write_text(to_yaml(complete(options)))
         command.write(result, results.folder)
         files = sorted(path.name for path in results.folder.iterdir())
     command.present(result)
-    console.print(f"results in {results.path}: {', '.join(files)}", soft_wrap=True)
+    console.console.print(f"results in {results.path}: {', '.join(files)}", soft_wrap=True)
 
 
 def _keep_compiled_programs() -> None:

@@ -1,7 +1,7 @@
 """What options stand for: sampler, noise levels, degradation, prior, problem."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -25,7 +25,7 @@ from ..prior import Prior, excess_kurtosis, from_images, load_prior
 from ..problem import Problem, image_problem
 from ..samplers import SAMPLERS, make_sampler
 from ..schedule_file import Schedule
-from ..signatures import as_words, checked_options, options_of
+from ..signatures import as_words, checked_options, fitted, options_of
 from ..step import Sampler
 
 BUILT_IN_SIZE = 128
@@ -70,7 +70,8 @@ def sampler_of(options: Design | Tradeoff) -> tuple[Sampler, dict[str, Any]]:
     name, given = choice(options, "sampler")
     if name == "exact":
         raise InputError("sampler = 'exact': is a reference, with nothing to learn")
-    return make_sampler(name, **given), given
+    sampler = make_sampler(name, **given)
+    return sampler, _changed(SAMPLERS[name], given)
 
 
 def free_weights(options: Design | Tradeoff) -> tuple[str, ...] | None:
@@ -83,7 +84,7 @@ def free_weights(options: Design | Tradeoff) -> tuple[str, ...] | None:
 def grid_of(options: ProblemOptions, steps: int) -> Grid:
     name, given = choice(options, "grid")
     levels, timesteps = make_grid(name, steps, **given), grid_timesteps(name, steps, **given)
-    label = ", ".join([name, *as_words(given)])
+    label = ", ".join([name, *as_words(_changed(GRIDS[name], given))])
     return Grid(
         levels, None if timesteps is None else tuple(timesteps.tolist()), label, name, given
     )
@@ -171,6 +172,13 @@ def title_of(options: ProblemOptions, steps: int, inputs: Inputs, grid: str) -> 
         f"{steps} steps ({grid}), {inputs.degradation.name}, "
         f"sigma_y = {options.sigma_y:g} in [{low:g}, {high:g}]"
     )
+
+
+def _changed(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not the factory's defaults: files name no others."""
+    parameters = options_of(factory)
+    typed = {name: fitted(value, parameters[name].annotation) for name, value in given.items()}
+    return {name: value for name, value in typed.items() if value != parameters[name].default}
 
 
 def stored_prior(schedule_path: Path, prior_path: Path | None, schedule: Schedule) -> Prior:
