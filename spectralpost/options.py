@@ -41,7 +41,7 @@ class DegradationOptions:
     motion_angle: float | None = None
     """motion_blur: short for angle=..., in degrees, 0 is horizontal."""
     kernel: Path | None = None
-    """kernel: file with the kernel that images are convolved with, as it is."""
+    """kernel: file with the kernel of a convolution: .npy, .txt, .csv, or a grey image."""
 
 
 @dataclass(kw_only=True)
@@ -61,7 +61,8 @@ class ProblemOptions(DegradationOptions):
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     """Pixel values of black and white, as the denoiser takes them; sigma_y is in these units."""
     white_level: float | None = None
-    """Pixel value of white in the files (default: the largest of their number type)."""
+    """Pixel value that is white in integer files, such as 4095 for 12 bits in 16-bit files
+    (default: the largest that the file's type holds)."""
     window: Literal["none", "hann"] = "none"
     """Taper of the images before their power spectrum is taken."""
     sigma_y: float = 0.05
@@ -166,7 +167,7 @@ class Restore:
     prior: Path | None = None
     """Prior file (default: prior.npz beside the schedule)."""
     white_level: float | None = None
-    """Pixel value of white in the file (default: the largest of its number type)."""
+    """Pixel value that is white in an integer file (default: the largest that its type holds)."""
     simulate: bool = False
     """Degrade the image first, then restore it, and report PSNR."""
     samples: int = 1

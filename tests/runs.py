@@ -76,7 +76,7 @@ def workplace(tmp_path_factory) -> Path:
     stored = json.loads((w / "designed" / "schedule.json").read_text())
     other = power_law(SHAPE)
     spoiled = {
-        "newer": stored | {"format_version": 2},
+        "newer": stored | {"format_version": 3},
         "box": stored
         | {
             "problem": stored["problem"]

@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from pictures import IGNORE_UNCLOSED, unreadable_image  # noqa: F401
 from runs import QUICK, STEPS, compile_quickly, contents, workplace  # noqa: F401
 
 import spectralpost
@@ -160,7 +159,7 @@ BAD = {
     # schedules and priors
     "missing schedule": ("evaluate {w}/no.json --out {out}", r"no\.json.*cannot be read"),
     "broken schedule": ("evaluate {w}/broken/schedule.json --out {out}", "not a JSON file"),
-    "newer schedule": ("evaluate {w}/newer/schedule.json --out {out}", "format_version = 2.*newer"),
+    "newer schedule": ("evaluate {w}/newer/schedule.json --out {out}", "format_version = 3.*newer"),
     "image as schedule": ("evaluate {w}/images/0.png --out {out}", r"0\.png.*not a JSON file"),
     "no prior": ("evaluate {w}/alone/schedule.json --out {out}", r"prior\.npz.*missing"),
     "another prior": ("evaluate {w}/stranger/schedule.json --out {out}", "hash.*--prior"),
@@ -246,8 +245,6 @@ BAD = {
 }
 
 
-@IGNORE_UNCLOSED
-@pytest.mark.usefixtures("unreadable_image")
 @pytest.mark.parametrize("name", BAD)
 def test_bad_input_is_one_line(name, w, tmp_path, monkeypatch, capsys):
     """Exit code 2, one line that names the value, no traceback, nothing written or changed."""

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from pictures import texture, write
 from runs import QUICK, SHAPE, SIGMA_Y, SMALL, compile_quickly, metrics_in, run, workplace  # noqa: F401
 
 from spectralpost import metrics
@@ -373,6 +374,26 @@ def test_evaluate_changes_the_schedules_own_degradation(w, tmp_path, capsys):
     assert losses[0] == losses[1] != losses[2]
 
 
+def test_what_there_is_to_say_of_files_is_said(w, tmp_path, capsys):
+    """A kernel that changes the mean grey value; 12 bits in a file of 16."""
+    np.savetxt(tmp_path / "double.txt", np.full((1, 2), 1.0))
+    out = run(
+        f"evaluate {w}/designed/schedule.json --no-relearn --degradation kernel "
+        f"--kernel {tmp_path}/double.txt --out {tmp_path}/a",
+        capsys,
+    )
+    assert "its values add up to 2" in out
+    dark = texture(SHAPE).astype(np.uint16) * 16
+    write(tmp_path / "dark.png", dark[..., 0])
+    command = f"restore {tmp_path}/dark.png --schedule {w}/designed/schedule.json"
+    silent = run(f"{command} --white-level 4095 --out {tmp_path}/b", capsys)
+    said = run(f"{command} --out {tmp_path}/c", capsys)
+    assert "dark.png" not in silent.split("results in")[0]
+    assert "dark.png" in said.split("results in")[0] and "white" in said
+    bright, faint = (load_image(tmp_path / name / "restored-1.png").mean() for name in "bc")
+    assert bright > faint + 0.5
+
+
 # -------------------------------------------------------------------- degradations, grids, samplers
 
 
@@ -400,7 +421,7 @@ def test_options_of_grids_and_degradations_go_by_name(tmp_path):
         ("motion_blur", {"motion_length": 5.0}, {"length": 5.0, "angle": 10.0}),
     ):
         flags = {"degradation_options": words.get(name, ())} | flags
-        found = degradation_choice(Design(degradation=name, **flags))
+        found = degradation_choice(Design(degradation=name, **flags), set())
         assert found == (name.replace("-", "_"), wanted)
         assert all(type(found[1][key]) is type(value) for key, value in wanted.items())
     path = str(tmp_path / "kernel.txt")
@@ -409,7 +430,7 @@ def test_options_of_grids_and_degradations_go_by_name(tmp_path):
         Design(degradation="from-kernel", degradation_options=(f"kernel={path}",)),
         Design(degradation="kernel", degradation_options=("kernel=[[0.5,0.5]]",)),
     ):
-        name, given = degradation_choice(options)
+        name, given = degradation_choice(options, set())
         assert name == "from_kernel"
         np.testing.assert_array_equal(given["kernel"], [[0.5, 0.5]])
 
@@ -421,14 +442,15 @@ def test_a_new_degradation_is_a_function_and_a_line_of_its_table(monkeypatch, ca
 
     monkeypatch.setitem(DEGRADATIONS, "shaken_blur", shaken_blur)
     options = Design(degradation="shaken-blur", degradation_options=("width=1",))
-    assert degradation_choice(options) == ("shaken_blur", {"width": 1.0})
+    assert degradation_choice(options, set()) == ("shaken_blur", {"width": 1.0})
     for words, message in (
         ((), "needs the option 'width'"),
         (("width=1", "times=1.5"), "option times = 1.5: must be a whole number"),
         (("width=1", "often=2"), "'often'; its options: width, times"),
     ):
         with pytest.raises(InputError, match=message):
-            degradation_choice(Design(degradation="shaken_blur", degradation_options=words))
+            given = Design(degradation="shaken_blur", degradation_options=words)
+            degradation_choice(given, set())
     out = run("degradations", capsys)
     assert "shaken_blur" in out and "times=2" in out and "Blurred while shaking." in out
 

@@ -5,22 +5,31 @@ gradient of the loss. Searches are small, and as alike as can be: most of their 
 """
 
 import functools
+from dataclasses import replace
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import many_blocks
 from compiling import quick_compilation
-from spectralpost.baselines import score
-from spectralpost.guidance import band_knots, interpolation, per_mode
-from spectralpost.least_squares import initial_search
-from spectralpost.search import Setting, Task, basis_of
 
-from spectralpost import search
 from spectralpost.errors import InputError
-from spectralpost.learning import LearnResult, learn
-from spectralpost.merging import stack_problems
+from spectralpost.learning import (
+    Freedom,
+    LearnResult,
+    Prices,
+    Search,
+    Several,
+    evaluate,
+    learn,
+    loss_of,
+    parameters_of,
+    per_mode,
+)
+from spectralpost.learning.guidance import interpolation, roughness
+from spectralpost.learning.parameters import LEVELS as LEVELS_NAME
 from spectralpost.metrics import wasserstein2
 from spectralpost.noise import (
     check_levels,
@@ -95,111 +104,83 @@ def of_name(basis):
     return np.any(np.asarray(basis).reshape(-1, basis.shape[-1]) != 0, axis=0)
 
 
-class Freedom:
-    """A task and a setting with random numbers, and what the search makes of them."""
+def random_loss(curve, free, bands, num_problems):
+    """A loss with random numbers in all that it may have, and a vector."""
+    sampler = diffpir() if "lambda_" in free else dps()
+    levels = GRIDS[curve]
+    problems = [
+        varied(sigma_y, modes, mean)
+        for sigma_y, modes, mean in ((0.2, 12, 0.4), (0.6, 9, 0.0), (0.05, 12, 1.0))
+    ][:num_problems]
+    guidance = sampler.heuristic(problems[0], levels)
+    if sampler.name == "dps":
+        guidance |= {"eta": jnp.linspace(0, 1, STEPS)}
+    parameters = parameters_of(
+        sampler, levels, guidance, free, learn_levels=True, bands=bands, problem=problems[0]
+    )
+    loss = loss_of(
+        parameters,
+        problems,
+        wasserstein2,
+        several=Several(references=(1.0, 4.0, 1.5)[:num_problems]),
+        max_amplification=0.2,  # so low that all steps are above it
+        rough_price=0.02,
+    )
+    rng, vector = np.random.default_rng(1), []
+    for name, basis in parameters.basis.items():
+        # Gaps near the given ones, and all weights at work.
+        law = (0, 0.2) if name == LEVELS_NAME else (-1, 0.5)
+        vector.append(rng.normal(*law, np.count_nonzero(of_name(basis))))
+    return loss, jnp.asarray(np.concatenate(vector))
 
-    def __init__(self, curve, free, bands, num_problems):
-        sampler = diffpir() if "lambda_" in free else dps()
-        levels = GRIDS[curve]
-        self.task = Task(
-            sampler,
-            wasserstein2,
-            free,
-            "lm",
-            0.0,
-            curve=curve if search.LEVELS in free else None,
-        )
-        problems = [
-            varied(sigma_y, modes, mean)
-            for sigma_y, modes, mean in ((0.2, 12, 0.4), (0.6, 9, 0.0), (0.05, 12, 1.0))
-        ][:num_problems]
-        fixed = {} if "eta" in free or sampler.name == "diffpir" else {"eta": jnp.linspace(0, 1, 5)}
-        self.setting = Setting(
-            stack_problems(problems),
-            jnp.asarray([0.2, 1.3, 0.7][:num_problems]),
-            jnp.asarray([1.5, 0.4, 1.0][:num_problems]),
-            jnp.asarray(1.0),
-            levels,
-            fixed,
-            jnp.asarray(np.log(0.2)),  # so low that all steps are above it
-            jnp.asarray(0.02),
-            basis_of(free, levels, interpolation(levels, None), bands),
-            band_knots=None if bands is None else band_knots(problems[0], bands),
-        )
-        rng, params = np.random.default_rng(1), []
-        for name, basis in self.setting.basis.items():
-            # Gaps near the given ones, and all weights at work.
-            law = (0, 0.2) if name == search.LEVELS else (-1, 0.5)
-            params.append(rng.normal(*law, np.count_nonzero(of_name(basis))))
-        self.params = np.concatenate(params)
 
-    @functools.cached_property
-    def model(self):
-        """Compiled (setting, params) -> (loss, its gradient, the same of the linear model)."""
+@jax.jit
+def loss_and_model(loss, vector):
+    """The loss and its gradient; the same of its linear model."""
+    r, jacobian = loss.linearised(vector)
+    chex.assert_shape(jacobian, (*r.shape, vector.size))
+    return jax.value_and_grad(loss)(vector), (jnp.sum(r**2), 2 * jacobian.T @ r)
 
-        @jax.jit
-        def model(setting, params):
-            caught = []
 
-            def catch(state, loss, linearised):
-                caught.append((loss, linearised))
-                return state
-
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setattr(search, "levenberg_marquardt", catch)
-                search._lm_iteration(self.task, setting, initial_search(params))
-            ((loss, linearised),) = caught
-            r, jacobian = linearised(params)
-            assert jacobian.shape == (*r.shape, params.size)
-            return jax.value_and_grad(loss)(params), (jnp.sum(r**2), 2 * jacobian.T @ r)
-
-        return model
-
-    def assert_model_is_the_loss(self, **changes):
-        """To the rounding of five steps: 1e-10 of the largest derivative by the same input."""
-        setting = self.setting._replace(**changes)
-        with jax.numpy_rank_promotion("allow"), jax.numpy_dtype_promotion("standard"):
-            wanted, found = self.model(setting, jnp.asarray(self.params))
-        np.testing.assert_allclose(found[0], wanted[0], rtol=1e-12)
-        overall = np.abs(wanted[1]).max()
-        for basis in setting.basis.values():
-            mine = of_name(basis)
-            one, other = found[1][mine], wanted[1][mine]
-            largest = np.abs(other).max()
-            assert largest > 1e-8 * overall
-            atol = 1e-10 * largest + 1e-14 * overall
-            np.testing.assert_allclose(one, other, rtol=0, atol=atol)
-        return wanted
+def assert_model_is_the_loss(loss, vector):
+    """To the rounding of five steps: 1e-10 of the largest derivative by the same input."""
+    wanted, found = loss_and_model(loss, vector)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=1e-12)
+    overall = np.abs(wanted[1]).max()
+    for basis in loss.parameters.basis.values():
+        mine = of_name(basis)
+        one, other = found[1][mine], wanted[1][mine]
+        largest = np.abs(other).max()
+        assert largest > 1e-8 * overall
+        atol = 1e-10 * largest + 1e-14 * overall
+        np.testing.assert_allclose(one, other, rtol=0, atol=atol)
+    return wanted
 
 
 @pytest.mark.parametrize(
     ("curve", "free", "bands", "num_problems"),
-    [
-        ("flow", ("lambda_", "levels", "zeta"), None, 2),
-        ("vp", ("eta", "levels", "zeta"), 3, 3),
-    ],
+    [("flow", ("lambda_", "zeta"), None, 2), ("vp", ("eta", "zeta"), 3, 3)],
 )
 def test_linear_model_has_the_gradient_of_the_loss(curve, free, bands, num_problems):
     """Bands, levels and several problems, alone and together: 2 J^T r is the gradient, r . r the
-    loss; for their average and for the worst of them, without the penalties and with them."""
-    freedom = Freedom(curve, free, bands, num_problems)
-    loss, gradient = freedom.assert_model_is_the_loss()
+    loss; for their average and for the worst of them, without the prices and with them."""
+    loss, vector = random_loss(curve, free, bands, num_problems)
+    value, gradient = assert_model_is_the_loss(loss, vector)
     # without the price of amplification, of roughness: both count
-    unlimited = freedom.assert_model_is_the_loss(max_growth=jnp.asarray(np.inf))
-    smooth = freedom.assert_model_is_the_loss(rough_price=jnp.asarray(0.0))
-    assert loss - unlimited[0] > 0.1 and loss - smooth[0] > 1e-3
-    if num_problems > 1:
-        worst = freedom.assert_model_is_the_loss(power=jnp.asarray(50.0))
-        assert np.abs(worst[1] - gradient).max() > 1e-3 * np.abs(gradient).max()
-        worst = freedom.assert_model_is_the_loss(
-            power=jnp.asarray(50.0), max_growth=jnp.asarray(np.inf)
-        )
+    unlimited = replace(loss, max_growth=jnp.asarray(np.inf))
+    smooth = replace(loss, rough_price=jnp.asarray(0.0))
+    assert value - assert_model_is_the_loss(unlimited, vector)[0] > 0.1
+    assert value - assert_model_is_the_loss(smooth, vector)[0] > 1e-3
+    worst = assert_model_is_the_loss(replace(loss, power=jnp.asarray(50.0)), vector)
+    assert np.abs(worst[1] - gradient).max() > 1e-3 * np.abs(gradient).max()
+    assert_model_is_the_loss(replace(unlimited, power=jnp.asarray(50.0)), vector)
 
 
 # ----------------------------------------------------------------------------------------- learning
 
 # Three starts: as many are refined as are explored, so that one program does both.
-BARE = {"num_starts": 3, "max_iterations": 200, "smoothness": 0.0, "max_amplification": np.inf}
+FEW = Search(starts=3, max_iterations=200)
+BARE = {"search": FEW, "prices": Prices(max_amplification=np.inf, smoothness=0.0)}
 OTHER = varied(0.05)
 
 
@@ -211,9 +192,9 @@ def learned(problems=1, **options) -> LearnResult:
 
 
 RICHER = {
-    "bands": {"bands": 2},
-    "levels": {"free": ("zeta", "levels")},
-    "all": {"free": ("zeta", "eta", "levels"), "bands": 2},
+    "bands": {"freedom": Freedom(bands=2)},
+    "levels": {"freedom": Freedom(levels=True)},
+    "all": {"free": ("zeta", "eta"), "freedom": Freedom(levels=True, bands=2)},
 }
 
 
@@ -227,15 +208,15 @@ def test_richer_schedules_are_better(name):
         assert rich.baselines["tuned_constant"] == pytest.approx(
             plain.baselines["tuned_constant"], rel=1e-9
         )
-    # `loss` is what `score` says of the schedule that is returned
+    # `loss` is what `evaluate` says of the schedule that is returned
     guidance = rich.guidance
-    if "bands" in RICHER[name]:
+    if RICHER[name]["freedom"].bands:
         assert rich.band_knots is not None and rich.guidance["zeta"].shape == (STEPS, 2)
         assert np.ptp(np.log(rich.guidance["zeta"]), axis=1).max() > 0.1
         guidance = per_mode(dps().constraint, guidance, PROBLEM, rich.band_knots)
     else:
         assert rich.band_knots is None and rich.guidance["zeta"].shape == (STEPS,)
-    found = score(dps(), PROBLEM, rich.levels, guidance)
+    found = evaluate(dps(), PROBLEM, rich.levels, guidance)
     np.testing.assert_allclose(found, rich.loss, rtol=1e-9)
     assert rich.losses.shape == (1,) and rich.losses[0] == rich.loss
 
@@ -269,13 +250,41 @@ def test_learned_levels_are_a_grid(name):
     np.testing.assert_array_equal(learned().levels.sigma, LEVELS.sigma)
 
 
+def test_fewer_numbers_learn_less():
+    """Constant, three knots, free: each can do what the one before it can."""
+    results = [learned(freedom=Freedom(knots=knots)) for knots in (1, 3, None)]
+    losses = [result.loss for result in results]
+    assert losses[0] >= losses[1] * (1 - 1e-6) and losses[1] >= losses[2] * (1 - 1e-6)
+    assert losses[2] < 0.99 * losses[0]
+    constant, piecewise = (np.log(result.guidance["zeta"]) for result in results[:2])
+    assert np.ptp(constant) < 1e-9
+    shape = interpolation(LEVELS, 3)
+    fitted = shape @ np.linalg.lstsq(shape, piecewise)[0]
+    np.testing.assert_allclose(fitted, piecewise, rtol=1e-10)
+
+
+def test_smoothness_is_traded_for_loss():
+    """A high price makes the schedule smooth, a small one hardly costs anything."""
+    results = [learned(prices=Prices(smoothness=price)) for price in (0.0, 1e-4, 1.0)]
+    rough = [
+        float(jnp.sum(roughness(jnp.log(result.guidance["zeta"]), LEVELS) ** 2))
+        for result in results
+    ]
+    assert rough[2] < 0.5 * rough[0]
+    assert rough[1] <= rough[0]
+    losses = [result.loss for result in results]
+    assert losses[0] <= losses[2] * (1 + 1e-6)
+    constant = results[0].baselines["tuned_constant"]
+    assert losses[1] <= losses[0] + 1e-4 * constant * rough[0] * (1 + 1e-3)
+
+
 # ----------------------------------------------------------------------------------- many problems
 
 
 def test_average_of_several_problems():
     """`loss` is the mean of `losses`, which are those of the one schedule."""
     result = learned(2)
-    wanted = [score(dps(), one, LEVELS, result.guidance) for one in (PROBLEM, OTHER)]
+    wanted = [evaluate(dps(), one, LEVELS, result.guidance) for one in (PROBLEM, OTHER)]
     np.testing.assert_allclose(result.losses, wanted, rtol=1e-9)
     np.testing.assert_allclose(result.loss, np.mean(result.losses), rtol=1e-12)
     assert result.loss < result.baselines["tuned_constant"]
@@ -294,8 +303,11 @@ def test_the_same_problem_twice_is_that_problem():
 def test_references_and_the_worst_case():
     """Losses relative to references; the worst case is bought with the average."""
     references = (0.02, 0.005)
-    many = {"num_starts": 48, "references": references}  # 16 may end in a lesser minimum
-    average, worst = learned(2, **many), learned(2, **many, worst_case=True)
+    many = FEW._replace(starts=48)  # 16 may end in a lesser minimum
+    average, worst = (
+        learned(2, search=many, several=Several(worst_case, references))
+        for worst_case in (False, True)
+    )
     ratios = [result.losses / np.asarray(references) for result in (average, worst)]
     assert ratios[1].max() < 0.999 * ratios[0].max()
     assert ratios[1].mean() >= ratios[0].mean() * (1 - 1e-4)
@@ -305,29 +317,41 @@ def test_references_and_the_worst_case():
     np.testing.assert_allclose(worst.loss, norm * size, rtol=1e-12)
     np.testing.assert_allclose(worst.history[-1], worst.loss, rtol=1e-9)
     # a problem with a small reference counts more than without
-    plain = learned(2, num_starts=48)
+    plain = learned(2, search=many)
     assert average.losses[1] < plain.losses[1] and average.losses[0] > plain.losses[0]
+
+
+LEVELS_ARE_A_FLAG = r"free = 'levels': .*freedom=Freedom\(levels=True\)"
 
 
 @pytest.mark.parametrize(
     ("problem", "options", "match"),
     [
-        (PROBLEM, {"free": ("levels",)}, "one weight at least.*zeta, eta"),
-        (PROBLEM, {"free": ("zeta", "level")}, "levels may be learned"),
-        (PROBLEM, {"knots": 0}, "knots = 0"),
-        (PROBLEM, {"knots": 1.5}, "knots = 1.5"),
-        (PROBLEM, {"bands": 0}, "bands = 0"),
-        (PROBLEM, {"bands": True}, "bands = True"),
-        (many_blocks(2).problem, {"bands": 2}, "bands = 2.*independent modes"),
+        (PROBLEM, {"free": ("levels",)}, LEVELS_ARE_A_FLAG),
+        (PROBLEM, {"free": ("zeta", "levels")}, LEVELS_ARE_A_FLAG),
+        (PROBLEM, {"free": (), "freedom": Freedom(levels=True)}, "one weight at least.*zeta, eta"),
+        (PROBLEM, {"free": ("zeta", "level")}, "free = 'level'.*zeta, eta"),
+        (PROBLEM, {"freedom": Freedom(knots=0)}, "knots = 0"),
+        (PROBLEM, {"freedom": Freedom(knots=1.5)}, "knots = 1.5"),
+        (PROBLEM, {"freedom": Freedom(bands=0)}, "bands = 0"),
+        (PROBLEM, {"freedom": Freedom(bands=True)}, "bands = True"),
+        (many_blocks(2).problem, {"freedom": Freedom(bands=2)}, "bands = 2.*independent modes"),
         ([PROBLEM, many_blocks(2).problem], {}, "problems.*blocks"),
         ([many_blocks(2).problem, many_blocks(3).problem], {}, "problems.*one size"),
         ([], {}, "problem"),
-        ([PROBLEM, OTHER], {"references": [1.0]}, "references.*2 finite numbers"),
-        ([PROBLEM, OTHER], {"references": [1.0, 0.0]}, "references"),
-        ([PROBLEM, OTHER], {"references": [1.0, np.nan]}, "references"),
-        ([PROBLEM, OTHER], {"references": [1.0, np.inf]}, "references"),
+        ([PROBLEM, OTHER], {"several": Several(references=[1.0])}, "references.*2 finite numbers"),
+        ([PROBLEM, OTHER], {"several": Several(references=[1.0, 0.0])}, "references"),
+        ([PROBLEM, OTHER], {"several": Several(references=[1.0, np.nan])}, "references"),
+        ([PROBLEM, OTHER], {"several": Several(references=[1.0, np.inf])}, "references"),
     ],
 )
 def test_wrong_freedoms(problem, options, match):
-    with pytest.raises(InputError, match=match):
+    """Each in one line."""
+    with pytest.raises(InputError, match=match) as caught:
         learn(dps(), problem, LEVELS, **options)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_step_has_no_gap_to_learn():
+    with pytest.raises(InputError, match="levels: one step has no gap"):
+        learn(dps(), PROBLEM, vp_linear(1), freedom=Freedom(levels=True))

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from cases import EPS, ROWS, VARIANTS, one_block, random_guidance
 from compiling import quick_compilation
-from spectralpost.gradient import chunked_loss, loss_and_gradient
 
 from spectralpost.errors import InputError
+from spectralpost.learning.gradient import chunked_loss, loss_and_gradient
 from spectralpost.metrics import WeightedSum, kl, mse, perception, wasserstein2
 from spectralpost.noise import vp_linear
 from spectralpost.problem import Problem, make_problem

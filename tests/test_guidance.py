@@ -4,7 +4,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from spectralpost.guidance import (
+
+from spectralpost.learning.guidance import (
     BOUNDARY,
     band_knots,
     band_membership,
@@ -12,13 +13,15 @@ from spectralpost.guidance import (
     constant_grid,
     constrain,
     from_weight,
+    interpolation,
+    log_snr_position,
     per_mode,
+    roughness,
     smooth_curves,
     to_weight,
     unconstrain,
 )
-
-from spectralpost.noise import rectified_flow, ve_karras, vp_linear
+from spectralpost.noise import NoiseLevel, rectified_flow, ve_karras, vp_linear
 from spectralpost.problem import make_problem
 
 EPS = np.finfo(float).eps
@@ -132,6 +135,39 @@ def test_smooth_curves_at_infinite_signal_to_noise(levels):
 def test_smooth_curves_follow_the_dtype_of_the_levels():
     levels = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), vp_linear(4))
     assert smooth_curves(jax.random.key(0), levels, 2).dtype == jnp.float32
+
+
+def test_interpolation():
+    """Knots keep their values, straight lines in log-SNR stay straight, columns add up to 1."""
+    levels = vp_linear(9)
+    position = np.asarray(log_snr_position(levels))
+    np.testing.assert_array_equal(interpolation(levels, None), np.eye(9))
+    np.testing.assert_array_equal(interpolation(levels, 12), np.eye(9))
+    np.testing.assert_array_equal(interpolation(levels, 1), np.ones((9, 1)))
+    for knots in (2, 3, 5):
+        shape = interpolation(levels, knots)
+        assert shape.shape == (9, knots) and np.linalg.matrix_rank(shape) == knots
+        np.testing.assert_allclose(shape.sum(axis=1), 1, rtol=10 * EPS)
+        at = np.quantile(position, np.linspace(0, 1, knots))
+        np.testing.assert_allclose(shape @ (2 * at + 1), 2 * position + 1, rtol=50 * EPS)
+
+
+def test_roughness():
+    """0 for a constant; d^2 for a zigzag by d on levels even in log-SNR; linear."""
+    sigma = np.append(np.geomspace(10, 0.1, 8), 0.0)
+    even = NoiseLevel(jnp.ones(9), jnp.asarray(sigma))
+    zigzag = jnp.asarray([1.5, 0.0] * 4)
+    np.testing.assert_allclose(jnp.sum(roughness(zigzag, even) ** 2), 1.5**2, rtol=50 * EPS)
+    np.testing.assert_allclose(log_snr_position(even), np.linspace(0, 1, 8), atol=10 * EPS)
+    for levels in (even, ve_karras(8), rectified_flow(8), vp_linear(8)):
+        np.testing.assert_array_equal(roughness(jnp.full(8, 3.0), levels), 0)
+        rough = roughness(zigzag, levels)
+        assert rough.shape == (7,) and np.all(np.isfinite(rough))
+        np.testing.assert_allclose(roughness(2 * zigzag, levels), 2 * rough)
+    # a step that is wide in log-SNR may change more
+    wide = NoiseLevel(jnp.ones(9), jnp.asarray(sigma).at[0].set(1000.0))
+    assert abs(roughness(zigzag, wide)[0]) < abs(roughness(zigzag, wide)[1])
+    assert roughness(jnp.ones(1), vp_linear(1)).shape == (0,)
 
 
 # ------------------------------------------------------------------------------- weights by band

@@ -6,22 +6,35 @@ do: PiGDM in single precision, blocks with the sampler that divides by norms, KL
 """
 
 import functools
-import logging
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import many_blocks
+from cases import circular, many_blocks
 from compiling import quick_compilation
-from spectralpost.baselines import exact_score, score
-from spectralpost.guidance import constrain, unconstrain
-from spectralpost.search import KEPT
 
-from spectralpost import baselines, learning, stages
+from spectralpost import transfer
 from spectralpost.degradations import motion_blur
 from spectralpost.errors import InputError
-from spectralpost.learning import LearnResult, default_free, learn
+from spectralpost.learning import (
+    LearnResult,
+    Parameters,
+    Prices,
+    Search,
+    default_free,
+    evaluate,
+    evaluate_exact,
+    gradient,
+    jacobian,
+    lanes,
+    learn,
+    levenberg_marquardt,
+    sensitivity,
+)
+from spectralpost.learning.generations import KEPT, PATIENCE
+from spectralpost.learning.guidance import constrain, unconstrain
 from spectralpost.merging import unique_modes
 from spectralpost.metrics import kl, wasserstein2
 from spectralpost.noise import NoiseLevel, vp_cosine, vp_linear
@@ -31,7 +44,6 @@ from spectralpost.samplers import SAMPLERS as TABLE
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.pigdm import pigdm
-from spectralpost.transfer import trajectory
 
 SAMPLERS = {
     "dps": dps(),
@@ -39,11 +51,15 @@ SAMPLERS = {
     "pigdm": pigdm(),
     "diffpir": diffpir(),
 }
+EPS = np.finfo(float).eps
 STEPS = 5
 LEVELS = vp_linear(STEPS)
 SINGLE = ("pigdm",)  # samplers that are learned in single precision
 # The sizes of test_cli.py: what is compiled for one serves the other.
-search = functools.partial(learn, num_starts=32)
+MANY = Search(starts=32)
+EIGHT = Search(starts=8)
+UNLIMITED = Prices(max_amplification=np.inf)
+search = functools.partial(learn, search=MANY)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -52,30 +68,27 @@ def compile_quickly():
         yield
 
 
-class Compilations(logging.Handler):
-    """Names of what JAX compiles while this is in use."""
+# Every program of a search traces one of these: a step, the grid of a vector, a lane that begins.
+TRACED = (
+    (transfer, "step_transfer"),
+    (jacobian, "step_transfer"),
+    (gradient, "step_transfer"),
+    (Parameters, "grid"),
+    (levenberg_marquardt, "begin"),
+)
 
-    def __init__(self):
-        super().__init__()
-        self.names = []
 
-    def emit(self, record):
-        message = record.getMessage()
-        if message.startswith("Compiling "):
-            self.names.append(message.split()[1])
+@pytest.fixture
+def forbid_tracing(monkeypatch):
+    """A function, from whose call on a search may only run what is compiled already."""
 
-    def __enter__(self):
-        self.logger = logging.getLogger("jax")
-        self.context = jax.log_compiles()
-        self.context.__enter__()
-        self.propagate, self.logger.propagate = self.logger.propagate, False
-        self.logger.addHandler(self)
-        return self
+    def forbid():
+        chex.clear_trace_counter()
+        for place, name in TRACED:
+            forbidden = chex.assert_max_traces(getattr(place, name), n=0)
+            monkeypatch.setattr(place, name, forbidden)
 
-    def __exit__(self, *error):
-        self.logger.removeHandler(self)
-        self.logger.propagate = self.propagate
-        self.context.__exit__(*error)
+    return forbid
 
 
 def small_problem(exponent=2.0, angle=30.0, sigma_y=0.1) -> Problem:
@@ -105,13 +118,17 @@ def learned(name: str, **options) -> LearnResult:
 
 
 @functools.cache
-def by_lbfgs() -> tuple[LearnResult, Compilations]:
-    with Compilations() as compilations:
-        return learned("dps", optimizer="lbfgs", num_starts=8), compilations
+def by_lbfgs() -> LearnResult:
+    """Traced once at most: its state must have the same types before and after an iteration."""
+    chex.clear_trace_counter()
+    with pytest.MonkeyPatch.context() as patch:
+        once = chex.assert_max_traces(lanes._optax_iteration, n=1)
+        patch.setattr(lanes, "_optax_iteration", once)
+        return learned("dps", search=EIGHT._replace(optimizer="lbfgs"))
 
 
 def amplification(result: LearnResult):
-    return trajectory(dps(), PROBLEM, LEVELS, result.guidance).amplification
+    return transfer.trajectory(dps(), PROBLEM, LEVELS, result.guidance).amplification
 
 
 def assert_ordered(result: LearnResult):
@@ -141,7 +158,7 @@ def test_every_sampler_of_the_table_learns(name):
     """Without a limit the learned schedule is not worse than the constant that it starts from."""
     sampler, problem = TABLE[name](), PROBLEM
     result = learn(
-        sampler, problem, LEVELS, num_starts=2, max_iterations=20, max_amplification=np.inf
+        sampler, problem, LEVELS, prices=UNLIMITED, search=Search(starts=2, max_iterations=20)
     )
     assert result.free == tuple(sorted(default_free(sampler)))
     losses = [result.loss, result.baselines["tuned_constant"], result.baselines["heuristic"]]
@@ -160,16 +177,16 @@ def test_what_is_learned_by_default():
 
 @pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir"])
 def test_losses_are_those_of_the_schedules(name):
-    """`loss` and `baselines` are what `score` says of the schedules that are returned."""
+    """`loss` and `baselines` are what `evaluate` says of the schedules that are returned."""
     result, (problem, levels), rtol = learned(name), setting(name), two_programs(name)
     pairs = [(result.guidance, result.loss)]
     for baseline in ("heuristic", "tuned_constant"):
         pairs.append((result.baseline_guidance[baseline], result.baselines[baseline]))
     for guidance, loss in pairs:
-        found = score(SAMPLERS[name], problem, levels, guidance)
+        found = evaluate(SAMPLERS[name], problem, levels, guidance)
         np.testing.assert_allclose(found, loss, rtol=rtol)
     eta = result.baseline_guidance["exact"]["eta"]
-    found = exact_score(problem, levels, eta)
+    found = evaluate_exact(problem, levels, eta)
     np.testing.assert_allclose(found, result.baselines["exact"], rtol=rtol)
     for weight, values in SAMPLERS[name].heuristic(problem, levels).items():
         given = result.baseline_guidance["heuristic"][weight]
@@ -181,7 +198,7 @@ def test_single_precision_loses_nothing():
     result = learned("pigdm")
     guidance = {name: values.astype(jnp.float64) for name, values in result.guidance.items()}
     assert result.guidance["weight"].dtype == jnp.float32
-    loss = score(pigdm(), PROBLEM, LEVELS, guidance)
+    loss = evaluate(pigdm(), PROBLEM, LEVELS, guidance)
     np.testing.assert_allclose(loss, result.loss, rtol=two_programs("pigdm"))
 
 
@@ -195,8 +212,8 @@ def test_every_optimizer_learns():
     """All beat the tuned constant, and the least squares are at most 1 % above the best of them."""
     results = {
         "lm": learned("dps"),
-        "lbfgs": by_lbfgs()[0],
-        "adam": learned("dps", optimizer="adam", num_starts=8),
+        "lbfgs": by_lbfgs(),
+        "adam": learned("dps", search=EIGHT._replace(optimizer="adam")),
     }
     for result in results.values():
         assert_ordered(result)
@@ -205,19 +222,19 @@ def test_every_optimizer_learns():
 
 
 def test_auto_is_least_squares_where_it_applies():
-    again = search(dps(), PROBLEM, LEVELS, optimizer="lm")
+    again = learn(dps(), PROBLEM, LEVELS, search=MANY._replace(optimizer="lm"))
     np.testing.assert_array_equal(again.guidance["zeta"], learned("dps").guidance["zeta"])
 
 
 def test_gradient_vanishes_at_the_learned_schedule():
     """A hundredth of what it is at the tuned constant, in what the optimiser sees."""
-    result = learned("dps", max_amplification=np.inf, tolerance=1e-12)
+    result = learned("dps", prices=UNLIMITED, search=MANY._replace(tolerance=1e-12))
 
     @jax.jit
     @jax.grad
     def gradient(u, eta):
         guidance = constrain(dps().constraint, u) | {"eta": eta}
-        return score(dps(), PROBLEM, LEVELS, guidance)
+        return evaluate(dps(), PROBLEM, LEVELS, guidance)
 
     def size(guidance):
         u = unconstrain(dps().constraint, {"zeta": guidance["zeta"]})
@@ -231,14 +248,14 @@ def test_tuned_constant_is_the_best_that_one_number_can_do():
 
     It may only be better than the scan, and not by much: neighbours differ by 0.5 %.
     """
-    result = learned("dps", max_amplification=np.inf)
+    result = learned("dps", prices=UNLIMITED)
     eta = result.baseline_guidance["heuristic"]["eta"]
 
     def of_constant(zeta):
-        return score(dps(), PROBLEM, LEVELS, {"zeta": jnp.full(STEPS, zeta), "eta": eta})
+        return evaluate(dps(), PROBLEM, LEVELS, {"zeta": jnp.full(STEPS, zeta), "eta": eta})
 
     def of_multiple(factor):
-        return score(dps(), PROBLEM, LEVELS, dps().heuristic(PROBLEM, LEVELS, factor))
+        return evaluate(dps(), PROBLEM, LEVELS, dps().heuristic(PROBLEM, LEVELS, factor))
 
     @jax.jit
     def best(numbers):
@@ -252,11 +269,11 @@ def test_tuned_constant_is_the_best_that_one_number_can_do():
 
 def test_tuned_constants_of_two_weights():
     """Against a scan of 161 x 161 pairs, with the same starting range."""
-    result = learned("diffpir", max_amplification=np.inf)
+    result = learned("diffpir", prices=UNLIMITED)
 
     def loss(pair):
         guidance = {"lambda_": jnp.full(STEPS, pair[0]), "zeta": jnp.full(STEPS, pair[1])}
-        return score(diffpir(), PROBLEM, LEVELS, guidance)
+        return evaluate(diffpir(), PROBLEM, LEVELS, guidance)
 
     lambdas = jnp.geomspace(1e-4, 1e4, 161)
     zetas = jax.nn.sigmoid(jnp.linspace(-np.log(1e4), np.log(1e4), 161))
@@ -296,9 +313,10 @@ def test_order_of_the_free_weights_does_not_matter():
 
 
 def test_deterministic_for_a_seed():
-    first, second, other = (search(dps(), PROBLEM, LEVELS, seed=seed) for seed in (3, 3, 4))
-    for one, another in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_array_equal(one, another)
+    first, second, other = (
+        learn(dps(), PROBLEM, LEVELS, search=MANY._replace(seed=seed)) for seed in (3, 3, 4)
+    )
+    chex.assert_trees_all_equal(first, second)
     assert np.any(first.final_losses != other.final_losses)
 
 
@@ -306,7 +324,7 @@ def test_history_and_progress():
     """The history falls; progress is told all values every 20 iterations; the best one ends it."""
     told = []
     result = search(dps(), PROBLEM, LEVELS, progress=told.append)
-    assert len(result.explored) > stages.PATIENCE and len(result.history) >= 1
+    assert len(result.explored) > PATIENCE and len(result.history) >= 1
     assert np.all(np.diff(result.history) <= 0)
     # a generation begins with its parents, so it cannot lose what the last one had
     assert np.all(np.diff(result.explored) <= 1e-9 * result.explored[:-1])
@@ -324,7 +342,8 @@ def test_history_and_progress():
 
 def test_iterations_are_limited():
     """In chunks of 20, which are what is compiled."""
-    result = search(dps(), PROBLEM, LEVELS, max_iterations=10, tolerance=0.0)
+    short = MANY._replace(max_iterations=10, tolerance=0.0)
+    result = learn(dps(), PROBLEM, LEVELS, search=short)
     assert len(result.history) == 1 and len(result.explored) == 1
     assert not result.converged
 
@@ -332,7 +351,7 @@ def test_iterations_are_limited():
 @pytest.mark.parametrize("limit", [1.2, 100.0, np.inf])
 def test_amplification_is_limited_by_a_penalty(limit):
     """history = objective + variance of a pixel x (squared excess of log amplification)."""
-    result = learned("dps", max_amplification=limit, smoothness=0.0)
+    result = learned("dps", prices=Prices(max_amplification=limit, smoothness=0.0))
     excess = np.maximum(np.log(amplification(result)) - np.log(limit), 0)
     variance = float(jnp.sum(PROBLEM.weight * PROBLEM.spectrum) / jnp.sum(PROBLEM.weight))
     penalty = variance * np.sum(excess**2)
@@ -341,22 +360,15 @@ def test_amplification_is_limited_by_a_penalty(limit):
 
 
 def test_amplification_is_traded_for_loss():
-    free, limited = (learned("dps", max_amplification=limit) for limit in (np.inf, 1.2))
+    free, limited = (
+        learned("dps", prices=Prices(max_amplification=limit)) for limit in (np.inf, 1.2)
+    )
     assert amplification(limited).max() < amplification(free).max()
     assert limited.loss >= free.loss
     assert_ordered(limited)
 
 
-def programs(compilations: Compilations) -> list[str]:
-    """Those that take long to compile: functions of this package, and loops. Not single sums."""
-    long = {f"jit({name})" for name in vars(learning) | vars(stages) | vars(baselines)} | {
-        "jit(scan)",
-        "jit(while)",
-    }
-    return [name for name in compilations.names if name in long]
-
-
-def test_nothing_is_compiled_for_other_numbers():
+def test_nothing_is_compiled_for_other_numbers(forbid_tracing):
     """Another prior, blur, noise, grid, schedule and seed of the same shapes.
 
     From the second time on: the tuned constant has two forms, one of which the first run lacks.
@@ -366,30 +378,125 @@ def test_nothing_is_compiled_for_other_numbers():
         problem, levels = small_problem(1.5, angle, sigma_y), vp_cosine(STEPS)
         assert problem.spectrum.shape == PROBLEM.spectrum.shape
         guidance = {"zeta": jnp.linspace(0.1, 1, STEPS), "eta": jnp.linspace(1, 0, STEPS)}
-        return search(
-            dps(), problem, levels, guidance, seed=seed, tolerance=1e-3, max_amplification=50.0
+        return learn(
+            dps(),
+            problem,
+            levels,
+            guidance,
+            prices=Prices(max_amplification=50.0),
+            search=MANY._replace(seed=seed, tolerance=1e-3),
         )
 
     learned("dps")
     other_numbers(60.0, 0.3, 5)
-    with Compilations() as compilations:
-        result = other_numbers(70.0, 0.2, 6)
+    forbid_tracing()
+    result = other_numbers(70.0, 0.2, 6)
     assert result.loss < result.baselines["tuned_constant"]
-    assert programs(compilations) == []
 
 
 def test_a_search_is_compiled_once():
-    """By L-BFGS, whose state must have the same types before and after an iteration."""
-    _, compilations = by_lbfgs()
-    assert programs(compilations).count("jit(search)") == 1
+    """By L-BFGS, whose second chunk of iterations would be traced anew: `by_lbfgs` forbids it."""
+    assert len(by_lbfgs().history) > 1
 
 
-def test_nothing_is_compiled_for_the_default_schedule():
+def test_nothing_is_compiled_for_the_default_schedule(forbid_tracing):
     """Without `guidance`, which then comes from a closed form of its own."""
     learned("dps")
-    with Compilations() as compilations:
-        search(dps(), PROBLEM, LEVELS)
-    assert programs(compilations) == []
+    forbid_tracing()
+    search(dps(), PROBLEM, LEVELS)
+
+
+def test_another_number_of_steps_is_compiled(forbid_tracing):
+    """So the two tests above would see it."""
+    forbid_tracing()
+    with pytest.raises(AssertionError, match="traced > 0 times"):
+        search(dps(), PROBLEM, vp_linear(STEPS + 1))
+
+
+# ------------------------------------------------------------------------------ numbers of any type
+
+
+def cast(dtype, tree):
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+def few_modes():
+    return unique_modes(circular((6,)).problem)[0], vp_linear(3)
+
+
+# One chunk of iterations is enough to see in which numbers it runs.
+SHORT_SEARCH = Search(starts=2, max_iterations=20)
+
+
+@functools.cache
+def of_dtypes(problem: str, levels: str, optimizer: str) -> LearnResult:
+    """Inputs rounded to single precision before they are given these types."""
+    single, grid = cast(jnp.float32, few_modes())
+    single, grid = cast(problem, single), cast(levels, grid)
+    return learn(diffpir(), single, grid, search=SHORT_SEARCH._replace(optimizer=optimizer))
+
+
+@pytest.mark.parametrize("optimizer", ["auto", "lbfgs", "adam"])
+@pytest.mark.parametrize("dtypes", [("float32", "float64"), ("float64", "float32")])
+def test_the_wider_dtype_counts(dtypes, optimizer):
+    """Single and double precision together: the same as all in double precision, to the bit."""
+    result = of_dtypes(*dtypes, optimizer)
+    chex.assert_type(jax.tree.leaves((result.guidance, result.levels)), jnp.float64)
+    chex.assert_trees_all_equal(result, of_dtypes("float64", "float64", optimizer))
+    assert result.loss <= result.baselines["tuned_constant"]
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_single_precision_stays(optimizer):
+    """Also where double is switched on, and optax would go on in it."""
+    result = of_dtypes("float32", "float32", optimizer)
+    chex.assert_type(jax.tree.leaves((result.guidance, result.levels)), jnp.float32)
+    assert result.loss < result.baselines["heuristic"]
+    few = cast(jnp.float64, cast(jnp.float32, few_modes()))
+    found = evaluate(diffpir(), *few, cast(jnp.float64, result.guidance))
+    np.testing.assert_allclose(result.loss, found, rtol=two_programs("pigdm"))
+
+
+@pytest.fixture(params=[np.float64, np.float32], ids=["x64", "no x64"])
+def widest(request):
+    """The widest floating dtype, in both settings of JAX."""
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", request.param == np.float64)
+    yield request.param
+    jax.config.update("jax_enable_x64", before)
+
+
+WHOLE = (
+    Problem(
+        spectrum=np.asarray([4, 2, 1]),
+        response=np.asarray([2, 1, 1]),
+        basis=None,
+        mean=np.zeros(3, int),
+        weight=np.asarray([1, 2, 3]),
+        sigma_y=np.asarray(1),
+    ),
+    NoiseLevel(np.ones(4, int), np.asarray([3, 2, 1, 0])),
+    {"zeta": np.asarray([1, 0, 2]), "eta": np.asarray([1, 0, 1])},
+)
+
+
+def test_integers_are_promoted(widest):
+    """Problem, levels and weights of whole numbers: the same as those numbers in floating point."""
+    short = SHORT_SEARCH._replace(optimizer="adam")
+    result, wanted = (learn(dps(), *given, search=short) for given in (WHOLE, cast(widest, WHOLE)))
+    chex.assert_trees_all_equal(result, wanted)
+    chex.assert_type(jax.tree.leaves((result.guidance, result.levels)), widest)
+    assert result.loss < result.baselines["heuristic"]
+
+
+def test_integers_fit_into_single_precision(widest):
+    """Whole numbers do not make a search double. Doubles of NumPy do, where there are doubles."""
+    problem, levels, _ = WHOLE
+    short = Search(starts=1, max_iterations=1, optimizer="adam")
+    doubles = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), levels)
+    for grid, dtype in ((levels, np.float32), (doubles, widest)):
+        result = learn(dps(), cast(np.float32, problem), grid, search=short)
+        chex.assert_type(jax.tree.leaves((result.guidance, result.levels)), dtype)
 
 
 # ------------------------------------------------------------------------ other problems and losses
@@ -399,7 +506,7 @@ def test_blocks_and_norms_learn():
     """Twelve samples blurred and decimated: six blocks of two modes, where W2 has no residuals, and
     the official DPS, which divides by norms: L-BFGS takes both."""
     problem = many_blocks(2).problem
-    result = learn(SAMPLERS["dps normalised"], problem, LEVELS, num_starts=4)
+    result = learn(SAMPLERS["dps normalised"], problem, LEVELS, search=Search(starts=4))
     assert_ordered(result)
     assert result.free == ("scale",)
     np.testing.assert_array_equal(result.baseline_guidance["heuristic"]["scale"], 0.3)
@@ -407,10 +514,35 @@ def test_blocks_and_norms_learn():
 
 def test_other_objectives():
     """KL, by Adam: `loss` and baselines are values of it."""
-    result = learned("dps", objective=kl, optimizer="adam", num_starts=8)
+    result = learned("dps", objective=kl, search=EIGHT._replace(optimizer="adam"))
     assert_ordered(result)
-    found = score(dps(), PROBLEM, LEVELS, result.guidance, kl)
+    found = evaluate(dps(), PROBLEM, LEVELS, result.guidance, kl)
     np.testing.assert_allclose(found, result.loss, rtol=two_programs("dps"))
+
+
+def test_sensitivity():
+    """The loss of every schedule with one weight changed, one by one."""
+    problem, levels = circular((12,)).problem, vp_linear(4)
+    guidance = {"lambda_": jnp.asarray([0.5, 1.0, 2.0, 1.0]), "zeta": jnp.full(4, 0.3)}
+    change = sensitivity(diffpir(), problem, levels, guidance, ("lambda_", "zeta"))
+    here = evaluate(diffpir(), problem, levels, guidance)
+    odds = 0.3 / 0.7
+    for i in range(4):
+        losses = {"lambda_": [], "zeta": []}
+        for factor in (np.exp(0.1), np.exp(-0.1)):
+            up = guidance["lambda_"].at[i].mul(factor)
+            losses["lambda_"].append(
+                evaluate(diffpir(), problem, levels, guidance | {"lambda_": up})
+            )
+            unit = odds * factor / (1 + odds * factor)
+            up = guidance["zeta"].at[i].set(unit)
+            losses["zeta"].append(evaluate(diffpir(), problem, levels, guidance | {"zeta": up}))
+        for name, both in losses.items():
+            wanted = np.mean(both) / here - 1
+            # two programs, whose roundings differ, and a difference of nearly equal numbers
+            np.testing.assert_allclose(
+                change[name][i], wanted, rtol=0, atol=1e4 * np.finfo(float).eps
+            )
 
 
 # ------------------------------------------------------------------------------------------- errors
@@ -426,13 +558,15 @@ def published(**changes):
         ({"free": ("lambda_",)}, r"free = 'lambda_'.*zeta, eta"),
         ({"free": ()}, "free.*zeta, eta"),
         ({"free": ("zeta", "zeta")}, "free.*zeta"),
-        ({"num_starts": 0}, "starts = 0"),
-        ({"max_iterations": 0}, "max_iterations = 0"),
-        ({"max_amplification": 0.0}, "max_amplification"),
-        ({"max_amplification": -1.0}, "max_amplification"),
-        ({"max_amplification": np.nan}, "max_amplification"),
-        ({"optimizer": "newton"}, "optimizer = 'newton'.*lm, lbfgs, adam"),
-        ({"optimizer": "lm", "objective": kl}, "'lm'.*lbfgs, adam"),
+        ({"search": Search(starts=0)}, "starts = 0"),
+        ({"search": Search(max_iterations=0)}, "max_iterations = 0"),
+        ({"prices": Prices(max_amplification=0.0)}, "max_amplification"),
+        ({"prices": Prices(max_amplification=-1.0)}, "max_amplification"),
+        ({"prices": Prices(max_amplification=np.nan)}, "max_amplification"),
+        ({"prices": Prices(smoothness=-1.0)}, "smoothness = -1.0"),
+        ({"prices": Prices(smoothness=np.inf)}, "smoothness = inf"),
+        ({"search": Search(optimizer="newton")}, "optimizer = 'newton'.*lm, lbfgs, adam"),
+        ({"search": Search(optimizer="lm"), "objective": kl}, "'lm'.*lbfgs, adam"),
         ({"guidance": lambda: {"zeta": jnp.ones(STEPS)}}, "guidance.*eta"),
         ({"guidance": lambda: published(lambda_=jnp.ones(STEPS))}, "guidance.*lambda_"),
         ({"guidance": lambda: published(eta=jnp.ones(STEPS + 1))}, r"eta.*\(6,\).*\(5,\)"),
@@ -444,8 +578,9 @@ def published(**changes):
 def test_bad_options(options, match):
     if "guidance" in options:
         options = options | {"guidance": options["guidance"]()}
-    with pytest.raises(InputError, match=match):
-        search(dps(), PROBLEM, LEVELS, **options)
+    with pytest.raises(InputError, match=match) as caught:
+        learn(dps(), PROBLEM, LEVELS, **options)
+    assert "\n" not in str(caught.value)
 
 
 def test_bad_levels():
@@ -455,10 +590,11 @@ def test_bad_levels():
 
 
 def test_least_squares_is_refused_for_blocks_and_norms():
+    by_lm = Search(optimizer="lm")
     with pytest.raises(InputError, match="independent modes"):
-        learn(dps(), many_blocks(2).problem, LEVELS, optimizer="lm")
+        learn(dps(), many_blocks(2).problem, LEVELS, search=by_lm)
     with pytest.raises(InputError, match="norms"):
-        learn(dps(normalised=True), PROBLEM, LEVELS, optimizer="lm")
+        learn(dps(normalised=True), PROBLEM, LEVELS, search=by_lm)
 
 
 def test_no_finite_loss():
@@ -467,4 +603,4 @@ def test_no_finite_loss():
     guidance = published()
     with pytest.raises(InputError, match="no constant weight of dps has a finite loss"):
         learn(dps(), problem, LEVELS, guidance)
-    assert not np.isfinite(score(dps(), problem, LEVELS, guidance, wasserstein2))
+    assert not np.isfinite(evaluate(dps(), problem, LEVELS, guidance, wasserstein2))

@@ -18,8 +18,8 @@ from ..options import Compare
 from ..prior import draw
 from ..restoration import measure, restore
 from ..samplers import SAMPLERS, make_sampler
+from ..samplers.base import Sampler
 from ..samplers.exact import KINDS, Kind, exact
-from ..step import Sampler
 from ..transfer import denoiser_calls
 from .console import (
     LABELS,
@@ -41,7 +41,6 @@ REFERENCES = {
     "kernel": "exact kernel",
 }
 WIDE = 132  # columns that the whole table needs
-NORMALISED = ("dps", "mpgd", "mcg")  # their published step divides by a norm
 CHECK_IMAGES = 4
 CLOSURE_HOLDS = 0.1  # relative error of a predicted mean squared error
 
@@ -65,6 +64,7 @@ class Result(NamedTuple):
     titles: dict[int, str]  # steps -> problem and grid in a line
     samplers: dict[int, list[Row]]
     references: dict[int, list[Row]]
+    notes: tuple[str, ...]  # what there is to say of the files
 
 
 def compute(options: Compare, say: Say = quiet) -> Result:
@@ -85,9 +85,9 @@ def compute(options: Compare, say: Say = quiet) -> Result:
             number = f"{i * len(samplers) + j + 1} of {len(grids) * len(samplers)}"
             title = f"{sampler.name}, {steps} steps ({number})"
             row = _learned_row(sampler, inputs, grid.levels, options, say, title)
-            if options.check and sampler.name in NORMALISED:
+            if options.check and sampler.literal is not None:
                 say(f"{title}: simulating")
-                row = row._replace(closure=_closure(sampler.name, inputs, grid.levels, options))
+                row = row._replace(closure=_closure(sampler.literal, inputs, grid.levels, options))
             rows.append(row)
         found[steps] = sorted(rows, key=lambda row: row.metrics["learned"]["W2^2"])
     return Result(
@@ -99,6 +99,7 @@ def compute(options: Compare, say: Say = quiet) -> Result:
             steps: [_reference_row(kind, inputs, grid.levels) for kind in KINDS]
             for steps, grid in grids.items()
         },
+        notes=inputs.notes,
     )
 
 
@@ -166,13 +167,12 @@ def _reference_row(kind: Kind, inputs: Inputs, levels: NoiseLevel) -> Row:
     return Row(REFERENCES[kind], steps, calls, {"exact": found}, 0.0, None)
 
 
-def _closure(name: str, inputs: Inputs, levels: NoiseLevel, options: Compare) -> float:
+def _closure(sampler: Sampler, inputs: Inputs, levels: NoiseLevel, options: Compare) -> float:
     """Mean squared error of the literal published default, over that of its closed form.
 
     For a few images drawn from the prior, so that nothing but the closure can differ.
     """
     prior, degradation, problem = inputs.prior, inputs.degradation, inputs.problem
-    sampler = SAMPLERS[name](normalised=True)
     guidance = heuristic(sampler, problem, levels)
     channels = round(float(problem.weight[0]))
     x_0 = jnp.asarray(draw(prior, CHECK_IMAGES * channels, options.seed))

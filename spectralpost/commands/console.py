@@ -3,7 +3,6 @@
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +14,6 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from .. import metrics
-from ..files import fresh_folder, whole_folder
 from ..learning import Freedom, LearnResult, Search, learn
 from ..learning import Progress as SearchProgress
 from ..metrics import Objective, wasserstein2
@@ -23,8 +21,8 @@ from ..noise import NoiseLevel
 from ..options import STARTS, Design, Tradeoff
 from ..prior import Prior
 from ..problem import Problem
+from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import Kind, exact
-from ..step import Guidance, Sampler
 from ..transfer import Transfer, sampler_transfer
 from .inputs import Grid, Inputs, rounded
 
@@ -38,21 +36,6 @@ LABELS = {
 }
 
 console = Console(markup=False, highlight=False)  # paths and formulas have brackets
-
-
-class Results(NamedTuple):
-    """A results folder while it is being filled."""
-
-    path: Path  # its name in the end
-    folder: Path  # where files are written
-
-
-@contextmanager
-def results_folder(given: Path | None, name: str) -> Iterator[Results]:
-    """A folder for the results of a run, which appears whole if all went well."""
-    path = given or fresh_folder("runs", name)
-    with whole_folder(path) as folder:
-        yield Results(path, folder)
 
 
 def has_room(width: int) -> bool:

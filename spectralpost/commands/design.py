@@ -18,8 +18,8 @@ from ..noise import NoiseLevel
 from ..options import Design
 from ..prior import save_prior
 from ..restoration import measure, restore
+from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
-from ..step import Guidance, Sampler
 from ..transfer import Transfer
 from .console import (
     LABELS,
@@ -102,7 +102,18 @@ def compute(options: Design, say: Say = quiet) -> Result:
         provenance=provenance(options.seed),
     )
     title = f"{sampler.name}, {title_of(options, options.steps, inputs, grid.label)}"
-    return Result(title, schedule, inputs, learned, rows, transfers, importance, panels, photo_rows)
+    return Result(
+        title,
+        schedule,
+        inputs,
+        learned,
+        rows,
+        transfers,
+        importance,
+        panels,
+        photo_rows,
+        inputs.notes,
+    )
 
 
 def write(result: Result, folder: Path) -> None:

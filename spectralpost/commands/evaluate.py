@@ -20,13 +20,15 @@ class Result(NamedTuple):
 
     title: str
     rows: dict[str, dict[str, float]]  # metrics
+    notes: tuple[str, ...]  # what there is to say of the files
 
 
 def compute(options: Evaluate, say: Say = quiet) -> Result:
     """Evaluate a schedule on another problem, and learn one for it."""
     schedule = load_schedule(options.schedule)
+    notes: set[str] = set()
     own = schedule.degradation_name, schedule.degradation_options
-    name, given = degradation_choice(options, *own)
+    name, given = degradation_choice(options, notes, *own)
     prior = stored_prior(options.schedule, options.prior, schedule)
     degradation = make_degradation(name, prior.shape, **given)
     sigma_y = schedule.sigma_y if options.sigma_y is None else options.sigma_y
@@ -57,6 +59,7 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
     return Result(
         title=f"{options.schedule.name} on {degradation.name}, sigma_y = {sigma_y:g}",
         rows={name: metrics_of(problem, transfer, prior) for name, transfer in transfers.items()},
+        notes=tuple(sorted(notes)),
     )
 
 

@@ -1,7 +1,6 @@
 """What options stand for: sampler, noise levels, degradation, prior, problem."""
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -10,6 +9,7 @@ import numpy as np
 
 from .. import images
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
+from ..degradations.kernels import kernel_note, load_kernel
 from ..errors import InputError
 from ..merging import bin_modes, unique_modes
 from ..noise import (
@@ -24,9 +24,9 @@ from ..options import SHORT, Compare, DegradationOptions, Design, ProblemOptions
 from ..prior import Prior, excess_kurtosis, from_images, load_prior
 from ..problem import Problem, image_problem
 from ..samplers import SAMPLERS, make_sampler
+from ..samplers.base import Sampler
 from ..schedule_file import Schedule
 from ..signatures import as_words, checked_options, fitted, options_of
-from ..step import Sampler
 
 BUILT_IN_SIZE = 128
 
@@ -53,16 +53,19 @@ class Inputs(NamedTuple):
     photo: np.ndarray  # [C, H, W], kept out of the prior
     photo_name: str
     kurtosis: float  # excess, of the whitened images
+    notes: tuple[str, ...]  # what there is to say of the files
 
 
 def inputs_of(options: Design | Compare | Tradeoff, photo: Path | None = None) -> Inputs:
     """Prior, degradation and problem; the photograph is the first image, or the one at `photo`."""
-    name, given = degradation_choice(options)  # before the images are read: that takes a while
-    prior, planes, photo_name, kurtosis = prior_and_photo(options, photo)
+    notes: set[str] = set()
+    name, given = degradation_choice(options, notes)  # before images are read: that takes a while
+    prior, planes, photo_name, kurtosis = prior_and_photo(options, photo, notes)
     degradation = make_degradation(name, prior.shape, **given)
     problem = image_problem(prior, degradation, options.sigma_y, channels=len(planes))
     small = merged(problem, options.bins)
-    return Inputs(prior, degradation, problem, small, planes, photo_name, kurtosis)
+    said = tuple(sorted(notes))
+    return Inputs(prior, degradation, problem, small, planes, photo_name, kurtosis, said)
 
 
 def sampler_of(options: Design | Tradeoff) -> tuple[Sampler, dict[str, Any]]:
@@ -103,10 +106,14 @@ def rounded(grid: Grid, learned: NoiseLevel) -> Grid:
 
 
 def degradation_choice(
-    options: DegradationOptions, name: str = "", known: Mapping[str, Any] | None = None
+    options: DegradationOptions,
+    notes: set[str],
+    name: str = "",
+    known: Mapping[str, Any] | None = None,
 ) -> tuple[str, dict[str, Any]]:
     """Name and options of the degradation, checked, its kernel read.
 
+    notes        what there is to say of the kernel's file is added
     name, known  of a schedule's own, for options that choose none: what is given changes it
     """
     chosen, given = choice(options, "degradation", name)
@@ -114,55 +121,67 @@ def degradation_choice(
         given = dict(known or {}) | given
     if chosen == "from_kernel" and not isinstance(given.get("kernel"), list):
         path = given.get("kernel")
-        given["kernel"] = _load_kernel(None if path is None else Path(path))
+        given["kernel"] = _load_kernel(None if path is None else Path(path), notes)
     return chosen, checked_options("degradation", DEGRADATIONS, chosen, given, own=("shape",))
 
 
 def prior_and_photo(
-    options: ProblemOptions, given: Path | None = None
+    options: ProblemOptions, given: Path | None, notes: set[str]
 ) -> tuple[Prior, np.ndarray, str, float]:
     """The prior, a photograph [C, H, W] kept out of it, its name, and the set's kurtosis.
 
-    The photograph is the one `given`, or the first image.
+    The photograph is the one `given`, or the first image. What there is to say of the files is
+    added to `notes`: a set, as they are read twice, and say everything twice.
     """
-    pixel_range = options.pixel_range
+    pixel_range, size = options.pixel_range, options.size
     images.check_pixel_range(pixel_range)
-    size = options.size
     if size is not None and size < 2:
         raise InputError(f"size = {size}: must be >= 2")
+    if options.white_level is not None and options.images is None and given is None:
+        raise InputError(
+            f"white level = {options.white_level:g}: needs --images; the built-in photographs "
+            f"have 8 bits"
+        )
+    reading: dict[str, Any] = {"white_level": options.white_level, "notice": notes.add}
     if options.images is None:
-        found = images.built_in_photographs(options.channels, pixel_range)
+        found = images.built_in_photographs(options.channels, pixel_range).items()
         source, size = "photographs of scikit-image", size or BUILT_IN_SIZE
     else:
-        found = images.load_folder(options.images, options.channels, pixel_range)
-        source = f"{len(found)} images of {options.images.name}"
+        # One at a time in memory: there, single precision would gain nothing.
+        found = images.stream_folder(
+            options.images, options.channels, pixel_range, **reading, dtype=float
+        )
+        source = f"{len(found)} images of {images.printable(options.images.name)}"
+    kept_out = None
     if given is not None:
-        photo_name = given.name
-        photo = images.load_image(given, options.channels, pixel_range)
+        photo_name = images.printable(given.name)
+        photo = images.load_image(given, options.channels, pixel_range, **reading)
     else:
-        photo_name = next(iter(found))
-        photo = found[photo_name]
+        photo_name, photo = next(iter(found))
         if len(found) > 1:  # with a single image, the prior has to come from the photograph itself
-            del found[photo_name]
-    if size is None:
-        planes = images.all_planes(found.values())
-        size_yx = planes.shape[1:]
-    else:
-        tiles = [tile for image in found.values() for tile in images.tiles(image, size)]
-        if not tiles:
-            raise InputError(f"size = {size}: no image is that large")
-        planes = images.all_planes(tiles)
-        size_yx = (size, size)
+            kept_out = photo_name
+
+    def planes() -> Iterator[np.ndarray]:
+        for name, image in found:
+            if name != kept_out:
+                yield image if size is None else images.tiles(image, size)
+
+    if size is not None:
         source += f", tiles of {size}x{size}"
-    prior = from_images(planes, window=options.window, pixel_range=pixel_range, source=source)
-    if any(have < want for have, want in zip(photo.shape[1:], size_yx, strict=True)):
+        if not any(map(len, planes())):
+            raise InputError(f"size = {size}: no image is that large")
+    prior = from_images(planes(), window=options.window, pixel_range=pixel_range, source=source)
+    if any(have < want for have, want in zip(photo.shape[1:], prior.shape, strict=True)):
         raise InputError(
             f"photo {photo_name!r} of size {photo.shape[1]}x{photo.shape[2]}: "
-            f"smaller than the prior's {size_yx[0]}x{size_yx[1]}"
+            f"smaller than the prior's {prior.shape[0]}x{prior.shape[1]}"
         )
-    top, left = ((have - want) // 2 for have, want in zip(photo.shape[1:], size_yx, strict=True))
-    photo = photo[:, top : top + size_yx[0], left : left + size_yx[1]]
-    return prior, photo, photo_name, excess_kurtosis(prior, planes)
+    top, left = (
+        (have - want) // 2 for have, want in zip(photo.shape[1:], prior.shape, strict=True)
+    )
+    photo = photo[:, top : top + prior.shape[0], left : left + prior.shape[1]].astype(float)
+    kurtosis = excess_kurtosis(prior, planes())
+    return prior, photo, photo_name, kurtosis
 
 
 def title_of(options: ProblemOptions, steps: int, inputs: Inputs, grid: str) -> str:
@@ -225,16 +244,10 @@ def complete(options: Options) -> Options:
     return replace(options, **changes)  # type: ignore[type-var]
 
 
-def _load_kernel(path: Path | None) -> np.ndarray:
+def _load_kernel(path: Path | None, notes: set[str]) -> np.ndarray:
     if path is None:
         raise InputError("degradation = kernel: needs --kernel FILE")
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False).astype(float)
-        with warnings.catch_warnings():  # of an empty file, which `from_kernel` refuses
-            warnings.simplefilter("ignore")
-            return np.loadtxt(path, ndmin=2)
-    except OSError as error:
-        raise InputError(f"kernel {str(path)!r}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"kernel {str(path)!r}: not rows of numbers, nor a .npy file") from error
+    kernel = load_kernel(path)
+    if (note := kernel_note(kernel)) is not None:
+        notes.add(note)
+    return kernel

@@ -28,6 +28,7 @@ class Result(NamedTuple):
     photo: np.ndarray | None  # [C, H, W]; known if the measurement was simulated
     measurement: np.ndarray  # [C, H, W]
     samples: np.ndarray  # [N, C, H, W]
+    notes: tuple[str, ...]  # what there is to say of the file
     psnr: list[float]  # of measurement and samples, where the photograph is known
 
 
@@ -38,7 +39,16 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     schedule = load_schedule(options.schedule)
     prior = stored_prior(options.schedule, options.prior, schedule)
     channels = "luminance" if schedule.channels == 1 else "rgb"
-    image = jnp.asarray(images.load_image(options.image, channels, prior.pixel_range))
+    notes: list[str] = []
+    image = jnp.asarray(
+        images.load_image(
+            options.image,
+            channels,
+            prior.pixel_range,
+            white_level=options.white_level,
+            notice=notes.append,
+        )
+    )
     prior = resized(prior, image.shape[1:])
     degradation = schedule.degradation(prior.shape)
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
@@ -59,7 +69,9 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     )
     known = [image_psnr(one, image, prior) for one in (y, *samples)] if options.simulate else []
     photo = np.asarray(image) if options.simulate else None
-    return Result(title, prior.pixel_range, photo, np.asarray(y), np.asarray(samples), known)
+    return Result(
+        title, prior.pixel_range, photo, np.asarray(y), np.asarray(samples), tuple(notes), known
+    )
 
 
 def write(result: Result, folder: Path) -> None:

@@ -6,7 +6,7 @@ from rich.table import Table
 from ..options import Samplers
 from ..problem import make_problem
 from ..samplers import SAMPLERS
-from ..step import Sampler
+from ..samplers.base import Sampler
 from .console import console
 
 

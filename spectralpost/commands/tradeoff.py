@@ -12,7 +12,7 @@ from .. import figures, metrics
 from ..errors import InputError
 from ..learning import heuristic
 from ..options import Tradeoff
-from ..step import Guidance
+from ..samplers.base import Guidance
 from .console import (
     Say,
     console,
@@ -34,6 +34,7 @@ class Result(NamedTuple):
     schedules: dict[str, tuple[Grid, Guidance]]  # each for levels of its own
     rows: dict[str, dict[str, float]]  # their metrics
     best: metrics.Tradeoff
+    notes: tuple[str, ...]  # what there is to say of the files
 
 
 def compute(options: Tradeoff, say: Say = quiet) -> Result:
@@ -73,7 +74,7 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
         }
     label = f"{grid.name}, learned" if options.learn_levels else grid.label
     title = f"{sampler.name}, {title_of(options, options.steps, inputs, label)}"
-    return Result(title, schedules, rows, best)
+    return Result(title, schedules, rows, best, inputs.notes)
 
 
 def write(result: Result, folder: Path) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from ..signatures import checked_options
-from ..step import Sampler
+from .base import Sampler
 from .daps import daps
 from .ddnm import ddnm
 from .ddrm import ddrm

@@ -1,4 +1,4 @@
-"""The Jacobian of a whole trajectory, and Levenberg-Marquardt steps."""
+"""The Jacobian of a whole trajectory, against forward differentiation of it."""
 
 from functools import partial
 
@@ -8,13 +8,8 @@ import numpy as np
 import pytest
 from cases import ALL, random_guidance
 from compiling import quick_compilation
-from spectralpost.least_squares import (
-    MAX_STEP,
-    initial_search,
-    levenberg_marquardt,
-    linearise,
-)
 
+from spectralpost.learning.jacobian import linearise
 from spectralpost.metrics import wasserstein2, wasserstein2_residuals
 from spectralpost.noise import NoiseLevel, rectified_flow, ve_karras, vp_linear
 from spectralpost.problem import make_problem
@@ -115,93 +110,6 @@ def test_residuals_are_those_of_the_distance_in_blocks():
     np.testing.assert_allclose(
         jnp.sum(residuals**2), distance, rtol=0, atol=100 * np.finfo(float).eps * variances
     )
-
-
-# ------------------------------------------------------------------------------------------- steps
-
-
-def iterate(residuals, start, iterations):
-    """The searches after 1, 2, ... iterations."""
-
-    @jax.jit
-    def step(search):
-        return levenberg_marquardt(
-            search,
-            lambda x: jnp.sum(residuals(x) ** 2),
-            lambda x: (residuals(x), jax.jacfwd(residuals)(x)),
-        )
-
-    searches = [initial_search(jnp.asarray(start))]
-    for _ in range(iterations):
-        searches.append(step(searches[-1]))
-    return searches[1:]
-
-
-def losses_of(searches):
-    return np.asarray([search.loss for search in searches])
-
-
-def rosenbrock(x):
-    return jnp.stack([10 * (x[1] - x[0] ** 2), 1 - x[0]])
-
-
-def test_search_starts_with_an_infinite_loss():
-    search = initial_search(jnp.zeros(3, jnp.float32))
-    assert search.loss == np.inf and search.damping == 1
-    assert {leaf.dtype for leaf in search} == {jnp.dtype(jnp.float32)}
-
-
-def test_linear_problem_is_solved():
-    """Without curvature the damping can fall until a step is a Gauss-Newton step."""
-    rng = np.random.default_rng(0)
-    matrix, target = jnp.asarray(rng.normal(size=(8, 3))), jnp.asarray(rng.normal(size=8))
-    search = iterate(lambda x: matrix @ x - target, np.zeros(3), 20)[-1]
-    expected, rest, *_ = np.linalg.lstsq(np.asarray(matrix), np.asarray(target))
-    np.testing.assert_allclose(search.params, expected, rtol=1e-8)
-    np.testing.assert_allclose(search.loss, rest[0], rtol=1e-12)
-
-
-def test_rosenbrock_is_solved():
-    """The curved valley from its classical start, in tens of iterations instead of thousands.
-
-    The loss never rises, and after each iteration it is that of the parameters.
-    """
-    searches = iterate(rosenbrock, np.asarray([-1.2, 1.0]), 40)
-    assert np.all(np.diff(losses_of(searches)) <= 0)
-    for search in searches[:10]:
-        np.testing.assert_allclose(search.loss, np.sum(rosenbrock(search.params) ** 2), rtol=1e-12)
-    np.testing.assert_allclose(searches[-1].params, 1, rtol=1e-8)
-
-
-def test_directions_without_effect_stay():
-    """A zero column of the Jacobian must not make the system singular."""
-    search = iterate(lambda x: jnp.stack([x[0] - 1, 2 * x[0]]), np.asarray([5.0, 7.0]), 20)[-1]
-    np.testing.assert_allclose(search.params, [0.2, 7.0], rtol=1e-8)
-
-
-def test_nothing_to_gain_anywhere():
-    """All residuals constant: parameters, loss and damping stay finite."""
-    search = iterate(lambda x: jnp.ones(2) + 0 * x, np.asarray([1.0, 2.0]), 10)[-1]
-    np.testing.assert_array_equal(search.params, [1, 2])
-    assert search.loss == 2 and np.isfinite(search.damping)
-
-
-def test_steps_are_short():
-    """A factor of 7 for a weight at most, however far away the minimum is."""
-    search = iterate(lambda x: 1e-3 * (x - 100), np.zeros(1), 1)[-1]
-    assert 0 < search.params[0] <= MAX_STEP
-
-
-def test_unstable_trials_are_not_accepted():
-    """Residuals that overflow or are NaN away from the start."""
-
-    def residuals(x):
-        return jnp.where(jnp.abs(x) > 0.5, jnp.nan, x - 1)
-
-    searches = iterate(residuals, np.zeros(1), 10)
-    assert np.all(np.isfinite(losses_of(searches)))
-    assert np.all(np.diff(losses_of(searches)) <= 0)
-    assert abs(searches[-1].params[0]) <= 0.5
 
 
 # -------------------------------------------------------------- weights by mode, and noise levels

@@ -1,32 +1,103 @@
-"""Searches that are interrupted, resumed, begun with half of the steps, or soon done."""
+"""Generations of searches: who is kept, who is tried next; searches that are interrupted, resumed,
+begun with half of the steps, or soon done."""
 
 import functools
+import importlib
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import quick_compilation
-from spectralpost.baselines import score
 
-from spectralpost import learning, search, stages
 from spectralpost.errors import InputError
-from spectralpost.learning import learn
+from spectralpost.learning import (
+    Freedom,
+    Prices,
+    Search,
+    evaluate,
+    generations,
+    learn,
+    loss,
+    loss_of,
+    parameters_of,
+    preparing,
+)
+from spectralpost.learning.generations import KICKS, PATIENCE, best_distinct, next_generation
+from spectralpost.metrics import wasserstein2
 from spectralpost.noise import vp_linear
 from spectralpost.problem import make_problem
+from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
+
+LEARN = importlib.import_module("spectralpost.learning.learn")  # the file; the name is a function's
 
 STEPS, MODES = 5, 12
 LEVELS = vp_linear(STEPS)
 PROBLEM = make_problem(np.geomspace(4, 0.02, MODES), np.linspace(1, 0.02, MODES), 0.2)
 # Three starts: two of them and the tuned constant are refined.
-BARE = {"num_starts": 3, "max_iterations": 200, "smoothness": 0.0, "max_amplification": np.inf}
+FEW = Search(starts=3, max_iterations=200)
+BARE = {"search": FEW, "prices": Prices(max_amplification=np.inf, smoothness=0.0)}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def compile_quickly():
     with quick_compilation():
         yield
+
+
+# ------------------------------------------------------------------------------ one generation
+
+
+def test_best_distinct():
+    """Losses 0.1 % apart first, then the near copies; infinite ones last of all."""
+    losses = np.asarray([3.0, np.inf, 1.0, 1.0005, 2.0])
+    params = np.arange(5.0)[:, None]
+    kept, best = best_distinct(params, losses, 4)
+    np.testing.assert_array_equal(kept[:, 0], [2, 4, 0, 1])
+    assert best == 1.0
+    kept, _ = best_distinct(params[[2, 3]], losses[[2, 3]], 4)
+    np.testing.assert_array_equal(kept[:, 0], [2, 3])  # fewer than asked for
+
+
+def test_next_generation():
+    """Parents as they are, then children around them in turn, by the kinds and sizes of `KICKS`."""
+    levels, num = vp_linear(8), 2000
+    parents = np.stack([np.zeros(16), np.full(16, 10.0)])  # two weights, eight steps
+    parameters = parameters_of(
+        diffpir(), levels, diffpir().heuristic(PROBLEM, levels), diffpir().constraint
+    )
+    of_both = loss_of(parameters, [PROBLEM], wasserstein2)
+    generation = np.asarray(next_generation(jax.random.key(0), parents, of_both, num))
+    assert generation.shape == (num, 16)
+    np.testing.assert_array_equal(generation[:2], parents)
+    children = generation[2:]
+    which = np.arange(num - 2)
+    kicks = children - parents[which % 2]
+    for i, (kind, size) in enumerate(KICKS):
+        some = kicks[which % len(KICKS) == i] / size
+        if kind == "smooth":
+            # a constant of standard deviation 2, and three waves (see `smooth_curves`)
+            assert 4 < np.mean(some**2) < 4 * (1 + 1 / 4 + 1 / 9 + 1 / 16) * 1.2
+            # neighbours in log-SNR go together
+            assert np.corrcoef(some[:, 2], some[:, 3])[0, 1] > 0.9
+            continue
+        moved = some != 0 if kind == "local" else np.ones_like(some, bool)
+        assert abs(np.mean(some[moved] ** 2) - 1) < 5 * np.sqrt(2 / moved.sum())
+        assert abs(np.corrcoef(some[:, 2], some[:, 3])[0, 1]) < 5 / np.sqrt(len(some))
+        if kind == "local":
+            for weight in np.split(moved, 2, axis=1):
+                count = weight.sum(axis=1)
+                assert count.max() == 2 and count.min() <= 1  # a quarter of eight, fewer at ends
+                assert np.all(np.abs(np.diff(weight.astype(int), axis=1)).sum(axis=1) <= 2)
+                # every step has its turn, the first and the last too
+                assert np.all(weight.mean(axis=0) > 0.1)
+    again = next_generation(jax.random.key(0), parents, of_both, num)
+    np.testing.assert_array_equal(again, generation)
+
+
+# ------------------------------------------------------------------------------------- stages
 
 
 @functools.cache
@@ -79,7 +150,7 @@ def test_interrupted_searches_end_with_the_best_so_far(when):
     assert np.isfinite(result.loss)
     assert result.loss <= result.baselines["tuned_constant"] * (1 + 1e-9)
     assert result.loss >= whole().loss * (1 - 1e-3)
-    found = score(dps(), PROBLEM, LEVELS, result.guidance)
+    found = evaluate(dps(), PROBLEM, LEVELS, result.guidance)
     np.testing.assert_allclose(found, result.loss, rtol=1e-9)
     assert np.all(np.isfinite(result.final_losses))
     np.testing.assert_allclose(result.final_losses[0], result.loss, rtol=1e-9)
@@ -108,7 +179,7 @@ def test_resumed_searches_go_on(when):
 
 def test_resumed_searches_do_not_lose_what_bins_hide(monkeypatch):
     """Exploring goes on with a problem of few bins, on which the best schedule is another one."""
-    monkeypatch.setattr(learning, "COARSE", 3)
+    monkeypatch.setattr(LEARN, "COARSE", 3)
     first = learn(dps(), PROBLEM, LEVELS, **BARE)
     again = learn(dps(), PROBLEM, LEVELS, resume=first.kept, **BARE)
     assert again.loss <= first.loss * (1 + 1e-9)
@@ -118,15 +189,15 @@ def test_resumed_searches_do_not_lose_what_bins_hide(monkeypatch):
     ("options", "levels"),
     [
         ({}, vp_linear(STEPS + 1)),
-        ({"bands": 2}, LEVELS),
-        ({"free": ("zeta", "levels")}, LEVELS),
+        ({"freedom": Freedom(bands=2)}, LEVELS),
+        ({"freedom": Freedom(levels=True)}, LEVELS),
         ({"free": ("eta",)}, LEVELS),
     ],
 )
 def test_only_the_same_search_is_resumed(options, levels, monkeypatch):
     kept = whole().kept
     constant = jax.tree.map(lambda leaf: leaf[:1], dps().heuristic(PROBLEM, levels))
-    monkeypatch.setattr(learning, "tuned_constant", lambda *_: (constant, 1.0))
+    monkeypatch.setattr(preparing, "tuned_constant", lambda *_: (constant, 1.0))
     with pytest.raises(InputError, match="resume"):
         learn(dps(), PROBLEM, levels, resume=kept, **options)
 
@@ -134,52 +205,66 @@ def test_only_the_same_search_is_resumed(options, levels, monkeypatch):
 def test_many_steps_begin_with_every_second(monkeypatch):
     """Fixed weights that differ from step to step go with their steps: exploring 8 steps begins
     with 4, which have every second eta."""
-    monkeypatch.setattr(stages, "SHORT", 4)
+    monkeypatch.setattr(generations, "SHORT", 4)
     levels, seen = vp_linear(8), []
     guidance = dps().heuristic(PROBLEM, levels) | {"eta": jnp.linspace(1, 0.3, 8)}
-    chunk = stages.Stages.chunk
+    advance = generations.Watch.advance
 
-    def watched(self, task, setting, *arguments):
-        seen.append(setting)
-        return chunk(self, task, setting, *arguments)
+    def watched(self, loss, *arguments):
+        seen.append(loss.parameters)
+        return advance(self, loss, *arguments)
 
-    monkeypatch.setattr(stages.Stages, "chunk", watched)
+    monkeypatch.setattr(generations.Watch, "advance", watched)
     result = learn(dps(), PROBLEM, levels, guidance, **BARE)
     assert result.loss < 0.999 * result.baselines["tuned_constant"]
     assert result.converged and result.guidance["zeta"].shape == (8,)
     np.testing.assert_array_equal(result.guidance["eta"], guidance["eta"])
-    sizes = [setting.levels.alpha.shape[0] for setting in seen]
+    sizes = [parameters.levels.alpha.shape[0] for parameters in seen]
     assert sizes[0] == 5 and sizes[-1] == 9 and sizes == sorted(sizes)
     half = seen[0]
-    for got, wanted in ((half.levels.sigma, levels.sigma), (half.fixed["eta"], guidance["eta"])):
-        np.testing.assert_array_equal(got, wanted[::2].astype(jnp.float32))
+    every_second = jax.tree.map(
+        lambda leaf: leaf[::2].astype(jnp.float32), (levels, {"eta": guidance["eta"]})
+    )
+    chex.assert_trees_all_equal((half.levels, half.fixed), every_second)
     assert half.basis["zeta"].shape == (4, 4)
 
 
+DOZEN = {"search": FEW._replace(starts=12)}  # three may agree by chance
+
+
 def test_an_easy_landscape_is_left_at_once():
-    """One number: all starts find the same minimum in the first generation; three may by chance."""
-    result = learn(dps(), PROBLEM, LEVELS, knots=1, **BARE | {"num_starts": 12})
+    """One number: all starts find the same minimum in the first generation."""
+    result = learn(dps(), PROBLEM, LEVELS, freedom=Freedom(knots=1), **BARE | DOZEN)
     assert len(result.explored) == 1 and result.converged
     np.testing.assert_allclose(np.ptp(np.log(result.guidance["zeta"])), 0, atol=1e-12)
     assert len(whole().explored) > 1
 
 
+def test_easy_weights_do_not_end_the_search_for_levels():
+    """The same number with levels: what was easy for the weights alone says nothing about both, so
+    their stage goes on until nothing better turns up."""
+    freedom = Freedom(levels=True, knots=1)
+    result = learn(dps(), PROBLEM, LEVELS, freedom=freedom, **BARE | DOZEN)
+    assert len(result.explored) > PATIENCE  # not 2: one for the weights, one for both
+    assert result.loss < 0.99 * result.baselines["tuned_constant"]
+
+
 def test_chunks_of_a_large_problem_have_the_same_search(monkeypatch):
     """Adam by the gradient that takes modes in chunks, against the plain one: equal to rounding,
     which twenty iterations do not blow up. (L-BFGS takes the same gradient.)"""
-    options = BARE | {"num_starts": 2, "max_iterations": 20}
+    options = BARE | {"search": Search(starts=2, max_iterations=20, optimizer="adam")}
     results, calls = [], []
-    chunked_loss = search.chunked_loss
+    chunked_loss = loss.chunked_loss
 
     def counted(*arguments):
         calls.append(arguments)
         return chunked_loss(*arguments)
 
-    monkeypatch.setattr(search, "chunked_loss", counted)
-    for large in (learning.LARGE, 5):
-        monkeypatch.setattr(learning, "LARGE", large)
+    monkeypatch.setattr(loss, "chunked_loss", counted)
+    for large in (preparing.LARGE, 5):
+        monkeypatch.setattr(preparing, "LARGE", large)
         calls.clear()
-        results.append(learn(dps(), PROBLEM, LEVELS, optimizer="adam", **options))
+        results.append(learn(dps(), PROBLEM, LEVELS, **options))
         assert bool(calls) == (large == 5)
     plain, chunked = results
     np.testing.assert_allclose(chunked.guidance["zeta"], plain.guidance["zeta"], rtol=1e-9)
