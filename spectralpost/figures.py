@@ -131,10 +131,10 @@ def compare_figure(
     return figure
 
 
-def tradeoff_figure(best: Tradeoff, scores: dict[str, dict[str, float]], title: str) -> "Figure":
+def tradeoff_figure(best: Tradeoff, rows: dict[str, dict[str, float]], title: str) -> "Figure":
     """Root mean squared error against root perception: schedules, and the curve of the optimum.
 
-    scores: name -> {"mse", "perception"}; names that begin with "learned, price" are joined.
+    rows: name -> {"mse", "perception"}; names that begin with "learned, price" are joined.
     """
     figure = _figure((7.2, 5.2))
     axes = figure.subplots()
@@ -143,10 +143,8 @@ def tradeoff_figure(best: Tradeoff, scores: dict[str, dict[str, float]], title: 
     axes.plot(depth, np.sqrt(best.mse_at(depth**2)), "k-", linewidth=3, label="least possible")
     posterior = float(np.sqrt(2 * best.least_mse))
     axes.plot(0, posterior, "k*", markersize=12, clip_on=False, label="true posterior samples")
-    priced = [name for name in scores if name.startswith("learned, price")]
-    points = {
-        name: (np.sqrt(row["perception"]), np.sqrt(row["mse"])) for name, row in scores.items()
-    }
+    priced = [name for name in rows if name.startswith("learned, price")]
+    points = {name: (np.sqrt(row["perception"]), np.sqrt(row["mse"])) for name, row in rows.items()}
     if priced:
         line = np.array([points[name] for name in priced])
         label = "learned for mse + price x perception"

@@ -190,12 +190,12 @@ def test_ddim_0_is_euler_on_the_probability_flow(grid):
         x_t, z = jnp.asarray(rng.normal(size=12)), jnp.asarray(rng.normal(size=12))
         x_hat = jnp.tanh(x_t[::-1]) + 0.3
         eps_hat = noise_estimate(x_t, x_hat, t)
-        x_s = ddim_step(t, s, x_hat, eps_hat, z, jnp.asarray(0.0))
+        x_s = ddim_step(Step(t, s, x_t, None, z, {}), x_hat, eps_hat, jnp.asarray(0.0))
         x, rho_t, rho_s = x_t / t.alpha, t.sigma / t.alpha, s.sigma / s.alpha
         euler = x + (rho_s - rho_t) * (x - x_hat) / rho_t
         size = np.abs(x).max() * s.alpha + np.abs(x_hat).max()
         np.testing.assert_allclose(x_s, s.alpha * euler, rtol=0, atol=20 * EPS * size)
-        stochastic = ddim_step(t, s, x_hat, eps_hat, z, jnp.asarray(1.0))
+        stochastic = ddim_step(Step(t, s, x_t, None, z, {}), x_hat, eps_hat, jnp.asarray(1.0))
         assert s.sigma == 0 or np.abs(stochastic - x_s).max() > 1e-3
 
 

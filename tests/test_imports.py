@@ -15,6 +15,8 @@ READING_ORDER = (
     "files",
     "compiled",
     "plain_json",
+    "signatures",
+    "options",
     "algebra",
     "noise",
     "pixels",
@@ -34,19 +36,19 @@ READING_ORDER = (
     "schedule_checks",
     "schedule_file",
     "figures",
-    "cli",
     "commands",
+    "cli",
+    "__main__",
 )
-# The command line starts `commands` from inside of a function, so that --help need not wait for
-# JAX: the only import of this package that points the other way.
-LAZY = {("cli", "commands"), ("samplers", "transfer")}
+# The only import of this package that points the other way, inside of a function.
+LAZY = {("samplers", "transfer")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
-# what is listed here as shared by the others.
+# what is listed here, in reading order, as shared by the others.
 SHARED = {
-    "commands": {".console", ".setting"},
-    "degradations": {".base"},
-    "samplers": {".base", ".steps"},
-    "designers": {".network"},
+    "commands": ("inputs", "console"),
+    "degradations": ("base",),
+    "samplers": ("base", "steps"),
+    "designers": ("network",),
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
@@ -116,15 +118,9 @@ def test_imports_point_one_way(path):
     assert found - siblings <= allowed
     if path.name == "__init__.py":
         return
-    if me in ORDERED:
-        order = ORDERED[me]
-        assert siblings <= {f".{name}" for name in order[: order.index(path.stem)]}
-        return
-    shared = SHARED.get(me, set())
-    # Of what is shared, the later may use the earlier.
-    if f".{path.stem}" in shared:
-        shared = {name for name in shared if name < f".{path.stem}"}
-    assert siblings <= shared
+    order = ORDERED.get(me, SHARED.get(me, ()))
+    before = order[: order.index(path.stem)] if path.stem in order else order
+    assert siblings <= {f".{name}" for name in before}
 
 
 def test_the_check_sees_every_form_of_import():

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import tifffile
 from pictures import pixels, write
+from spectralpost.commands.setting import degradation_of, prior_and_photo
 
 from spectralpost.cli import Design
-from spectralpost.commands.setting import degradation_of, prior_and_photo
 from spectralpost.errors import InputError
 from spectralpost.images import all_planes, load_folder
 from spectralpost.prior import excess_kurtosis, from_images

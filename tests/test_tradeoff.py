@@ -110,14 +110,14 @@ def test_tradeoff_figure():
     problem = circular().problem
     best = optimal_tradeoff(problem)
     good = {"mse": 1.2 * float(best.least_mse), "perception": 0.5 * float(best.its_perception)}
-    scores = {
+    rows = {
         "published default": {"mse": 1e9, "perception": 1e9},
         "tuned constant, W2^2": good,
         "learned, W2^2": good,
         "learned, price 0": good,
         "learned, price 3": good | {"perception": 0.3 * float(best.its_perception)},
     }
-    (axes,) = tradeoff_figure(best, scores, "a title").axes
+    (axes,) = tradeoff_figure(best, rows, "a title").axes
     labels = [text.get_text() for text in axes.get_legend().get_texts()]
     assert labels[:3] == [
         "least possible",

@@ -1,28 +1,37 @@
-"""The commands of the command line, one a file, and what they share (`setting`, `console`)."""
+"""The commands of the command line, one a file, and what they share (`inputs`, `console`).
+
+A command is three functions: `compute(options, say)` returns a result and prints nothing, `write`
+puts it into a folder, `present` prints it. One that only lists something has no `write`.
+"""
+
+from importlib import import_module
+from typing import Any
 
 import jax
 
-from ..cli import Compare, Design, Evaluate, Restore, Samplers, Tradeoff
 from ..compiled import keep_compiled_programs
-from .compare import compare
-from .design import design
-from .evaluate import evaluate
-from .restore import restore_image
-from .samplers import list_samplers
-from .tradeoff import tradeoff
+from ..files import results_folder
+from ..options import to_yaml
+from . import console
+from .inputs import complete
 
 
-def run(options: Design | Compare | Tradeoff | Evaluate | Restore | Samplers) -> None:
-    """Run the command that the options belong to."""
+def run(name: str, file: str, options: Any) -> None:
+    """Run the command in `commands/<file>.py`."""
     # A thousand steps multiply small numbers: double precision costs little here.
     jax.config.update("jax_enable_x64", True)
     keep_compiled_programs()  # most of a run is compiling
-    commands = {
-        Design: design,
-        Compare: compare,
-        Tradeoff: tradeoff,
-        Evaluate: evaluate,
-        Restore: restore_image,
-        Samplers: list_samplers,
-    }
-    commands[type(options)](options)
+    command = import_module(f".{file}", __name__)
+    if not hasattr(command, "write"):
+        command.present(command.compute(options))
+        return
+    with results_folder(options.out, name) as results:
+        with console.progress_line() as say:
+            result = command.compute(options, say)
+        (results.folder / "config.yaml").write_text(to_yaml(complete(options)))
+        command.write(result, results.folder)
+        files = sorted(path.name for path in results.folder.iterdir())
+    for note in result.notes:
+        console.console.print(note, soft_wrap=True)
+    command.present(result)
+    console.console.print(f"results in {results.path}: {', '.join(files)}", soft_wrap=True)

@@ -2,24 +2,20 @@
 
 import json
 import time
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from rich.progress import Progress, TaskID
 from rich.table import Table
 
 from .. import figures, metrics
-from ..cli import Compare, to_yaml
-from ..degradations import Degradation
 from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
-from ..files import check_free, fresh_folder, whole_folder
-from ..learning import Progress as SearchProgress
-from ..learning import Search, learn
+from ..learning import heuristic
 from ..noise import NoiseLevel, num_steps_of
-from ..prior import Prior, draw
-from ..problem import Problem, image_problem
+from ..options import Compare
+from ..prior import draw
 from ..restoration import measure, restore
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
@@ -27,16 +23,16 @@ from ..samplers.exact import KINDS, Kind, exact
 from ..transfer import denoiser_calls
 from .console import (
     LABELS,
-    MAX_ITERATIONS,
+    Say,
     console,
     has_room,
+    learn_with_progress,
+    metrics_of,
     print_wide,
-    progress_bar,
-    progress_text,
-    scores_of,
+    quiet,
     transfer_of,
 )
-from .setting import degradation_of, levels_of, merged, prior_and_photo, title_of
+from .inputs import Inputs, grid_of, inputs_of, title_of
 
 SCHEDULES = ("heuristic", "tuned_constant", "learned")
 REFERENCES = {
@@ -55,136 +51,129 @@ class Row(NamedTuple):
     name: str
     steps: int
     calls: int  # of the network
-    scores: dict[str, dict[str, float]]  # schedule -> W2^2, PSNR, perception
+    metrics: dict[str, dict[str, float]]  # schedule -> W2^2, PSNR, perception
     seconds: float  # that learning took, compilation included
     closure: float | None  # measured / predicted error of the literal published default
 
 
-def compare(options: Compare) -> None:
-    """One table and one figure over samplers, schedules and step counts."""
-    out = options.out or fresh_folder("runs", "compare")
-    check_free(out)
+class Result(NamedTuple):
+    """Samplers, best first, and references at each number of steps."""
+
+    title: str
+    inputs: Inputs
+    titles: dict[int, str]  # steps -> problem and grid in a line
+    samplers: dict[int, list[Row]]
+    references: dict[int, list[Row]]
+    notes: tuple[str, ...]  # what there is to say of the files
+
+
+def compute(options: Compare, say: Say = quiet) -> Result:
+    """Tune, learn and evaluate all samplers."""
     names = options.samplers or tuple(name for name in SAMPLERS if name != "exact")
     for given, values in {"samplers": names, "steps": options.steps}.items():
         if len(set(values)) < len(values) or not values:
             raise InputError(f"{given} = {' '.join(map(str, values))}: name each one once")
     if "exact" in names:
         raise InputError("samplers: 'exact' is the reference of every run, leave it out")
-    samplers = {name: make_sampler(name) for name in names}
-    grids = {steps: levels_of(options, steps) for steps in options.steps}
-    prior, photo, _, kurtosis = prior_and_photo(options)
-    degradation = degradation_of(options, options.degradation, prior.shape)
-    problem = image_problem(prior, degradation, options.sigma_y, channels=len(photo))
-    small = merged(problem, options.bins)
+    samplers = [make_sampler(name) for name in names]
+    grids = {steps: grid_of(options, steps) for steps in options.steps}
+    inputs = inputs_of(options)
+    found: dict[int, list[Row]] = {}
+    for i, (steps, grid) in enumerate(grids.items()):
+        rows = []
+        for j, sampler in enumerate(samplers):
+            number = f"{i * len(samplers) + j + 1} of {len(grids) * len(samplers)}"
+            title = f"{sampler.name}, {steps} steps ({number})"
+            row = _learned_row(sampler, inputs, grid.levels, options, say, title)
+            if options.check and sampler.literal is not None:
+                say(f"{title}: simulating")
+                row = row._replace(closure=_closure(sampler.literal, inputs, grid.levels, options))
+            rows.append(row)
+        found[steps] = sorted(rows, key=lambda row: row.metrics["learned"]["W2^2"])
+    return Result(
+        title=f"{inputs.degradation.name}, sigma_y = {options.sigma_y:g}",
+        inputs=inputs,
+        titles={n: title_of(options, n, inputs, grid.label) for n, grid in grids.items()},
+        samplers=found,
+        references={
+            steps: [_reference_row(kind, inputs, grid.levels) for kind in KINDS]
+            for steps, grid in grids.items()
+        },
+        notes=inputs.notes,
+    )
 
-    rows: list[Row] = []
-    with progress_bar() as bar:
-        task = bar.add_task("", total=len(samplers) * len(grids))
-        for steps, (levels, _, grid) in grids.items():
-            found = []
-            for name, sampler in samplers.items():
-                title = f"{name}, {steps} steps"
-                bar.update(task, description=title)
-                row = _learned_row(sampler, problem, small, levels, prior, options, (bar, task))
-                if options.check and sampler.literal is not None:
-                    bar.update(task, description=f"{title}: simulating")
-                    closure = _closure(
-                        sampler.literal, problem, prior, degradation, levels, options
-                    )
-                    row = row._replace(closure=closure)
-                found.append(row)
-                bar.advance(task)
-            found.sort(key=lambda row: row.scores["learned"]["W2^2"])
-            references = [_reference_row(kind, problem, levels, prior) for kind in KINDS]
-            table = _table(found, references, title_of(options, steps, grid))
-            print_wide(table, WIDE)
-            rows += found + references
-    _print_notes(rows, small, problem, kurtosis)
 
+def write(result: Result, folder: Path) -> None:
+    drawn = (REFERENCES["score"], REFERENCES["flow"])
     figure = figures.compare_figure(
         {
             steps: {
-                _with_calls(row): {LABELS[key]: row.scores[key]["W2^2"] for key in row.scores}
+                _with_calls(row): {LABELS[key]: row.metrics[key]["W2^2"] for key in row.metrics}
                 for row in rows
-                if row.steps == steps and row.name not in REFERENCES.values()
             }
-            for steps in grids
+            for steps, rows in result.samplers.items()
         },
         {
-            steps: {
-                row.name: row.scores["exact"]["W2^2"]
-                for row in rows
-                if row.steps == steps and row.name in (REFERENCES["score"], REFERENCES["flow"])
-            }
-            for steps in grids
+            steps: {row.name: row.metrics["exact"]["W2^2"] for row in rows if row.name in drawn}
+            for steps, rows in result.references.items()
         },
-        f"{options.degradation}, sigma_y = {options.sigma_y:g}",
+        result.title,
     )
-    with whole_folder(out) as folder:
-        figures.save_figure(figure, folder / "compare.png")
-        text = json.dumps([row._asdict() for row in rows], indent=1)
-        (folder / "compare.json").write_text(text + "\n")
-        (folder / "config.yaml").write_text(to_yaml(options))
-    console.print(f"results in {out}: compare.png, compare.json", soft_wrap=True)
+    figures.save_figure(figure, folder / "compare.png")
+    rows = [row for n in result.samplers for row in result.samplers[n] + result.references[n]]
+    text = json.dumps([row._asdict() for row in rows], indent=1)
+    (folder / "compare.json").write_text(text + "\n")
+
+
+def present(result: Result) -> None:
+    for steps, title in result.titles.items():
+        print_wide(_table(result.samplers[steps], result.references[steps], title), WIDE)
+    _print_notes(result)
 
 
 def _learned_row(
-    sampler: Sampler,
-    problem: Problem,
-    small: Problem,
-    levels: NoiseLevel,
-    prior: Prior,
-    options: Compare,
-    place: tuple[Progress, TaskID],
+    sampler: Sampler, inputs: Inputs, levels: NoiseLevel, options: Compare, say: Say, title: str
 ) -> Row:
-    steps = num_steps_of(levels)
-    bar, task = place
-
-    def progress(news: SearchProgress) -> None:
-        bar.update(task, description=f"{sampler.name}, {steps} steps: {progress_text(news)}")
-
+    problem, steps = inputs.problem, num_steps_of(levels)
     begin = time.perf_counter()
-    guidance = jax.jit(sampler.heuristic)(problem, levels)
-    result = learn(
+    learned = learn_with_progress(
         sampler,
-        small,
+        inputs.small,
         levels,
-        guidance,
-        search=Search(starts=options.starts, max_iterations=MAX_ITERATIONS, seed=options.seed),
-        progress=progress,
+        heuristic(sampler, problem, levels),
+        starts=options.starts,
+        seed=options.seed,
+        say=say,
+        title=title,
     )
     seconds = time.perf_counter() - begin
-    schedules = result.baseline_guidance | {"learned": result.guidance}
-    scores = {
-        key: scores_of(problem, transfer_of(sampler, problem, levels, schedules[key]), prior)
+    schedules = learned.baseline_guidance | {"learned": learned.guidance}
+    found = {
+        key: metrics_of(
+            problem, transfer_of(sampler, problem, levels, schedules[key]), inputs.prior
+        )
         for key in SCHEDULES
     }
     calls = steps * denoiser_calls(sampler, problem)
-    return Row(sampler.name, steps, calls, scores, seconds, None)
+    return Row(sampler.name, steps, calls, found, seconds, None)
 
 
-def _reference_row(kind: Kind, problem: Problem, levels: NoiseLevel, prior: Prior) -> Row:
+def _reference_row(kind: Kind, inputs: Inputs, levels: NoiseLevel) -> Row:
+    problem, steps = inputs.problem, num_steps_of(levels)
     sampler = exact(problem, kind)
     guidance = sampler.heuristic(problem, levels)
-    scores = {"exact": scores_of(problem, transfer_of(kind, problem, levels, guidance), prior)}
-    steps = num_steps_of(levels)
+    found = metrics_of(problem, transfer_of(kind, problem, levels, guidance), inputs.prior)
     calls = steps * denoiser_calls(sampler, problem)
-    return Row(REFERENCES[kind], steps, calls, scores, 0.0, None)
+    return Row(REFERENCES[kind], steps, calls, {"exact": found}, 0.0, None)
 
 
-def _closure(
-    sampler: Sampler,
-    problem: Problem,
-    prior: Prior,
-    degradation: Degradation,
-    levels: NoiseLevel,
-    options: Compare,
-) -> float:
+def _closure(sampler: Sampler, inputs: Inputs, levels: NoiseLevel, options: Compare) -> float:
     """Mean squared error of the literal published default, over that of its closed form.
 
     For a few images drawn from the prior, so that nothing but the closure can differ.
     """
-    guidance = jax.jit(sampler.heuristic)(problem, levels)
+    prior, degradation, problem = inputs.prior, inputs.degradation, inputs.problem
+    guidance = heuristic(sampler, problem, levels)
     channels = round(float(problem.weight[0]))
     x_0 = jnp.asarray(draw(prior, CHECK_IMAGES * channels, options.seed))
     x_0 = x_0.reshape(CHECK_IMAGES, channels, *prior.shape)
@@ -202,7 +191,7 @@ def _closure(
 
 
 def _table(found: list[Row], references: list[Row], title: str) -> Table:
-    columns = [(key, score) for score in ("W2^2", "PSNR", "perception") for key in SCHEDULES]
+    columns = [(key, metric) for metric in ("W2^2", "PSNR", "perception") for key in SCHEDULES]
     if not has_room(WIDE):
         columns = [column for column in columns if column[1] == "W2^2" or column[0] == "learned"]
     heads = {"heuristic": "published", "tuned_constant": "tuned", "learned": "learned"}
@@ -214,16 +203,16 @@ def _table(found: list[Row], references: list[Row], title: str) -> Table:
     )
     table.add_column("sampler", no_wrap=True)
     table.add_column("calls", justify="right", no_wrap=True)
-    for key, score in columns:
-        table.add_column(f"{names[score]}\n{heads[key]}", justify="right", no_wrap=True)
+    for key, metric in columns:
+        table.add_column(f"{names[metric]}\n{heads[key]}", justify="right", no_wrap=True)
     for row in found:
-        cells = [_number(row.scores[key][score], score) for key, score in columns]
+        cells = [_number(row.metrics[key][metric], metric) for key, metric in columns]
         table.add_row(row.name, str(row.calls), *cells)
     table.add_section()
     for row in references:
         cells = [
-            _number(row.scores["exact"][score], score) if key == "learned" else ""
-            for key, score in columns
+            _number(row.metrics["exact"][metric], metric) if key == "learned" else ""
+            for key, metric in columns
         ]
         table.add_row(row.name, str(row.calls), *cells)
     return table
@@ -235,13 +224,14 @@ def _with_calls(row: Row) -> str:
     return row.name if calls == 1 else f"{row.name} ({calls} calls a step)"
 
 
-def _number(value: float, score: str) -> str:
-    if score == "PSNR":
+def _number(value: float, metric: str) -> str:
+    if metric == "PSNR":
         return f"{value:.1f}"
     return f"{value:.5f}" if 1e-4 <= value < 100 else f"{value:.1e}"
 
 
-def _print_notes(rows: list[Row], small: Problem, problem: Problem, kurtosis: float) -> None:
+def _print_notes(result: Result) -> None:
+    inputs, rows = result.inputs, [row for rows in result.samplers.values() for row in rows]
     checked = [row for row in rows if row.closure is not None]
     if checked:
         ratios = ", ".join(f"{row.name} {row.closure:.2f} ({row.steps} steps)" for row in checked)
@@ -265,8 +255,8 @@ def _print_notes(rows: list[Row], small: Problem, problem: Problem, kurtosis: fl
             soft_wrap=True,
         )
     console.print(
-        f"Learned on {small.spectrum.size} of {problem.spectrum.size} modes. Model: Gaussian, "
-        f"stationary, no clipping, no network error. Excess kurtosis of the whitened images: "
-        f"{kurtosis:.1f} (0 for the model).",
+        f"Learned on {inputs.small.spectrum.size} of {inputs.problem.spectrum.size} modes. Model: "
+        f"Gaussian, stationary, no clipping, no network error. Excess kurtosis of the whitened "
+        f"images: {inputs.kurtosis:.1f} (0 for the model).",
         soft_wrap=True,
     )

@@ -1,9 +1,13 @@
-"""What the commands print: progress, tables, scores."""
+"""What the commands share: learning with a line of progress, and what they print."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -12,14 +16,17 @@ from rich.table import Table
 from .. import metrics
 from ..learning import Freedom, LearnResult, Search, learn
 from ..learning import Progress as SearchProgress
+from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
+from ..options import STARTS, Design, Tradeoff
 from ..prior import Prior
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import Kind, exact
 from ..transfer import Transfer, sampler_transfer
+from .inputs import Grid, Inputs, rounded
 
-MAX_ITERATIONS = 200
+Say = Callable[[str], None]  # shows a text that says how far a command is
 
 LABELS = {
     "heuristic": "published default",
@@ -42,19 +49,20 @@ def print_wide(table: Table, width: int) -> None:
     Console(markup=False, highlight=False, width=wide).print(table)
 
 
-def progress_bar() -> Progress:
-    """A bar on the terminal, none where the output is not one."""
+@contextmanager
+def progress_line() -> Iterator[Say]:
+    """Yields a function that shows a text on the terminal until the next one, or the end."""
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     terminal = Console(stderr=True)
-    return Progress(*columns, console=terminal, transient=True, disable=not terminal.is_terminal)
+    disable = not terminal.is_terminal
+    with Progress(*columns, console=terminal, transient=True, disable=disable) as bar:
+        task = bar.add_task("", total=None)
+        yield lambda text: bar.update(task, description=text)
 
 
-def progress_text(news: SearchProgress) -> str:
-    """How far a search is, in a line."""
-    return (
-        f"iteration {news.iteration}, W2^2 = {news.loss:.6f}, "
-        f"{news.seconds_left:.0f} s left unless better is found (Ctrl-C: take this)"
-    )
+def quiet(text: str) -> None:
+    """The `Say` of those who do not watch."""
+    del text
 
 
 def learn_with_progress(
@@ -62,29 +70,79 @@ def learn_with_progress(
     problem: Problem,
     levels: NoiseLevel,
     guidance: Guidance,
-    free: tuple[str, ...] | None,
-    num_starts: int,
-    seed: int,
-    resume: Guidance | None = None,
+    free: tuple[str, ...] | None = None,
+    *,
+    objective: Objective = wasserstein2,
     learn_levels: bool = False,
+    starts: int = STARTS,
+    seed: int = 0,
+    resume: Guidance | None = None,
+    say: Say = quiet,
+    title: str = "learning",
 ) -> LearnResult:
-    with progress_bar() as bar:
-        task = bar.add_task("compiling and looking for the best constant", total=None)
+    """`learn` as all commands call it, telling how far it is."""
+    say(f"{title}: compiling and looking for the best constant")
 
-        def progress(news: SearchProgress) -> None:
-            bar.update(task, description=f"learning: {progress_text(news)}")
-
-        return learn(
-            sampler,
-            problem,
-            levels,
-            guidance,
-            free,
-            freedom=Freedom(levels=learn_levels),
-            search=Search(starts=num_starts, max_iterations=MAX_ITERATIONS, seed=seed),
-            progress=progress,
-            resume=resume,
+    def progress(news: SearchProgress) -> None:
+        say(
+            f"{title}: iteration {news.iteration}, loss {news.loss:.6f}, {news.seconds_left:.0f} s "
+            "left unless better is found (Ctrl-C: take this)"
         )
+
+    return learn(
+        sampler,
+        problem,
+        levels,
+        guidance,
+        free,
+        objective=objective,
+        freedom=Freedom(levels=learn_levels),
+        search=Search(starts=starts, seed=seed),
+        progress=progress,
+        resume=resume,
+    )
+
+
+class Learned(NamedTuple):
+    """A schedule for the levels that a network knows."""
+
+    grid: Grid  # its levels
+    result: LearnResult  # on these
+    search: LearnResult  # the one to go on with: where levels are learned, before rounding them
+
+
+def learn_on_grid(
+    options: Design | Tradeoff,
+    sampler: Sampler,
+    inputs: Inputs,
+    grid: Grid,
+    start: Callable[[NoiseLevel], Guidance],
+    free: tuple[str, ...] | None,
+    **others: Any,
+) -> Learned:
+    """Learn weights; with learn_levels levels and weights, then weights for the rounded levels.
+
+    start   the schedule to begin with, for levels
+    others  of `learn_with_progress`
+    """
+    others |= {"starts": options.starts, "seed": options.seed}
+    small, levels = inputs.small, grid.levels
+    if not options.learn_levels:
+        result = learn_with_progress(sampler, small, levels, start(levels), free, **others)
+        return Learned(grid, result, result)
+    search = learn_with_progress(
+        sampler, small, levels, start(levels), free, learn_levels=True, **others
+    )
+    grid = rounded(grid, search.levels)
+    others |= {"resume": None}
+    result = learn_with_progress(sampler, small, grid.levels, start(grid.levels), free, **others)
+    return Learned(grid, result, search)
+
+
+def levels_in_words(grid: Grid) -> str:
+    if grid.timesteps is not None:
+        return "time steps " + " ".join(map(str, grid.timesteps))
+    return "sigma " + " ".join(f"{sigma:.3g}" for sigma in np.asarray(grid.levels.sigma))
 
 
 @partial(jax.jit, static_argnames="sampler")
@@ -97,7 +155,7 @@ def transfer_of(
     return sampler_transfer(sampler, problem, levels, guidance)
 
 
-def scores_of(problem: Problem, transfer: Transfer, prior: Prior) -> dict[str, float]:
+def metrics_of(problem: Problem, transfer: Transfer, prior: Prior) -> dict[str, float]:
     return {
         "W2^2": float(metrics.wasserstein2(problem, transfer)),
         "PSNR": float(metrics.psnr(metrics.mse(problem, transfer), prior.pixel_range)),
@@ -105,7 +163,7 @@ def scores_of(problem: Problem, transfer: Transfer, prior: Prior) -> dict[str, f
     }
 
 
-def score_table(scores: dict[str, dict[str, float]], title: str) -> Table:
+def metric_table(rows: dict[str, dict[str, float]], title: str) -> Table:
     table = Table(
         title=title,
         caption="per pixel, averaged over measurements; W2^2: distance to "
@@ -114,7 +172,7 @@ def score_table(scores: dict[str, dict[str, float]], title: str) -> Table:
     table.add_column("schedule")
     for column in ("W2^2", "predicted PSNR (dB)", "perception"):
         table.add_column(column, justify="right")
-    for name, row in scores.items():
+    for name, row in rows.items():
         table.add_row(
             LABELS.get(name, name),
             f"{row['W2^2']:.6f}",

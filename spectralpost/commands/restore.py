@@ -1,42 +1,62 @@
 """`spectralpost restore`: an image, with a schedule and the Gaussian denoiser of its prior."""
 
+from pathlib import Path
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .. import figures, images
-from ..cli import Restore, to_yaml
 from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
-from ..files import check_free, fresh_folder, whole_folder
+from ..images import PixelRange
 from ..noise import num_steps_of
+from ..options import Restore
 from ..prior import resized
 from ..restoration import measure, restore
 from ..schedule_file import load_schedule
-from .console import console, image_psnr
-from .setting import stored_prior
+from .console import Say, console, image_psnr, quiet
+from .inputs import stored_prior
 
 
-def restore_image(options: Restore) -> None:
+class Result(NamedTuple):
+    """Restored images."""
+
+    title: str
+    pixel_range: PixelRange
+    photo: np.ndarray | None  # [C, H, W]; known if the measurement was simulated
+    measurement: np.ndarray  # [C, H, W]
+    samples: np.ndarray  # [N, C, H, W]
+    notes: tuple[str, ...]  # what there is to say of the file
+    psnr: list[float]  # of measurement and samples, where the photograph is known
+
+
+def compute(options: Restore, say: Say = quiet) -> Result:
     """Restore an image; with simulate, degrade it first."""
-    out = options.out or fresh_folder("runs", "restore")
-    check_free(out)
     if options.samples < 1:
         raise InputError(f"samples = {options.samples}: must be >= 1")
     schedule = load_schedule(options.schedule)
     prior = stored_prior(options.schedule, options.prior, schedule)
     channels = "luminance" if schedule.channels == 1 else "rgb"
-    image = jnp.asarray(images.load_image(options.image, channels, prior.pixel_range))
+    notes: list[str] = []
+    image = jnp.asarray(
+        images.load_image(
+            options.image,
+            channels,
+            prior.pixel_range,
+            white_level=options.white_level,
+            notice=notes.append,
+        )
+    )
     prior = resized(prior, image.shape[1:])
     degradation = schedule.degradation(prior.shape)
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
-    panels, y = [], image
-    if options.simulate:
-        y = measure(degradation, image, schedule.sigma_y, noise_key)
-        panels.append(figures.Panel("photograph", np.asarray(image)))
-    caption = f"{image_psnr(y, image, prior):.1f} dB" if options.simulate else ""
-    panels.append(figures.Panel("measurement", np.asarray(y), caption))
-    restored = restore(
+    y = measure(degradation, image, schedule.sigma_y, noise_key) if options.simulate else image
+    steps = num_steps_of(schedule.levels)
+    title = f"{options.image.name}: {schedule.sampler_name}, {steps} steps"
+    say(title)
+    samples = restore(
         schedule.sampler(),
         GaussianDenoiser.of(prior),
         degradation,
@@ -47,19 +67,24 @@ def restore_image(options: Restore) -> None:
         sigma_y=schedule.sigma_y,
         num_samples=options.samples,
     )
-    for i, sample in enumerate(restored):
-        caption = f"{image_psnr(sample, image, prior):.1f} dB" if options.simulate else ""
-        panels.append(figures.Panel(f"restored, sample {i + 1}", np.asarray(sample), caption))
-        if options.simulate:
-            console.print(f"sample {i + 1}: PSNR {image_psnr(sample, image, prior):.2f} dB")
-    steps = num_steps_of(schedule.levels)
-    title = f"{options.image.name}: {schedule.sampler_name}, {steps} steps"
-    figure = figures.restored_figure([panels], title, prior.pixel_range)
-    with whole_folder(out) as folder:
-        for i, sample in enumerate(restored):
-            images.save_image(
-                folder / f"restored-{i + 1}.png", np.asarray(sample), prior.pixel_range
-            )
-        figures.save_figure(figure, folder / "overview.png")
-        (folder / "config.yaml").write_text(to_yaml(options))
-    console.print(f"results in {out}: restored-1.png, overview.png", soft_wrap=True)
+    known = [image_psnr(one, image, prior) for one in (y, *samples)] if options.simulate else []
+    photo = np.asarray(image) if options.simulate else None
+    return Result(
+        title, prior.pixel_range, photo, np.asarray(y), np.asarray(samples), tuple(notes), known
+    )
+
+
+def write(result: Result, folder: Path) -> None:
+    captions = [f"{psnr:.1f} dB" for psnr in result.psnr] or [""] * (1 + len(result.samples))
+    panels = [] if result.photo is None else [figures.Panel("photograph", result.photo)]
+    panels.append(figures.Panel("measurement", result.measurement, captions[0]))
+    for i, (sample, caption) in enumerate(zip(result.samples, captions[1:], strict=True), start=1):
+        panels.append(figures.Panel(f"restored, sample {i}", sample, caption))
+        images.save_image(folder / f"restored-{i}.png", sample, result.pixel_range)
+    figure = figures.restored_figure([panels], result.title, result.pixel_range)
+    figures.save_figure(figure, folder / "overview.png")
+
+
+def present(result: Result) -> None:
+    for i, psnr in enumerate(result.psnr[1:], start=1):
+        console.print(f"sample {i}: PSNR {psnr:.2f} dB")

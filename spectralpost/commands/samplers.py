@@ -3,22 +3,29 @@
 import numpy as np
 from rich.table import Table
 
-from ..cli import Samplers
+from ..options import Samplers
 from ..problem import make_problem
 from ..samplers import SAMPLERS
+from ..samplers.base import Sampler
 from .console import console
 
 
-def list_samplers(options: Samplers) -> None:
-    """Print the table of samplers."""
+def compute(options: Samplers) -> list[Sampler]:
+    """All samplers, as published."""
     del options
-    table = Table("name", "update", "weights", "reference")
     some_problem = make_problem(np.ones(1), np.ones(1), 1.0)
-    for name, factory in SAMPLERS.items():
-        sampler = factory(some_problem) if name == "exact" else factory()
+    return [
+        factory(some_problem) if name == "exact" else factory()
+        for name, factory in SAMPLERS.items()
+    ]
+
+
+def present(result: list[Sampler]) -> None:
+    table = Table("name", "update", "weights", "reference")
+    for sampler in result:
         weights = ", ".join(
             f"{weight} {'in [0, 1]' if kind == 'unit' else '>= 0'}"
             for weight, kind in sampler.constraint.items()
         )
-        table.add_row(name, sampler.summary, weights, sampler.reference)
+        table.add_row(sampler.name, sampler.summary, weights, sampler.reference)
     console.print(table)

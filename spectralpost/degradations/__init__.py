@@ -4,7 +4,7 @@ import copyreg
 from collections.abc import Callable
 from typing import Any
 
-from ..errors import InputError
+from ..signatures import checked_options
 from .base import Degradation
 from .circular import from_kernel, gaussian_blur, identity, motion_blur, uniform_blur
 
@@ -18,13 +18,9 @@ DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
 
 
 def make_degradation(name: str, shape: tuple[int, ...], **options: Any) -> Degradation:
-    """DEGRADATIONS[name](shape=shape, **options), or InputError if one of them is unknown."""
-    if name not in DEGRADATIONS:
-        raise InputError(f"degradation = {name!r}: allowed are {', '.join(DEGRADATIONS)}")
-    try:
-        return DEGRADATIONS[name](shape=shape, **options)
-    except TypeError as error:
-        raise InputError(f"degradation {name!r} with options {options}: {error}") from error
+    """DEGRADATIONS[name](shape, **options), for options from a file: see `checked_options`."""
+    checked = checked_options("degradation", DEGRADATIONS, name, options, own=("shape",))
+    return DEGRADATIONS[name](shape=shape, **checked)
 
 
 def _made_again(name: str, shape: tuple[int, ...], options: dict[str, Any]) -> Degradation:

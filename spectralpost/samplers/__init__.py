@@ -1,9 +1,8 @@
 """Published samplers, one a file. A new one is a file and a line in this table."""
 
-import inspect
 from collections.abc import Callable
 
-from ..errors import InputError
+from ..signatures import checked_options
 from .base import Sampler
 from .daps import daps
 from .ddnm import ddnm
@@ -39,24 +38,6 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 
 def make_sampler(name: str, **options: object) -> Sampler:
-    """SAMPLERS[name](**options), for options from a file.
-
-    InputError if the name or an option is unknown, or a value of another kind than the default.
-    """
-    if name not in SAMPLERS:
-        raise InputError(f"sampler = {name!r}: allowed are {', '.join(SAMPLERS)}")
-    try:
-        inspect.signature(SAMPLERS[name]).bind(**options)
-    except TypeError as error:
-        raise InputError(f"sampler {name!r} with options {options}: {error}") from error
-    for option, value in options.items():
-        default = inspect.signature(SAMPLERS[name]).parameters[option].default
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        wanted = None
-        if isinstance(default, bool) and not isinstance(value, bool):
-            wanted = "true or false"
-        elif isinstance(default, float) and not number:
-            wanted = "a number"
-        if wanted:
-            raise InputError(f"sampler {name!r}, option {option} = {value!r}: must be {wanted}")
-    return SAMPLERS[name](**options)
+    """SAMPLERS[name](**options), for options from a file: see `checked_options`."""
+    checked = checked_options("sampler", SAMPLERS, name, options)
+    return SAMPLERS[name](**checked)

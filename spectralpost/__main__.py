@@ -1,0 +1,5 @@
+"""`python -m spectralpost` is `spectralpost`."""
+
+from .cli import main
+
+main()

@@ -1,0 +1,253 @@
+"""What options stand for: sampler, noise levels, degradation, prior, problem."""
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+
+from .. import images
+from ..degradations import DEGRADATIONS, Degradation, make_degradation
+from ..degradations.kernels import kernel_note, load_kernel
+from ..errors import InputError
+from ..merging import bin_modes, unique_modes
+from ..noise import (
+    GRIDS,
+    NoiseLevel,
+    grid_timesteps,
+    make_grid,
+    nearest_timesteps,
+    training_grid,
+)
+from ..options import SHORT, Compare, DegradationOptions, Design, ProblemOptions, Tradeoff, choice
+from ..prior import Prior, excess_kurtosis, from_images, load_prior
+from ..problem import Problem, image_problem
+from ..samplers import SAMPLERS, make_sampler
+from ..samplers.base import Sampler
+from ..schedule_file import Schedule
+from ..signatures import as_words, checked_options, fitted, options_of
+
+BUILT_IN_SIZE = 128
+
+Options = TypeVar("Options")
+
+
+class Grid(NamedTuple):
+    """The noise levels of a run."""
+
+    levels: NoiseLevel  # [S + 1]
+    timesteps: tuple[int, ...] | None  # of a vp grid, [S]
+    label: str  # for people
+    name: str  # in GRIDS
+    options: dict[str, Any]
+
+
+class Inputs(NamedTuple):
+    """What a schedule is learned for, and a photograph to show it on."""
+
+    prior: Prior
+    degradation: Degradation
+    problem: Problem  # all modes
+    small: Problem  # merged, to learn on
+    photo: np.ndarray  # [C, H, W], kept out of the prior
+    photo_name: str
+    kurtosis: float  # excess, of the whitened images
+    notes: tuple[str, ...]  # what there is to say of the files
+
+
+def inputs_of(options: Design | Compare | Tradeoff, photo: Path | None = None) -> Inputs:
+    """Prior, degradation and problem; the photograph is the first image, or the one at `photo`."""
+    notes: set[str] = set()
+    name, given = degradation_choice(options, notes)  # before images are read: that takes a while
+    prior, planes, photo_name, kurtosis = prior_and_photo(options, photo, notes)
+    degradation = make_degradation(name, prior.shape, **given)
+    problem = image_problem(prior, degradation, options.sigma_y, channels=len(planes))
+    small = merged(problem, options.bins)
+    said = tuple(sorted(notes))
+    return Inputs(prior, degradation, problem, small, planes, photo_name, kurtosis, said)
+
+
+def sampler_of(options: Design | Tradeoff) -> tuple[Sampler, dict[str, Any]]:
+    """The sampler to learn for, and its options."""
+    name, given = choice(options, "sampler")
+    if name == "exact":
+        raise InputError("sampler = 'exact': is a reference, with nothing to learn")
+    sampler = make_sampler(name, **given)
+    return sampler, _changed(SAMPLERS[name], given)
+
+
+def free_weights(options: Design | Tradeoff) -> tuple[str, ...] | None:
+    """The weights to learn."""
+    if "levels" in (options.free or ()):
+        raise InputError("free = 'levels': noise levels are learned with --learn-levels")
+    return options.free
+
+
+def grid_of(options: ProblemOptions, steps: int) -> Grid:
+    name, given = choice(options, "grid")
+    levels, timesteps = make_grid(name, steps, **given), grid_timesteps(name, steps, **given)
+    label = ", ".join([name, *as_words(_changed(GRIDS[name], given))])
+    return Grid(
+        levels, None if timesteps is None else tuple(timesteps.tolist()), label, name, given
+    )
+
+
+def rounded(grid: Grid, learned: NoiseLevel) -> Grid:
+    """The grid with learned levels: of a vp grid the nearest that the network knows."""
+    label = f"{grid.name}, learned"
+    if grid.timesteps is None:
+        return grid._replace(levels=learned, label=label)
+    trained = training_grid(grid.name, **grid.options)
+    timesteps = nearest_timesteps(learned, trained)
+    rows = np.append(trained.alpha.size - 2 - timesteps, trained.alpha.size - 1)  # noisiest first
+    levels = NoiseLevel(trained.alpha[rows], trained.sigma[rows])
+    return grid._replace(levels=levels, timesteps=tuple(timesteps.tolist()), label=label)
+
+
+def degradation_choice(
+    options: DegradationOptions,
+    notes: set[str],
+    name: str = "",
+    known: Mapping[str, Any] | None = None,
+) -> tuple[str, dict[str, Any]]:
+    """Name and options of the degradation, checked, its kernel read.
+
+    notes        what there is to say of the kernel's file is added
+    name, known  of a schedule's own, for options that choose none: what is given changes it
+    """
+    chosen, given = choice(options, "degradation", name)
+    if options.degradation is None:
+        given = dict(known or {}) | given
+    if chosen == "from_kernel" and not isinstance(given.get("kernel"), list):
+        path = given.get("kernel")
+        given["kernel"] = _load_kernel(None if path is None else Path(path), notes)
+    return chosen, checked_options("degradation", DEGRADATIONS, chosen, given, own=("shape",))
+
+
+def prior_and_photo(
+    options: ProblemOptions, given: Path | None, notes: set[str]
+) -> tuple[Prior, np.ndarray, str, float]:
+    """The prior, a photograph [C, H, W] kept out of it, its name, and the set's kurtosis.
+
+    The photograph is the one `given`, or the first image. What there is to say of the files is
+    added to `notes`: a set, as they are read twice, and say everything twice.
+    """
+    pixel_range, size = options.pixel_range, options.size
+    images.check_pixel_range(pixel_range)
+    if size is not None and size < 2:
+        raise InputError(f"size = {size}: must be >= 2")
+    if options.white_level is not None and options.images is None and given is None:
+        raise InputError(
+            f"white level = {options.white_level:g}: needs --images; the built-in photographs "
+            f"have 8 bits"
+        )
+    reading: dict[str, Any] = {"white_level": options.white_level, "notice": notes.add}
+    if options.images is None:
+        found = images.built_in_photographs(options.channels, pixel_range).items()
+        source, size = "photographs of scikit-image", size or BUILT_IN_SIZE
+    else:
+        # One at a time in memory: there, single precision would gain nothing.
+        found = images.stream_folder(
+            options.images, options.channels, pixel_range, **reading, dtype=float
+        )
+        source = f"{len(found)} images of {images.printable(options.images.name)}"
+    kept_out = None
+    if given is not None:
+        photo_name = images.printable(given.name)
+        photo = images.load_image(given, options.channels, pixel_range, **reading)
+    else:
+        photo_name, photo = next(iter(found))
+        if len(found) > 1:  # with a single image, the prior has to come from the photograph itself
+            kept_out = photo_name
+
+    def planes() -> Iterator[np.ndarray]:
+        for name, image in found:
+            if name != kept_out:
+                yield image if size is None else images.tiles(image, size)
+
+    if size is not None:
+        source += f", tiles of {size}x{size}"
+        if not any(map(len, planes())):
+            raise InputError(f"size = {size}: no image is that large")
+    prior = from_images(planes(), window=options.window, pixel_range=pixel_range, source=source)
+    if any(have < want for have, want in zip(photo.shape[1:], prior.shape, strict=True)):
+        raise InputError(
+            f"photo {photo_name!r} of size {photo.shape[1]}x{photo.shape[2]}: "
+            f"smaller than the prior's {prior.shape[0]}x{prior.shape[1]}"
+        )
+    top, left = (
+        (have - want) // 2 for have, want in zip(photo.shape[1:], prior.shape, strict=True)
+    )
+    photo = photo[:, top : top + prior.shape[0], left : left + prior.shape[1]].astype(float)
+    kurtosis = excess_kurtosis(prior, planes())
+    return prior, photo, photo_name, kurtosis
+
+
+def title_of(options: ProblemOptions, steps: int, inputs: Inputs, grid: str) -> str:
+    """The problem and the grid, in a line."""
+    low, high = options.pixel_range
+    return (
+        f"{steps} steps ({grid}), {inputs.degradation.name}, "
+        f"sigma_y = {options.sigma_y:g} in [{low:g}, {high:g}]"
+    )
+
+
+def _changed(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not the factory's defaults: files name no others."""
+    parameters = options_of(factory)
+    typed = {name: fitted(value, parameters[name].annotation) for name, value in given.items()}
+    return {name: value for name, value in typed.items() if value != parameters[name].default}
+
+
+def stored_prior(schedule_path: Path, prior_path: Path | None, schedule: Schedule) -> Prior:
+    """The prior of a schedule; InputError if the file beside it is another one."""
+    prior = load_prior(prior_path or schedule_path.with_name("prior.npz"))
+    if prior_path is None and prior.hash != schedule.prior_hash:
+        raise InputError(
+            f"prior {str(schedule_path.with_name('prior.npz'))!r}: hash {prior.hash}, the schedule "
+            f"was made for {schedule.prior_hash}; name the prior with --prior"
+        )
+    if prior.pixel_range != schedule.pixel_range:
+        raise InputError(
+            f"prior: pixel range {prior.pixel_range}, the schedule's is {schedule.pixel_range}"
+        )
+    return prior
+
+
+def merged(problem: Problem, bins: int) -> Problem:
+    return bin_modes(unique_modes(problem)[0], bins)[0]
+
+
+def complete(options: Options) -> Options:
+    """The options with all that factories take by default, so that new defaults change no old run.
+
+    Short flags become name=value words, but for the file of a kernel.
+    """
+    tables = {"sampler": SAMPLERS, "degradation": DEGRADATIONS, "grid": GRIDS}
+    changes: dict[str, Any] = {}
+    for field, table in tables.items():
+        if getattr(options, field, None) is None:
+            continue
+        name, given = choice(options, field)
+        defaults = {
+            option: parameter.default
+            for option, parameter in options_of(table[name]).items()
+            if parameter.default is not parameter.empty
+        }
+        for flag, (owner, _, option) in SHORT.items():
+            if owner == field and flag == "kernel" and options.kernel is not None:
+                del given[option]
+            elif owner == field:
+                changes[flag] = None
+        changes |= {field: name, f"{field}_options": as_words(defaults | given)}
+    return replace(options, **changes)  # type: ignore[type-var]
+
+
+def _load_kernel(path: Path | None, notes: set[str]) -> np.ndarray:
+    if path is None:
+        raise InputError("degradation = kernel: needs --kernel FILE")
+    kernel = load_kernel(path)
+    if (note := kernel_note(kernel)) is not None:
+        notes.add(note)
+    return kernel

@@ -1,0 +1,264 @@
+"""The options of every command, and their `--config` files.
+
+The classes are what `--help` shows, what a `--config` file holds and what the functions of
+`commands` take. Names of samplers, degradations and noise grids are strings here, checked against
+the tables SAMPLERS, DEGRADATIONS and GRIDS once a command runs: nothing here imports JAX.
+"""
+
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+
+import lazy_loader
+
+from .errors import InputError
+from .signatures import fitted, parsed_words
+
+if TYPE_CHECKING:
+    import tyro
+else:
+    tyro = lazy_loader.load("tyro")  # only annotations name it: loaded once somebody reads them
+
+STARTS = 48  # searches side by side, as `learn` has it
+
+# ------------------------------------------------------------------------------ options of commands
+
+
+@dataclass(kw_only=True)
+class DegradationOptions:
+    """What happened to an image, besides noise."""
+
+    degradation: str | None = None
+    """What happened to the photograph, besides noise: see `spectralpost degradations`."""
+    degradation_options: tuple[str, ...] = ()
+    """Its options as name=value, such as std=2: see `spectralpost degradations`."""
+    blur_std: float | None = None
+    """gaussian_blur: short for --degradation-options std=..., standard deviation in pixels."""
+    blur_size: int | None = None
+    """uniform_blur: short for size=..., side of the box in pixels, odd."""
+    motion_length: float | None = None
+    """motion_blur: short for length=..., in pixels."""
+    motion_angle: float | None = None
+    """motion_blur: short for angle=..., in degrees, 0 is horizontal."""
+    kernel: Path | None = None
+    """kernel: file with the kernel of a convolution: .npy, .txt, .csv, or a grey image."""
+
+
+@dataclass(kw_only=True)
+class ProblemOptions(DegradationOptions):
+    """What is to be restored, and on which noise levels."""
+
+    degradation: str = "gaussian_blur"
+    """What happened to the photograph, besides noise: see `spectralpost degradations`. Blurs are
+    circular convolutions."""
+    images: Path | None = None
+    """Folder of images that the prior is estimated from (default: photographs of scikit-image)."""
+    size: int | None = None
+    """Cut all images into tiles of this side, in pixels (default: images as they are; 128 for the
+    built-in photographs)."""
+    channels: Literal["rgb", "luminance"] = "rgb"
+    """Colour planes as independent images, or their luminance alone."""
+    pixel_range: tuple[float, float] = (-1.0, 1.0)
+    """Pixel values of black and white, as the denoiser takes them; sigma_y is in these units."""
+    white_level: float | None = None
+    """Pixel value that is white in integer files, such as 4095 for 12 bits in 16-bit files
+    (default: the largest that the file's type holds)."""
+    window: Literal["none", "hann"] = "none"
+    """Taper of the images before their power spectrum is taken."""
+    sigma_y: float = 0.05
+    """Standard deviation of the measurement noise, in units of the pixel range."""
+    grid: str = "vp_linear"
+    """Noise levels that the network was trained on: see `spectralpost degradations`."""
+    grid_options: tuple[str, ...] = ()
+    """Its options as name=value, such as spacing=leading: see `spectralpost degradations`."""
+    spacing: Literal["uniform", "leading", "trailing", "quadratic"] | None = None
+    """vp grids: short for --grid-options spacing=..., how their time steps are chosen."""
+
+
+@dataclass(kw_only=True)
+class LearningOptions:
+    """How a schedule is learned."""
+
+    starts: int = STARTS
+    """Searches run side by side."""
+    bins: int = 800
+    """Frequencies are merged into this many bins while learning; the table is exact again."""
+    seed: int = 0
+    """Of the search, and of all noise that is drawn."""
+    out: Path | None = None
+    """New folder for the results (default: a fresh one under runs/)."""
+
+
+@dataclass(kw_only=True)
+class SamplerOptions:
+    """The sampler that a schedule is learned for, and what of it is learned."""
+
+    sampler: str = "dps"
+    """Sampler to learn for: see `spectralpost samplers`."""
+    sampler_options: tuple[str, ...] = ()
+    """Variants of the sampler as name=value, such as noiseless=true: see docs/conventions.md."""
+    steps: int = 20
+    """Number of sampling steps."""
+    learn_levels: bool = False
+    """Also learn which noise levels to visit; those of a vp grid become the nearest time steps."""
+
+
+@dataclass(kw_only=True)
+class Design(LearningOptions, SamplerOptions, ProblemOptions):
+    """Learn a guidance schedule for a folder of images, a degradation and a step budget."""
+
+    free: tuple[str, ...] | None = None
+    """Weights to learn (default: all but eta, or eta if the sampler has no other)."""
+    eta: float | None = None
+    """Stochasticity of the DDIM step, 0 to 1 (default: the sampler's published value)."""
+    resume: Path | None = None
+    """Folder of an earlier run with the same options, whose search goes on."""
+    photo: Path | None = None
+    """Photograph to degrade and restore (default: the first image, kept out of the prior)."""
+
+
+@dataclass(kw_only=True)
+class Compare(LearningOptions, ProblemOptions):
+    """Compare all samplers on one problem: published default, tuned constant, learned, exact."""
+
+    samplers: tuple[str, ...] | None = None
+    """Samplers to compare (default: all, see `spectralpost samplers`)."""
+    steps: tuple[int, ...] = (10, 20)
+    """Numbers of sampling steps."""
+    check: bool = True
+    """Also run the literal algorithm of samplers that divide by a norm, on images drawn from the
+    prior, and say where their closed form does not hold."""
+
+
+@dataclass(kw_only=True)
+class Tradeoff(LearningOptions, SamplerOptions, ProblemOptions):
+    """Learn schedules between least error and most realistic images, beside what theory allows."""
+
+    free: tuple[str, ...] | None = None
+    """Weights to learn (default: all, eta included: noise is what buys realism)."""
+    prices: tuple[float, ...] = (0.0, 0.3, 1.0, 3.0, 10.0)
+    """Weights of perception in mse + price * perception; a schedule is learned for each."""
+
+
+@dataclass(kw_only=True)
+class Evaluate(LearningOptions, DegradationOptions):
+    """Evaluate a schedule on another problem than the one it was learned for."""
+
+    schedule: "tyro.conf.Positional[Path]" = field(kw_only=False)
+    """Schedule file."""
+    prior: Path | None = None
+    """Prior file (default: prior.npz beside the schedule)."""
+    degradation: str | None = None
+    """Other degradation (default: the schedule's, with the options given here)."""
+    sigma_y: float | None = None
+    """Other measurement noise, in units of the schedule's pixel range (default: the schedule's)."""
+    relearn: bool = True
+    """Also learn a schedule for the other problem, to see what is lost by not doing so."""
+
+
+@dataclass
+class Restore:
+    """Restore an image with a schedule and the Gaussian denoiser of its prior."""
+
+    image: "tyro.conf.Positional[Path]"
+    """Degraded image; with --simulate the clean one, which is degraded first."""
+    schedule: Path
+    """Schedule file."""
+    prior: Path | None = None
+    """Prior file (default: prior.npz beside the schedule)."""
+    white_level: float | None = None
+    """Pixel value that is white in an integer file (default: the largest that its type holds)."""
+    simulate: bool = False
+    """Degrade the image first, then restore it, and report PSNR."""
+    samples: int = 1
+    """Number of restored images to draw."""
+    seed: int = 0
+    """Of the measurement noise (with --simulate) and the sampler's noise."""
+    out: Path | None = None
+    """New folder for the results (default: a fresh one under runs/)."""
+
+
+@dataclass
+class Samplers:
+    """List the samplers with their updates, weights and references."""
+
+
+@dataclass
+class Degradations:
+    """List the degradations and the grids of noise levels with their options."""
+
+
+# Short flags: field -> what it is an option of (field, names), and that option.
+SHORT: dict[str, tuple[str, tuple[str, ...], str]] = {
+    "blur_std": ("degradation", ("gaussian_blur",), "std"),
+    "blur_size": ("degradation", ("uniform_blur",), "size"),
+    "motion_length": ("degradation", ("motion_blur",), "length"),
+    "motion_angle": ("degradation", ("motion_blur",), "angle"),
+    "kernel": ("degradation", ("from_kernel",), "kernel"),
+    "spacing": ("grid", ("vp_linear", "vp_cosine"), "spacing"),
+}
+
+
+def choice(options: Any, field: str, default: str = "") -> tuple[str, dict[str, Any]]:
+    """The name that `options.<field>` chooses (or `default`), and the options given for it.
+
+    These are the name=value words of `<field>_options` and the short flags, which win. Hyphens in
+    the name count as underscores. Raises InputError for a short flag of another name.
+    """
+    name = (getattr(options, field) or default).replace("-", "_")
+    name = "from_kernel" if (field, name) == ("degradation", "kernel") else name
+    given = parsed_words(f"{field}-options", getattr(options, f"{field}_options"))
+    for flag, (owner, names, option) in SHORT.items():
+        value = getattr(options, flag, None) if owner == field else None
+        if value is not None and name not in names:
+            only = " and ".join(names)
+            raise InputError(f"{flag} = {value}: has no effect on {field} {name!r}, only on {only}")
+        if value is not None:
+            given[option] = value
+    return name, given
+
+
+# ------------------------------------------------------------------------------------ config files
+
+
+def to_yaml(options: Any) -> str:
+    """Options as the text of a `--config` file; options that are None are left out."""
+    import yaml
+
+    def plain(value: Any) -> Any:
+        if isinstance(value, Path):
+            return str(value)
+        return list(value) if isinstance(value, tuple) else value
+
+    values = {field.name: plain(getattr(options, field.name)) for field in fields(options)}
+    values = {name: value for name, value in values.items() if value is not None}
+    return yaml.safe_dump(values, sort_keys=False)
+
+
+def from_yaml(path: str, kind: type) -> dict[str, Any]:
+    """The values of a `--config` file for one of the classes above, name -> value.
+
+    Raises InputError if it cannot be read, or holds an unknown name or a value of another type.
+    """
+    import yaml
+
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except OSError as error:
+        raise InputError(f"config {path!r}: cannot be read ({error.strerror})") from error
+    except (yaml.YAMLError, ValueError) as error:
+        message = " ".join(str(error).split())
+        raise InputError(f"config {path!r}: not a YAML file ({message})") from error
+    if not isinstance(values, dict):
+        raise InputError(f"config {path!r}: must hold `option: value` lines")
+    types = get_type_hints(kind, include_extras=True)
+    found = {}
+    for key, value in values.items():
+        name = str(key).replace("-", "_")
+        if name not in types:
+            raise InputError(f"config {path!r}: no option {key!r}; allowed: {', '.join(types)}")
+        try:
+            found[name] = fitted(value, types[name])
+        except TypeError as error:
+            raise InputError(f"config {path!r}: {key} = {value!r}: must be {error}") from None
+    return found

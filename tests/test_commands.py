@@ -1,0 +1,491 @@
+"""What the commands find, write and print."""
+
+import inspect
+import json
+import os
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from pictures import texture, write
+from runs import QUICK, SHAPE, SIGMA_Y, SMALL, compile_quickly, metrics_in, run, workplace  # noqa: F401
+
+from spectralpost import metrics
+from spectralpost.commands import compare, console, tradeoff
+from spectralpost.commands.inputs import complete, degradation_choice, grid_of, inputs_of
+from spectralpost.degradations import DEGRADATIONS, gaussian_blur
+from spectralpost.errors import InputError
+from spectralpost.images import load_image, save_image
+from spectralpost.learning import Freedom, Search
+from spectralpost.noise import GRIDS, vp_linear, vp_timesteps
+from spectralpost.options import Compare, Design, Evaluate, Tradeoff, choice
+from spectralpost.prior import load_prior
+from spectralpost.problem import image_problem
+from spectralpost.restoration import measure
+from spectralpost.samplers import SAMPLERS
+from spectralpost.schedule_file import load_schedule
+from spectralpost.transfer import sampler_transfer
+
+# ------------------------------------------------------------------------------------------ design
+
+
+def test_design_writes_all_its_files(w):
+    names = ["config.yaml", "metrics.json", "prior.npz", "report.png", "restored.png"]
+    assert sorted(os.listdir(w / "designed")) == [*names, "schedule.json", "search.npz"]
+    for name in ("report.png", "restored.png"):
+        assert load_image(w / "designed" / name).std() > 0.1
+    assert not [path for path in w.iterdir() if path.name.startswith(".")]
+
+
+def test_levels_are_learned_and_rounded_to_time_steps(w, capsys):
+    out = run(f"design --images {w}/images {QUICK} --learn-levels --out {w}/levels", capsys)
+    schedule = load_schedule(w / "levels" / "schedule.json")
+    assert schedule.timesteps is not None and schedule.timesteps[0] == 999
+    assert "time steps " + " ".join(map(str, schedule.timesteps)) in out
+    assert all(np.diff(schedule.timesteps) < 0)
+    trained = vp_linear(1000)
+    rows = 999 - np.asarray(schedule.timesteps)
+    np.testing.assert_array_equal(schedule.levels.sigma[:-1], trained.sigma[rows])
+    assert schedule.levels.sigma[-1] == 0
+    loss, before = (
+        metrics_in(w / name)["average image"]["learned"]["W2^2"] for name in ("levels", "designed")
+    )
+    assert loss < 0.9 * before
+
+
+def test_a_search_is_resumed(w, capsys):
+    run(f"design --images {w}/images {QUICK} --resume {w}/designed --out {w}/resumed", capsys)
+    again, before = (
+        metrics_in(w / name)["average image"]["learned"]["W2^2"] for name in ("resumed", "designed")
+    )
+    # the loss that is minimised has prices, so W2^2 itself may rise by as little as these
+    assert again <= before * (1 + 1e-3)
+
+
+def test_design_writes_the_schedule_of_its_options(w):
+    schedule = load_schedule(w / "designed" / "schedule.json")
+    assert schedule.sampler_name == "dps"
+    assert schedule.timesteps == (999, 749, 500, 250, 0)
+    assert (schedule.degradation_name, schedule.degradation_options) == (
+        "gaussian_blur",
+        {"std": 1.0},
+    )
+    assert (schedule.shape, schedule.channels, schedule.sigma_y) == (SHAPE, 3, SIGMA_Y)
+    assert schedule.prior_hash == load_prior(w / "designed" / "prior.npz").hash
+    assert "images" in schedule.prior_source
+    np.testing.assert_array_equal(schedule.guidance["eta"], 1)
+
+
+def test_the_photograph_is_kept_out_of_the_prior(w):
+    """The first image is restored; mean and spectrum are those of the three others."""
+    prior = load_prior(w / "designed" / "prior.npz")
+    others = np.concatenate([load_image(w / "images" / f"{i}.png") for i in (1, 2, 3)])
+    power = np.abs(np.fft.fft2(others - others.mean(), norm="ortho")) ** 2
+    np.testing.assert_allclose(prior.mean, others.mean(), rtol=1e-12)
+    np.testing.assert_allclose(prior.spectrum, power.mean(axis=0), rtol=1e-10)
+
+
+def test_learned_beats_constant_beats_published(w):
+    rows = metrics_in(w / "designed")["average image"]
+    assert set(rows) == {"heuristic", "tuned_constant", "learned", "exact"}
+    losses = [rows[name]["W2^2"] for name in ("learned", "tuned_constant", "heuristic")]
+    assert 0 < losses[0] < losses[1] < losses[2]
+    schedule = load_schedule(w / "designed" / "schedule.json")
+    assert schedule.loss == losses[0]
+    assert schedule.baselines["tuned_constant"] == losses[1]
+
+
+@pytest.mark.parametrize("name", ["heuristic", "learned"])
+def test_measured_psnr_is_the_predicted_one(name, w):
+    """Within five standard errors of the photograph's own prediction.
+
+    A restored mode is b + sqrt(v) n away from the truth, n ~ N(0, 1), for noise of the measurement
+    and of the sampler together. The mean of the squares over 3 x 256 modes has the expectation
+    mean(b^2 + v) and the variance sum(2 v^2 + 4 b^2 v) / N^2.
+    """
+    schedule = load_schedule(w / "designed" / "schedule.json")
+    prior, degradation = load_prior(w / "designed" / "prior.npz"), schedule.degradation()
+    problem = image_problem(prior, degradation, schedule.sigma_y, channels=3)
+    sampler, guidance = schedule.sampler(), schedule.guidance
+    if name == "heuristic":
+        guidance = sampler.heuristic(problem, schedule.levels)
+    law = sampler_transfer(sampler, problem, schedule.levels, guidance)
+    x_0 = degradation.to_modes(jnp.asarray(load_image(w / "images" / "0.png") - prior.mean))
+    b = np.asarray(law.data_gain * problem.response - 1) * np.asarray(x_0) + np.asarray(law.offset)
+    v = np.asarray((law.data_gain * schedule.sigma_y) ** 2 + metrics.output_cov(law))
+    v = np.broadcast_to(v, b.shape)
+    expected, error = np.mean(b**2 + v), np.sqrt(np.sum(2 * v**2 + 4 * b**2 * v)) / b.size
+
+    found = metrics_in(w / "designed")["0.png"][name]
+    peak = 2.0**2
+    np.testing.assert_allclose(
+        found["PSNR predicted, this image"], 10 * np.log10(peak / expected), rtol=1e-9
+    )
+    measured = peak / 10 ** (found["PSNR measured"] / 10)
+    assert abs(measured - expected) < 5 * error
+    assert error < 0.1 * expected  # else this would test nothing
+
+
+def test_config_reproduces_a_run(w, tmp_path, capsys):
+    """The file names `designed`, which is not empty any more: the flag --out wins."""
+    out = run(f"design --config {w}/designed/config.yaml --out {tmp_path}/again", capsys)
+    assert "results in" in out and "published default" in out
+    texts = [
+        (folder / "schedule.json").read_text() for folder in (w / "designed", tmp_path / "again")
+    ]
+    one, other = (json.loads(text) for text in texts)
+    assert one["provenance"].pop("date") <= other["provenance"].pop("date")
+    assert one == other
+    assert metrics_in(w / "designed") == metrics_in(tmp_path / "again")
+
+
+def test_other_options_of_design(w, tmp_path, capsys):
+    """One photograph cut into tiles, another grid, blur, range and eta."""
+    run(
+        f"design --images {w}/large --size 16 --channels luminance --pixel-range 0 1 --window hann "
+        f"--degradation kernel --kernel {w}/kernels/good.txt --sigma-y 0.1 --steps 5 "
+        f"--grid ve-karras --eta 0.5 --photo {w}/small/photo.png --seed 3 --out {tmp_path}/out",
+        capsys,
+    )
+    schedule = load_schedule(tmp_path / "out" / "schedule.json")
+    assert schedule.degradation_name == "from_kernel" and schedule.timesteps is None
+    np.testing.assert_allclose(schedule.degradation_options["kernel"], np.full((3, 5), 1 / 15))
+    assert (schedule.channels, schedule.pixel_range) == (1, (0.0, 1.0))
+    assert (schedule.sigma_y, schedule.provenance["seed"]) == (0.1, 3)
+    np.testing.assert_array_equal(schedule.levels.alpha, 1)
+    np.testing.assert_array_equal(schedule.guidance["eta"], 0.5)
+    prior = load_prior(tmp_path / "out" / "prior.npz")
+    assert prior.shape == SHAPE and 0 < prior.mean[0, 0] < 1
+    assert "photo.png" in metrics_in(tmp_path / "out")
+
+
+def test_variants_of_a_sampler(w, tmp_path, capsys):
+    """--sampler-options reach the sampler, and the schedule file, which restores with them."""
+    run(
+        f"design --images {w}/images {QUICK} --starts 4 --sampler pigdm "
+        f"--sampler-options noiseless=true threshold=0.2 --out {tmp_path}/out",
+        capsys,
+    )
+    schedule = load_schedule(tmp_path / "out" / "schedule.json")
+    assert schedule.sampler_options == {"noiseless": True, "threshold": 0.2}
+    assert schedule.sampler() is SAMPLERS["pigdm"](noiseless=True, threshold=0.2)
+
+
+# ----------------------------------------------------------------------------------------- compare
+
+
+def test_compare_ranks_the_samplers(w, tmp_path, capsys):
+    """Three samplers, two step counts: a table each, all numbers in the file, best ones first."""
+    options = f"--samplers ddnm dps reddiff --steps 5 4 --blur-std 1 {SMALL}"
+    out = run(f"compare --images {w}/images {options} --out {tmp_path}/out", capsys)
+    names = ["compare.json", "compare.png", "config.yaml"]
+    assert sorted(os.listdir(tmp_path / "out")) == names
+    assert load_image(tmp_path / "out" / "compare.png").std() > 0.05
+    rows = json.loads((tmp_path / "out" / "compare.json").read_text())
+    samplers = [row for row in rows if "learned" in row["metrics"]]
+    references = [row for row in rows if "exact" in row["metrics"]]
+    for steps in (5, 4):
+        found = [row for row in samplers if row["steps"] == steps]
+        assert {row["name"] for row in found} == {"ddnm", "dps", "reddiff"}
+        losses = [row["metrics"]["learned"]["W2^2"] for row in found]
+        assert losses == sorted(losses)
+        for row in found:
+            its = row["metrics"]
+            # the constant is not held to the limit on amplification
+            assert 0 < its["learned"]["W2^2"] <= 1.05 * its["tuned_constant"]["W2^2"]
+            assert its["tuned_constant"]["W2^2"] <= its["heuristic"]["W2^2"] * (1 + 1e-9)
+            assert row["calls"] == steps
+            assert (row["closure"] is None) == (row["name"] != "dps")
+            assert f"{its['learned']['W2^2']:.5f}" in out
+        by_name = {row["name"]: row for row in references if row["steps"] == steps}
+        assert by_name["exact score, Heun"]["calls"] == 2 * steps
+        kernel = by_name["exact kernel"]["metrics"]["exact"]["W2^2"]
+        assert kernel < 1e-6 < min(losses)
+    assert "5 steps" in out and "4 steps" in out and "published" in out
+    assert "RED-diff's published default is Adam's" in out
+    # the design of this fixture, on the same prior, problem and steps
+    dps = next(row for row in samplers if row["name"] == "dps" and row["steps"] == 5)
+    designed = metrics_in(w / "designed")["average image"]
+    for name in ("heuristic", "tuned_constant"):
+        np.testing.assert_allclose(dps["metrics"][name]["W2^2"], designed[name]["W2^2"], rtol=1e-6)
+
+
+def test_compare_says_where_a_closure_fails(w, tmp_path, monkeypatch, capsys):
+    """The literal algorithm decides, not the closed form; --no-check leaves it out."""
+    monkeypatch.setattr(compare, "CLOSURE_HOLDS", -1.0)
+    options = f"--samplers dps --steps 4 --blur-std 1 {SMALL}"
+    out = run(f"compare --images {w}/images {options} --out {tmp_path}/a", capsys)
+    assert "Does not hold" in out and "dps's published default at 4 steps" in out
+    out = run(f"compare --images {w}/images {options} --no-check --out {tmp_path}/b", capsys)
+    assert "Does not hold" not in out and "simulated" not in out
+
+
+# ---------------------------------------------------------------------------------------- tradeoff
+
+
+def test_tradeoff_buys_realism_with_error(w, tmp_path, capsys):
+    """Between the prices error rises and perception falls, and nothing goes below the optimum."""
+    options = f"--sampler diffpir --steps 5 --blur-std 1 {SMALL} --prices 10 0"
+    out = run(f"tradeoff --images {w}/images {options} --out {tmp_path}/out", capsys)
+    names = ["config.yaml", "tradeoff.json", "tradeoff.png"]
+    assert sorted(os.listdir(tmp_path / "out")) == names
+    assert load_image(tmp_path / "out" / "tradeoff.png").std() > 0.05
+    rows = json.loads((tmp_path / "out" / "tradeoff.json").read_text())
+    assert list(rows) == [
+        "published default",
+        "tuned constant, W2^2",
+        "learned, W2^2",
+        "learned, price 0",
+        "learned, price 10",
+    ]
+    for name, row in rows.items():
+        assert row["mse"] >= row["least mse at this perception"] and name in out
+    free, priced = rows["learned, price 0"], rows["learned, price 10"]
+    assert free["mse"] < priced["mse"] and free["perception"] > priced["perception"]
+    assert free["mse"] == min(row["mse"] for row in rows.values())
+
+
+def test_levels_of_tradeoff_are_those_of_its_metrics(w, capsys):
+    """Each learned schedule is evaluated on the levels that it was learned for, rounded to time
+    steps; and `compute` prints nothing."""
+    options = Tradeoff(
+        images=w / "images", sampler="diffpir", steps=5, blur_std=1.0, bins=128, starts=2,
+        prices=(0.0,), learn_levels=True,
+    )  # fmt: skip
+    result = tradeoff.compute(options)
+    assert capsys.readouterr().out == ""
+    given, _ = result.schedules["published default"]
+    trained = vp_linear(1000)
+    inputs = inputs_of(options)
+    for name in ("learned, W2^2", "learned, price 0"):
+        grid, guidance = result.schedules[name]
+        assert given.timesteps == (999, 749, 500, 250, 0) != grid.timesteps
+        rows = 999 - np.asarray(grid.timesteps)
+        np.testing.assert_array_equal(grid.levels.sigma[:-1], trained.sigma[rows])
+        on = [
+            metrics.wasserstein2(
+                inputs.problem, sampler_transfer(SAMPLERS["diffpir"](), inputs.problem, *schedule)
+            )
+            for schedule in ((grid.levels, guidance), (given.levels, guidance))
+        ]
+        np.testing.assert_allclose(result.rows[name]["W2^2"], on[0], rtol=1e-9)
+        assert abs(on[1] / on[0] - 1) > 0.1  # else this would test nothing
+    tradeoff.present(result)
+    out = capsys.readouterr().out
+    assert "time steps " + " ".join(map(str, grid.timesteps)) in out
+
+
+def test_commands_search_as_learn_does(monkeypatch):
+    """By default as many starts and iterations."""
+    calls = []
+    monkeypatch.setattr(console, "learn", lambda *args, **kwargs: calls.append(kwargs))
+    for kind in (Design, Compare, Tradeoff, Evaluate):
+        assert kind.starts == Search().starts
+    console.learn_with_progress(*4 * [None], starts=Design.starts)
+    assert calls[0]["search"] == Search() and calls[0]["freedom"] == Freedom()
+
+
+# ---------------------------------------------------------------------------- evaluate and restore
+
+
+def test_evaluate_on_the_schedules_own_problem(w, tmp_path, monkeypatch, capsys):
+    """The numbers of `design` again; without --out, in a new folder that the last line names."""
+    monkeypatch.chdir(tmp_path)
+    out = run(f"evaluate {w}/designed/schedule.json --no-relearn", capsys)
+    (folder,) = Path("runs").iterdir()
+    assert folder.name.startswith("evaluate-") and f"results in {folder}" in out
+    assert os.listdir(tmp_path) == ["runs"]
+    found, expected = metrics_in(folder), metrics_in(w / "designed")["average image"]
+    pairs = {
+        "published default": "heuristic",
+        "this schedule": "learned",
+        "exact reference": "exact",
+    }
+    assert set(found) == set(pairs)
+    for row, name in pairs.items():
+        for metric, value in expected[name].items():
+            np.testing.assert_allclose(found[row][metric], value, rtol=1e-10)
+
+
+def test_evaluate_on_another_problem(w, tmp_path, capsys):
+    """Learning for it cannot be worse than the schedule of another one."""
+    out = run(
+        f"evaluate {w}/designed/schedule.json --sigma-y 0.3 --degradation uniform-blur "
+        f"--blur-size 3 --out {tmp_path}/out",
+        capsys,
+    )
+    assert "uniform_blur" in out and "0.3" in out
+    losses = {name: row["W2^2"] for name, row in metrics_in(tmp_path / "out").items()}
+    learned = losses["learned for this problem"]
+    assert learned < losses["tuned constant"] < losses["published default"]
+    assert learned < losses["this schedule"]
+
+
+def test_restore_a_simulated_measurement(w, tmp_path, capsys):
+    """Printed PSNRs are those of the files, up to their 8 bits; samples differ, seeds reproduce."""
+    image, schedule = w / "images" / "0.png", w / "designed" / "schedule.json"
+    command = f"restore {image} --schedule {schedule} --simulate --samples 2 --seed 5"
+    out = run(f"{command} --out {tmp_path}/a", capsys)
+    names = ["config.yaml", "overview.png", "restored-1.png", "restored-2.png"]
+    assert sorted(os.listdir(tmp_path / "a")) == names
+    printed = [float(number) for number in re.findall(r"PSNR ([\d.]+) dB", out)]
+    clean = load_image(image)
+    samples = [load_image(tmp_path / "a" / f"restored-{i}.png") for i in (1, 2)]
+    assert len(printed) == 2 and np.any(samples[0] != samples[1])
+    for sample, psnr in zip(samples, printed, strict=True):
+        of_file = 10 * np.log10(4 / np.mean((sample - clean) ** 2))
+        # 8 bits add (2 / 255)^2 / 12 to an error of at least 4 / 10^3; clipping can only help.
+        assert psnr < 30 and of_file > psnr - 0.05
+    run(f"{command} --out {tmp_path}/b", capsys)
+    run(f"{command} --seed 6 --out {tmp_path}/c", capsys)
+    first = [(tmp_path / run / "restored-1.png").read_bytes() for run in "abc"]
+    assert first[0] == first[1] != first[2]
+
+
+def test_restore_a_measurement_of_another_size(w, tmp_path, capsys):
+    """24 x 20, grey: the prior is resized, and the result is closer to the truth than grey is."""
+    clean = load_image(w / "small" / "photo.png")
+    degradation = gaussian_blur(clean.shape[1:], 1.0)
+    y = measure(degradation, jnp.asarray(clean), SIGMA_Y, jax.random.key(0))
+    save_image(tmp_path / "y.png", np.asarray(y))
+    schedule = w / "designed" / "schedule.json"
+    # The schedule is for three channels; a grey image must be readable with it, too.
+    out = run(f"restore {tmp_path}/y.png --schedule {schedule} --out {tmp_path}/out", capsys)
+    assert "PSNR" not in out  # unknown without the clean image
+    restored = load_image(tmp_path / "out" / "restored-1.png")
+    assert restored.shape == clean.shape
+    assert np.mean((restored - clean) ** 2) < np.var(clean)
+
+
+def test_evaluate_changes_the_schedules_own_degradation(w, tmp_path, capsys):
+    """An option without --degradation is one of the schedule's."""
+    command = f"evaluate {w}/designed/schedule.json --no-relearn"
+    losses = []
+    for name, more in (
+        ("a", "--blur-std 1.5"),
+        ("b", "--degradation gaussian-blur --degradation-options std=1.5"),
+        ("c", ""),
+    ):
+        run(f"{command} {more} --out {tmp_path}/{name}", capsys)
+        losses.append(metrics_in(tmp_path / name)["this schedule"]["W2^2"])
+    assert losses[0] == losses[1] != losses[2]
+
+
+def test_what_there_is_to_say_of_files_is_said(w, tmp_path, capsys):
+    """A kernel that changes the mean grey value; 12 bits in a file of 16."""
+    np.savetxt(tmp_path / "double.txt", np.full((1, 2), 1.0))
+    out = run(
+        f"evaluate {w}/designed/schedule.json --no-relearn --degradation kernel "
+        f"--kernel {tmp_path}/double.txt --out {tmp_path}/a",
+        capsys,
+    )
+    assert "its values add up to 2" in out
+    dark = texture(SHAPE).astype(np.uint16) * 16
+    write(tmp_path / "dark.png", dark[..., 0])
+    command = f"restore {tmp_path}/dark.png --schedule {w}/designed/schedule.json"
+    silent = run(f"{command} --white-level 4095 --out {tmp_path}/b", capsys)
+    said = run(f"{command} --out {tmp_path}/c", capsys)
+    assert "dark.png" not in silent.split("results in")[0]
+    assert "dark.png" in said.split("results in")[0] and "white" in said
+    bright, faint = (load_image(tmp_path / name / "restored-1.png").mean() for name in "bc")
+    assert bright > faint + 0.5
+
+
+# -------------------------------------------------------------------- degradations, grids, samplers
+
+
+def test_options_of_grids_and_degradations_go_by_name(tmp_path):
+    """Words and short flags, hyphens and underscores mean the same."""
+    for options in (
+        Design(grid="vp-linear", grid_options=("spacing=leading",)),
+        Design(grid="vp_linear", spacing="leading"),
+        Design(grid_options=("spacing=trailing",), spacing="leading"),  # as of a file, and a flag
+    ):
+        grid = grid_of(options, 5)
+        np.testing.assert_array_equal(grid.levels.sigma, vp_linear(5, "leading").sigma)
+        assert grid.timesteps == tuple(vp_timesteps(5, "leading"))
+    shift = grid_of(Design(grid="rectified-flow", grid_options=("shift=3",)), 5)
+    np.testing.assert_array_equal(shift.levels.sigma, GRIDS["rectified_flow"](5, shift=3.0).sigma)
+    assert shift.timesteps is None
+
+    np.savetxt(tmp_path / "kernel.txt", [[0.5, 0.5]])
+    words = {"gaussian-blur": ("std=3",), "motion_blur": ("angle=1e1",)}
+    for name, flags, wanted in (
+        ("gaussian_blur", {"degradation_options": ()}, {}),
+        ("gaussian_blur", {"blur_std": 3.0}, {"std": 3.0}),
+        ("gaussian-blur", {}, {"std": 3.0}),
+        ("uniform-blur", {"blur_size": 3}, {"size": 3}),
+        ("motion_blur", {"motion_length": 5.0}, {"length": 5.0, "angle": 10.0}),
+    ):
+        flags = {"degradation_options": words.get(name, ())} | flags
+        found = degradation_choice(Design(degradation=name, **flags), set())
+        assert found == (name.replace("-", "_"), wanted)
+        assert all(type(found[1][key]) is type(value) for key, value in wanted.items())
+    path = str(tmp_path / "kernel.txt")
+    for options in (
+        Design(degradation="kernel", kernel=Path(path)),
+        Design(degradation="from-kernel", degradation_options=(f"kernel={path}",)),
+        Design(degradation="kernel", degradation_options=("kernel=[[0.5,0.5]]",)),
+    ):
+        name, given = degradation_choice(options, set())
+        assert name == "from_kernel"
+        np.testing.assert_array_equal(given["kernel"], [[0.5, 0.5]])
+
+
+def test_a_new_degradation_is_a_function_and_a_line_of_its_table(monkeypatch, capsys):
+    def shaken_blur(shape: tuple[int, ...], width: float, times: int = 2):
+        """Blurred while shaking."""
+        return gaussian_blur(shape, width * times)
+
+    monkeypatch.setitem(DEGRADATIONS, "shaken_blur", shaken_blur)
+    options = Design(degradation="shaken-blur", degradation_options=("width=1",))
+    assert degradation_choice(options, set()) == ("shaken_blur", {"width": 1.0})
+    for words, message in (
+        ((), "needs the option 'width'"),
+        (("width=1", "times=1.5"), "option times = 1.5: must be a whole number"),
+        (("width=1", "often=2"), "'often'; its options: width, times"),
+    ):
+        with pytest.raises(InputError, match=message):
+            given = Design(degradation="shaken_blur", degradation_options=words)
+            degradation_choice(given, set())
+    out = run("degradations", capsys)
+    assert "shaken_blur" in out and "times=2" in out and "Blurred while shaking." in out
+
+
+def test_degradations_and_grids_are_listed(capsys):
+    out = run("degradations", capsys)
+    for name in (*DEGRADATIONS, *GRIDS):
+        assert name in out
+    for option in ("std=2.0", "size=9", "angle=45.0", "spacing=uniform", "rho=7.0", "shift=1.0"):
+        assert option in out
+    assert "shape" not in out and "num_steps" not in out
+
+
+def test_options_are_completed_for_their_file():
+    """Factories' defaults are written out, in words that mean the same when they are read."""
+    options = Design(sampler="pigdm", sampler_options=("noiseless=true",), spacing="trailing")
+    full = complete(options)
+    assert full.spacing is None and "spacing=trailing" in full.grid_options
+    assert full.degradation_options == ("std=2.0",)
+    for field, table in (("sampler", SAMPLERS), ("grid", GRIDS), ("degradation", DEGRADATIONS)):
+        name, given = choice(full, field)
+        parameters = inspect.signature(table[name]).parameters.values()
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        assert given == defaults | choice(options, field)[1]
+    assert complete(full) == full
+    kernel = Design(degradation="kernel", kernel=Path("k.txt"))
+    assert complete(kernel).kernel == Path("k.txt")
+    assert complete(kernel).degradation_options == ()
+
+
+def test_samplers_are_listed(capsys):
+    out = run("samplers", capsys)
+    for name, factory in SAMPLERS.items():
+        assert name in out
+        if name != "exact":
+            for weight in factory().constraint:
+                assert weight in out
+    assert "[0, 1]" in out and "2209.14687" in out.replace("\n", "")
