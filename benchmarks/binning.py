@@ -22,10 +22,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
-from spectralpost.baselines import published, score
 
 import spectralpost as sp
 from spectralpost.cli import Design
@@ -64,15 +62,15 @@ def errors_of(name: str, whole: sp.Problem, rows: sp.Problem, options: Options) 
     """Loss on the rows / loss on all modes - 1 of each schedule, of one sampler."""
     sampler, levels = sp.SAMPLERS[name](), sp.vp_linear(options.steps)
     # Of the whole problem: a default that depends on the problem is the same on all rows.
-    default = published(sampler, whole, levels, jnp.zeros(()))
+    default = sp.heuristic(sampler, whole, levels)
     schedules = {"published": default}
     if options.learn:
-        result = sp.learn(sampler, rows, levels, default, num_starts=options.starts)
+        result = sp.learn(sampler, rows, levels, default, search=sp.Search(starts=options.starts))
         schedules["tuned"] = result.baseline_guidance["tuned_constant"]
         schedules["learned"] = result.guidance
     return {
-        label: float(score(sampler, rows, levels, guidance))
-        / float(score(sampler, whole, levels, guidance))
+        label: float(sp.evaluate(sampler, rows, levels, guidance))
+        / float(sp.evaluate(sampler, whole, levels, guidance))
         - 1
         for label, guidance in schedules.items()
     }

@@ -18,48 +18,23 @@ import argparse
 import time
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from spectralpost.guidance import interpolation
 
 import spectralpost as sp
-from spectralpost import baselines, learning, search, stages
+from spectralpost.learning import advance, begin, prepare, random_starts
 
 PROBLEMS = {"blur 2, sigma_y 0.05": (2.0, 0.05), "blur 1, sigma_y 0.2": (1.0, 0.2)}
-SMOOTHNESS, LIMIT = 1e-4, 3.0  # the defaults of `learn`
 
 
 def reference(sampler: sp.Sampler, problem: sp.Problem, levels: sp.NoiseLevel) -> np.ndarray:
     """Final losses of 64 random starts, best first."""
-    given = baselines.published(sampler, problem, levels, jnp.zeros(()))
-    free = tuple(sorted(learning.default_free(sampler)))
-    task = search.Task(sampler, sp.wasserstein2, free, "lm", 0.03)
-    fixed = {name: weights for name, weights in given.items() if name not in free}
-    one = jnp.ones(())
-    unlimited = search.Setting(
-        jax.tree.map(lambda leaf: leaf[None], problem),
-        one[None],
-        one[None],
-        one,
-        levels,
-        fixed,
-        jnp.inf * one,
-        0 * one,
-        search.basis_of(free, levels, interpolation(levels, 1)),
-    )
-    constant, loss = baselines.tuned_constant(task, unlimited, given)
-    setting = unlimited._replace(
-        max_growth=jnp.log(LIMIT * one),
-        rough_price=jnp.asarray(SMOOTHNESS * loss),
-        basis=search.basis_of(free, levels, interpolation(levels, None)),
-    )
-    draw = stages.Stages(1, 0.0, 64, None, 99, None).random_starts
-    starts = jnp.asarray(draw(task, setting, (given, constant), 64))
+    prepared = prepare(sampler, [problem], levels)
+    starts = random_starts(prepared.loss, (prepared.heuristic, prepared.constant), 64, seed=99)
     final = []
-    for some in jnp.split(starts, 4):
-        lanes = search.begin(task, some)
+    for some in np.split(starts, 4):
+        lanes = begin(prepared.method, some)
         for _ in range(10):
-            lanes, _ = search.search(task, setting, lanes, 20)
+            lanes, _ = advance(prepared.loss, lanes, prepared.method, 20)
         final.append(np.asarray(lanes.loss))
     return np.sort(np.concatenate(final))
 
@@ -86,7 +61,7 @@ def main() -> None:
                 losses, seconds = [], []
                 for seed in (1, 2, 3):
                     begin = time.perf_counter()
-                    result = sp.learn(sampler, problem, levels, seed=seed)
+                    result = sp.learn(sampler, problem, levels, search=sp.Search(seed=seed))
                     seconds.append(time.perf_counter() - begin)
                     losses.append(result.history[-1])
                 final = reference(sampler, problem, levels)

@@ -36,10 +36,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from spectralpost.guidance import interpolation
 
 import spectralpost as sp
-from spectralpost import gradient, search
+from spectralpost.learning import Prepared, advance, begin, gradient, prepare
 
 try:
     import by_hand
@@ -352,26 +351,13 @@ def compiling_table(by_steps: list[int]) -> None:
 
 
 def search_of(sampler, problem: sp.Problem, levels: sp.NoiseLevel, guidance: dict):
-    """The task and setting of `learn` with its defaults, for one problem, and one start."""
-    free = FREE["dps"]
-    one = jnp.ones((), jnp.float32)
-    setting = search.Setting(
-        problems=jax.tree.map(lambda leaf: leaf[None], problem),
-        shares=one[None],
-        scales=one[None],
-        power=one,
-        levels=levels,
-        fixed={name: weights for name, weights in guidance.items() if name not in free},
-        max_growth=jnp.log(3 * one),
-        rough_price=1e-6 * one,
-        basis=search.basis_of(free, levels, interpolation(levels, None)),
-    )
-    task = search.Task(sampler, sp.wasserstein2, free, "lm", 0.03)
-    return task, setting, jnp.log(guidance["zeta"])[None]
+    """The loss of `learn` with its defaults, for one problem, and one start."""
+    prepared = prepare(sampler, [problem], levels, guidance, FREE["dps"])
+    return prepared, np.log(np.asarray(guidance["zeta"]))[None]
 
 
-def one_iteration(task: search.Task, setting: search.Setting, starts: jax.Array):
-    return search.search(task, setting, search.begin(task, starts), 1)
+def one_iteration(prepared: Prepared, starts: np.ndarray):
+    return advance(prepared.loss, begin(prepared.method, starts), prepared.method, 1)
 
 
 # -------------------------------------------------------------------------------------- the limits

@@ -81,13 +81,11 @@ from by_hand import (
     unconstrained,
     weights_of,
 )
-from spectralpost.baselines import score
 
 import spectralpost as sp
 
 CHUNK, TOLERANCE, MAX_ITERATIONS = 20, 1e-4, 400  # the rule to stop, which is that of `learn`
-BARE = {"max_amplification": float("inf"), "smoothness": 0.0}
-DEFAULT_STARTS = sp.learn.__kwdefaults__["num_starts"]
+BARE = {"prices": sp.Prices(max_amplification=float("inf"), smoothness=0.0)}
 HUGE = 1e30  # instead of a loss that is not finite
 
 
@@ -282,7 +280,7 @@ def learn_once(task: Task, problem: sp.Problem, **options) -> tuple[sp.LearnResu
     result = sp.learn(task.sampler, problem, task.levels, task.given, FREE[task.name], **options)
     jax.block_until_ready(result.guidance)
     seconds = time.perf_counter() - begin
-    starts = options.get("num_starts", DEFAULT_STARTS)
+    starts = options.get("search", sp.Search()).starts
     last = Point(seconds, result.loss, result.guidance)
     return result, Outcome([last], [], seconds, starts, starts)
 
@@ -298,11 +296,11 @@ def contestants(
     for label, keywords in (
         ("learn, default", {}),
         ("learn, bare", BARE),
-        ("learn, bare, few", BARE | {"num_starts": options.slow_starts}),
+        ("learn, bare, few", BARE | {"search": sp.Search(starts=options.slow_starts)}),
     ):
         if not (options.quick and label.endswith("few")):  # compiled anew, for seconds
             run = partial(learn_again, task, reduced, keywords)
-            starts = keywords.get("num_starts", DEFAULT_STARTS)
+            starts = keywords.get("search", sp.Search()).starts
             rows.append(Contestant(label, starts, run, run, True))
 
     result, outcome = learn_once(task, reduced)
@@ -311,7 +309,7 @@ def contestants(
     centres = [unconstrained(name, guidance) for guidance in (task.given, constant)]
     num = max(options.starts, options.slow_starts)
     starts = starts_around(centres, levels, len(FREE[name]), num)
-    scale = float(score(task.sampler, reduced, levels, constant))
+    scale = float(sp.evaluate(task.sampler, reduced, levels, constant))
 
     def add(label: str, search: Callable, slow: bool) -> None:
         """A peer, warmed up by a fraction of a second of its own search."""
@@ -333,7 +331,7 @@ def contestants(
 
     def loss_of(u: jax.Array) -> jax.Array:
         weights = task.given | weights_of(name, u, jnp.exp, jax.nn.sigmoid)
-        return score(task.sampler, reduced, levels, weights)
+        return sp.evaluate(task.sampler, reduced, levels, weights)
 
     value_and_grad = jax.jit(jax.value_and_grad(loss_of))
 
@@ -443,7 +441,7 @@ def check_losses(task: Task, full: sp.Problem, half: Modes, reduced: sp.Problem)
             (full, half),
             (reduced, modes_of(reduced)),
         ):
-            wanted = float(score(task.sampler, problem, task.levels, weights))
+            wanted = float(sp.evaluate(task.sampler, problem, task.levels, weights))
             table = tables(task.name, modes, task.levels, eta)
             values = [numpy_loss(task.name, table, u)]
             values.append(torch_loss(task.name, as_torch(table), torch.tensor(u)).item())
@@ -473,7 +471,7 @@ def compare(
             outcomes[row.label].append(row.run())
 
     def loss(point: Point) -> float:
-        return float(score(task.sampler, unique, task.levels, point.guidance))
+        return float(sp.evaluate(task.sampler, unique, task.levels, point.guidance))
 
     losses = {label: min(loss(run.trace[-1]) for run in runs) for label, runs in outcomes.items()}
     print_table(rows, outcomes, first, losses, loss, options)

@@ -13,7 +13,6 @@ import time
 import jax
 
 import spectralpost as sp
-from spectralpost.transfer import trajectory
 
 STEPS = (10, 20, 50)
 SAMPLERS = ("dps", "pigdm", "diffpir")
@@ -35,9 +34,11 @@ def main() -> None:
             row = []
             for limit in (3.0, float("inf")):
                 begin = time.perf_counter()
-                result = sp.learn(sampler, problem, levels, guidance, max_amplification=limit)
+                result = sp.learn(
+                    sampler, problem, levels, guidance, prices=sp.Prices(max_amplification=limit)
+                )
                 seconds = time.perf_counter() - begin
-                run = trajectory(sampler, problem, levels, result.guidance)
+                run = sp.trajectory(sampler, problem, levels, result.guidance)
                 row += [f"{result.loss:.6f}", f"{run.amplification.max():.1e}", f"{seconds:.1f}"]
             row += [f"{loss:.6f}" for loss in result.baselines.values()]
             print(f"{name:<9}{steps:>4}" + "".join(f"{value:>10}" for value in row), flush=True)

@@ -6,6 +6,7 @@ gives the schedule of a new problem in about a millisecond.
 
     python experiments/amortised.py --out FILE.png --save DIR     writes a figure, the designers
     python experiments/amortised.py --quick                       a small version that checks itself
+    python experiments/amortised.py --toy ...                     all of it on toy sizes
 
 W2^2 relative to that of `learn` on problems not seen: median, 90th percentile, worst. "Trained S":
 10, 20 and 50 steps; "other S": 15 and 30; "other kind": 128x128 pixels, a Matern prior and a disc.
@@ -30,17 +31,14 @@ keep to the limit of amplification, 3, only on average: the largest are 5.4 (PiG
 6.8 (MPGD) and 3.2 (DPS), so a ratio may owe something to that.
 
 Training took 50 to 70 s a sampler, a design 0.9 to 1.3 ms and a search 1.6 to 2.8 s, without
-compilation, on two shared cores. After 20 Levenberg-Marquardt iterations of one search, 20 steps,
-median (worst): from the design 1.009 (1.259), 1.001 (1.004), 1.081 (1.135), 1.052 (1.086), from the
-tuned constant 1.011 (1.034), 1.004 (1.011), 1.133 (1.756), 1.177 (1.714), samplers as above. Such a
-search has to return within the limit of amplification, at a price in W2^2.
+compilation, on two shared cores. The full run also prints what 20 L-BFGS iterations of one search
+make of a design, and of the tuned constant.
 """
 
 import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,48 +46,73 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from jax.flatten_util import ravel_pytree
-from spectralpost.guidance import constrain, unconstrain
-from spectralpost.least_squares import Search, initial_search, levenberg_marquardt
-from spectralpost.search import overshoot
 
 from spectralpost import (
     SAMPLERS,
+    Designer,
+    InputError,
+    LearnResult,
     NoiseLevel,
     Problem,
     Sampler,
+    Search,
     bin_modes,
+    design_schedule,
     from_kernel,
     image_problem,
     learn,
     matern,
+    trajectory,
     unique_modes,
     vp_linear,
     wasserstein2,
 )
-from spectralpost.amortised import (
-    MAX_AMPLIFICATION,
-    ROWS,
-    Designer,
-    design_schedule,
-    random_problems,
-    save_designer,
-    train,
-)
-from spectralpost.errors import InputError
+from spectralpost.designers import random_problems, save_designer, train
 from spectralpost.figures import COLOURS, LINES, save_figure
 from spectralpost.files import whole_file
-from spectralpost.learning import LearnResult, default_free
 from spectralpost.merging import pad_modes
-from spectralpost.metrics import wasserstein2_residuals
-from spectralpost.noise import log_snr, step_pairs
-from spectralpost.transfer import trajectory
+from spectralpost.noise import log_snr
 
 NAMES = ("pigdm", "diffpir", "mpgd", "dps")
-TRAINED = (8, 10, 13, 17, 20, 25, 38, 50)  # steps of the grids in training
-HELD_OUT = {10: 4, 20: 6, 50: 2, 15: 4, 30: 4}  # steps -> number of problems
 WORST_DRAWN = 10.0  # ratio of losses; larger ones stand at the edge
-SIGMA_Y = (0.02, 0.05, 0.1, 0.2)  # of the other kind of problems, all with 20 steps
+
+
+class Sizes(NamedTuple):
+    """How much of everything."""
+
+    problems: int  # in training
+    pixels: int  # on a side of their images; those of the other kind have twice as many
+    rows: int  # modes of a problem
+    trained: tuple[int, ...]  # steps of the grids in training
+    iterations: int  # of training
+    held_out: dict[int, int]  # steps -> number of problems that are not seen in training
+    sigma_y: tuple[float, ...]  # of the other kind of problems
+    steps: int  # of the other kind, of those that a search goes on from, and of the one drawn
+    search: Search
+
+
+FULL = Sizes(
+    problems=384,
+    pixels=64,
+    rows=64,
+    trained=(8, 10, 13, 17, 20, 25, 38, 50),
+    iterations=6000,
+    held_out={10: 4, 20: 6, 50: 2, 15: 4, 30: 4},
+    sigma_y=(0.02, 0.05, 0.1, 0.2),
+    steps=20,
+    search=Search(),
+)
+TOY = Sizes(  # one number of steps to test: each compiles everything anew
+    problems=8,
+    pixels=32,
+    rows=16,
+    trained=(3,),
+    iterations=5,
+    held_out={4: 1},
+    sigma_y=(0.1,),
+    steps=4,
+    search=Search(starts=2, max_iterations=20),
+)
 
 
 @dataclass
@@ -98,14 +121,14 @@ class Options:
 
     quick: bool = False
     """A small version that checks itself."""
+    toy: bool = False
+    """Every stage on toy sizes, to see that it runs; the numbers mean nothing."""
     samplers: tuple[str, ...] = NAMES
     """Which to train."""
-    iterations: int = 6000
-    """Of training."""
     seed: int = 0
     """Of the problems, the training and the searches."""
     save: Path | None = None
-    """Folder for the trained designers, <sampler>.npz (default: not kept)."""
+    """Folder for the trained designers, <sampler>.msgpack (default: not kept)."""
     out: Path | None = None
     """Name of the figure, a .png (default: none)."""
 
@@ -123,25 +146,26 @@ class Case(NamedTuple):
     seconds: tuple[float, float]  # of a design, of a search; compilation left out
 
 
-def other_kind(sigma_y: float, rows: int) -> Problem:
-    """128x128 pixels, a Matern prior and an out-of-focus disc: no kind of the training problems."""
-    prior = matern((128, 128), length=12.0, smoothness=0.7, std=0.4)
+def other_kind(sigma_y: float, sizes: Sizes) -> Problem:
+    """A Matern prior, an out-of-focus disc and larger images: no kind of the training problems."""
+    prior = matern((2 * sizes.pixels,) * 2, length=12.0, smoothness=0.7, std=0.4)
     axis = np.arange(-5, 6)
     disc = (axis[:, None] ** 2 + axis**2 <= 5.2**2).astype(float)
     blur = from_kernel(disc / disc.sum(), prior.shape)
-    problem = bin_modes(unique_modes(image_problem(prior, blur, sigma_y))[0], rows)[0]
-    return pad_modes(problem, rows)
+    problem = bin_modes(unique_modes(image_problem(prior, blur, sigma_y))[0], sizes.rows)[0]
+    return pad_modes(problem, sizes.rows)
 
 
-def held_out(seed: int) -> list[tuple[str, Problem, int]]:
+def held_out(seed: int, sizes: Sizes) -> list[tuple[str, Problem, int]]:
     """Kind, problem and number of steps of every test."""
-    stacked = random_problems(seed + 1000, sum(HELD_OUT.values()))
-    steps = [num for num, count in HELD_OUT.items() for _ in range(count)]
+    steps = [num for num, count in sizes.held_out.items() for _ in range(count)]
+    stacked = random_problems(seed + 1000, len(steps), size=sizes.pixels, rows=sizes.rows)
     cases = []
     for i, num in enumerate(steps):
-        kind = "trained S" if num in TRAINED else "other S"
+        kind = "trained S" if num in sizes.trained else "other S"
         cases.append((kind, jax.tree.map(lambda leaf, i=i: leaf[i], stacked), num))
-    return cases + [("other kind", other_kind(sigma_y, ROWS), 20) for sigma_y in SIGMA_Y]
+    others = [other_kind(sigma_y, sizes) for sigma_y in sizes.sigma_y]
+    return cases + [("other kind", problem, sizes.steps) for problem in others]
 
 
 def seconds_of(fn: Callable[[], object]) -> float:
@@ -154,18 +178,17 @@ def test(
     sampler: Sampler,
     designer: Designer,
     cases: list[tuple[str, Problem, int]],
-    seed: int,
-    **options,
+    search: Search,
 ) -> list[Case]:
     """The designer on problems that it has not seen, beside `learn`."""
     done, seen = [], set()
     for kind, problem, num in cases:
         levels = vp_linear(num)
-        if not options and num not in seen:  # compiles
-            learn(sampler, problem, levels, seed=seed, **options)
+        if num not in seen:  # compiles
+            learn(sampler, problem, levels, search=search)
             seen.add(num)
         began = time.perf_counter()
-        result = learn(sampler, problem, levels, seed=seed, **options)
+        result = learn(sampler, problem, levels, search=search)
         searching = time.perf_counter() - began
         designed = design_schedule(designer, sampler, problem, levels)
         designing = seconds_of(lambda p=problem, g=levels: design_schedule(designer, sampler, p, g))
@@ -182,46 +205,18 @@ def test(
     return done
 
 
-def after_search(sampler: Sampler, case: Case, iterations: int = 20) -> tuple[float, float]:
-    """Losses, relative to `learn`'s, after some Levenberg-Marquardt iterations of one search: from
-    the designed schedule, and from the tuned constant."""
-    starts = case.designed, case.result.baseline_guidance["tuned_constant"]
-    found = [_searched(sampler, case.problem, case.levels, start, iterations) for start in starts]
-    first, second = (float(loss) / case.result.loss for loss in found)
-    return first, second
+def after_search(
+    sampler: Sampler, case: Case, seed: int, iterations: int = 20
+) -> tuple[float, float]:
+    """Losses, relative to the learned one's, after some L-BFGS iterations of a single search of
+    `learn`: from the designed schedule, and from the tuned constant."""
 
+    def searched(start: dict[str, jax.Array]) -> float:
+        one = Search(starts=1, optimizer="lbfgs", max_iterations=iterations, seed=seed)
+        found = learn(sampler, case.problem, case.levels, start, search=one)
+        return found.loss / case.result.loss
 
-@partial(jax.jit, static_argnames=("sampler", "iterations"))
-def _searched(
-    sampler: Sampler,
-    problem: Problem,
-    levels: NoiseLevel,
-    start: dict[str, jax.Array],
-    iterations: int,
-) -> jax.Array:
-    """The loss that one search ends with. Weights of `default_free`, the limit of `learn`."""
-    free = {name: start[name] for name in default_free(sampler)}
-    params, unravel = ravel_pytree(unconstrain(sampler.constraint, free))
-    limit = jnp.log(jnp.full_like(levels.alpha[0], MAX_AMPLIFICATION))
-
-    def outcome(params: jax.Array) -> tuple[jax.Array, jax.Array]:
-        guidance = start | constrain(sampler.constraint, unravel(params))
-        run = trajectory(sampler, problem, levels, guidance)
-        misfit = wasserstein2_residuals(problem, run.total)
-        excess = overshoot(problem, limit, jnp.log(run.amplification))
-        return jnp.concatenate([misfit, excess]), jnp.sum(misfit**2)
-
-    def residuals(params: jax.Array) -> jax.Array:
-        return outcome(params)[0]
-
-    def linearised(params: jax.Array) -> tuple[jax.Array, jax.Array]:
-        return residuals(params), jax.jacfwd(residuals)(params)
-
-    def iterate(_, state: Search) -> Search:
-        return levenberg_marquardt(state, residuals, linearised)
-
-    end = jax.lax.fori_loop(0, iterations, iterate, initial_search(params))
-    return outcome(end.params)[1]
+    return searched(case.designed), searched(case.result.baseline_guidance["tuned_constant"])
 
 
 def table(name: str, cases: list[Case]) -> str:
@@ -238,18 +233,18 @@ def table(name: str, cases: list[Case]) -> str:
     return "\n".join(lines)
 
 
-def figure(done: dict[str, list[Case]], path: Path) -> None:
+def figure(done: dict[str, list[Case]], steps: int, path: Path) -> None:
     """Schedules of one held-out problem over log-SNR, and the ratios of losses."""
     from matplotlib.figure import Figure
 
-    drawn = Figure(figsize=(3.6 * len(done), 7), layout="constrained")
+    drawn = Figure(figsize=(max(3.6 * len(done), 6.5), 7), layout="constrained")  # legend in a row
     axes = drawn.subplots(2, len(done), squeeze=False)
     for i, (above, below, (name, cases)) in enumerate(
         zip(axes[0], axes[1], done.items(), strict=True)
     ):
-        case = next(case for case in cases if case.levels.alpha.shape[0] == 21)
+        case = next(case for case in cases if case.levels.alpha.shape[0] == steps + 1)
         weight = next(w for w in case.result.free if SAMPLERS[name]().constraint[w] != "unit")
-        position = np.asarray(log_snr(step_pairs(case.levels)[0]))
+        position = np.asarray(log_snr(case.levels))[:-1]
         schedules = {
             "published default": case.result.baseline_guidance["heuristic"],
             "tuned constant": case.result.baseline_guidance["tuned_constant"],
@@ -265,7 +260,7 @@ def figure(done: dict[str, list[Case]], path: Path) -> None:
         values = np.concatenate([*drawn_whole, middles])
         middle = np.median(values)
         above.set_ylim(max(values.min() / 2, middle / 1e4), min(values.max() * 2, middle * 1e4))
-        above.set_title(f"{name}, 20 steps of a problem not seen", fontsize=10)
+        above.set_title(f"{name}, {steps} steps of a problem not seen", fontsize=10)
         above.set_xlabel("log-SNR (noise to the left)")
         above.set_ylabel(weight.rstrip("_"))
         for label in ("published default", "tuned constant", "designed"):
@@ -303,7 +298,8 @@ def quick(seed: int) -> None:
     designer, _ = train(sampler, single, [vp_linear(7)], iterations=300, seed=seed)
     problems = random_problems(seed + 1000, 6)
     tests = [("", jax.tree.map(lambda leaf, i=i: leaf[i], problems), 8) for i in range(6)]
-    cases = test(sampler, designer, tests, seed, num_starts=8, max_iterations=40)
+    search = Search(starts=8, max_iterations=40, seed=seed)
+    cases = test(sampler, designer, tests, search)
     ratios = [case.losses["designed"] / case.losses["learned"] for case in cases]
     gains = [case.losses["designed"] / case.losses["tuned constant"] for case in cases]
     print(f"designed / learned {np.median(ratios):.3f}, / tuned constant {np.median(gains):.3f}")
@@ -311,40 +307,61 @@ def quick(seed: int) -> None:
         sys.exit("not as expected: below 1.06 (an untrained one: 1.12) and 1")
 
 
+def check(options: Options) -> None:
+    """InputError for what would otherwise end the run after hours."""
+    for name in options.samplers:
+        if name not in NAMES:
+            raise InputError(f"sampler = {name!r}: allowed are {', '.join(NAMES)}")
+    outputs = [] if options.out is None else [options.out]
+    if options.save is not None:
+        options.save.mkdir(parents=True, exist_ok=True)
+        outputs += [options.save / f"{name}.msgpack" for name in options.samplers]
+    for path in outputs:
+        if path.exists() or not path.parent.is_dir():
+            raise InputError(f"file {str(path)!r}: exists, or its folder does not")
+
+
+def run(options: Options, sizes: Sizes) -> None:
+    """Trains, tests and prints, sampler by sampler."""
+    seed, done = options.seed, {}
+    problems = random_problems(seed, sizes.problems, size=sizes.pixels, rows=sizes.rows)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), problems)
+    grids = [vp_linear(num) for num in sizes.trained]
+    tests = held_out(seed, sizes)
+    for name in options.samplers:
+        sampler = SAMPLERS[name]()
+        began = time.perf_counter()
+        designer, _ = train(sampler, single, grids, iterations=sizes.iterations, seed=seed)
+        training = time.perf_counter() - began
+        if options.save is not None:
+            save_designer(options.save / f"{name}.msgpack", designer)
+        done[name] = cases = test(sampler, designer, tests, sizes.search._replace(seed=seed))
+        print(table(name, cases))
+        drawn = [case for case in cases if case.levels.alpha.shape[0] == sizes.steps + 1]
+        starts = [after_search(sampler, case, seed) for case in drawn]
+        one, other = np.quantile(starts, [0.5, 1], axis=0).T
+        times = np.median([case.seconds for case in cases], axis=0)
+        print(
+            f"{name}: trained in {training:.0f} s; a design takes {1e3 * times[0]:.2g} ms, "
+            f"a search {times[1]:.2g} s\n"
+            f"{name}: after 20 iterations of one search, median (worst): {one[0]:.3f} "
+            f"({one[1]:.3f}) from the design, {other[0]:.3f} ({other[1]:.3f}) from the constant"
+            f"\n{name}: largest amplification {max(c.amplification for c in cases):.3g}",
+            flush=True,
+        )
+    if options.out is not None:
+        figure(done, sizes.steps, options.out)
+
+
 def main() -> None:
     options = tyro.cli(Options, description=__doc__.splitlines()[0])
     jax.config.update("jax_enable_x64", True)
-    if options.quick:
-        return quick(options.seed)
-    problems = random_problems(options.seed, 384)
-    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), problems)
-    grids = [vp_linear(num) for num in TRAINED]
-    tests, done = held_out(options.seed), {}
     try:
-        for name in options.samplers:
-            sampler = SAMPLERS[name]()
-            began = time.perf_counter()
-            designer, _ = train(
-                sampler, single, grids, iterations=options.iterations, seed=options.seed
-            )
-            training = time.perf_counter() - began
-            if options.save is not None:
-                save_designer(options.save / f"{name}.npz", designer)
-            done[name] = cases = test(sampler, designer, tests, options.seed)
-            print(table(name, cases))
-            starts = [after_search(sampler, c) for c in cases if c.levels.alpha.shape[0] == 21]
-            one, other = np.quantile(starts, [0.5, 1], axis=0).T
-            times = np.median([case.seconds for case in cases], axis=0)
-            print(
-                f"{name}: trained in {training:.0f} s; a design takes {1e3 * times[0]:.2g} ms, "
-                f"a search {times[1]:.2g} s\n"
-                f"{name}: after 20 iterations of one search, median (worst): {one[0]:.3f} "
-                f"({one[1]:.3f}) from the design, {other[0]:.3f} ({other[1]:.3f}) from the constant"
-                f"\n{name}: largest amplification {max(c.amplification for c in cases):.3g}",
-                flush=True,
-            )
-        if options.out is not None:
-            figure(done, options.out)
+        check(options)
+        if options.quick:
+            quick(options.seed)
+        else:
+            run(options, TOY if options.toy else FULL)
     except InputError as error:
         sys.exit(f"amortised: {error}")
 

@@ -44,21 +44,25 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from scipy.optimize import minimize_scalar
-from spectralpost.baselines import score
 
 from spectralpost import (
     SAMPLERS,
     GaussianDenoiser,
     NoiseLevel,
     Problem,
+    Search,
     bin_modes,
+    evaluate,
     from_images,
     gaussian_blur,
     image_problem,
     learn,
+    mean_field_norms,
+    measure,
     mse,
     psnr,
     restore,
+    trajectory,
     unique_modes,
     vp_linear,
     wasserstein2,
@@ -67,8 +71,6 @@ from spectralpost.errors import InputError
 from spectralpost.figures import Panel, restored_figure, save_figure
 from spectralpost.files import check_free, fresh_folder, whole_folder
 from spectralpost.images import all_planes, built_in_photographs, tiles
-from spectralpost.restoration import measure
-from spectralpost.transfer import mean_field_norms, trajectory
 
 # What --quick must print, to 2 %. The last is a search's: it may end in another minimum.
 QUICK = {
@@ -103,7 +105,7 @@ def tuned_scale(problem: Problem, levels: NoiseLevel, eta: float) -> tuple[float
 
     def loss(log_scale: float) -> float:
         value = float(
-            score(sampler, problem, levels, guidance("scale", np.exp(log_scale), levels, eta))
+            evaluate(sampler, problem, levels, guidance("scale", np.exp(log_scale), levels, eta))
         )
         return value if np.isfinite(value) else 1e30
 
@@ -159,7 +161,7 @@ def run(options: Options) -> tuple[dict, list[list[Panel]]]:
         tuned = guidance("scale", again, levels, 0.0)
         norms = mean_field_norms(official, small, levels, tuned)[:, 0]
         start = guidance("zeta", again / (2 * norms), levels, 0.0)
-        learned = learn(plain, small, levels, start, seed=options.seed).guidance
+        learned = learn(plain, small, levels, start, search=Search(seed=options.seed)).guidance
         runs = {
             "unchanged": (official, guidance("scale", scale, levels, 0.0), f"scale {scale:.3g}"),
             "tuned again": (official, tuned, f"scale {again:.3g}"),

@@ -62,22 +62,28 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from spectralpost.baselines import exact_score, score
 
 from spectralpost import (
     SAMPLERS,
     Degradation,
+    Freedom,
     GaussianDenoiser,
     LearnResult,
     NoiseLevel,
     Prior,
     Problem,
     Sampler,
+    Search,
     bin_modes,
+    draw,
+    evaluate,
+    evaluate_exact,
     gaussian_blur,
     image_problem,
     learn,
+    measure,
     mse,
+    nearest_timesteps,
     per_mode,
     power_law,
     restore,
@@ -88,23 +94,20 @@ from spectralpost import (
 from spectralpost.errors import InputError
 from spectralpost.figures import save_figure
 from spectralpost.files import check_free, fresh_folder, whole_folder
-from spectralpost.noise import nearest_timesteps
-from spectralpost.prior import draw
-from spectralpost.restoration import measure
 
 SIGMA_Y = 0.05
 WEIGHT = {"dps": "zeta", "diffpir": "lambda_", "pigdm": "weight"}
 FRESH = {"dps": "eta", "diffpir": "zeta", "pigdm": "eta"}  # the share of fresh noise
 
-# name -> what is free besides the weight, and options of `learn`
-FREEDOMS: dict[str, tuple[tuple[str, ...], dict[str, int]]] = {
-    "weights, 3 knots": ((), {"knots": 3}),
-    "weights, every step": ((), {}),
-    "weights in 2 bands": ((), {"bands": 2}),
-    "weights in 4 bands": ((), {"bands": 4}),
-    "weights + fresh noise": (("fresh",), {}),
-    "weights + levels": (("levels",), {}),
-    "all, 4 bands": (("fresh", "levels"), {"bands": 4}),
+# name -> whether the share of fresh noise is free besides the weight, and what else is
+FREEDOMS: dict[str, tuple[bool, Freedom]] = {
+    "weights, 3 knots": (False, Freedom(knots=3)),
+    "weights, every step": (False, Freedom()),
+    "weights in 2 bands": (False, Freedom(bands=2)),
+    "weights in 4 bands": (False, Freedom(bands=4)),
+    "weights + fresh noise": (True, Freedom()),
+    "weights + levels": (False, Freedom(levels=True)),
+    "all, 4 bands": (True, Freedom(levels=True, bands=4)),
 }
 PLAIN, LEVELS, ALL = "weights, every step", "weights + levels", "all, 4 bands"
 ROUNDED = "the same, rounded levels"
@@ -197,16 +200,17 @@ def freedoms(case: Case, name: str, steps: int, names: tuple[str, ...], options:
     losses, pixels = {}, {}
 
     def learned(levels: NoiseLevel, what: str) -> LearnResult:
-        more, how = FREEDOMS[what]
-        free = (WEIGHT[name], *(FRESH[name] if one == "fresh" else one for one in more))
-        search = {"num_starts": 8 if options.quick else 16, "max_iterations": 200}
-        return learn(sampler, case.small, levels, free=free, seed=options.seed, **search, **how)
+        fresh, freedom = FREEDOMS[what]
+        free = (WEIGHT[name], FRESH[name]) if fresh else (WEIGHT[name],)
+        starts = 8 if options.quick else 16
+        search = Search(starts=starts, max_iterations=200, seed=options.seed)
+        return learn(sampler, case.small, levels, free=free, freedom=freedom, search=search)
 
     def whole(levels: NoiseLevel, guidance: dict[str, jax.Array]) -> float:
-        return float(score(sampler, case.whole, levels, guidance))
+        return float(evaluate(sampler, case.whole, levels, guidance))
 
     def exact(levels: NoiseLevel) -> float:
-        return float(exact_score(case.whole, levels, jnp.zeros_like(levels.alpha[1:])))
+        return float(evaluate_exact(case.whole, levels, jnp.zeros_like(levels.alpha[1:])))
 
     timesteps: list[int] = []  # nearest to the first levels learned
     for what in names:
@@ -219,7 +223,7 @@ def freedoms(case: Case, name: str, steps: int, names: tuple[str, ...], options:
         if what in (PLAIN, ALL):
             num = 64 if options.quick else 256
             pixels[what] = pixel_check(case, sampler, result, num, options.seed)
-        if "levels" in FREEDOMS[what][0] and not timesteps:
+        if FREEDOMS[what][1].levels and not timesteps:
             levels, nearest = on_training_steps(result.levels)
             timesteps = nearest.tolist()
             losses[EXACT], losses[EXACT_LEARNED] = exact(grid), exact(result.levels)

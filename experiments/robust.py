@@ -61,12 +61,15 @@ import jax
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
-from spectralpost.baselines import score
 
 from spectralpost import (
     SAMPLERS,
+    LearnResult,
     Problem,
+    Search,
+    Several,
     bin_modes,
+    evaluate,
     gaussian_blur,
     image_problem,
     learn,
@@ -154,15 +157,18 @@ def designs(name: str, points: tuple[Point, ...], size: int, bins: int, options:
     sampler, levels = SAMPLERS[name](), vp_linear(options.steps)
     whole = [point.whole(size) for point in points]
     small = [bin_modes(unique_modes(problem)[0], bins)[0] for problem in whole]
-    search = {"num_starts": 8 if options.quick else 48, "max_iterations": 200, "seed": options.seed}
+    search = Search(starts=8 if options.quick else 48, max_iterations=200, seed=options.seed)
+
+    def learned(problem: Problem | list[Problem], **several) -> LearnResult:
+        return learn(sampler, problem, levels, several=Several(**several), search=search)
 
     def losses(guidance: dict[str, jax.Array]) -> np.ndarray:
-        return np.array([float(score(sampler, one, levels, guidance)) for one in whole])
+        return np.array([float(evaluate(sampler, one, levels, guidance)) for one in whole])
 
-    own = [learn(sampler, problem, levels, **search) for problem in small]
+    own = [learned(problem) for problem in small]
     references = [result.loss for result in own]
-    average = learn(sampler, small, levels, references=references, **search)
-    worst = learn(sampler, small, levels, references=references, worst_case=True, **search)
+    average = learned(small, references=references)
+    worst = learned(small, references=references, worst_case=True)
     best = np.array([losses(result.guidance)[i] for i, result in enumerate(own)])
     constants = [result.baseline_guidance["tuned_constant"] for result in own]
     found = {

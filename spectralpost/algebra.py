@@ -4,8 +4,16 @@ A gain or covariance is [F] (one number a mode) or [B, k, k] (one matrix a block
 or [B, k].
 """
 
+from types import ModuleType
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+
+
+def namespace(x: Array | np.ndarray) -> ModuleType:
+    """NumPy for NumPy's arrays, so that small work on the host compiles nothing; else jax.numpy."""
+    return np if isinstance(x, np.ndarray | np.generic) else jnp
 
 
 def safe_sqrt(x: Array) -> Array:

@@ -30,6 +30,9 @@ class ProblemOptions:
     """Colour planes as independent images, or their luminance alone."""
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     """Pixel values of black and white, as the denoiser takes them; sigma_y is in these units."""
+    white_level: float | None = None
+    """Pixel value that is white in integer files, such as 4095 for 12 bits in 16-bit files
+    (default: the largest that the file's type holds)."""
     window: Literal["none", "hann"] = "none"
     """Taper of the images before their power spectrum is taken."""
     degradation: DegradationName = "gaussian-blur"
@@ -43,7 +46,7 @@ class ProblemOptions:
     motion_angle: float = 45.0
     """motion-blur: angle in degrees, 0 is horizontal."""
     kernel: Path | None = None
-    """kernel: file with the blur kernel, .npy or .txt (rows of numbers)."""
+    """kernel: file with the kernel of a convolution: .npy, .txt, .csv, or a grey image."""
     sigma_y: float = 0.05
     """Standard deviation of the measurement noise, in units of the pixel range."""
     grid: GridName = "vp-linear"
@@ -146,7 +149,7 @@ class Evaluate:
     motion_angle: float = 45.0
     """motion-blur: angle in degrees, 0 is horizontal."""
     kernel: Path | None = None
-    """kernel: file with the blur kernel, .npy or .txt (rows of numbers)."""
+    """kernel: file with the kernel of a convolution: .npy, .txt, .csv, or a grey image."""
     sigma_y: float | None = None
     """Other measurement noise, in units of the schedule's pixel range (default: the schedule's)."""
     relearn: bool = True

@@ -1,8 +1,26 @@
 """The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
 
+import os
+import sys
+
 
 class InputError(ValueError):
     """Bad input. The message is one line that names the value and what is allowed.
 
     The command line prints it and exits with code 2; every other exception keeps its traceback.
     """
+
+
+def encodable(text: str) -> str:
+    """The text in one line, with escapes for what the terminal's encoding lacks.
+
+    So that printing a message cannot fail in a locale that is not UTF-8.
+    """
+    encoding = getattr(sys.stdout, "encoding", None) or "ascii"
+    text = " ".join(text.splitlines())
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
+def shown(path: str | bytes | os.PathLike) -> str:
+    """A path in quotes for a message, whatever bytes its name is made of."""
+    return encodable(repr(os.fsdecode(path)))

@@ -14,7 +14,7 @@ from .metrics import Tradeoff, mode_error
 from .noise import NoiseLevel, log_snr, step_pairs
 from .prior import frequency
 from .problem import Problem, ideal_posterior
-from .step import Guidance
+from .samplers.base import Guidance
 from .transfer import Transfer
 
 if TYPE_CHECKING:

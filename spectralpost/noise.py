@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .algebra import namespace
 from .errors import InputError
 
 Spacing = Literal["uniform", "leading", "trailing", "quadratic"]
@@ -38,7 +39,8 @@ class NoiseLevel(NamedTuple):
 
 def log_snr(level: NoiseLevel) -> Array:
     """log(alpha^2 / sigma^2): -inf at pure noise, +inf at the clean end."""
-    return 2 * (jnp.log(level.alpha) - jnp.log(level.sigma))
+    xp = namespace(level.alpha)
+    return 2 * (xp.log(level.alpha) - xp.log(level.sigma))
 
 
 def step_pairs(levels: NoiseLevel) -> tuple[NoiseLevel, NoiseLevel]:

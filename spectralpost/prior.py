@@ -10,10 +10,13 @@ All values are in units of the pixel range (spectrum in its square).
 """
 
 import hashlib
+import math
 import os
+import warnings
 import zipfile
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
+from typing import BinaryIO, Literal
 
 import numpy as np
 from jax import Array
@@ -21,8 +24,12 @@ from jax import Array
 from .algebra import safe_divide
 from .errors import InputError
 from .files import whole_file
-from .images import PIXEL_RANGE, PixelRange, check_pixel_range
+from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range, printable
 from .noise import NoiseLevel
+from .spectra import batches, mean_and_spectrum, on_grid
+
+MAX_VALUES = 2**25  # of a stored prior: a square of 5792 pixels, 256 MiB
+MAX_VARIANCE = WIDTHS[1] ** 2 * MAX_VALUES  # of a mode: all pixels swing alike, as far as allowed
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +79,8 @@ def power_law(
     `std` is the standard deviation of a pixel.
     """
     f = frequency(_check_shape(shape))
-    density = np.maximum(f, 1 / max(shape)) ** -float(exponent)
+    with np.errstate(over="ignore"):  # refused below
+        density = np.maximum(f, 1 / max(shape)) ** -float(exponent)
     source = f"power law, exponent {exponent:g}, std {std:g}"
     return _with_std(density, std, mean, pixel_range, source)
 
@@ -96,13 +104,14 @@ def matern(
         raise InputError(f"length = {length}, smoothness = {smoothness}: both must be > 0")
     f = frequency(_check_shape(shape))
     decay = smoothness + len(shape) / 2
-    density = (2 * smoothness / length**2 + 4 * np.pi**2 * f**2) ** -decay
+    with np.errstate(over="ignore", divide="ignore"):  # refused below
+        density = (2 * smoothness / np.float64(length) ** 2 + 4 * np.pi**2 * f**2) ** -decay
     source = f"Matern, length {length:g} pixels, smoothness {smoothness:g}, std {std:g}"
     return _with_std(density, std, mean, pixel_range, source)
 
 
 def from_images(
-    planes: np.ndarray,
+    planes: np.ndarray | Iterable[np.ndarray],
     *,
     mean: Literal["constant", "pixelwise"] = "constant",
     window: Literal["none", "hann"] = "none",
@@ -111,6 +120,8 @@ def from_images(
 ) -> Prior:
     """Mean and power spectrum (averaged periodogram) of a set of planes [N, H, W].
 
+    planes   an array, or anything that yields planes [H, W] or sets of them [..., H, W]: it is gone
+             through once, so that a folder need not fit in memory. Summed in float64.
     mean     "constant": one grey value, which is all that a stationary model has. "pixelwise": the
              average plane, for aligned sets such as faces (wants many more images than one).
     window   "none": the spectrum of the planes as they are, wrapped around. Circular degradations
@@ -121,56 +132,33 @@ def from_images(
     Raises InputError for an empty set, a wrong shape, NaN, or pixels outside of `pixel_range`.
     """
     check_pixel_range(pixel_range)
-    planes = np.asarray(planes, dtype=float)
-    if planes.ndim != 3 or 0 in planes.shape:
-        raise InputError(f"planes of shape {planes.shape}: [N, H, W] with N >= 1 is needed")
-    if not np.all(np.isfinite(planes)):
-        raise InputError("planes: NaN or infinite pixels")
-    low, high = pixel_range
-    slack = 1e-6 * (high - low)  # float32 images carried through a change of range
-    if planes.min() < low - slack or planes.max() > high + slack:
-        raise InputError(
-            f"planes: pixels from {planes.min():g} to {planes.max():g}, "
-            f"outside of the pixel range [{low:g}, {high:g}]"
-        )
     if mean not in ("constant", "pixelwise"):
         raise InputError(f"mean = {mean!r}: allowed are constant, pixelwise")
     if window not in ("none", "hann"):
         raise InputError(f"window = {window!r}: allowed are none, hann")
-    shape = planes.shape[1:]
-    centre = planes.mean(axis=0) if mean == "pixelwise" else np.full(shape, planes.mean())
-    taper = np.ones(shape)
-    if window == "hann":
-        taper = np.outer(*(np.sin(np.pi * (np.arange(n) + 0.5) / n) ** 2 for n in shape))
-        taper /= np.sqrt(np.mean(taper**2))  # keeps the variance of a white signal
-    power = np.zeros(shape)
-    for plane in planes:  # one at a time: a set of photographs need not fit in memory twice
-        power += np.abs(np.fft.fft2(taper * (plane - centre), norm="ortho")) ** 2
-    if power.max() <= (1e-12 * (high - low)) ** 2 * power.size * len(planes):
-        raise InputError("planes: no variance; a prior needs images that differ from their mean")
-    return Prior(power / len(planes), centre, (float(low), float(high)), source)
+    low, high = map(float, pixel_range)
+    if isinstance(planes, np.ndarray) and (planes.ndim != 3 or 0 in planes.shape):
+        raise InputError(f"planes of shape {planes.shape}: [N, H, W] with N >= 1 is needed")
+    centre, spectrum = mean_and_spectrum(planes, mean, window, (low, high))
+    return Prior(spectrum, centre, (low, high), source)
 
 
 def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
-    """The same random field on a periodic grid of another size.
+    """The same random field on a periodic grid of another size, the pixels as large as before.
 
-    The spectrum is a density in cycles per pixel, hence read off at the new grid's frequencies
-    (linear in its logarithm; between the constant component and the old grid's lowest frequency
-    where the new grid is finer). A mean that is not constant cannot be resized: InputError.
+    A smaller grid is a crop, a larger one shows more of the scene: `spectra.on_grid` says what is
+    kept, first of all the variance of a pixel, exactly. A mean that is not constant cannot be
+    resized: InputError.
     """
     if shape == prior.shape:
         return prior
+    if len(shape) != len(prior.shape):
+        raise InputError(f"a prior of size {prior.shape} cannot be used at size {shape}")
     if np.ptp(prior.mean) > 0:
         raise InputError(f"a pixelwise mean of size {prior.shape} cannot be used at size {shape}")
-    from scipy.ndimage import map_coordinates
-
-    log_density = np.log(np.maximum(prior.spectrum, np.finfo(float).tiny))
-    where = np.meshgrid(
-        *(np.fft.fftfreq(n) * old for n, old in zip(shape, prior.shape, strict=True)), indexing="ij"
-    )
-    density = np.exp(map_coordinates(log_density, where, order=1, mode="grid-wrap"))
+    spectrum = on_grid(prior.spectrum, shape)
     source = f"{prior.source}, resized from {'x'.join(map(str, prior.shape))}"
-    return Prior(density, np.full(shape, prior.mean.flat[0]), prior.pixel_range, source)
+    return Prior(spectrum, np.full(shape, prior.mean.flat[0]), prior.pixel_range, source)
 
 
 def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
@@ -186,25 +174,82 @@ def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
 
 
 def load_prior(path: str | os.PathLike[str]) -> Prior:
-    """Read a prior written by `save_prior`; InputError if the file is missing or not one."""
+    """Read a prior written by `save_prior`.
+
+    Raises InputError if the file is missing, is not one, or holds what no prior has: other types or
+    shapes, numbers that are not finite, a negative spectrum, more than `MAX_VALUES` values.
+    """
+    name = f"prior {str(path)!r}"
+    if not os.path.isfile(path):
+        raise InputError(f"{name}: missing, or not a prior file")
     try:
         # Opened here, since NumPy leaves a broken archive open.
-        with open(path, "rb") as file, np.load(file, allow_pickle=False) as stored:
-            low, high = stored["pixel_range"].tolist()
-            return Prior(stored["spectrum"], stored["mean"], (low, high), str(stored["source"]))
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
-        raise InputError(f"prior {str(path)!r}: missing, or not a prior file") from error
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old versions of the format
+            _check_archive(file, name)
+            with np.load(file, allow_pickle=False) as stored:
+                spectrum, mean, pixel_range, source = (stored[key] for key in _STORED)
+    except InputError:
+        raise
+    except Exception as error:  # a broken archive raises a dozen kinds
+        raise InputError(f"{name}: missing, or not a prior file") from error
+    for key, values in (("spectrum", spectrum), ("mean", mean), ("pixel_range", pixel_range)):
+        if values.dtype.kind not in "fiu" or not np.all(np.isfinite(values)):
+            raise InputError(f"{name}: {key} must be finite numbers")
+    if spectrum.ndim not in (1, 2) or spectrum.size == 0:
+        raise InputError(f"{name}: spectrum of shape {spectrum.shape}; [H, W] or [n] is needed")
+    if spectrum.min() < 0 or not spectrum.max() < MAX_VARIANCE:
+        raise InputError(
+            f"{name}: spectrum from {spectrum.min():g} to {spectrum.max():g}; "
+            f"allowed is 0 to {MAX_VARIANCE:g}"
+        )
+    if mean.shape != spectrum.shape:
+        raise InputError(f"{name}: mean of shape {mean.shape}, spectrum {spectrum.shape}")
+    if pixel_range.shape != (2,):
+        raise InputError(f"{name}: pixel_range of shape {pixel_range.shape}; (low, high) is needed")
+    if source.dtype.kind != "U" or source.shape != ():
+        raise InputError(f"{name}: source must be a text")
+    low, high = map(float, pixel_range)
+    check_pixel_range((low, high))
+    return Prior(spectrum.astype(float), mean.astype(float), (low, high), printable(str(source)))
+
+
+_STORED = ("spectrum", "mean", "pixel_range", "source")
+
+
+def _check_archive(file: BinaryIO, name: str) -> None:
+    """InputError if an array is larger than allowed, or than its part of the file: before any of it
+    is read, as a few bytes can claim any size."""
+    largest = 8 * MAX_VALUES
+    with zipfile.ZipFile(file) as archive:
+        for key in _STORED:
+            entry = archive.getinfo(f"{key}.npy")
+            with archive.open(entry) as member:
+                version = np.lib.format.read_magic(member)
+                read = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}[version]
+                shape, _, dtype = getattr(np.lib.format, read)(member)
+            size = math.prod(shape) * dtype.itemsize
+            if size > largest or entry.file_size > largest + 2**16:
+                raise InputError(f"{name}: {key} of shape {shape}; at most {MAX_VALUES} values")
+            if size > entry.file_size:
+                raise InputError(f"{name}: {key} of shape {shape} is cut short")
+    file.seek(0)
 
 
 def _with_std(
     density: np.ndarray, std: float, mean: float, pixel_range: PixelRange, source: str
 ) -> Prior:
     check_pixel_range(pixel_range)
-    if not std > 0:
-        raise InputError(f"std = {std}: must be > 0")
-    spectrum = density * (std**2 / density.mean())
-    low, high = pixel_range
-    return Prior(spectrum, np.full(density.shape, float(mean)), (float(low), float(high)), source)
+    if not 0 < std <= WIDTHS[1]:
+        raise InputError(f"std = {std}: must be > 0, at most {WIDTHS[1]:g}")
+    if not abs(mean) <= WIDTHS[1]:
+        raise InputError(f"mean = {mean}: must be within ±{WIDTHS[1]:g}")
+    with np.errstate(over="ignore", divide="ignore", invalid="ignore"):
+        spectrum = density * (std**2 / density.mean())
+    if not (np.all(np.isfinite(spectrum)) and spectrum.max() > 0):
+        raise InputError(f"{source}: beyond the range of floating-point numbers")
+    low, high = map(float, pixel_range)
+    return Prior(spectrum, np.full(density.shape, float(mean)), (low, high), source)
 
 
 def frequency(shape: tuple[int, ...]) -> np.ndarray:
@@ -219,8 +264,10 @@ def frequency(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if not 1 <= len(shape) <= 2 or any(int(n) != n or n < 2 for n in shape):
+    if not 1 <= len(shape) <= 2 or any(n % 1 != 0 or n < 2 for n in shape):
         raise InputError(f"shape = {shape}: one or two whole numbers >= 2 are needed")
+    if math.prod(shape) > MAX_VALUES:
+        raise InputError(f"shape = {shape}: at most {MAX_VALUES} pixels")
     return shape
 
 
@@ -232,17 +279,20 @@ def draw(prior: Prior, num: int, seed: int = 0) -> np.ndarray:
     return prior.mean + np.fft.ifftn(shaped, axes=axes).real
 
 
-def excess_kurtosis(prior: Prior, planes: np.ndarray) -> float:
+def excess_kurtosis(prior: Prior, planes: np.ndarray | Iterable[np.ndarray]) -> float:
     """How far planes [N, H, W] are from the model: 0 for Gaussian, > 0 for images with edges.
 
     Each plane is whitened by the prior's spectrum, which turns the model into independent standard
-    normal pixels; returned is their fourth moment / squared second moment - 3.
+    normal pixels; returned is their fourth moment / squared second moment - 3. Planes as for
+    `from_images`.
     """
     amplitude = np.sqrt(prior.spectrum)
     inverse = np.divide(1, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
-    second = fourth = 0.0
-    for plane in planes:
-        whitened = np.fft.ifft2(np.fft.fft2(plane - prior.mean) * inverse).real
-        second += np.mean(whitened**2)
-        fourth += np.mean(whitened**4)
-    return float(len(planes) * fourth / second**2 - 3)
+    num, second, fourth = 0, 0.0, 0.0
+    for batch in batches(planes):
+        whitened = np.fft.ifft2(np.fft.fft2(batch - prior.mean) * inverse).real
+        square = whitened**2
+        num += square.size
+        second += square.sum()
+        fourth += np.sum(square**2)  # much faster than the fourth power
+    return float(num * fourth / second**2 - 3)

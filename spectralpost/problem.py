@@ -8,7 +8,6 @@ Everything is written relative to the prior mean: x - mean, y - H mean. Publishe
 with that shift; the mean itself only re-enters where the sampler starts from (see `transfer`).
 """
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -32,16 +31,6 @@ class Problem(NamedTuple):
     mean: Array  # prior mean                                            [F] | [B, k]
     weight: Array  # how many identical modes (blocks) a row stands for  [F] | [B]
     sigma_y: Array  # standard deviation of the measurement noise        []
-
-
-class Measurement(NamedTuple):
-    """What a zero-shot sampler knows of the problem besides its denoiser: never the prior."""
-
-    response: Array  # [..., F] | [..., B, k]
-    sigma_y: Array  # []
-    norm: Callable[[Array], Array]  # of a whole image; its mean-field value in closed forms
-    # (operator, r) -> operator^-1 r, for a positive definite operator on measurements
-    solve: Callable[[Callable[[Array], Array], Array], Array]
 
 
 class Posterior(NamedTuple):

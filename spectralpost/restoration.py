@@ -16,8 +16,7 @@ from jax import Array
 from .degradations import Degradation
 from .errors import InputError
 from .noise import NoiseLevel, check_levels, step_pairs
-from .problem import Measurement
-from .step import Guidance, Sampler
+from .samplers.base import Guidance, Measurement, Sampler, Step
 from .transfer import check_guidance
 
 # Of the relative residual; well below what sampling noise hides.
@@ -54,7 +53,7 @@ def restore(
 ) -> Array:
     """Draw restored images from the sampler.
 
-    sampler      one of SAMPLERS, the same object that the schedule was learned for
+    sampler      one of SAMPLERS, with the options that the schedule was learned for
     denoiser     (x_t, t) -> x_hat on pixels of the shape of y, differentiable where the sampler
                  asks for its derivative: `GaussianDenoiser.of(prior)` or a network. Levels are
                  those of the grid; DAPS also asks for others with alpha = 1, for x_t / alpha_t
@@ -177,7 +176,7 @@ def _restore(
                 guidance_t,
             )
             eps = jax.random.normal(key, y.shape, y.dtype)
-            return sampler.update(denoise, measurement, t, s, x_t, y, eps, guidance_t), None
+            return sampler.update(denoise, measurement, Step(t, s, x_t, y, eps, guidance_t)), None
 
         step_keys = jax.random.split(key, t.alpha.shape[0])
         x_0, _ = jax.lax.scan(step, x_T, (t, s, guidance, step_keys))

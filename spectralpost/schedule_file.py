@@ -1,48 +1,81 @@
-"""Schedules on disk: JSON that says all that is needed to use the numbers somewhere else."""
+"""Schedules on disk: JSON that says all that is needed to use the numbers somewhere else.
+
+Version 2 names the axes of each weight, {"axes": ["step", "band"], "weights": [[...], ...]}; this
+package knows weights by step and by step and band, and refuses other axes (those of planes are to
+be called "plane"). Version 1, which is read too, had a plain list by step in its place.
+
+A file may come from anybody: whatever it holds, it is read in bounded time and memory, and what is
+wrong with it is one line that names the field. Limits beside those of `plain_json`: LARGEST_STEPS,
+LARGEST_SHAPE, LARGEST_CHANNELS, and sizes from SMALLEST to LARGEST for sigma_y and pixel values.
+"""
 
 import json
-import math
 import os
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from .degradations import Degradation, make_degradation
-from .errors import InputError
+from .errors import InputError, encodable, shown
 from .files import whole_file
-from .images import PIXEL_RANGE, PixelRange, check_pixel_range
-from .noise import NoiseLevel, check_levels
+from .images import PIXEL_RANGE, PixelRange
+from .learning import per_mode
+from .noise import NoiseLevel
+from .plain_json import brief, check_size, plain, read_json
+from .problem import Problem
 from .samplers import make_sampler
-from .step import Guidance, Sampler
+from .samplers.base import Guidance, Sampler
+from .schedule_checks import (
+    check_bands,
+    check_degradation,
+    check_grid,
+    check_sampler,
+    check_sizes,
+    check_timesteps,
+)
 from .transfer import check_guidance, check_weights
 
 FORMAT = "spectralpost schedule"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 CONVENTION = (
     "x_t = alpha_t x_0 + sigma_t eps; step i goes from level i to level i + 1 with guidance[i]; "
     "weights multiply the terms of sampler.update in squared-residual form, for pixels in "
     "problem.pixel_range"
 )
+BANDS = (
+    "log(h^2 spectrum / sigma_y^2) of a mode; between evenly spaced knots log weights (of weights "
+    "in [0, 1] their logits) are linear in it, beyond them constant"
+)
+KINDS = {
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    list: "a list",
+    dict: "an object",
+    type(None): "null",
+}
+AXES = {1: ["step"], 2: ["step", "band"]}
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Schedule:
     """A guidance schedule with the problem that it was made for.
 
     Step i goes from level i to level i + 1. `timesteps` [S] index the network's training grid at
-    the levels where it is called, None where the grid has none (VE, rectified flow).
+    the levels where it is called, None where the grid has none (VE, rectified flow). All planes
+    share the weights. Equal schedules are those whose files are equal.
     """
 
     sampler_name: str
     levels: NoiseLevel  # leaves [S + 1]
-    guidance: Guidance  # name -> [S]
+    guidance: Guidance  # name -> [S], or by band [S, bands]
     degradation_name: str
     shape: tuple[int, ...]  # height, width of a plane
     sigma_y: float  # in units of pixel_range
@@ -58,6 +91,16 @@ class Schedule:
     loss: float | None = None
     baselines: dict[str, float] = field(default_factory=dict)
     provenance: dict[str, Any] = field(default_factory=dict)
+    band_knots: Array | None = None  # [bands], of weights by band (`guidance.band_knots`)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Schedule):
+            return NotImplemented
+        one, two = (
+            json.dumps(_stored(schedule), sort_keys=True, default=lambda value: value.tolist())
+            for schedule in (self, other)
+        )
+        return one == two
 
     def sampler(self) -> Sampler:
         """The sampler with the options that the schedule was made for."""
@@ -68,6 +111,12 @@ class Schedule:
         return make_degradation(
             self.degradation_name, shape or self.shape, **self.degradation_options
         )
+
+    def guidance_for(self, problem: Problem) -> Guidance:
+        """What samplers take for a problem: leaves [S], and [S, F] of weights by band."""
+        if self.band_knots is None:
+            return self.guidance
+        return per_mode(self.sampler().constraint, self.guidance, problem, self.band_knots)
 
 
 def provenance(seed: int | None = None) -> dict[str, Any]:
@@ -85,35 +134,59 @@ def save_schedule(
 ) -> None:
     """Write a schedule as JSON, whole or not at all.
 
-    Raises InputError if the schedule is not consistent, or if the file exists and `overwrite` is
-    not set.
+    Raises InputError if `load_schedule` would not take it back, if the file exists and `overwrite`
+    is not set, or if the system refuses to write.
     """
-    _check_schedule(schedule)
-    sampler = schedule.sampler()
-    stored = {
+    stored = plain(_stored(schedule))
+    parsed = _parse(stored)
+    _check_schedule(parsed)
+    sampler = parsed.sampler()
+    stored["sampler"] |= {"update": sampler.summary, "reference": sampler.reference}
+    text = json.dumps(stored, indent=1, allow_nan=False) + "\n"  # ASCII: other letters as \u00fc
+    check_size(text.encode("ascii"))
+    with whole_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def load_schedule(path: str | os.PathLike[str]) -> Schedule:
+    """Read a schedule. InputError names the file and the field that is missing or wrong."""
+    try:
+        schedule = _parse(read_json(path))
+        _check_schedule(schedule)
+    except InputError as error:
+        message = str(error)
+        message = message if len(message) < 400 else message[:400] + "..."
+        raise InputError(encodable(f"schedule {shown(path)}: {message}")) from error
+    return schedule
+
+
+def _stored(schedule: Schedule) -> dict[str, Any]:
+    """The JSON of a schedule, with NumPy's numbers in it."""
+    return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "convention": CONVENTION,
-        "sampler": {
-            "name": schedule.sampler_name,
-            "options": schedule.sampler_options,
-            "update": sampler.summary,
-            "reference": sampler.reference,
-        },
+        "sampler": {"name": schedule.sampler_name, "options": schedule.sampler_options},
         "levels": {
             "grid": schedule.grid,
-            "timestep": None if schedule.timesteps is None else list(schedule.timesteps),
-            "alpha": np.asarray(schedule.levels.alpha).tolist(),
-            "sigma": np.asarray(schedule.levels.sigma).tolist(),
+            "timestep": schedule.timesteps,
+            "alpha": np.asarray(schedule.levels.alpha),
+            "sigma": np.asarray(schedule.levels.sigma),
         },
-        "guidance": {name: np.asarray(w).tolist() for name, w in schedule.guidance.items()},
+        "guidance": {
+            name: {"axes": AXES.get(np.ndim(weights), []), "weights": np.asarray(weights)}
+            for name, weights in schedule.guidance.items()
+        },
+        "bands": None
+        if schedule.band_knots is None
+        else {"position": BANDS, "knots": np.asarray(schedule.band_knots)},
         "problem": {
             "degradation": schedule.degradation_name,
             "degradation_options": schedule.degradation_options,
-            "shape": list(schedule.shape),
+            "shape": schedule.shape,
             "channels": schedule.channels,
-            "sigma_y": float(schedule.sigma_y),
-            "pixel_range": list(schedule.pixel_range),
+            "sigma_y": schedule.sigma_y,
+            "pixel_range": schedule.pixel_range,
         },
         "prior": {"source": schedule.prior_source, "hash": schedule.prior_hash},
         "objective": {
@@ -123,120 +196,96 @@ def save_schedule(
         },
         "provenance": schedule.provenance,
     }
-    # NumPy's numbers and arrays become plain ones.
-    text = (
-        json.dumps(stored, indent=1, allow_nan=False, default=lambda value: value.tolist()) + "\n"
-    )
-    with whole_file(path, overwrite=overwrite) as temporary:
-        temporary.write_text(text)
 
 
-def load_schedule(path: str | os.PathLike[str]) -> Schedule:
-    """Read a schedule. InputError names the file and the field that is missing or wrong."""
-    try:
-        stored = json.loads(Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"schedule {str(path)!r}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"schedule {str(path)!r}: not a JSON file ({error})") from error
-    try:
-        return _parse(stored)
-    except InputError as error:
-        raise InputError(f"schedule {str(path)!r}: {error}") from error
-
-
-# ------------------------------------------------------------------------------------- validation
+# ---------------------------------------------------------------------------------------- reading
 
 
 def _parse(stored: Any) -> Schedule:
+    """The schedule of a JSON file's plain values. InputError for a wrong type."""
     if not isinstance(stored, dict) or stored.get("format") != FORMAT:
         raise InputError(f"format: must be {FORMAT!r}")
     found = _get(stored, "format_version", int)
-    if found != FORMAT_VERSION:
+    if not 1 <= found <= FORMAT_VERSION:
         newer = "; a newer spectralpost wrote it" if found > FORMAT_VERSION else ""
-        raise InputError(f"format_version = {found}: this version reads {FORMAT_VERSION}{newer}")
-    levels = NoiseLevel(
-        jnp.asarray(_numbers(stored, "levels.alpha")), jnp.asarray(_numbers(stored, "levels.sigma"))
-    )
-    guidance = {
-        str(name): jnp.asarray(_numbers(stored, f"guidance.{name}"))
-        for name in _get(stored, "guidance", dict)
-    }
-    low_high = _numbers(stored, "problem.pixel_range")
-    if len(low_high) != 2:
-        raise InputError("problem.pixel_range: must be two numbers")
+        raise InputError(
+            f"format_version = {found}: this version reads 1 to {FORMAT_VERSION}{newer}"
+        )
+    guidance = {}
+    for name in _get(stored, "guidance", dict):
+        if not name.isidentifier():
+            raise InputError(f"guidance: {name[:40]!r} is not the name of a weight")
+        guidance[name] = _weights(stored, f"guidance.{name}", found)
+    bands = None if found == 1 else _get(stored, "bands", (dict, type(None)))
     timesteps = _get(stored, "levels.timestep", (list, type(None)))
     if timesteps is not None and any(type(step) is not int for step in timesteps):
         raise InputError("levels.timestep: must be whole numbers")
     shape = _get(stored, "problem.shape", list)
-    if not shape or any(type(n) is not int or n < 1 for n in shape):
-        raise InputError(f"problem.shape = {shape}: must be whole numbers >= 1")
+    if not 1 <= len(shape) <= 3 or any(type(n) is not int or n < 1 for n in shape):
+        raise InputError(f"problem.shape = {brief(shape)}: must be 1 to 3 whole numbers >= 1")
+    pixel_range = _get(stored, "problem.pixel_range", list)
+    if len(pixel_range) != 2:
+        raise InputError("problem.pixel_range: must be two numbers")
+    low, high = _numbers("problem.pixel_range", pixel_range)
     loss = _get(stored, "objective.value", (int, float, type(None)))
-    schedule = Schedule(
+    baselines = _get(stored, "objective.baselines", dict)
+    for name, value in baselines.items():
+        if type(value) not in (int, float):
+            raise InputError(f"objective.baselines.{brief(name)} = {brief(value)}: not a number")
+    return Schedule(
         sampler_name=_get(stored, "sampler.name", str),
         sampler_options=_get(stored, "sampler.options", dict),
-        levels=levels,
+        levels=NoiseLevel(_array(stored, "levels.alpha"), _array(stored, "levels.sigma")),
         timesteps=None if timesteps is None else tuple(timesteps),
         grid=_get(stored, "levels.grid", str),
         guidance=guidance,
+        band_knots=None if bands is None else _array(stored, "bands.knots"),
         degradation_name=_get(stored, "problem.degradation", str),
         degradation_options=_get(stored, "problem.degradation_options", dict),
         shape=tuple(shape),
         channels=_get(stored, "problem.channels", int),
-        sigma_y=_get(stored, "problem.sigma_y", (int, float)),
-        pixel_range=(low_high[0], low_high[1]),
+        sigma_y=float(_get(stored, "problem.sigma_y", (int, float))),
+        pixel_range=(low, high),
         prior_source=_get(stored, "prior.source", str),
         prior_hash=_get(stored, "prior.hash", str),
         objective=_get(stored, "objective.name", str),
-        loss=loss,
-        baselines=_get(stored, "objective.baselines", dict),
+        loss=None if loss is None else float(loss),
+        baselines={name: float(value) for name, value in baselines.items()},
         provenance=_get(stored, "provenance", dict),
     )
-    _check_schedule(schedule)
-    return schedule
 
 
-def _check_schedule(schedule: Schedule) -> None:
-    """InputError, naming the field, unless all parts of a schedule fit together."""
-    with _field("levels"):
-        check_levels(schedule.levels)
-    with _field("sampler"):
-        sampler = schedule.sampler()
-    with _field("guidance"):
-        check_guidance(sampler, schedule.levels, schedule.guidance)
-    check_weights(sampler, schedule.guidance)
-    if schedule.timesteps is not None and len(schedule.timesteps) != schedule.levels.alpha.size - 1:
-        raise InputError(
-            f"levels.timestep: {len(schedule.timesteps)} values, "
-            f"{schedule.levels.alpha.size - 1} are needed, one per step"
-        )
-    with _field("problem"):
-        schedule.degradation()
-        check_pixel_range(schedule.pixel_range)
-    if not (_is_finite(schedule.sigma_y) and schedule.sigma_y > 0):
-        raise InputError(f"problem.sigma_y = {schedule.sigma_y}: must be a finite number > 0")
-    losses = {"value": schedule.loss} if schedule.loss is not None else {}
-    losses |= {f"baselines.{name}": loss for name, loss in schedule.baselines.items()}
-    for name, loss in losses.items():
-        if not _is_finite(loss):
-            raise InputError(f"objective.{name} = {loss}: must be a finite number")
-    if schedule.channels < 1:
-        raise InputError(f"problem.channels = {schedule.channels}: must be >= 1")
+def _weights(stored: dict, path: str, format_version: int) -> Array:
+    """[S], or by band [S, bands]."""
+    if format_version == 1:
+        return _array(stored, path)
+    axes = _get(stored, f"{path}.axes", list)
+    if axes not in AXES.values():
+        known = " or ".join(map(json.dumps, AXES.values()))
+        raise InputError(f"{path}.axes = {brief(axes)}: this version reads {known}")
+    return _array(stored, f"{path}.weights", len(axes))
 
 
-class _field:
-    """Prefixes the message of an InputError with the field that it is about."""
+def _array(stored: dict, path: str, axes: int = 1) -> Array:
+    values = _get(stored, path, list)
+    if axes == 1:
+        numbers: Any = _numbers(path, values)
+    else:
+        if not values or any(type(row) is not list or len(row) != len(values[0]) for row in values):
+            raise InputError(f"{path}: must be lists of one length, one per step")
+        numbers = [_numbers(path, row) for row in values]
+    with np.errstate(over="ignore"):
+        array = jnp.asarray(np.asarray(numbers, float))
+    if not np.all(np.isfinite(array)):
+        raise InputError(f"{path}: too large for {array.dtype}, enable jax_enable_x64")
+    return array
 
-    def __init__(self, name: str):
-        self.name = name
 
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
-        if isinstance(error, InputError):
-            message = str(error).removeprefix(f"{self.name}: ")
-            raise InputError(f"{self.name}: {message}") from error
+def _numbers(path: str, values: list) -> list[float]:
+    for value in values:
+        if type(value) not in (int, float):
+            raise InputError(f"{path}: {brief(value)} is not a finite number")
+    return [float(value) for value in values]
 
 
 def _get(stored: dict, path: str, kind: type | tuple[type, ...]) -> Any:
@@ -247,21 +296,21 @@ def _get(stored: dict, path: str, kind: type | tuple[type, ...]) -> Any:
         value = value[part]
     if not isinstance(value, kind) or isinstance(value, bool):
         kinds = kind if isinstance(kind, tuple) else (kind,)
-        names = " or ".join("null" if k is type(None) else k.__name__ for k in kinds)
-        raise InputError(f"{path} = {json.dumps(value)[:40]}: must be {names}")
+        raise InputError(
+            f"{path} = {brief(value)}: must be {' or '.join(KINDS[one] for one in kinds)}"
+        )
     return value
 
 
-def _numbers(stored: dict, path: str) -> list[float]:
-    values = _get(stored, path, list)
-    for value in values:
-        if type(value) not in (int, float) or not _is_finite(value):
-            raise InputError(f"{path}: {json.dumps(value)[:40]} is not a finite number")
-    return [float(value) for value in values]
-
-
-def _is_finite(value: Any) -> bool:
-    try:
-        return math.isfinite(value)
-    except (OverflowError, TypeError):  # an integer beyond all floats; no number at all
-        return False
+def _check_schedule(schedule: Schedule) -> None:
+    """InputError, naming the field, unless all parts of a schedule fit together."""
+    levels, guidance, knots = schedule.levels, schedule.guidance, schedule.band_knots
+    check_grid(levels)
+    sampler = check_sampler(schedule.sampler_name, schedule.sampler_options)
+    check_bands(guidance, knots)
+    check_guidance(sampler, levels, guidance, None if knots is None else knots.size)
+    check_weights(sampler, guidance)
+    if schedule.timesteps is not None:
+        check_timesteps(schedule.timesteps, levels, schedule.grid)
+    check_sizes(schedule.shape, schedule.channels, schedule.sigma_y, schedule.pixel_range)
+    check_degradation(schedule.degradation_name, schedule.degradation_options, schedule.shape)

@@ -23,7 +23,6 @@ from .errors import InputError
 from .noise import NoiseLevel, num_steps_of, step_pairs
 from .prior import noisy_variance
 from .problem import (
-    Measurement,
     Problem,
     denoise,
     measurement_cov,
@@ -31,7 +30,7 @@ from .problem import (
     per_pixel,
     prior_cov,
 )
-from .step import Guidance, Sampler
+from .samplers.base import Guidance, Measurement, Sampler, Step
 
 Norm = Callable[[Array], Array]
 
@@ -138,13 +137,44 @@ def divides_by_norms(
     return norms.shape[1] > 0
 
 
-def zeta_of_scale(
+def to_literal(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
-) -> Array:
-    """zeta = scale / (2 ||r||), [S]: the weight of grad (r . r) that is `scale` for grad ||r||, of
-    a sampler that divides by the norm of r alone."""
-    norms = mean_field_norms(sampler, problem, levels, guidance)
-    return guidance["scale"] / (2 * norms[:, 0])
+) -> Guidance:
+    """The weights of `sampler.literal` that take the same steps as this guidance, leaves [S].
+
+    By the mean-field norms along this sampler's own trajectory: at the same law the literal form
+    divides by the same norm. InputError if the sampler has no literal form.
+    """
+    literal = _literal(sampler)
+    check_guidance(sampler, levels, guidance, problem.spectrum.size)
+    t, s = step_pairs(levels)
+    one = jnp.ones((t.alpha.shape[0], 1), problem.spectrum.dtype)
+    # The norms do not depend on the weight that is converted (see `Sampler`): any number will do.
+    likely = sampler.to_literal(guidance, one, levels)
+
+    def step(law: Transfer, inputs) -> tuple[Transfer, Array]:
+        t, s, guidance_t, likely_t = inputs
+        (norm,) = _norms(literal, problem, t, s, likely_t, law)
+        return compose(law, step_transfer(sampler, problem, t, s, guidance_t)), norm
+
+    start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
+    norms = jax.lax.scan(step, start, (t, s, guidance, likely))[1]
+    return sampler.to_literal(guidance, norms[:, None], levels)
+
+
+def from_literal(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, literal_guidance: Guidance
+) -> Guidance:
+    """The weights that take the same steps as `sampler.literal` with these, in the mean-field
+    closure, leaves [S]. InputError if the sampler has no literal form."""
+    norms = mean_field_norms(_literal(sampler), problem, levels, literal_guidance)
+    return sampler.from_literal(literal_guidance, norms, levels)
+
+
+def _literal(sampler: Sampler) -> Sampler:
+    if sampler.literal is None:
+        raise InputError(f"sampler = {sampler.name!r}: has no form that divides by a norm")
+    return sampler.literal
 
 
 def trajectory(
@@ -207,7 +237,7 @@ def denoiser_calls(sampler: Sampler, problem: Problem) -> int:
         guidance = dict.fromkeys(sampler.constraint, one)
         measurement = _measurement(problem, jnp.linalg.norm)
         t, s = NoiseLevel(one, 2 * one), NoiseLevel(one, one)
-        return sampler.update(counted, measurement, t, s, x, x, x, guidance)
+        return sampler.update(counted, measurement, Step(t, s, x, x, x, guidance))
 
     jax.eval_shape(step, problem.spectrum, problem.sigma_y)
     return calls
@@ -295,7 +325,8 @@ def _affine(
     With mean None all is relative to the prior mean. The offset is fn where x_t and y are just
     what the mean gives, or 0 where that is known.
     """
-    gains = _slopes(partial(fn, None), problem, 3)
+    # Inlined, so nothing but tracing changes: once for all three derivatives.
+    gains = _slopes(jax.jit(partial(fn, None), inline=True), problem, 3)
     offset = jnp.zeros_like(problem.spectrum)
     if not sampler.equivariant:
         mean = problem.mean
@@ -323,7 +354,8 @@ def _update(
             return denoise(problem, x, level)
         return mean + denoise(problem, x - level.alpha * mean, level)
 
-    return sampler.update(denoiser, _measurement(problem, norm), t, s, x_t, y, eps, guidance_t)
+    measurement = _measurement(problem, norm)
+    return sampler.update(denoiser, measurement, Step(t, s, x_t, y, eps, guidance_t))
 
 
 def _measurement(problem: Problem, norm: Norm) -> Measurement:

@@ -27,6 +27,7 @@ from spectralpost.noise import (
 )
 from spectralpost.prior import Prior
 from spectralpost.problem import Problem, image_problem, make_problem
+from spectralpost.samplers.base import Sampler
 from spectralpost.samplers.daps import daps
 from spectralpost.samplers.ddnm import ddnm
 from spectralpost.samplers.ddrm import ddrm
@@ -41,7 +42,6 @@ from spectralpost.samplers.mpgd import mpgd
 from spectralpost.samplers.pigdm import pigdm
 from spectralpost.samplers.reddiff import reddiff
 from spectralpost.samplers.tmpd import tmpd
-from spectralpost.step import Sampler
 from spectralpost.transfer import Transfer, sampler_transfer, step_transfer
 
 EPS = np.finfo(float).eps

@@ -5,10 +5,15 @@ import tempfile
 from importlib import metadata
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Workers of one run, and the programs that they start, share what they compile; nothing stays.
-if "PYTEST_XDIST_WORKER" not in os.environ:
+# Workers of one run share what they compile; nothing stays.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    shared = os.environ["JAX_COMPILATION_CACHE_DIR"]
+    # Programs that a test starts share with those of the same worker only, one at a time: not all
+    # of them keep what they compile by our means, and JAX's own do not bear company.
+    os.environ["JAX_COMPILATION_CACHE_DIR"] += os.sep + os.environ["PYTEST_XDIST_WORKER"]
+else:
     compiled = tempfile.TemporaryDirectory(prefix="spectralpost-tests-")
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    shared = os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # The older code generator compiles twice as fast. jaxlib 0.11.1 lost it and refuses the flag.
     if tuple(map(int, metadata.version("jaxlib").split(".")[:3])) < (0, 11, 1):
@@ -19,6 +24,9 @@ import jax
 import pytest
 from compiling import quick_compilation
 
+from spectralpost.compiled import keep_compiled_programs
+
+keep_compiled_programs(shared)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

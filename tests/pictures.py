@@ -1,22 +1,11 @@
 """Image files for tests."""
 
-import gc
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
-import pytest
 import tifffile
-
-# imageio leaves files open that it cannot read. Let go of them in the test that did it, or the
-# warning, which is an error here, falls on some later test.
-IGNORE_UNCLOSED = pytest.mark.filterwarnings("ignore:unclosed file:ResourceWarning")
-
-
-@pytest.fixture
-def unreadable_image():
-    """For tests with a file that is no image, marked `IGNORE_UNCLOSED`."""
-    yield
-    gc.collect()
 
 
 def pixels(*shape: int, high: int = 255, dtype=np.uint8, seed: int = 0) -> np.ndarray:
@@ -35,6 +24,23 @@ def write(path: Path, image: np.ndarray) -> Path:
         tifffile.imwrite(path, image, photometric="rgb" if colour else "minisblack")
     else:
         skimage.io.imsave(path, image, check_contrast=False)
+    return path
+
+
+def write_deep_png(path: Path, image: np.ndarray) -> Path:
+    """Write [H, W, 2..4] uint16 as a PNG, which Pillow cannot; each line as differences (Sub)."""
+    height, width, channels = image.shape
+    raw = image.astype(">u2").view(np.uint8).reshape(height, -1)
+    lines = raw.copy()
+    lines[:, 2 * channels :] -= raw[:, : -2 * channels]
+    lines = np.concatenate([np.ones((height, 1), np.uint8), lines], axis=1)
+    head = struct.pack(">IIBBBBB", width, height, 16, {2: 4, 3: 2, 4: 6}[channels], 0, 0, 0)
+    chunks = {b"IHDR": head, b"IDAT": zlib.compress(lines.tobytes()), b"IEND": b""}
+    parts = [b"\x89PNG\r\n\x1a\n"]
+    for kind, data in chunks.items():
+        check = struct.pack(">I", zlib.crc32(kind + data))
+        parts += [struct.pack(">I", len(data)), kind, data, check]
+    path.write_bytes(b"".join(parts))
     return path
 
 

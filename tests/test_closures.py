@@ -26,12 +26,12 @@ from spectralpost.noise import NoiseLevel, step_pairs, ve_karras, vp_linear
 from spectralpost.prior import Prior, power_law
 from spectralpost.problem import Measurement, Problem, denoise, image_problem, make_problem
 from spectralpost.restoration import measure, restore
+from spectralpost.samplers.base import Sampler
 from spectralpost.samplers.dds import dds
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.mpgd import mpgd
 from spectralpost.samplers.reddiff import reddiff
-from spectralpost.step import Sampler
 from spectralpost.transfer import Trajectory, sampler_transfer, solver, trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")

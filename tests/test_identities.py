@@ -38,13 +38,14 @@ from cases import (
 from spectralpost.algebra import congruence, identity_gain, root
 from spectralpost.noise import NoiseLevel, step_pairs
 from spectralpost.problem import Measurement, Problem, denoise, ideal_posterior
+from spectralpost.samplers.base import Sampler
 from spectralpost.samplers.daps import _geometric, daps
 from spectralpost.samplers.exact import exact
 from spectralpost.samplers.ilvr import ilvr
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.reddiff import reddiff
+from spectralpost.samplers.steps import ddim_step, noise_estimate
 from spectralpost.samplers.tmpd import tmpd
-from spectralpost.step import Sampler, ddim_step, noise_estimate
 from spectralpost.transfer import (
     Transfer,
     compose,

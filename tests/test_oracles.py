@@ -29,7 +29,8 @@ from spectralpost.noise import NoiseLevel, step_pairs, vp_linear, vp_timesteps
 from spectralpost.prior import Prior
 from spectralpost.problem import Measurement, image_problem
 from spectralpost.samplers import SAMPLERS
-from spectralpost.step import Guidance, Sampler, fresh_share
+from spectralpost.samplers.base import Guidance, Sampler
+from spectralpost.samplers.steps import fresh_share
 from spectralpost.transfer import sampler_transfer
 
 torch = pytest.importorskip("torch")

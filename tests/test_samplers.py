@@ -28,6 +28,7 @@ from spectralpost.metrics import kl, mse, perception, wasserstein2
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, vp_linear
 from spectralpost.problem import Measurement, Problem, denoise, ideal_posterior, make_problem
 from spectralpost.samplers import SAMPLERS
+from spectralpost.samplers.base import Sampler
 from spectralpost.samplers.daps import daps
 from spectralpost.samplers.dds import dds
 from spectralpost.samplers.diffpir import diffpir
@@ -37,8 +38,8 @@ from spectralpost.samplers.exact import exact
 from spectralpost.samplers.ilvr import ilvr
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.mpgd import mpgd
+from spectralpost.samplers.steps import ddim_step, noise_estimate
 from spectralpost.samplers.tmpd import tmpd
-from spectralpost.step import Sampler, ddim_step, noise_estimate
 from spectralpost.transfer import (
     Transfer,
     denoiser_calls,

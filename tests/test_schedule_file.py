@@ -4,6 +4,10 @@ import copy
 import json
 import math
 import os
+import resource
+import subprocess
+import sys
+import time
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -12,10 +16,19 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import spectralpost
 from spectralpost.errors import InputError
-from spectralpost.noise import NoiseLevel, rectified_flow, vp_linear, vp_timesteps
+from spectralpost.learning import band_knots, per_mode
+from spectralpost.noise import NoiseLevel, rectified_flow, vp_cosine, vp_linear, vp_timesteps
 from spectralpost.prior import matern
 from spectralpost.problem import image_problem
+from spectralpost.schedule_checks import (
+    LARGEST_CHANNELS,
+    LARGEST_SHAPE,
+    LARGEST_STEPS,
+    _smaller,
+    check_degradation,
+)
 from spectralpost.schedule_file import Schedule, load_schedule, provenance, save_schedule
 from spectralpost.transfer import sampler_transfer
 
@@ -60,11 +73,20 @@ FLOW = replace(
     degradation_name="motion_blur",
     degradation_options={"length": 2.7, "angle": 31.0},
 )
-SCHEDULES = {"plain": PLAIN, "full": FULL, "flow": FLOW}
+BANDED = replace(
+    FLOW,
+    levels=vp_cosine(STEPS),
+    timesteps=tuple(vp_timesteps(STEPS).tolist()),
+    grid="vp-cosine, uniform",
+    guidance={"lambda_": awkward(5, (STEPS, 4)), "zeta": awkward(6)},
+    band_knots=jnp.linspace(math.log(0.01), 4.7, 4),
+)
+SCHEDULES = {"plain": PLAIN, "full": FULL, "flow": FLOW, "banded": BANDED}
+DATA = Path(__file__).parent / "data"
 
 
 def bits(values) -> bytes:
-    return np.asarray(values, dtype=float).tobytes()
+    return b"" if values is None else np.asarray(values, dtype=float).tobytes()
 
 
 @pytest.fixture
@@ -111,9 +133,12 @@ def test_round_trip_is_exact(name, tmp_path):
     assert bits(loaded.levels.sigma) == bits(schedule.levels.sigma)
     assert list(loaded.guidance) == list(schedule.guidance)
     for weight in schedule.guidance:
+        assert loaded.guidance[weight].shape == schedule.guidance[weight].shape
         assert bits(loaded.guidance[weight]) == bits(schedule.guidance[weight])
+    assert bits(loaded.band_knots) == bits(schedule.band_knots)
+    assert loaded == schedule == load_schedule(tmp_path / "a.json")
     for field in fields(Schedule):
-        if field.name not in ("levels", "guidance"):
+        if field.name not in ("levels", "guidance", "band_knots"):
             assert getattr(loaded, field.name) == getattr(schedule, field.name), field.name
 
 
@@ -159,8 +184,10 @@ def test_a_loaded_schedule_does_the_same(name, tmp_path):
     prior = matern(schedule.shape, length=3.0)
     problems = [image_problem(prior, s.degradation(), s.sigma_y) for s in (schedule, loaded)]
     run = jax.jit(sampler_transfer, static_argnums=0)
-    before = run(schedule.sampler(), problems[0], schedule.levels, schedule.guidance)
-    after = run(loaded.sampler(), problems[1], loaded.levels, loaded.guidance)
+    before, after = (
+        run(s.sampler(), problem, s.levels, s.guidance_for(problem))
+        for s, problem in zip((schedule, loaded), problems, strict=True)
+    )
     for one, other in zip(before, after, strict=True):
         assert bits(one) == bits(other)
 
@@ -172,7 +199,7 @@ def test_degradation_on_another_size():
 
 def test_the_file_explains_itself(stored):
     """It is meant to be used without this package."""
-    assert stored["format"] == "spectralpost schedule" and stored["format_version"] == 1
+    assert stored["format"] == "spectralpost schedule" and stored["format_version"] == 2
     assert "alpha_t x_0 + sigma_t eps" in stored["convention"]
     assert "Chung" in stored["sampler"]["reference"]
     assert "DDIM" in stored["sampler"]["update"]
@@ -193,21 +220,20 @@ def test_existing_file_is_kept(tmp_path):
     assert os.listdir(tmp_path) == ["a.json"]
 
 
-def test_nothing_is_half_written(tmp_path, monkeypatch):
-    """The disk is full after some characters."""
+def test_nothing_is_half_written(tmp_path):
+    """The disk is full after some characters: one line, and the old file as it was."""
     save_schedule(tmp_path / "old.json", PLAIN)
+    save_schedule(tmp_path / "gone.json", FULL)  # what JAX compiles on the way is kept in files
+    (tmp_path / "gone.json").unlink()
     old = (tmp_path / "old.json").read_text()
-    write_text = Path.write_text
-
-    def full_disk(path, text):
-        write_text(path, text[:50])
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Path, "write_text", full_disk)
-    with pytest.raises(OSError, match="No space"):
-        save_schedule(tmp_path / "old.json", FULL, overwrite=True)
-    with pytest.raises(OSError, match="No space"):
-        save_schedule(tmp_path / "new.json", FULL)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (50, before[1]))
+    try:
+        for name in ("old.json", "new.json"):
+            with pytest.raises(InputError, match=rf"{name}.*File too large"):
+                save_schedule(tmp_path / name, FULL, overwrite=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert os.listdir(tmp_path) == ["old.json"]
     assert (tmp_path / "old.json").read_text() == old
 
@@ -234,10 +260,28 @@ def test_nothing_is_half_written(tmp_path, monkeypatch):
         ({"channels": 0}, "channels = 0"),
         ({"loss": math.nan}, "objective"),
         ({"baselines": {"heuristic": math.inf}}, "baselines|objective"),
+        # an unstable published default has an infinite loss: the two above happen
+        ({"guidance": BANDED.guidance | {"eta": awkward(0)}}, "guidance.*lambda_"),
+        ({"guidance": {"zeta": awkward(0, (3, 4)), "eta": awkward(0)}}, r"zeta.*bands\.knots"),
+        ({"guidance": {"zeta": awkward(0, (3, 2, 2)), "eta": awkward(0)}}, r"guidance\.zeta\.axes"),
+        ({"band_knots": jnp.asarray([1.0, 0.0])}, r"bands\.knots.*increasing"),
+        ({"band_knots": jnp.asarray([[1.0]])}, r"bands\.knots"),
+        ({"timesteps": (999.0, 5, 1)}, r"levels\.timestep"),
+        ({"timesteps": "all"}, r"levels\.timestep"),
+        ({"channels": 3.0}, r"problem\.channels = 3\.0.*whole"),
+        ({"sigma_y": "small"}, r"problem\.sigma_y"),
+        ({"shape": 8}, r"problem\.shape"),
+        ({"grid": None}, r"levels\.grid"),
+        ({"provenance": {"who": {"me"}}}, r"provenance\.who.*set"),
+        ({"provenance": {3: "me"}}, "provenance.*key 3"),
+        ({"provenance": {"x": [1.0, math.nan]}}, r"provenance\.x\[1\] = nan"),
+        ({"provenance": {"seed": 2**64}}, r"provenance\.seed"),
+        ({"sampler_options": {"name": "dps"}}, r"sampler\.options.*name"),
+        ({"degradation_options": {"shape": [8, 8]}}, r"degradation_options.*shape"),
     ],
 )
 def test_inconsistent_schedules_are_not_saved(change, match, tmp_path):
-    """The last two happen: an unstable published default has an infinite loss."""
+    """What `load_schedule` would not take back."""
     with pytest.raises(InputError, match=match):
         save_schedule(tmp_path / "a.json", replace(PLAIN, **change))
     assert os.listdir(tmp_path) == []
@@ -259,6 +303,9 @@ WRONG = {
     "levels.sigma": {"0": 1.0},
     "guidance": [1, 2, 3],
     "guidance.scale": 0.3,
+    "guidance.scale.axes": "step",
+    "guidance.scale.weights": 0.3,
+    "bands": [1.0],
     "problem": None,
     "problem.degradation": None,
     "problem.degradation_options": 3,
@@ -294,8 +341,8 @@ def test_wrong_types_are_named(path, stored, tmp_path):
     ("path", "value", "match"),
     [
         ("format", "another", "format: must be"),
-        ("format_version", 2, "format_version = 2.*newer spectralpost"),
-        ("format_version", 0, "format_version = 0: this version reads 1$"),
+        ("format_version", 3, "format_version = 3.*newer spectralpost"),
+        ("format_version", 0, "format_version = 0: this version reads 1 to 2$"),
         ("format_version", True, "format_version"),
         ("sampler.name", "magic", "sampler = 'magic'"),
         ("sampler.name", "exact", "sampler.*exact"),
@@ -312,13 +359,23 @@ def test_wrong_types_are_named(path, stored, tmp_path):
         ("levels.sigma", [math.inf, 0.5, 0.1, 0.0], r"levels\.sigma.*Infinity"),
         ("levels.timestep", [999, 666], r"levels\.timestep.*2 values, 3"),
         ("levels.timestep", [999, 666, 332.5], r"levels\.timestep.*whole"),
-        ("guidance.scale", [1.0, math.nan, 1.0], r"guidance\.scale.*NaN"),
-        ("guidance.scale", [1.0, -0.5, 1.0], r"guidance\.scale.*>= 0"),
-        ("guidance.scale", [1.0, 1.0], r"guidance.*scale.*\(2,\).*\(3,\)"),
-        ("guidance.scale", [[1.0], [1.0], [1.0]], r"guidance\.scale"),
-        ("guidance.eta", [0.0, 1.0, 1.0001], r"guidance\.eta.*in \[0, 1\]"),
-        ("guidance.eta", [0.0, 1.0, -0.0001], r"guidance\.eta.*in \[0, 1\]"),
-        ("guidance.zeta", [0.0, 1.0, 1.0], "guidance.*zeta"),
+        ("guidance.scale.weights", [1.0, math.nan, 1.0], r"guidance\.scale\.weights\[1\].*NaN"),
+        ("guidance.scale.weights", [1.0, -0.5, 1.0], r"guidance\.scale.*>= 0"),
+        ("guidance.scale.weights", [1.0, 1.0], r"guidance.*scale.*\(2,\).*\(3,\)"),
+        ("guidance.scale.weights", [[1.0], [1.0], [1.0]], r"guidance\.scale"),
+        ("guidance.eta.weights", [0.0, 1.0, 1.0001], r"guidance\.eta.*in \[0, 1\]"),
+        ("guidance.eta.weights", [0.0, 1.0, -0.0001], r"guidance\.eta.*in \[0, 1\]"),
+        ("guidance.zeta", {"axes": ["step"], "weights": [0.0, 1.0, 1.0]}, "guidance.*zeta"),
+        ("guidance.a\nb", {"axes": ["step"], "weights": [0.0]}, r"guidance.*a\\nb"),
+        ("guidance.scale.axes", ["step", "band"], r"guidance\.scale\.weights.*lists"),
+        ("guidance.scale.axes", ["step", "plane"], r"guidance\.scale\.axes.*plane.*reads"),
+        ("guidance.scale.axes", [["step"]], r"guidance\.scale\.axes"),
+        ("guidance.scale.axes", [], r"guidance\.scale\.axes"),
+        (
+            "guidance.scale",
+            {"axes": ["step", "band"], "weights": [[1.0, 2.0]] * 3},
+            r"guidance\.scale.*bands\.knots",
+        ),
         ("problem.degradation", "rain", "degradation = 'rain'"),
         ("problem.degradation_options", {"kernel": [[1.0] * 9]}, "1x9.*8x6"),
         ("problem.degradation_options", {"kernel": "wide"}, "problem|kernel"),
@@ -335,6 +392,46 @@ def test_wrong_types_are_named(path, stored, tmp_path):
         ("problem.pixel_range", [1.0, 0.0], r"\(1\.0, 0\.0\)"),
         ("problem.pixel_range", [0.0, math.inf], r"pixel_range.*Infinity"),
         ("objective.baselines", {"heuristic": "large"}, r"objective\.baselines"),
+        ("objective.baselines", {"heuristic": None}, r"objective\.baselines"),
+        ("objective.value", math.inf, r"objective\.value"),
+        # numbers beyond all bounds
+        ("problem.channels", 2**63, "problem.channels"),
+        ("problem.channels", LARGEST_CHANNELS + 1, "problem.channels"),
+        ("problem.sigma_y", 1e200, "problem.sigma_y"),
+        ("problem.sigma_y", 1e-200, "problem.sigma_y"),
+        ("problem.pixel_range", [-1e308, 1e308], "problem.pixel_range"),
+        ("problem.pixel_range", [0.0, 1e-200], "problem.pixel_range"),
+        ("problem.pixel_range", [None, 1.0], "problem.pixel_range"),
+        ("problem.shape", [30000, 30000], "problem.shape.*at most"),
+        ("problem.shape", [1] * 70, "problem.shape"),
+        ("problem.shape", [True, 6], "problem.shape"),
+        ("problem.shape", [HUGE, 6], "problem.shape"),
+        ("provenance", {"seed": HUGE}, "provenance.seed"),
+        ("provenance", {"seed": 2**64}, "provenance.seed.*2\\^64"),
+        ("provenance", {"a": [{"jax": math.nan}]}, r"provenance\.a\[0\]\.jax.*NaN"),
+        # options of sampler and degradation
+        ("sampler.options", {"name": "x"}, r"sampler\.options.*name.*unknown"),
+        ("sampler.options", {"scale": [[1.0]]}, r"sampler\.options\.scale"),
+        ("sampler.options", {"scale": None}, r"sampler\.options\.scale"),
+        ("sampler.options", {"scale": {"a": 1}}, r"sampler\.options\.scale"),
+        ("sampler.options", {"normalised": 1}, r"sampler\.options\.normalised.*true"),
+        ("problem.degradation_options", {"kernel": [[HUGE]]}, r"degradation_options\.kernel\[0\]"),
+        ("problem.degradation_options", {"kernel": {"a": 1}}, "degradation_options"),
+        ("problem.degradation_options", {"kernel": [[1, [2]]]}, "degradation_options"),
+        ("problem.degradation_options", {"kernel": [[None]]}, "degradation_options"),
+        ("problem.degradation_options", {"kernel": [[1e308] * 3] * 3}, "degradation_options"),
+        ("problem.degradation_options", {}, "degradation_options"),
+        ("problem.degradation_options", {"kernel": KERNEL, "name": "x"}, "degradation_options"),
+        ("problem.degradation_options", {"kernel": KERNEL, "shape": [1]}, "degradation_options"),
+        # time steps
+        ("levels.timestep", [5000, 2, 1], r"levels\.timestep\[0\] = 5000.*below 1000"),
+        ("levels.timestep", [999, 666, -7], r"levels\.timestep\[2\] = -7"),
+        ("levels.timestep", [666, 666, 332], r"levels\.timestep\[1\] = 666.*descend"),
+        ("levels.timestep", [332, 666, 999], r"levels\.timestep\[1\] = 666.*descend"),
+        ("levels.timestep", [3, 2, 1], r"levels\.timestep\[0\] = 3: alpha\^2.*vp-linear"),
+        ("levels.timestep", [999, 666, 331], r"levels\.timestep\[2\] = 331: alpha\^2"),
+        ("levels.grid", "vp-cosine", r"levels\.timestep\[0\].*vp-cosine"),
+        ("levels.grid", "vp_cosine, trailing", r"levels\.timestep\[0\].*vp-cosine"),
     ],
 )
 def test_wrong_values_are_named(path, value, match, stored, tmp_path):
@@ -350,6 +447,309 @@ def test_what_is_not_read_may_be_absent(stored, tmp_path):
     (tmp_path / "less.json").write_text(json.dumps(less))
     loaded = load_schedule(tmp_path / "less.json")
     assert bits(loaded.guidance["scale"]) == bits(FULL.guidance["scale"])
+
+
+# The degradations that have options: what is wrong with these is not seen in a type alone.
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("gaussian_blur", {"std": 1e200}),
+        ("gaussian_blur", {"std": [1.0, 2.0]}),
+        ("gaussian_blur", {"std": True}),
+        ("gaussian_blur", {"std": 0}),
+        ("uniform_blur", {"size": "x"}),
+        ("uniform_blur", {"size": 8}),
+        ("uniform_blur", {"size": 99999}),  # 80 GB, if its kernel were made
+        ("uniform_blur", {"size": 2**63 - 1}),
+        ("motion_blur", {"length": 5.0, "angle": []}),
+        ("motion_blur", {"length": 1e200}),
+        ("motion_blur", {"length": 1e18, "angle": 1e18}),
+        ("identity", {"std": 2.0}),
+    ],
+)
+@pytest.mark.parametrize("shape", [[8, 6], [10000, 10000], [1, LARGEST_SHAPE]])
+def test_wrong_degradations_are_named_soon(name, options, shape, stored, tmp_path):
+    """Whatever the image's size."""
+    stored["problem"] |= {"degradation": name, "degradation_options": options, "shape": shape}
+    before = time.process_time()
+    refuse(tmp_path, stored, r"problem\.degradation_options")
+    assert time.process_time() - before < 10  # 1 s, if nothing else runs
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("uniform_blur", {"size": 501}),
+        ("motion_blur", {"length": 700.0, "angle": 10.0}),
+        ("from_kernel", {"kernel": [[0.5] * 300]}),
+    ],
+)
+def test_kernels_larger_than_the_first_trial(name, options):
+    """Large blurs of large images are right, though not built on all of their pixels."""
+    check_degradation(name, options, (3000, 4000))
+
+
+def test_trials_keep_what_divides_a_side():
+    assert _smaller((128, 200), 2**16) == (128, 200)
+    for shape in [(3000, 4000), (257, 30000), (2**27,), (500, 500, 500), (4096, 4800)]:
+        for pixels in (2**16, 2**22):
+            small = _smaller(shape, pixels)
+            assert all(0 < a <= b and (b - a) % 240 == 0 for a, b in zip(small, shape, strict=True))
+            assert math.prod(small) <= max(pixels, 240 ** len(shape))
+
+
+def test_time_steps_are_held_against_the_grid_only_where_it_is_known(tmp_path):
+    """A text that names no grid of time steps says nothing about them, but that they descend."""
+    for grid in ("", "my own network", "ve-karras", "vp-linear of 4000 steps"):
+        save_schedule(
+            tmp_path / "a.json", replace(FULL, grid=grid, timesteps=(7, 5, 3)), overwrite=True
+        )
+        assert load_schedule(tmp_path / "a.json").timesteps == (7, 5, 3)
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), BANDED.levels)
+    save_schedule(tmp_path / "b.json", replace(BANDED, levels=single))  # 1e-7 off
+    moved = BANDED.levels._replace(alpha=BANDED.levels.alpha * jnp.asarray([1, 1 + 1e-6, 1, 1]))
+    save_schedule(tmp_path / "c.json", replace(BANDED, levels=moved))
+    moved = BANDED.levels._replace(sigma=BANDED.levels.sigma * jnp.asarray([1, 1 + 1e-5, 1, 1]))
+    with pytest.raises(InputError, match=r"levels\.timestep\[1\] = 500: sigma\^2.*vp-cosine"):
+        save_schedule(tmp_path / "d.json", replace(BANDED, levels=moved))
+
+
+def test_more_steps_than_allowed(stored, tmp_path):
+    count = LARGEST_STEPS + 1
+    stored["levels"] |= {
+        "timestep": None,
+        "alpha": [1.0] * (count + 1),
+        "sigma": np.linspace(1, 0, count + 1).tolist(),
+    }
+    for weights in stored["guidance"].values():
+        weights["weights"] = [1.0] * count
+    refuse(tmp_path, stored, "levels: 100001 steps, at most 100000")
+
+
+# ------------------------------------------------------------------------------ by band, version 1
+
+
+def test_weights_by_band_of_a_problem(tmp_path):
+    """What a sampler takes is spread over the problem's modes; weights by step stay."""
+    problem = image_problem(matern((8, 8), length=3.0), BANDED.degradation(), BANDED.sigma_y)
+    schedule = replace(BANDED, band_knots=band_knots(problem, 4))
+    save_schedule(tmp_path / "a.json", schedule)
+    guidance = load_schedule(tmp_path / "a.json").guidance_for(problem)
+    assert guidance["lambda_"].shape == (STEPS, 64) and guidance["zeta"].shape == (STEPS,)
+    constraint = schedule.sampler().constraint
+    wanted = per_mode(constraint, schedule.guidance, problem, schedule.band_knots)
+    for name, weights in wanted.items():
+        assert bits(guidance[name]) == bits(weights)
+    assert FLOW.guidance_for(problem) is FLOW.guidance
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "match"),
+    [
+        ("guidance.lambda_.weights", [[1.0] * 4] * 2, r"guidance.*lambda_.*\(2, 4\).*\(3,"),
+        ("guidance.lambda_.weights", [[1.0] * 5] * 3, r"guidance.*lambda_.*\(3, 5\).*\(3,"),
+        (
+            "guidance.lambda_.weights",
+            [[1.0] * 4, [1.0] * 3, [1.0] * 4],
+            r"guidance\.lambda_\.weights",
+        ),
+        ("guidance.lambda_.weights", [[1.0] * 4, 1.0, [1.0] * 4], r"guidance\.lambda_\.weights"),
+        ("guidance.lambda_.weights", [[], [], []], r"guidance.*lambda_"),
+        ("guidance.lambda_.weights", [[[1.0]]] * 3, r"guidance\.lambda_\.weights"),
+        (
+            "guidance.lambda_.weights",
+            [[1.0, 1.0, "1", 1.0]] * 3,
+            r"guidance\.lambda_\.weights.*\"1\"",
+        ),
+        ("guidance.lambda_.weights", [[1.0, 1.0, -1.0, 1.0]] * 3, r"guidance\.lambda_.*>= 0"),
+        ("guidance.lambda_.axes", ["step"], r"guidance\.lambda_\.weights"),
+        ("bands", None, r"guidance\.lambda_.*bands\.knots"),
+        ("bands", {}, r"bands\.knots: is missing"),
+        ("bands.knots", 3, r"bands\.knots"),
+        ("bands.knots", [], r"bands\.knots"),
+        ("bands.knots", ["a"] * 4, r"bands\.knots"),
+        ("bands.knots", [0.0, 1.0, 2.0, math.nan], r"bands\.knots\[3\]"),
+        ("bands.knots", [0.0, 1.0, 2.0, 3.1], r"bands\.knots.*evenly"),
+        ("bands.knots", [3.0, 2.0, 1.0, 0.0], r"bands\.knots.*increasing"),
+        ("bands.knots", [1.0, 1.0, 1.0, 1.0], r"bands\.knots.*increasing"),
+        ("bands.knots", [0.0, 1.0, 2.0], r"guidance.*lambda_.*\(3, 4\)"),
+    ],
+)
+def test_wrong_bands_are_named(path, value, match, tmp_path):
+    save_schedule(tmp_path / "a.json", BANDED)
+    stored = json.loads((tmp_path / "a.json").read_text())
+    set_at(stored, path, value)
+    refuse(tmp_path, stored, match)
+
+
+def test_files_of_version_1_are_read(tmp_path):
+    """Written by the version of this package that had no bands."""
+    dps = load_schedule(DATA / "schedule-v1-dps.json")
+    assert dps.sampler_name == "dps" and dps.band_knots is None and dps.channels == 3
+    assert dps.timesteps == (999, 666, 333, 0) and dps.grid == "vp-linear, uniform"
+    assert bits(dps.levels.alpha) == bits(vp_linear(4).alpha)
+    weights = [0.505768672581658, 0.06903109992005442, 0.42749924707447906, 1.158936013564836]
+    assert bits(dps.guidance["zeta"]) == bits(weights)
+    diffpir = load_schedule(DATA / "schedule-v1-diffpir.json")
+    assert diffpir.sampler_options == {"official_units": True} and diffpir.timesteps is None
+    assert diffpir.degradation_options == {"kernel": KERNEL} and diffpir.shape == (8, 6)
+    assert bits(diffpir.guidance["lambda_"]) == bits([1 / 3, 7.0, 2.0])
+    for schedule in (dps, diffpir):  # and saved again as version 2
+        save_schedule(tmp_path / "a.json", schedule, overwrite=True)
+        assert load_schedule(tmp_path / "a.json") == schedule
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "match"),
+    [
+        ("guidance.zeta", [[1.0]] * 4, r"guidance\.zeta"),
+        ("guidance.zeta", {"axes": ["step"], "weights": [1.0] * 4}, r"guidance\.zeta.*a list"),
+        ("guidance.zeta", [1.0] * 3, r"guidance.*zeta.*\(3,\).*\(4,\)"),
+    ],
+)
+def test_wrong_weights_of_version_1_are_named(path, value, match, tmp_path):
+    stored = json.loads((DATA / "schedule-v1-dps.json").read_text())
+    set_at(stored, path, value)
+    refuse(tmp_path, stored, match)
+
+
+# ------------------------------------------------------------------------------------ bad files
+
+
+def test_equal_schedules():
+    same = jax.tree.map(lambda leaf: leaf + 0, FULL.guidance)
+    assert replace(FULL, guidance=same) == FULL and FULL != PLAIN and FULL != "FULL"
+    assert replace(FULL, guidance=same | {"eta": same["eta"] / 2}) != FULL
+    assert replace(BANDED, band_knots=BANDED.band_knots + 1) != BANDED
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ('{"format": 1, "format": 2}', "'format'.*twice"),
+        ('{"provenance": {"a": 1, "a": 1}}', "'a'.*twice"),
+        ("[" * 100_000 + "]" * 100_000, "nested"),
+        ('{"a": ' * 100_000, "nested"),
+        ("[" * 40 + "]" * 40, "nested"),
+        ('{"format": NaN}', r"format.*NaN"),
+        ('{"a": {"b": [1, -Infinity]}}', r"a\.b\[1\].*Infinity"),
+        ('{"a": 1e999}', r"a = inf.*finite"),
+        ('{"a": -' + "9" * 5000 + "}", "a.*finite"),
+        ('"' + "x" * 1000 + '"', "format"),
+        ("7", "format"),
+        ("null", "format"),
+        ('{"a": "\x01"}', "not a JSON file"),
+    ],
+)
+def test_json_that_is_no_schedule(text, match, tmp_path):
+    refuse(tmp_path, text, match)
+
+
+def test_deep_values_are_not_saved(tmp_path):
+    """Else a file could be written that cannot be read, or read and not written again."""
+    deep: list = []
+    for _ in range(5000):
+        deep = [deep]
+    with pytest.raises(InputError, match=r"provenance.*nested"):
+        save_schedule(tmp_path / "a.json", replace(PLAIN, provenance={"deep": deep}))
+
+
+LIMITS = """
+import sys, time
+from pathlib import Path
+from spectralpost.errors import InputError
+from spectralpost.plain_json import read_json
+start = time.process_time()
+try:
+    assert isinstance(read_json(sys.argv[1]), list)
+    print("read")
+except InputError as error:
+    print(error)
+print(time.process_time() - start)
+(peak,) = [line for line in Path("/proc/self/status").read_text().splitlines() if "VmHWM" in line]
+print(int(peak.split()[1]) / 1024)
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[" + '[{"a":[0]}],' * 499_999 + "0]", "read"),  # the costliest of all that are allowed
+        ("[" + "1e5," * 1_999_999 + "0]", "read"),
+        ("[" + "[]," * 2_000_000 + "0]", "more than 2000000 values"),
+        ('["' + "x" * (32 * 2**20) + '"]', "larger than 32 MB"),
+    ],
+    ids=["objects", "numbers", "lists", "text"],
+)
+def test_large_files_take_bounded_time_and_memory(text, said, tmp_path):
+    (tmp_path / "large.json").write_text(text)
+    done = subprocess.run(
+        [sys.executable, "-c", LIMITS, tmp_path / "large.json"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=os.environ | {"PYTHONPATH": str(Path(spectralpost.__file__).parents[1])},
+    )
+    found, seconds, megabytes = done.stdout.splitlines()
+    print(found, seconds, megabytes)
+    assert found == said
+    assert float(seconds) < (30 if said == "read" else 1)
+    assert float(megabytes) < (1000 if said == "read" else 200)
+
+
+def test_endless_files_are_not_read_to_their_end():
+    with pytest.raises(InputError, match="larger than 32 MB"):
+        load_schedule("/dev/zero")
+
+
+def test_bytes_before_and_in_the_text(tmp_path):
+    """A byte-order mark, which some editors write, is no part of it. All text is ASCII."""
+    save_schedule(tmp_path / "a.json", FULL)
+    content = (tmp_path / "a.json").read_bytes()
+    assert content.isascii() and b"s\\u00fc\\u00dfe photographs" in content
+    (tmp_path / "b.json").write_bytes(b"\xef\xbb\xbf" + content)
+    assert load_schedule(tmp_path / "b.json") == FULL
+    (tmp_path / "c.json").write_text(content.decode("unicode-escape"), encoding="utf-8")
+    assert load_schedule(tmp_path / "c.json") == FULL
+    odd = replace(FULL, prior_source="\ud800 \udcff \x00", provenance={"\udcff\n": "\u2028"})
+    save_schedule(tmp_path / "d.json", odd)  # names that were not UTF-8
+    assert load_schedule(tmp_path / "d.json") == odd
+
+
+def test_names_and_texts_in_any_locale(tmp_path):
+    """An ASCII terminal, a name that is not UTF-8, texts that the locale lacks; and, as that
+    process computes in single precision, numbers that it lacks."""
+    large = PLAIN.guidance | {"zeta": jnp.asarray([1.0, 1e300, 1.0])}
+    save_schedule(tmp_path / "large.json", replace(PLAIN, guidance=large))
+    stored = {"format": "spectralpost schedule", "format_version": 1, "guidance": {"ж": 1}}
+    for name in (b"\xff.json", "ж.json".encode()):
+        Path(os.fsdecode(os.fsencode(tmp_path) + b"/" + name)).write_text(json.dumps(stored))
+    code = (
+        "import os\nfrom spectralpost.errors import InputError\n"
+        "from spectralpost.schedule_file import load_schedule\n"
+        "for name in (b'\\xff.json', b'\\xd0\\xb6.json', b'\\xfe.json', "
+        "b'large.json'):\n"
+        "    try:\n        load_schedule(os.fsdecode(name))\n"
+        "    except InputError as error:\n        print(error)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code],
+        cwd=tmp_path,
+        capture_output=True,
+        env=os.environ
+        | {
+            "LC_ALL": "C",
+            "PYTHONUTF8": "0",
+            "PYTHONCOERCECLOCALE": "0",
+            "PYTHONIOENCODING": "ascii",
+            "PYTHONPATH": str(Path(spectralpost.__file__).parents[1]),
+        },
+    )
+    lines = done.stdout.decode("ascii").splitlines()
+    assert (done.returncode, len(lines)) == (0, 4), done.stderr
+    assert all(line.startswith("schedule '\\") for line in lines[:3])
+    assert "guidance" in lines[0] and "guidance" in lines[1] and "No such file" in lines[2]
+    assert "guidance.zeta.weights: too large for float32" in lines[3]
 
 
 def test_files_that_are_no_schedule(stored, tmp_path):

@@ -22,8 +22,8 @@ from ..prior import Prior, draw
 from ..problem import Problem, image_problem
 from ..restoration import measure, restore
 from ..samplers import SAMPLERS, make_sampler
+from ..samplers.base import Sampler
 from ..samplers.exact import KINDS, Kind, exact
-from ..step import Sampler
 from ..transfer import denoiser_calls
 from .console import (
     LABELS,
@@ -45,7 +45,6 @@ REFERENCES = {
     "kernel": "exact kernel",
 }
 WIDE = 132  # columns that the whole table needs
-NORMALISED = ("dps", "mpgd", "mcg")  # their published step divides by a norm
 CHECK_IMAGES = 4
 CLOSURE_HOLDS = 0.1  # relative error of a predicted mean squared error
 
@@ -87,9 +86,11 @@ def compare(options: Compare) -> None:
                 title = f"{name}, {steps} steps"
                 bar.update(task, description=title)
                 row = _learned_row(sampler, problem, small, levels, prior, options, (bar, task))
-                if options.check and name in NORMALISED:
+                if options.check and sampler.literal is not None:
                     bar.update(task, description=f"{title}: simulating")
-                    closure = _closure(name, problem, prior, degradation, levels, options)
+                    closure = _closure(
+                        sampler.literal, problem, prior, degradation, levels, options
+                    )
                     row = row._replace(closure=closure)
                 found.append(row)
                 bar.advance(task)
@@ -172,7 +173,7 @@ def _reference_row(kind: Kind, problem: Problem, levels: NoiseLevel, prior: Prio
 
 
 def _closure(
-    name: str,
+    sampler: Sampler,
     problem: Problem,
     prior: Prior,
     degradation: Degradation,
@@ -183,7 +184,6 @@ def _closure(
 
     For a few images drawn from the prior, so that nothing but the closure can differ.
     """
-    sampler = SAMPLERS[name](normalised=True)
     guidance = jax.jit(sampler.heuristic)(problem, levels)
     channels = round(float(problem.weight[0]))
     x_0 = jnp.asarray(draw(prior, CHECK_IMAGES * channels, options.seed))

@@ -15,8 +15,8 @@ from ..learning import Progress as SearchProgress
 from ..noise import NoiseLevel
 from ..prior import Prior
 from ..problem import Problem
+from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import Kind, exact
-from ..step import Guidance, Sampler
 from ..transfer import Transfer, sampler_transfer
 
 MAX_ITERATIONS = 200

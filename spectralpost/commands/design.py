@@ -21,8 +21,8 @@ from ..prior import Prior, save_prior
 from ..problem import Problem, image_problem
 from ..restoration import measure, restore
 from ..samplers import make_sampler
+from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
-from ..step import Guidance, Sampler
 from ..transfer import Transfer
 from .console import (
     LABELS,

@@ -1,6 +1,6 @@
 """What options stand for: noise levels, degradation, prior, problem."""
 
-import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 from .. import images, noise
 from ..cli import Evaluate, ProblemOptions
 from ..degradations import Degradation, make_degradation
+from ..degradations.kernels import kernel_note, load_kernel
 from ..errors import InputError
 from ..merging import bin_modes, unique_modes
 from ..noise import NoiseLevel
@@ -67,44 +68,58 @@ def prior_and_photo(
 
     The photograph is the one `given`, or the first image.
     """
-    pixel_range = options.pixel_range
+    pixel_range, size = options.pixel_range, options.size
     images.check_pixel_range(pixel_range)
-    size = options.size
     if size is not None and size < 2:
         raise InputError(f"size = {size}: must be >= 2")
+    if options.white_level is not None and options.images is None and given is None:
+        raise InputError(
+            f"white level = {options.white_level:g}: needs --images; the built-in photographs "
+            f"have 8 bits"
+        )
+    notes: set[str] = set()  # the images are read twice, and say twice what there is to say
+    reading: dict[str, Any] = {"white_level": options.white_level, "notice": notes.add}
     if options.images is None:
-        found = images.built_in_photographs(options.channels, pixel_range)
+        found = images.built_in_photographs(options.channels, pixel_range).items()
         source, size = "photographs of scikit-image", size or BUILT_IN_SIZE
     else:
-        found = images.load_folder(options.images, options.channels, pixel_range)
-        source = f"{len(found)} images of {options.images.name}"
+        # One at a time in memory: there, single precision would gain nothing.
+        found = images.stream_folder(
+            options.images, options.channels, pixel_range, **reading, dtype=float
+        )
+        source = f"{len(found)} images of {images.printable(options.images.name)}"
+    kept_out = None
     if given is not None:
-        photo_name = given.name
-        photo = images.load_image(given, options.channels, pixel_range)
+        photo_name = images.printable(given.name)
+        photo = images.load_image(given, options.channels, pixel_range, **reading)
     else:
-        photo_name = next(iter(found))
-        photo = found[photo_name]
+        photo_name, photo = next(iter(found))
         if len(found) > 1:  # with a single image, the prior has to come from the photograph itself
-            del found[photo_name]
-    if size is None:
-        planes = images.all_planes(found.values())
-        size_yx = planes.shape[1:]
-    else:
-        tiles = [tile for image in found.values() for tile in images.tiles(image, size)]
-        if not tiles:
-            raise InputError(f"size = {size}: no image is that large")
-        planes = images.all_planes(tiles)
-        size_yx = (size, size)
+            kept_out = photo_name
+
+    def planes() -> Iterator[np.ndarray]:
+        for name, image in found:
+            if name != kept_out:
+                yield image if size is None else images.tiles(image, size)
+
+    if size is not None:
         source += f", tiles of {size}x{size}"
-    prior = from_images(planes, window=options.window, pixel_range=pixel_range, source=source)
-    if any(have < want for have, want in zip(photo.shape[1:], size_yx, strict=True)):
+        if not any(map(len, planes())):
+            raise InputError(f"size = {size}: no image is that large")
+    prior = from_images(planes(), window=options.window, pixel_range=pixel_range, source=source)
+    if any(have < want for have, want in zip(photo.shape[1:], prior.shape, strict=True)):
         raise InputError(
             f"photo {photo_name!r} of size {photo.shape[1]}x{photo.shape[2]}: "
-            f"smaller than the prior's {size_yx[0]}x{size_yx[1]}"
+            f"smaller than the prior's {prior.shape[0]}x{prior.shape[1]}"
         )
-    top, left = ((have - want) // 2 for have, want in zip(photo.shape[1:], size_yx, strict=True))
-    photo = photo[:, top : top + size_yx[0], left : left + size_yx[1]]
-    return prior, photo, photo_name, excess_kurtosis(prior, planes)
+    top, left = (
+        (have - want) // 2 for have, want in zip(photo.shape[1:], prior.shape, strict=True)
+    )
+    photo = photo[:, top : top + prior.shape[0], left : left + prior.shape[1]].astype(float)
+    kurtosis = excess_kurtosis(prior, planes())
+    for note in sorted(notes):
+        print(note)
+    return prior, photo, photo_name, kurtosis
 
 
 def parsed_options(words: tuple[str, ...]) -> dict[str, Any]:
@@ -154,13 +169,7 @@ def merged(problem: Problem, bins: int) -> Problem:
 def _load_kernel(path: Path | None) -> np.ndarray:
     if path is None:
         raise InputError("degradation = kernel: needs --kernel FILE")
-    try:
-        if path.suffix == ".npy":
-            return np.load(path, allow_pickle=False).astype(float)
-        with warnings.catch_warnings():  # of an empty file, which `from_kernel` refuses
-            warnings.simplefilter("ignore")
-            return np.loadtxt(path, ndmin=2)
-    except OSError as error:
-        raise InputError(f"kernel {str(path)!r}: cannot be read ({error.strerror})") from error
-    except ValueError as error:
-        raise InputError(f"kernel {str(path)!r}: not rows of numbers, nor a .npy file") from error
+    kernel = load_kernel(path)
+    if (note := kernel_note(kernel)) is not None:
+        print(note)
+    return kernel

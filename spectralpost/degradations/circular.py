@@ -37,6 +37,9 @@ def uniform_blur(shape: tuple[int, ...], size: int = 9) -> Degradation:
     """Circular mean over a box of `size` pixels along each axis, `size` odd."""
     if int(size) != size or size < 1 or size % 2 == 0:
         raise InputError(f"blur size = {size}: must be an odd whole number >= 1")
+    if size > min(shape):  # before a kernel of that size is made
+        box = _times((int(size),) * len(shape))
+        raise InputError(f"kernel of size {box}: larger than {_times(shape)} image")
     kernel = np.full((int(size),) * len(shape), 1.0 / size ** len(shape))
     return from_kernel(kernel, shape, name="uniform_blur", options={"size": size})
 

@@ -2,9 +2,10 @@
 loss, levenberg_marquardt, lanes, baselines, generations, preparing, learn."""
 
 from .baselines import evaluate, evaluate_exact, heuristic, tuned_constant
-from .generations import Progress, Search
+from .generations import LEAST_SQUARES, Progress, Search, random_starts
 from .gradient import loss_and_gradient
 from .guidance import per_mode
+from .lanes import Method, advance, begin
 from .learn import LearnResult, learn, sensitivity
 from .loss import Loss, Prices, Several, loss_of
 from .parameters import Freedom, Parameters, Schedule, parameters_of, schedule_of

@@ -12,8 +12,8 @@ from ..errors import InputError
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
 from ..problem import Problem
+from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
-from ..step import Guidance, Sampler
 from ..transfer import sampler_transfer
 from .guidance import constant_grid
 from .lanes import losses_of
@@ -60,7 +60,7 @@ def tuned_constant(loss: Loss, given: Guidance) -> tuple[Guidance, float]:
     """
     parameters = loss.parameters
     sampler, dtype = parameters.sampler, parameters.levels.alpha.dtype
-    logs = lambda points: jnp.asarray(points, dtype)  # noqa: E731
+    logs = lambda points: np.asarray(points, dtype)  # noqa: E731
     constants, least = _zoom(lambda points: losses_of(loss, logs(points)), len(parameters.weights))
     factors, least_published = _zoom(
         lambda points: _published_losses(loss, logs(points[:, 0]), given), 1

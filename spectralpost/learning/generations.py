@@ -11,14 +11,12 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from jax import Array
 
 from ..errors import InputError
 from ..noise import num_steps_of
-from ..step import Guidance
-from .guidance import smooth_curves, unconstrain
+from ..samplers.base import Guidance
+from .guidance import on_host, smooth_curves, unconstrain
 from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of
 from .loss import Loss
 
@@ -108,7 +106,7 @@ class Watch:
         begun = time.perf_counter()
         try:
             lanes, losses = advance(loss, lanes, method, CHUNK)
-            record.append(float(np.min(np.asarray(losses[-1]))))
+            record.append(float(np.min(np.asarray(losses)[-1])))
             seconds = time.perf_counter() - begun
             if self.tell is not None:
                 iteration = CHUNK * len(self.explored + self.refined)
@@ -132,7 +130,7 @@ def explore(
     """
     parents, easy = _explored(loss, centres, search, watch)
     share = 1 / 4 if easy else _num_lanes(loss, search) / search.starts
-    return _numbers(loss, parents[: math.ceil(share * KEPT)])
+    return loss.parameters.numbers(parents[: math.ceil(share * KEPT)])
 
 
 def _explored(
@@ -149,18 +147,10 @@ def _explored(
     found, easy = _explored(half, of_half, search, watch)
     # What costs more per iteration, or is known to lead to one place, is done less often.
     share = 1 / 4 if easy else _num_lanes(half, search) / search.starts
-    parents = _lifted(loss, half, _numbers(half, found[: math.ceil(share * KEPT)]), search)
+    parents = _lifted(loss, half, half.parameters.numbers(found[: math.ceil(share * KEPT)]), search)
     if not easy:
         parents, _ = generations(loss, parents, search, watch, 2)
     return parents, easy
-
-
-def _numbers(loss: Loss, vectors: np.ndarray) -> dict[str, np.ndarray]:
-    vectors = np.asarray(vectors, loss.parameters.levels.alpha.dtype)
-    return {
-        name: np.einsum("...p,np->n...", np.asarray(basis), vectors)
-        for name, basis in loss.parameters.basis.items()
-    }
 
 
 def _lifted(loss: Loss, half: Loss, found: dict[str, np.ndarray], search: Search) -> np.ndarray:
@@ -173,7 +163,7 @@ def _lifted(loss: Loss, half: Loss, found: dict[str, np.ndarray], search: Search
         for name, rows in u.items()
     }
     starts = np.concatenate([parameters.fit(u), parameters.fit(halved)])
-    losses = np.asarray(losses_of(loss, jnp.asarray(starts, parameters.levels.alpha.dtype)))
+    losses = np.asarray(losses_of(loss, starts.astype(parameters.levels.alpha.dtype)))
     return starts[np.argsort(losses)[: -(-search.starts // 2)]]
 
 
@@ -201,12 +191,11 @@ def generations(
     """
     num, dtype = _num_lanes(loss, search), loss.parameters.levels.alpha.dtype
     kept = min(KEPT, -(-num // 2))
-    key = jax.random.key(search.seed)
+    random = np.random.default_rng(search.seed)
     parents, best, stale, easy = np.asarray(starts), np.inf, 0, False
-    vectors = jnp.asarray(parents, dtype)
+    vectors = parents.astype(dtype)
     if not fresh:
-        key, kick_key = jax.random.split(key)
-        vectors = next_generation(kick_key, parents[:num], loss, num)
+        vectors = next_generation(random, parents[:num], loss, num)
     for generation in range(search.max_chunks):
         lanes = begin(LEAST_SQUARES, vectors)
         left = patience - stale - 1
@@ -221,8 +210,7 @@ def generations(
             easy = bool(np.mean(losses <= 1.01 * best) >= EASY)
         if stale >= patience or easy:
             break
-        key, kick_key = jax.random.split(key)
-        vectors = next_generation(kick_key, parents, loss, num)
+        vectors = next_generation(random, parents, loss, num)
     return parents[:kept], easy
 
 
@@ -230,13 +218,13 @@ def refine(
     loss: Loss, method: Method, starts: np.ndarray, search: Search, watch: Watch
 ) -> tuple[Lanes, bool]:
     """Searches from all starts, side by side, until the best of them no longer gains."""
-    vectors = jnp.asarray(starts, loss.parameters.levels.alpha.dtype)
+    vectors = np.asarray(starts, loss.parameters.levels.alpha.dtype)
     lanes = begin(method, vectors)
     if watch.interrupted:  # what there is, with its losses
         return lanes._replace(loss=losses_of(loss, vectors)), False
     best = np.inf
     for done in range(1, search.max_chunks + 1):
-        before = jax.tree.map(jnp.copy, lanes)  # the search may reuse the lanes' memory
+        before = jax.tree.map(np.array, lanes)  # the search may reuse the lanes' memory
         after = watch.advance(loss, lanes, method, watch.refined, search.max_chunks - done)
         if after is None:
             if done == 1:
@@ -256,13 +244,12 @@ def random_starts(
     On the noise levels as they are, and with the same weight in all bands.
     """
     parameters = loss.parameters
-    given, constant = (unconstrain(parameters.sampler.constraint, centre) for centre in centres)
-    u, names = {}, parameters.weights
-    for key, name in zip(jax.random.split(jax.random.key(seed), len(names)), names, strict=True):
-        around = np.stack([np.asarray((given, constant)[i % 2][name]) for i in range(num)])
-        curves = np.asarray(smooth_curves(key, parameters.levels, num))
-        curves = np.concatenate([np.zeros_like(curves[:2]), curves[2:]])
-        u[name] = around + curves
+    random, u = np.random.default_rng(seed), {}
+    constraint = parameters.sampler.constraint
+    given, constant = (unconstrain(constraint, on_host(centre)) for centre in centres)
+    for name in parameters.weights:
+        u[name] = np.stack([(given, constant)[i % 2][name] for i in range(num)])
+        u[name][2:] += smooth_curves(random, parameters.levels, num)[2:]
     return parameters.fit_weights(u)
 
 
@@ -278,26 +265,25 @@ def best_distinct(vectors: np.ndarray, losses: np.ndarray, num: int) -> tuple[np
     return vectors[(first + other)[:num]], float(losses[order[0]])
 
 
-def next_generation(key: Array, parents: np.ndarray, loss: Loss, num: int) -> Array:
+def next_generation(
+    random: np.random.Generator, parents: np.ndarray, loss: Loss, num: int
+) -> np.ndarray:
     """The parents, and perturbed copies of them: [num, P]."""
     parameters = loss.parameters
     dtype, num_children = parameters.levels.alpha.dtype, num - len(parents)
     if num_children <= 0:
-        return jnp.asarray(parents[:num], dtype)
+        return parents[:num].astype(dtype)
     which = np.arange(num_children)
     kinds, sizes = (np.asarray(column)[which % len(KICKS)] for column in zip(*KICKS, strict=True))
     kicks = {}
-    for name_key, (name, basis) in zip(
-        jax.random.split(key, len(parameters.basis)), parameters.basis.items(), strict=True
-    ):
+    for name, basis in parameters.basis.items():
         steps, *bands = basis.shape[:-1]
-        smooth_key, white_key, place_key = jax.random.split(name_key, 3)
-        curves = smooth_curves(smooth_key, parameters.levels, num_children * int(np.prod(bands)))
-        curves = np.asarray(curves).reshape(num_children, *bands, -1)
+        curves = smooth_curves(random, parameters.levels, num_children * int(np.prod(bands)))
+        curves = curves.reshape(num_children, *bands, -1)
         # The gaps between levels are one fewer than the steps.
         smooth = np.moveaxis(curves, -1, 1)[:, :steps]
-        white = np.asarray(jax.random.normal(white_key, (num_children, steps, *bands)))
-        first = np.asarray(jax.random.uniform(place_key, (num_children, 1))) * 1.25 - 0.25
+        white = random.normal(size=(num_children, steps, *bands))
+        first = random.uniform(-0.25, 1, (num_children, 1))
         step = np.arange(steps)[None] / steps
         near = ((step >= first) & (step < first + 0.25)).reshape(
             white.shape[:2] + (1,) * len(bands)
@@ -306,4 +292,4 @@ def next_generation(key: Array, parents: np.ndarray, loss: Loss, num: int) -> Ar
         chosen = np.where(kind == "smooth", smooth, np.where(kind == "local", white * near, white))
         kicks[name] = size * chosen
     children = parents[which % len(parents)] + parameters.fit(kicks)
-    return jnp.asarray(np.concatenate([parents, children]), dtype)
+    return np.concatenate([parents, children]).astype(dtype)

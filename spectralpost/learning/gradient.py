@@ -22,7 +22,7 @@ from ..errors import InputError
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem, num_pixels
-from ..step import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler
 from ..transfer import (
     Transfer,
     check_guidance,

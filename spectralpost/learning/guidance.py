@@ -6,14 +6,19 @@ Optimisers work on unconstrained numbers u, samplers on constrained weights:
     "unit"          weight = 1 / (1 + exp(-u))
 """
 
+from typing import TypeVar
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..algebra import namespace
 from ..noise import NoiseLevel, log_snr, step_pairs
 from ..problem import Problem
-from ..step import Guidance
+from ..samplers.base import Guidance
+
+T = TypeVar("T")
 
 # Published defaults may sit on a boundary (0, or 1 for "unit"), where u would be infinite.
 BOUNDARY = 1e-4  # for "nonnegative" relative to the schedule's largest weight
@@ -34,11 +39,12 @@ def bounded(constraint: str, u: Array) -> Array:
 
 def from_weight(constraint: str, weight: Array) -> Array:
     """The inverse of `to_weight`, kept `BOUNDARY` away from where u is infinite."""
+    xp = namespace(weight)
     if constraint == "nonnegative":
-        largest = jnp.max(weight)
-        return jnp.log(jnp.maximum(weight, BOUNDARY * jnp.where(largest > 0, largest, 1)))
-    weight = jnp.clip(weight, BOUNDARY, 1 - BOUNDARY)
-    return jnp.log(weight) - jnp.log1p(-weight)
+        largest = xp.max(weight)
+        return xp.log(xp.maximum(weight, BOUNDARY * xp.where(largest > 0, largest, 1)))
+    weight = xp.clip(weight, BOUNDARY, 1 - BOUNDARY)
+    return xp.log(weight) - xp.log1p(-weight)
 
 
 def constrain(constraint: dict[str, str], u: Guidance) -> Guidance:
@@ -54,22 +60,25 @@ def unconstrain(constraint: dict[str, str], weights: Guidance) -> Guidance:
 def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
     """Points that cover the cube [-1, 1]^num_weights: [num_points, num_weights].
 
-    One weight: evenly spaced. Several: a Halton sequence, which covers their joint range evenly.
+    One weight: evenly spaced. Several: Hammersley's set, whose other coordinates are the digits of
+    0, 1, 2, ... in bases 2, 3, 5, mirrored at the point.
     """
     if num_weights == 1:
-        points = np.linspace(0, 1, num_points)[:, None]
-    else:
-        from scipy.stats import qmc  # slow to import
-
-        points = qmc.Halton(num_weights, scramble=False).random(num_points)
-    return 2 * points - 1
+        return np.linspace(-1, 1, num_points)[:, None]
+    numbers = np.arange(num_points)
+    columns = [(numbers + 0.5) / num_points]
+    for base in (2, 3, 5)[: num_weights - 1]:
+        digits = [numbers // base**k % base / base ** (k + 1) for k in range(8)]
+        columns.append(np.sum(digits, axis=0))
+    return 2 * np.stack(columns, axis=1) - 1
 
 
 def log_snr_position(levels: NoiseLevel) -> Array:
     """Where each step begins, in log-SNR from 0 (the first) to 1 (the last): [S]."""
     t, _ = step_pairs(levels)
-    position = jnp.clip(log_snr(t), -30, 30)  # pure noise and clean signal are infinitely far
-    return (position - position[0]) / jnp.maximum(position[-1] - position[0], 1e-6)
+    xp = namespace(t.alpha)
+    position = xp.clip(log_snr(t), -30, 30)  # pure noise and clean signal are infinitely far
+    return (position - position[0]) / xp.maximum(position[-1] - position[0], 1e-6)
 
 
 def interpolation(levels: NoiseLevel, knots: int | None) -> np.ndarray:
@@ -78,7 +87,7 @@ def interpolation(levels: NoiseLevel, knots: int | None) -> np.ndarray:
     knots None: P = S, one number a step. Else P = knots, u linear in log-SNR between knots, which
     lie at quantiles of the steps; 1 is a constant. More knots than steps count as None.
     """
-    position = np.asarray(log_snr_position(levels))
+    position = log_snr_position(on_host(levels))
     steps = position.size
     if knots is None or knots >= steps:
         return np.eye(steps)
@@ -99,16 +108,19 @@ def roughness(u: Array, levels: NoiseLevel) -> Array:
     return jnp.diff(u) / jnp.sqrt(count * jnp.maximum(width, 0.1))
 
 
-def smooth_curves(key: Array, levels: NoiseLevel, num: int) -> Array:
+def smooth_curves(random: np.random.Generator, levels: NoiseLevel, num: int) -> np.ndarray:
     """Random curves, smooth in log-SNR, to be added to unconstrained numbers: [num, S].
 
     A curve is a sum of four cosines of standard deviations 2, 1, 2/3, 1/2.
     """
-    position = log_snr_position(levels)
-    order = jnp.arange(4, dtype=position.dtype)
-    waves = jnp.cos(jnp.pi * order[:, None] * position[None, :])
-    size = 2 / (1 + order)
-    return (size[None, :] * jax.random.normal(key, (num, 4), position.dtype)) @ waves
+    order = np.arange(4)
+    waves = np.cos(np.pi * order[:, None] * log_snr_position(on_host(levels))[None, :])
+    return (2 / (1 + order) * random.normal(size=(num, 4))) @ waves
+
+
+def on_host(tree: T) -> T:
+    """All arrays as NumPy's."""
+    return jax.tree.map(np.asarray, tree)
 
 
 # ------------------------------------------------------------------------------ weights by band

@@ -18,7 +18,7 @@ from jax import Array
 
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem
-from ..step import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler
 from ..transfer import (
     Transfer,
     amplification,
@@ -59,12 +59,16 @@ def linearise(
     t, s = step_pairs(levels)
     inputs = {"t": t, "s": s} | guidance
 
-    def all_steps(inputs: dict) -> Transfer:
-        guidance = {name: inputs[name] for name in sampler.constraint}
+    def all_steps(moving: dict) -> Transfer:
+        every = inputs | moving
+        guidance = {name: every[name] for name in sampler.constraint}
         one = lambda *of_step: step_transfer(sampler, problem, *of_step)  # noqa: E731
-        return jax.vmap(one)(inputs["t"], inputs["s"], guidance)
+        return jax.vmap(one)(every["t"], every["s"], guidance)
 
-    steps = all_steps(inputs)
+    # Traced once, whatever the number of directions.
+    moving = {name: inputs[name] for direction in directions.values() for name in direction}
+    steps, push_steps = jax.linearize(all_steps, moving)
+    still = jax.tree.map(jnp.zeros_like, moving)
     start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
     total, prefixes = jax.lax.scan(lambda law, step: (compose(law, step), law), start, steps)
 
@@ -84,8 +88,7 @@ def linearise(
         return push(jax.jvp(at, (step,), (slope,))[1])
 
     def along(tangents: Direction) -> tuple[Array, Array]:
-        moving = {name: inputs[name] for name in tangents}
-        slopes = jax.jvp(lambda moved: all_steps(inputs | moved), (moving,), (tangents,))[1]
+        slopes = push_steps(still | tangents)
         # [step that moves, step of the growth], summed over the parts of a transfer
         parts = [by * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True)]
         grown = jnp.sum(jnp.stack(parts), axis=0)

@@ -60,16 +60,13 @@ def advance(loss: Loss, lanes: Lanes, method: Method, iterations: int) -> tuple[
             return levenberg_marquardt.iterate(lane, loss, loss.linearised)
         return _optax_iteration(loss, lane, method)
 
-    def run(lane: Lanes) -> tuple[Lanes, Array]:
-        def body(lane: Lanes, _) -> tuple[Lanes, Array]:
-            lane = iterate(lane)
-            return lane, lane.loss
-
-        return jax.lax.scan(body, lane, length=iterations)
+    def body(lanes: Lanes, _) -> tuple[Lanes, Array]:
+        lanes = jax.vmap(iterate)(lanes)
+        return lanes, lanes.loss
 
     # optax is not written for strict promotion, which callers may have switched on.
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):
-        return jax.vmap(run, out_axes=(0, 1))(lanes)
+        return jax.lax.scan(body, lanes, length=iterations)
 
 
 @jax.jit

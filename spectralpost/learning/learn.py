@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
 from ..problem import Problem
-from ..step import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler
 from . import generations
 from .baselines import evaluate, evaluate_exact
 from .generations import PATIENCE, Progress, Search, Watch
@@ -122,7 +122,7 @@ def learn(
         starts = generations.random_starts(loss, centres, search.starts, search.seed)
     lanes, converged = generations.refine(loss, prepared.method, starts, search, watch)
 
-    vectors = lanes.vector[np.argsort(np.asarray(lanes.loss))]
+    vectors = np.asarray(lanes.vector)[np.argsort(np.asarray(lanes.loss))]
     learned, knots = schedule_of(loss.parameters, vectors[0]), loss.parameters.band_knots
 
     def values(levels: NoiseLevel, guidance: Guidance) -> np.ndarray:
@@ -141,7 +141,7 @@ def learn(
 
     combined = lambda losses: float(jax.jit(Loss.combined)(loss, losses))  # noqa: E731
     losses = of_bands(learned.guidance)
-    eta = prepared.heuristic.get("eta", jnp.zeros_like(levels.alpha[1:]))
+    eta = prepared.heuristic.get("eta", np.zeros_like(np.asarray(levels.alpha)[1:]))
     exact = np.asarray([evaluate_exact(p, levels, eta, objective) for p in problems])
     return LearnResult(
         guidance=learned.guidance,
@@ -165,7 +165,7 @@ def learn(
         final_losses=np.sort(np.asarray(lanes.loss)),
         converged=converged,
         interrupted=watch.interrupted,
-        kept=jax.vmap(loss.parameters.unconstrained)(vectors),
+        kept=loss.parameters.numbers(vectors),
     )
 
 
@@ -212,7 +212,7 @@ def _plain(loss: Loss, prepared: Prepared) -> Loss:
 
 def _single(tree):
     """All arrays in single precision, which does for exploring, in less time."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), tree)
+    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)
 
 
 def _same_dtype(problems: list[Problem], levels: NoiseLevel) -> tuple[list[Problem], NoiseLevel]:

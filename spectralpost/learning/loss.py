@@ -7,7 +7,7 @@ sum of squares it gives residuals and Jacobian as well.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +19,14 @@ from ..merging import bin_modes, stack_problems
 from ..metrics import Objective, residuals_of
 from ..noise import NoiseLevel
 from ..problem import Problem, per_pixel
-from ..step import Guidance
+from ..samplers.base import Guidance
 from ..transfer import trajectory
 from .gradient import chunked_loss
+from .guidance import on_host
 from .jacobian import linearise
 from .parameters import Parameters
+
+T = TypeVar("T")
 
 WORST = 50.0  # `Loss.power` that stands for the worst case
 
@@ -142,7 +145,7 @@ class Loss:
             pushed = {label: jax.vmap(jax.vmap(push))(by) for label, by in growth.jacobian.items()}
             return misfit.values, misfit.jacobian, excess, pushed
 
-        values, by_inputs, excess, excess_by_inputs = jax.vmap(one)(self.problems)
+        values, by_inputs, excess, excess_by_inputs = _of_each(one, self.problems)
         losses = jnp.sum(values**2, axis=1)
         # Weighted so, the squares have the sum and the gradient of `combined`.
         ratio = self.scales * losses / self.combined(losses)
@@ -159,9 +162,10 @@ class Loss:
 
     def on_bins(self, num: int) -> "Loss":
         """The same on problems of at most `2 num` rows, in single precision."""
-        problems = [jax.tree.map(lambda leaf, i=i: leaf[i], self.problems) for i in range(self.num)]
+        stacked = on_host(self.problems)
+        problems = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.num)]
         loss = replace(self, problems=binned(problems, num), watched=None)
-        return jax.tree.map(lambda leaf: leaf.astype(jnp.float32), loss)
+        return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), loss)
 
     @property
     def num(self) -> int:
@@ -178,14 +182,14 @@ class Loss:
             return self.objective(problem, run.total), jnp.sum(excess**2)
 
         if self.watched is None:
-            losses, penalties = jax.vmap(one)(self.problems)
+            losses, penalties = _of_each(one, self.problems)
             return self.combined(losses) + jnp.sum(penalties)
 
         def chunked(problem: Problem) -> Array:
             return chunked_loss(sampler, problem, levels, weights_on(problem), free, self.objective)
 
         losses = jax.lax.map(chunked, self.problems)
-        return self.combined(losses) + jnp.sum(jax.vmap(one)(self.watched)[1])
+        return self.combined(losses) + jnp.sum(_of_each(one, self.watched)[1])
 
 
 def overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
@@ -205,7 +209,7 @@ def loss_of(
     watched: Problem | None = None,
 ) -> Loss:
     """The loss of `parameters` on problems, in the dtype of the levels."""
-    number = partial(jnp.asarray, dtype=parameters.levels.alpha.dtype)
+    number = partial(np.asarray, dtype=parameters.levels.alpha.dtype)
     return Loss(
         objective=objective,
         parameters=parameters,
@@ -226,6 +230,14 @@ def binned(problems: Sequence[Problem], num: int) -> Problem:
             for problem in problems
         ]
     )
+
+
+def _of_each(fn: Callable[[Problem], T], problems: Problem) -> T:
+    """`vmap`, but for a single problem without the work of tracing that."""
+    if problems.sigma_y.shape[0] > 1:
+        return jax.vmap(fn)(problems)
+    one = fn(jax.tree.map(lambda leaf: leaf[0], problems))
+    return jax.tree.map(lambda leaf: leaf[None], one)
 
 
 def _linear(fn: Callable[[Array], Array], vector: Array) -> tuple[Array, Array]:

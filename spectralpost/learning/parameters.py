@@ -17,7 +17,7 @@ from jax import Array
 from ..errors import InputError
 from ..noise import Curve, NoiseLevel, curve_of, moved_positions, num_steps_of, on_curve, respaced
 from ..problem import Problem
-from ..step import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler
 from .guidance import (
     band_knots,
     band_membership,
@@ -25,6 +25,7 @@ from .guidance import (
     constrain,
     interpolation,
     log_snr_position,
+    on_host,
     roughness,
     to_weight,
 )
@@ -90,6 +91,13 @@ class Parameters:
     def unconstrained(self, vector: Array) -> Guidance:
         """name -> unconstrained numbers [S], by band [S, bands], LEVELS [S - 1]."""
         return {name: basis @ vector for name, basis in self.basis.items()}
+
+    def numbers(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
+        """`unconstrained` of many vectors, on the host: name -> [n, S], ..."""
+        return {
+            name: np.einsum("...p,np->n...", np.asarray(basis), vectors)
+            for name, basis in self.basis.items()
+        }
 
     def schedule(self, vector: Array) -> Schedule:
         """The schedule of a vector, fixed weights included."""
@@ -178,7 +186,7 @@ class Parameters:
 
     def carried(self, found: dict[str, np.ndarray], levels: NoiseLevel) -> dict[str, np.ndarray]:
         """Numbers [n, s] of weights on a grid of s steps, interpolated in log-SNR to this grid."""
-        old, new = (np.asarray(log_snr_position(grid)) for grid in (levels, self.levels))
+        old, new = (log_snr_position(on_host(grid)) for grid in (levels, self.levels))
         return {
             name: np.stack([np.interp(new, old, one) for one in found[name]])
             for name in self.weights
@@ -261,6 +269,6 @@ def _basis(
     for (name, block), width in zip(blocks.items(), widths, strict=True):
         columns = np.zeros((*block.shape[:-1], sum(widths)))
         columns[..., before : before + width] = block
-        basis[name] = jnp.asarray(columns, levels.alpha.dtype)
+        basis[name] = columns.astype(levels.alpha.dtype)
         before += width
     return basis

@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..metrics import Objective, residuals_of, wasserstein2
 from ..noise import NoiseLevel, check_levels
 from ..problem import Problem
-from ..step import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler
 from ..transfer import check_guidance, check_weights, divides_by_norms
 from .baselines import heuristic, tuned_constant
 from .generations import LEAST_SQUARES, Search
@@ -83,7 +83,7 @@ def prepare(
         bands=freedom.bands,
         problem=problems[0],
     )
-    number = partial(jnp.asarray, dtype=levels.alpha.dtype)
+    number = partial(np.asarray, dtype=levels.alpha.dtype)
     loss = replace(
         unlimited,
         parameters=parameters,

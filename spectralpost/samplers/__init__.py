@@ -4,7 +4,7 @@ import inspect
 from collections.abc import Callable
 
 from ..errors import InputError
-from ..step import Sampler
+from .base import Sampler
 from .daps import daps
 from .ddnm import ddnm
 from .ddrm import ddrm
@@ -39,7 +39,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 
 
 def make_sampler(name: str, **options: object) -> Sampler:
-    """SAMPLERS[name](**options), for options from a file, whose lists become tuples.
+    """SAMPLERS[name](**options), for options from a file.
 
     InputError if the name or an option is unknown, or a value of another kind than the default.
     """
@@ -59,5 +59,4 @@ def make_sampler(name: str, **options: object) -> Sampler:
             wanted = "a number"
         if wanted:
             raise InputError(f"sampler {name!r}, option {option} = {value!r}: must be {wanted}")
-    plain = {key: tuple(v) if isinstance(v, list) else v for key, v in options.items()}
-    return SAMPLERS[name](**plain)
+    return SAMPLERS[name](**options)

@@ -1,6 +1,5 @@
 """Decoupled annealing posterior sampling (DAPS)."""
 
-from functools import cache, partial
 from itertools import pairwise
 from typing import Literal
 
@@ -8,15 +7,23 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..algebra import safe_sqrt
-from ..errors import InputError
 from ..noise import NoiseLevel, num_steps_of
-from ..problem import Measurement
-from ..step import Denoise, Guidance, Sampler, constant
+from .base import (
+    Denoise,
+    Guidance,
+    Measurement,
+    Sampler,
+    Step,
+    check_choice,
+    check_count,
+    constant,
+    factory,
+)
 
 RHO_MIN = 0.01  # where the inner ordinary differential equation ends
 
 
-@cache
+@factory
 def daps(
     *,
     variant: Literal["code", "paper"] = "code",
@@ -47,53 +54,40 @@ def daps(
 
     Weights: lr >= 0, default 1e-4 (1 - 0.99 i / (S + 1)) at step i; precision >= 0, default 1e4.
     """
-    if variant not in ("code", "paper"):
-        raise InputError(f"variant = {variant!r}: allowed are code, paper")
-    for name, value in {"ode_steps": ode_steps, "langevin_steps": langevin_steps}.items():
-        if not (isinstance(value, int) and value >= 1):
-            raise InputError(f"{name} = {value!r}: must be a whole number >= 1")
+    check_choice("variant", variant, ("code", "paper"))
+    check_count("ode_steps", ode_steps)
+    check_count("langevin_steps", langevin_steps)
+    strength = 2.0 if variant == "code" else 1.0
 
-    def heuristic(problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        t, s, x_t, y, eps, guidance = step
+        h, lr = measurement.response, guidance["lr"]
+        alpha_t = jnp.maximum(t.alpha, 1e-8 * t.sigma)  # rho stays finite where alpha_t = 0
+        rho = t.sigma / alpha_t
+        x_hat = _flow(denoise, x_t / alpha_t, rho, ode_steps)
+
+        trust = strength * guidance["precision"] * h
+        drive = lr * (trust * y + x_hat / rho**2)
+        m = 1 - lr * (trust * h + 1 / rho**2)
+        power, total = _geometric(m, langevin_steps)
+        _, squares = _geometric(m**2, langevin_steps)
+        x = power * x_hat + total * drive
+        spread = safe_sqrt(s.alpha**2 * 2 * lr * squares + s.sigma**2)
+        return s.alpha * x + spread * eps
+
+    def defaults(problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
         i = jnp.arange(num_steps_of(levels), dtype=levels.alpha.dtype)
         lr = 1e-4 * factor * (1 - 0.99 * i / (num_steps_of(levels) + 1))
         return {"lr": lr, "precision": constant(1e4, levels)}
 
     return Sampler(
         name="daps",
-        update=partial(_update, 2.0 if variant == "code" else 1.0, ode_steps, langevin_steps),
-        heuristic=heuristic,
+        update=update,
+        defaults=defaults,
         constraint={"lr": "nonnegative", "precision": "nonnegative"},
         reference="Zhang et al., Decoupled Annealing Posterior Sampling, 2025, arXiv 2407.01521",
         summary="x_s = alpha_s Langevin(probability flow(x_t), y) + sigma_s eps",
     )
-
-
-def _update(
-    strength: float,
-    ode_steps: int,
-    langevin_steps: int,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h, lr = measurement.response, guidance_t["lr"]
-    alpha_t = jnp.maximum(t.alpha, 1e-8 * t.sigma)  # rho stays finite where alpha_t = 0
-    rho = t.sigma / alpha_t
-    x_hat = _flow(denoise, x_t / alpha_t, rho, ode_steps)
-
-    trust = strength * guidance_t["precision"] * h
-    drive = lr * (trust * y + x_hat / rho**2)
-    m = 1 - lr * (trust * h + 1 / rho**2)
-    power, total = _geometric(m, langevin_steps)
-    _, squares = _geometric(m**2, langevin_steps)
-    x = power * x_hat + total * drive
-    spread = safe_sqrt(s.alpha**2 * 2 * lr * squares + s.sigma**2)
-    return s.alpha * x + spread * eps
 
 
 def _flow(denoise: Denoise, x: Array, rho: Array, steps: int) -> Array:

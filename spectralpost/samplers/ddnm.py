@@ -1,25 +1,13 @@
 """Denoising diffusion null-space models (DDNM, DDNM+)."""
 
-from functools import cache, partial
-
 import jax.numpy as jnp
 from jax import Array
 
-from ..noise import NoiseLevel
-from ..problem import Measurement
-from ..step import (
-    Denoise,
-    Guidance,
-    Sampler,
-    constant,
-    ddnm_step,
-    noise_estimate,
-    pseudo_inverse,
-    svd_step,
-)
+from .base import Denoise, Measurement, Sampler, Step, constant, factory
+from .steps import ddnm_step, noise_estimate, pseudo_inverse, svd_step
 
 
-@cache
+@factory
 def ddnm(*, noiseless: bool = False, threshold: float = 0.03) -> Sampler:
     """The measured part of x_hat is replaced by the measurement, the null space keeps the prior's.
 
@@ -48,10 +36,22 @@ def ddnm(*, noiseless: bool = False, threshold: float = 0.03) -> Sampler:
 
     Weights: eta in [0, 1], default 0.85, of the type of `ddnm_step`.
     """
+
+    def plus(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        eta = step.guidance["eta"]
+        return svd_step(denoise, measurement, step, eta, jnp.ones_like(eta))
+
+    def without_noise(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        h = measurement.response
+        x_hat = denoise(step.x_t, step.t)
+        eps_hat = noise_estimate(step.x_t, x_hat, step.t)
+        x_hat = x_hat + pseudo_inverse(h, threshold) * (step.y - h * x_hat)
+        return ddnm_step(step, x_hat, eps_hat, step.guidance["eta"])
+
     return Sampler(
         name="ddnm",
-        update=partial(_noiseless_update, threshold) if noiseless else _update,
-        heuristic=lambda problem, levels, factor=1.0: {
+        update=without_noise if noiseless else plus,
+        defaults=lambda problem, levels, factor: {
             "eta": constant(jnp.minimum(0.85 * factor, 1.0), levels)
         },
         constraint={"eta": "unit"},
@@ -62,35 +62,3 @@ def ddnm(*, noiseless: bool = False, threshold: float = 0.03) -> Sampler:
             else "x_hat' = x_hat + V Lambda V^T H^+ (y - H x_hat), noise to fit"
         ),
     )
-
-
-def _update(
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    eta = guidance_t["eta"]
-    return svd_step(denoise, measurement, t, s, x_t, y, eps, eta, jnp.ones_like(eta))
-
-
-def _noiseless_update(
-    threshold: float,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h = measurement.response
-    x_hat = denoise(x_t, t)
-    eps_hat = noise_estimate(x_t, x_hat, t)
-    x_hat = x_hat + pseudo_inverse(h, threshold) * (y - h * x_hat)
-    return ddnm_step(s, x_hat, eps_hat, eps, guidance_t["eta"])

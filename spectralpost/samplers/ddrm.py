@@ -1,16 +1,14 @@
 """Denoising diffusion restoration models (DDRM)."""
 
-from functools import cache
-
 import jax.numpy as jnp
 from jax import Array
 
 from ..noise import NoiseLevel
-from ..problem import Measurement
-from ..step import Denoise, Guidance, Sampler, better_than, constant, svd_step
+from .base import Denoise, Measurement, Sampler, Step, constant, factory
+from .steps import better_than, svd_step
 
 
-@cache
+@factory
 def ddrm() -> Sampler:
     """Each singular vector is denoised as far as its measurement is better than the current noise.
 
@@ -35,34 +33,23 @@ def ddrm() -> Sampler:
 
     Weights: eta_b in [0, 1], default 1; eta in [0, 1], default 0.85, of the type of `ddnm_step`.
     """
+
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        return svd_step(denoise, measurement, step, step.guidance["eta"], step.guidance["eta_b"])
+
+    def start(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
+        ybar, spread, informed = better_than(measurement, level, y, jnp.ones_like(level.alpha))
+        return jnp.where(informed, level.alpha * ybar + spread * eps, level.sigma * eps)
+
     return Sampler(
         name="ddrm",
-        update=_update,
-        heuristic=lambda problem, levels, factor=1.0: {
+        update=update,
+        defaults=lambda problem, levels, factor: {
             "eta_b": constant(jnp.minimum(factor, 1.0), levels),
             "eta": constant(0.85, levels),
         },
         constraint={"eta_b": "unit", "eta": "unit"},
         reference="Kawar et al., Denoising Diffusion Restoration Models, 2022, arXiv 2201.11793",
         summary="x_s from y/h where it is less noisy than level s, else pulled by (y - h x_hat)",
-        start=_start,
+        start=start,
     )
-
-
-def _update(
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    eta, eta_b = guidance_t["eta"], guidance_t["eta_b"]
-    return svd_step(denoise, measurement, t, s, x_t, y, eps, eta, eta_b)
-
-
-def _start(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
-    ybar, spread, informed = better_than(measurement, level, y, jnp.ones_like(level.alpha))
-    return jnp.where(informed, level.alpha * ybar + spread * eps, level.sigma * eps)

@@ -1,17 +1,13 @@
 """Decomposed diffusion sampling (DDS)."""
 
-from functools import cache, partial
-
 from jax import Array
 
 from ..algebra import safe_divide
-from ..errors import InputError
-from ..noise import NoiseLevel
-from ..problem import Measurement
-from ..step import Denoise, Guidance, Sampler, constant, ddnm_step, noise_estimate
+from .base import Denoise, Measurement, Sampler, Step, check_count, constant, factory
+from .steps import ddnm_step, noise_estimate
 
 
-@cache
+@factory
 def dds(*, cg_steps: int | None = None) -> Sampler:
     """A proximal data step on x_hat, solved by conjugate gradients; then the step of DDNM.
 
@@ -32,12 +28,24 @@ def dds(*, cg_steps: int | None = None) -> Sampler:
 
     Weights: gamma >= 0, default 1; eta in [0, 1], default 0.85, of the type of `ddnm_step`.
     """
-    if cg_steps is not None and not (isinstance(cg_steps, int) and cg_steps >= 1):
-        raise InputError(f"cg_steps = {cg_steps!r}: must be a whole number >= 1")
+    if cg_steps is not None:
+        check_count("cg_steps", cg_steps)
+
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        h, gamma = measurement.response, step.guidance["gamma"]
+        x_hat = denoise(step.x_t, step.t)
+        eps_hat = noise_estimate(step.x_t, x_hat, step.t)
+        residual = gamma * h * (step.y - h * x_hat)  # of (I + gamma H^T H) x = x_hat + gamma H^T y
+        if cg_steps is None:
+            x_hat = x_hat + residual / (1 + gamma * h**2)
+        else:
+            x_hat = x_hat + _conjugate_gradients(measurement, gamma, residual, cg_steps)
+        return ddnm_step(step, x_hat, eps_hat, step.guidance["eta"])
+
     return Sampler(
         name="dds",
-        update=partial(_update, cg_steps),
-        heuristic=lambda problem, levels, factor=1.0: {
+        update=update,
+        defaults=lambda problem, levels, factor: {
             "gamma": constant(factor, levels),
             "eta": constant(0.85, levels),
         },
@@ -45,28 +53,6 @@ def dds(*, cg_steps: int | None = None) -> Sampler:
         reference="Chung et al., Decomposed Diffusion Sampler, 2024, arXiv 2303.05754",
         summary="x_hat' = (I + gamma H^T H)^-1 (x_hat + gamma H^T y), eps_hat kept",
     )
-
-
-def _update(
-    cg_steps: int | None,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h, gamma = measurement.response, guidance_t["gamma"]
-    x_hat = denoise(x_t, t)
-    eps_hat = noise_estimate(x_t, x_hat, t)
-    residual = gamma * h * (y - h * x_hat)  # of (I + gamma H^T H) x = x_hat + gamma H^T y at x_hat
-    if cg_steps is None:
-        x_hat = x_hat + residual / (1 + gamma * h**2)
-    else:
-        x_hat = x_hat + _conjugate_gradients(measurement, gamma, residual, cg_steps)
-    return ddnm_step(s, x_hat, eps_hat, eps, guidance_t["eta"])
 
 
 def _conjugate_gradients(

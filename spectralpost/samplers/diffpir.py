@@ -1,16 +1,13 @@
 """Denoising diffusion models for plug-and-play image restoration (DiffPIR)."""
 
-from functools import cache
-
 from jax import Array
 
 from ..algebra import safe_divide, safe_sqrt
-from ..noise import NoiseLevel
-from ..problem import Measurement
-from ..step import Denoise, Guidance, Sampler, constant, ddnm_step, noise_estimate
+from .base import Denoise, Measurement, Sampler, Step, constant, factory
+from .steps import ddnm_step, noise_estimate
 
 
-@cache
+@factory
 def diffpir(*, official_units: bool = False) -> Sampler:
     """A proximal data step on x_hat, then a step that replaces part of the noise.
 
@@ -31,10 +28,20 @@ def diffpir(*, official_units: bool = False) -> Sampler:
     Weights: lambda_ >= 0, default 1 (1/4 in official units); zeta in [0, 1], default 0.1.
     """
     default = 0.25 if official_units else 1.0
+
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        t, _, x_t, y, _, guidance = step
+        h = measurement.response
+        x_hat = denoise(x_t, t)
+        rho = guidance["lambda_"] * (measurement.sigma_y * t.alpha / t.sigma) ** 2
+        # Guarded for rho = 0 (a rectified flow starts at alpha = 0) where h = 0 too.
+        x_hat = x_hat + safe_divide(h, h**2 + rho) * (y - h * x_hat)
+        return ddnm_step(step, x_hat, noise_estimate(x_t, x_hat, t), safe_sqrt(guidance["zeta"]))
+
     return Sampler(
         name="diffpir",
-        update=_update,
-        heuristic=lambda problem, levels, factor=1.0: {
+        update=update,
+        defaults=lambda problem, levels, factor: {
             "lambda_": constant(default * factor, levels),
             "zeta": constant(0.1, levels),
         },
@@ -42,21 +49,3 @@ def diffpir(*, official_units: bool = False) -> Sampler:
         reference="Zhu et al., DiffPIR, 2023, arXiv 2305.08995",
         summary="x_hat' = prox of ||y - H x||^2 at x_hat, rho = lambda_ sigma_y^2 alpha^2/sigma^2",
     )
-
-
-def _update(
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h, zeta = measurement.response, guidance_t["zeta"]
-    x_hat = denoise(x_t, t)
-    rho = guidance_t["lambda_"] * (measurement.sigma_y * t.alpha / t.sigma) ** 2
-    # Guarded for rho = 0 (a rectified flow starts at alpha = 0) where h = 0 too.
-    x_hat = x_hat + safe_divide(h, h**2 + rho) * (y - h * x_hat)
-    return ddnm_step(s, x_hat, noise_estimate(x_t, x_hat, t), eps, safe_sqrt(zeta))

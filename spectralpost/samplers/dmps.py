@@ -1,26 +1,15 @@
 """Diffusion model based posterior sampling (DMPS)."""
 
-from functools import cache, partial
 from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 
-from ..errors import InputError
-from ..noise import NoiseLevel
-from ..problem import Measurement
-from ..step import (
-    Denoise,
-    Guidance,
-    Sampler,
-    constant,
-    ddim_step,
-    fresh_share,
-    noise_estimate,
-)
+from .base import Denoise, Measurement, Sampler, Step, check_choice, constant, factory
+from .steps import ddim_step, fresh_share, noise_estimate
 
 
-@cache
+@factory
 def dmps(*, variant: Literal["code", "paper"] = "code") -> Sampler:
     """DDIM(eta) plus the likelihood score of a signal without a prior, around x_t / alpha_t.
 
@@ -40,12 +29,24 @@ def dmps(*, variant: Literal["code", "paper"] = "code") -> Sampler:
 
     Weights: scale >= 0, default 1.75; eta in [0, 1], default 1, the ancestral DDPM step.
     """
-    if variant not in ("code", "paper"):
-        raise InputError(f"variant = {variant!r}: allowed are code, paper")
+    check_choice("variant", variant, ("code", "paper"))
+
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        t, s, x_t, y, _, guidance = step
+        h, sigma_y = measurement.response, measurement.sigma_y
+        x_hat = denoise(x_t, t)
+        x_s = ddim_step(step, x_hat, noise_estimate(x_t, x_hat, t), guidance["eta"])
+        u = x_s if variant == "code" else x_t
+        # The formula above with alpha_t^2 multiplied into the inverse.
+        alpha_t = jnp.where(t.alpha > 0, t.alpha, 1)
+        factor = jnp.where(t.alpha > 0, t.sigma**2 * fresh_share(t, s) * s.alpha / alpha_t, 0)
+        pull = h * (t.alpha * y - h * u) / (alpha_t**2 * sigma_y**2 + t.sigma**2 * h**2)
+        return x_s + guidance["scale"] * factor * pull
+
     return Sampler(
         name="dmps",
-        update=partial(_update, variant == "code"),
-        heuristic=lambda problem, levels, factor=1.0: {
+        update=update,
+        defaults=lambda problem, levels, factor: {
             "scale": constant(1.75 * factor, levels),
             "eta": constant(1.0, levels),
         },
@@ -54,25 +55,3 @@ def dmps(*, variant: Literal["code", "paper"] = "code") -> Sampler:
         summary="x_s = DDIM(eta) + scale b_t H^T (sigma_y^2 + sigma^2/alpha^2 H H^T)^-1 r(x_s)",
         equivariant=variant == "paper",
     )
-
-
-def _update(
-    after_the_step: bool,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h, sigma_y = measurement.response, measurement.sigma_y
-    x_hat = denoise(x_t, t)
-    x_s = ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), eps, guidance_t["eta"])
-    u = x_s if after_the_step else x_t
-    # The formula above with alpha_t^2 multiplied into the inverse.
-    alpha_t = jnp.where(t.alpha > 0, t.alpha, 1)
-    factor = jnp.where(t.alpha > 0, t.sigma**2 * fresh_share(t, s) * s.alpha / alpha_t, 0)
-    pull = h * (t.alpha * y - h * u) / (alpha_t**2 * sigma_y**2 + t.sigma**2 * h**2)
-    return x_s + guidance_t["scale"] * factor * pull

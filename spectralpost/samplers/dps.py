@@ -1,25 +1,12 @@
 """Diffusion posterior sampling (DPS)."""
 
-from functools import cache, partial
-
 from jax import Array
 
-from ..noise import NoiseLevel
-from ..problem import Measurement, Problem
-from ..step import (
-    Denoise,
-    Guidance,
-    Sampler,
-    check_scale,
-    constant,
-    ddim_step,
-    misfit_descent,
-    noise_estimate,
-)
-from ..transfer import zeta_of_scale
+from .base import Denoise, Measurement, Sampler, Step, check_scale, constant, factory
+from .steps import ddim_step, misfit_descent, noise_estimate, norm_conversion
 
 
-@cache
+@factory
 def dps(*, scale: float = 0.3, normalised: bool = False) -> Sampler:
     """DDIM(eta), then a step down the gradient of the data misfit.
 
@@ -44,44 +31,27 @@ def dps(*, scale: float = 0.3, normalised: bool = False) -> Sampler:
     Weights: zeta (or scale) >= 0; eta in [0, 1], default 1, the ancestral DDPM step.
     The default zeta is the official scale, converted by the mean-field norm at each step.
     """
-    weight_name = "scale" if normalised else "zeta"
-
     check_scale(scale)
 
-    def heuristic(problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
-        eta = constant(1.0, levels)
-        official = {"scale": constant(scale * factor, levels), "eta": eta}
-        if normalised:
-            return official
-        return {"zeta": zeta_of_scale(dps(normalised=True), problem, levels, official), "eta": eta}
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        x_hat, descent = misfit_descent(denoise, measurement, step, normalised=normalised)
+        eps_hat = noise_estimate(step.x_t, x_hat, step.t)
+        return ddim_step(step, x_hat, eps_hat, step.guidance["eta"]) + descent
 
     return Sampler(
         name="dps",
-        update=partial(_update, normalised),
-        heuristic=heuristic,
-        constraint={weight_name: "nonnegative", "eta": "unit"},
+        update=update,
+        defaults=lambda problem, levels, factor: {
+            "scale": constant(scale * factor, levels),
+            "eta": constant(1.0, levels),
+        },
+        constraint={"scale" if normalised else "zeta": "nonnegative", "eta": "unit"},
         reference="Chung et al., Diffusion Posterior Sampling, 2022, arXiv 2209.14687",
         summary=(
             "x_s = DDIM(eta) - scale grad ||y - H x_hat||"
             if normalised
             else "x_s = DDIM(eta) - zeta grad ||y - H x_hat||^2"
         ),
+        literal=None if normalised else dps(scale=scale, normalised=True),
+        **norm_conversion("zeta", "scale", lambda norm, levels: 2 * norm),
     )
-
-
-def _update(
-    normalised: bool,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    x_hat, descent = misfit_descent(
-        denoise, measurement, t, x_t, y, guidance_t, normalised=normalised
-    )
-    x_s = ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), eps, guidance_t["eta"])
-    return x_s + descent

@@ -6,26 +6,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..algebra import apply_gain, identity_gain, root
-from ..errors import InputError
 from ..noise import NoiseLevel
-from ..problem import Measurement, Problem, condition, denoiser_cov
-from ..step import (
-    Denoise,
-    Guidance,
-    Sampler,
-    constant,
-    ddim_step,
-    fresh_share,
-    heun_step,
-    noise_estimate,
-)
+from ..problem import Problem, condition, denoiser_cov
+from .base import Denoise, Measurement, Sampler, Step, check_choice, constant, factory
+from .steps import ddim_step, fresh_share, heun_step, noise_estimate
 
 Kind = Literal["score", "flow", "kernel"]
 KINDS: tuple[Kind, ...] = ("score", "flow", "kernel")
 
 
+@factory
 def exact(problem: Problem, kind: Kind = "score") -> Sampler:
-    """E[x_0 | x_t, y] in place of the denoiser. Closes over the problem.
+    """E[x_0 | x_t, y] in place of the denoiser. Closes over the problem, and so equals only
+    itself: one made anew, of the same problem or not, compiles anew.
 
         x_hat' = x_hat + C_t H^T (H C_t H^T + sigma_y^2)^-1 (y - H x_hat),  C_t = Cov(x_0 | x_t)
 
@@ -43,42 +36,33 @@ def exact(problem: Problem, kind: Kind = "score") -> Sampler:
 
     Weights of "score": eta, stochasticity, in [0, 1] (default 0); none of the others.
     """
-    if kind not in KINDS:
-        raise InputError(f"kind = {kind!r}: allowed are {', '.join(KINDS)}")
+    check_choice("kind", kind, KINDS)
 
-    def update(
-        denoise: Denoise,
-        measurement: Measurement,
-        t: NoiseLevel,
-        s: NoiseLevel,
-        x_t: Array,
-        y: Array,
-        eps: Array,
-        guidance_t: Guidance,
-    ) -> Array:
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        t, s, x_t, y, eps, guidance = step
+
         def conditional(x: Array, level: NoiseLevel) -> Array:
             x_hat = denoise(x, level)
             gain = condition(problem, denoiser_cov(problem, level)).gain
             return x_hat + apply_gain(gain, y - measurement.response * x_hat)
 
         if kind == "flow":
-            return heun_step(conditional, t, s, x_t)
+            return heun_step(conditional, step)
         x_hat = conditional(x_t, t)
         eps_hat = noise_estimate(x_t, x_hat, t)
         if kind == "score":
-            return ddim_step(t, s, x_hat, eps_hat, eps, guidance_t["eta"])
+            return ddim_step(step, x_hat, eps_hat, guidance["eta"])
         one = identity_gain(problem.spectrum)
         cov = condition(problem, denoiser_cov(problem, t)).cov
         tau2 = fresh_share(t, s)
         a = s.alpha - t.alpha**2 * s.sigma**2 / (s.alpha * t.sigma**2)
         spread = apply_gain(root(s.sigma**2 * tau2 * one + a**2 * cov), eps)
-        eta = jnp.ones_like(tau2)
-        return ddim_step(t, s, x_hat, eps_hat, eps, eta, draw=False) + spread
+        return ddim_step(step, x_hat, eps_hat, jnp.ones_like(tau2), draw=False) + spread
 
     return Sampler(
         name="exact",
         update=update,
-        heuristic=lambda problem, levels, factor=1.0: (
+        defaults=lambda problem, levels, factor: (
             {"eta": constant(0.0, levels)} if kind == "score" else {}
         ),
         constraint={"eta": "unit"} if kind == "score" else {},

@@ -1,29 +1,17 @@
 """Iterative latent variable refinement (ILVR)."""
 
-from functools import cache, partial
 from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 
 from ..algebra import safe_sqrt
-from ..errors import InputError
 from ..noise import NoiseLevel
-from ..problem import Measurement
-from ..step import (
-    Denoise,
-    Guidance,
-    Sampler,
-    constant,
-    ddim_std,
-    ddim_step,
-    noise_estimate,
-    projection,
-    pseudo_inverse,
-)
+from .base import Denoise, Guidance, Measurement, Sampler, Step, check_choice, constant, factory
+from .steps import ddim_std, ddim_step, noise_estimate, projection, pseudo_inverse
 
 
-@cache
+@factory
 def ilvr(
     *,
     low_pass: Literal["response", "projection"] = "response",
@@ -52,48 +40,34 @@ def ilvr(
     Weights: weight in [0, 1], default 1 and 0 at the last step, as by default there; eta in [0, 1],
     default 1.
     """
-    if low_pass not in ("response", "projection"):
-        raise InputError(f"low_pass = {low_pass!r}: allowed are response, projection")
-    if level not in ("t", "s"):
-        raise InputError(f"level = {level!r}: allowed are t, s")
+    check_choice("low_pass", low_pass, ("response", "projection"))
+    check_choice("level", level, ("t", "s"))
 
-    def heuristic(problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        t, s, x_t, y, eps, guidance = step
+        h, weight, eta = measurement.response, guidance["weight"], guidance["eta"]
+        if low_pass == "projection":
+            phi, reference = projection(h, threshold), pseudo_inverse(h, threshold) * y
+        else:
+            phi, reference = h, projection(h, 0.0) * y
+        alpha, sigma = t if level == "t" else s
+        x_hat = denoise(x_t, t)
+        x_s = ddim_step(step, x_hat, noise_estimate(x_t, x_hat, t), eta, draw=False)
+        # The step's noise and the reference's are independent: one of their joint variance.
+        kept = 1 - weight * phi
+        variance = (kept * ddim_std(t, s, eta)) ** 2 + (weight * sigma * phi) ** 2
+        return kept * x_s + weight * alpha * reference + safe_sqrt(variance) * eps
+
+    def defaults(problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
         weight = constant(jnp.minimum(factor, 1.0), levels)
         return {"weight": weight.at[-1].set(0), "eta": constant(1.0, levels)}
 
     return Sampler(
         name="ilvr",
-        update=partial(_update, low_pass == "projection", level == "t", threshold),
-        heuristic=heuristic,
+        update=update,
+        defaults=defaults,
         constraint={"weight": "unit", "eta": "unit"},
         reference="Choi et al., ILVR, 2021, arXiv 2108.02938",
         summary="x_s = DDIM(eta) + weight (Phi x_ref noised to the level - Phi DDIM(eta))",
         equivariant=level == "s",
     )
-
-
-def _update(
-    projected: bool,
-    noised_to_t: bool,
-    threshold: float,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h, weight, eta = measurement.response, guidance_t["weight"], guidance_t["eta"]
-    if projected:
-        phi, reference = projection(h, threshold), pseudo_inverse(h, threshold) * y
-    else:
-        phi, reference = h, projection(h, 0.0) * y
-    level = t if noised_to_t else s
-    x_hat = denoise(x_t, t)
-    x_s = ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), eps, eta, draw=False)
-    # The step's noise and the reference's are independent: one of their joint variance.
-    kept = 1 - weight * phi
-    variance = (kept * ddim_std(t, s, eta)) ** 2 + (weight * level.sigma * phi) ** 2
-    return kept * x_s + weight * level.alpha * reference + safe_sqrt(variance) * eps

@@ -1,29 +1,21 @@
 """Manifold constrained gradient (MCG)."""
 
-from functools import cache, partial
 from typing import Literal
 
 from jax import Array
 
-from ..errors import InputError
-from ..noise import NoiseLevel
-from ..problem import Measurement, Problem
-from ..step import (
-    Denoise,
-    Guidance,
-    Sampler,
-    check_scale,
-    constant,
+from .base import Denoise, Measurement, Sampler, Step, check_choice, check_scale, constant, factory
+from .steps import (
     ddim_step,
     misfit_descent,
     noise_estimate,
+    norm_conversion,
     projection,
     pseudo_inverse,
 )
-from ..transfer import zeta_of_scale
 
 
-@cache
+@factory
 def mcg(
     *,
     scale: float = 1.0,
@@ -52,48 +44,31 @@ def mcg(
     converted by the mean-field norm at each step.
     """
     check_scale(scale)
-    if level not in ("t", "s"):
-        raise InputError(f"level = {level!r}: allowed are t, s")
-    weight_name = "scale" if normalised else "zeta"
+    check_choice("level", level, ("t", "s"))
 
-    def heuristic(problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
-        eta = constant(1.0, levels)
-        official = {"scale": constant(scale * factor, levels), "eta": eta}
-        if normalised:
-            return official
-        literal = mcg(normalised=True, level=level, threshold=threshold)
-        return {"zeta": zeta_of_scale(literal, problem, levels, official), "eta": eta}
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        h = measurement.response
+        P, inverse = projection(h, threshold), pseudo_inverse(h, threshold)
+        x_hat, descent = misfit_descent(denoise, measurement, step, normalised=normalised)
+        eps_hat = noise_estimate(step.x_t, x_hat, step.t)
+        x_s = ddim_step(step, x_hat, eps_hat, step.guidance["eta"])
+        alpha, sigma = step.t if level == "t" else step.s
+        # A mode is in one of the two parts, so one noise serves both.
+        return (1 - P) * (x_s + descent) + alpha * inverse * step.y + sigma * P * step.eps
 
     return Sampler(
         name="mcg",
-        update=partial(_update, normalised, level == "t", threshold),
-        heuristic=heuristic,
-        constraint={weight_name: "nonnegative", "eta": "unit"},
+        update=update,
+        defaults=lambda problem, levels, factor: {
+            "scale": constant(scale * factor, levels),
+            "eta": constant(1.0, levels),
+        },
+        constraint={"scale" if normalised else "zeta": "nonnegative", "eta": "unit"},
         reference="Chung et al., Manifold Constraints, 2022, arXiv 2206.00941",
         summary="x_s = (I - H^+ H)(DDIM(eta) - zeta grad ||r||^2) + H^+ y, noised to the level",
         equivariant=level == "s",
+        literal=None
+        if normalised
+        else mcg(scale=scale, normalised=True, level=level, threshold=threshold),
+        **norm_conversion("zeta", "scale", lambda norm, levels: 2 * norm),
     )
-
-
-def _update(
-    normalised: bool,
-    noised_to_t: bool,
-    threshold: float,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h = measurement.response
-    P, inverse = projection(h, threshold), pseudo_inverse(h, threshold)
-    x_hat, descent = misfit_descent(
-        denoise, measurement, t, x_t, y, guidance_t, normalised=normalised
-    )
-    x_s = ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), eps, guidance_t["eta"])
-    level = t if noised_to_t else s
-    # A mode is in one of the two parts, so one noise serves both.
-    return (1 - P) * (x_s + descent) + level.alpha * inverse * y + level.sigma * P * eps

@@ -1,24 +1,14 @@
 """Manifold preserving guided diffusion (MPGD), without its projection."""
 
-from functools import cache, partial
-
 from jax import Array
 
 from ..noise import NoiseLevel, num_steps_of, step_pairs
-from ..problem import Measurement, Problem
-from ..step import (
-    Denoise,
-    Guidance,
-    Sampler,
-    check_scale,
-    constant,
-    ddim_step,
-    noise_estimate,
-)
-from ..transfer import mean_field_norms
+from ..problem import Problem
+from .base import Denoise, Guidance, Measurement, Sampler, Step, check_scale, constant, factory
+from .steps import ddim_step, noise_estimate, norm_conversion
 
 
-@cache
+@factory
 def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
     """A gradient step on x_hat itself, without differentiating the denoiser; then DDIM(eta).
 
@@ -41,20 +31,23 @@ def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
     if scale is not None:
         check_scale(scale)
 
-    def heuristic(problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
-        value = 17.5 * (20 / num_steps_of(levels)) ** 0.917 if scale is None else scale
-        eta = constant(0.5, levels)
-        official = {"scale": constant(value * factor, levels), "eta": eta}
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        h, weight = measurement.response, step.guidance["scale"]
+        x_hat = denoise(step.x_t, step.t)
+        eps_hat = noise_estimate(step.x_t, x_hat, step.t)
+        r = step.y - h * x_hat
         if normalised:
-            return official
-        norms = mean_field_norms(mpgd(normalised=True), problem, levels, official)
-        alpha_s = step_pairs(levels)[1].alpha
-        return {"scale": official["scale"] / (alpha_s * norms[:, 0]), "eta": eta}
+            weight = weight / (step.s.alpha * measurement.norm(r))
+        return ddim_step(step, x_hat + weight * h * r, eps_hat, step.guidance["eta"])
+
+    def defaults(problem: Problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
+        value = 17.5 * (20 / num_steps_of(levels)) ** 0.917 if scale is None else scale
+        return {"scale": constant(value * factor, levels), "eta": constant(0.5, levels)}
 
     return Sampler(
         name="mpgd",
-        update=partial(_update, normalised),
-        heuristic=heuristic,
+        update=update,
+        defaults=defaults,
         constraint={"scale": "nonnegative", "eta": "unit"},
         reference="He et al., Manifold Preserving Guided Diffusion, 2024, arXiv 2311.16424",
         summary=(
@@ -62,24 +55,6 @@ def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
             if normalised
             else "x_hat' = x_hat + scale H^T r, eps_hat kept"
         ),
+        literal=None if normalised else mpgd(scale=scale, normalised=True),
+        **norm_conversion("scale", "scale", lambda R, levels: step_pairs(levels)[1].alpha * R),
     )
-
-
-def _update(
-    normalised: bool,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h, scale = measurement.response, guidance_t["scale"]
-    x_hat = denoise(x_t, t)
-    eps_hat = noise_estimate(x_t, x_hat, t)
-    r = y - h * x_hat
-    if normalised:
-        scale = scale / (s.alpha * measurement.norm(r))
-    return ddim_step(t, s, x_hat + scale * h * r, eps_hat, eps, guidance_t["eta"])

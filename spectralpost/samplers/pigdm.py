@@ -1,25 +1,14 @@
 """Pseudo-inverse guided diffusion models (PiGDM)."""
 
-from functools import cache, partial
-
 import jax
 from jax import Array
 
 from ..noise import NoiseLevel
-from ..problem import Measurement
-from ..step import (
-    Denoise,
-    Guidance,
-    Sampler,
-    constant,
-    ddim_step,
-    noise_estimate,
-    pseudo_inverse,
-    pure_noise,
-)
+from .base import Denoise, Measurement, Sampler, Step, constant, factory, pure_noise
+from .steps import ddim_step, noise_estimate, pseudo_inverse
 
 
-@cache
+@factory
 def pigdm(
     *, noiseless: bool = False, start_from_y: bool = False, threshold: float = 0.03
 ) -> Sampler:
@@ -39,10 +28,28 @@ def pigdm(
 
     Weights: weight >= 0, default 1; eta in [0, 1], default 0.
     """
+
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        t, s, x_t, y, _, guidance = step
+        h, sigma_y = measurement.response, measurement.sigma_y
+        x_hat, vjp = jax.vjp(lambda x: denoise(x, t), x_t)
+        r = y - h * x_hat
+        if noiseless:
+            (g,) = vjp(pseudo_inverse(h, threshold) * r)
+        else:
+            r2 = t.sigma**2 / (t.sigma**2 + t.alpha**2)
+            (g,) = vjp(r2 * h * r / (r2 * h**2 + sigma_y**2))
+        x_s = ddim_step(step, x_hat, noise_estimate(x_t, x_hat, t), guidance["eta"])
+        return x_s + guidance["weight"] * s.alpha * t.alpha * g
+
+    def informed(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
+        inverse = pseudo_inverse(measurement.response, threshold)
+        return level.alpha * inverse * y + level.sigma * eps
+
     return Sampler(
         name="pigdm",
-        update=partial(_update, noiseless, threshold),
-        heuristic=lambda problem, levels, factor=1.0: {
+        update=update,
+        defaults=lambda problem, levels, factor: {
             "weight": constant(factor, levels),
             "eta": constant(0.0, levels),
         },
@@ -53,35 +60,5 @@ def pigdm(
             if noiseless
             else "x_s = DDIM(eta) + weight alpha_s alpha_t J^T H^T (H H^T + sigma_y^2/r_t^2)^-1 r"
         ),
-        start=partial(_start, threshold) if start_from_y else pure_noise,
+        start=informed if start_from_y else pure_noise,
     )
-
-
-def _start(
-    threshold: float, measurement: Measurement, level: NoiseLevel, y: Array, eps: Array
-) -> Array:
-    return level.alpha * pseudo_inverse(measurement.response, threshold) * y + level.sigma * eps
-
-
-def _update(
-    noiseless: bool,
-    threshold: float,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h, sigma_y = measurement.response, measurement.sigma_y
-    x_hat, vjp = jax.vjp(lambda x: denoise(x, t), x_t)
-    r = y - h * x_hat
-    if noiseless:
-        (g,) = vjp(pseudo_inverse(h, threshold) * r)
-    else:
-        r2 = t.sigma**2 / (t.sigma**2 + t.alpha**2)
-        (g,) = vjp(r2 * h * r / (r2 * h**2 + sigma_y**2))
-    x_s = ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), eps, guidance_t["eta"])
-    return x_s + guidance_t["weight"] * s.alpha * t.alpha * g

@@ -1,17 +1,15 @@
 """Regularization by denoising diffusion (RED-diff)."""
 
-from functools import cache, partial
-
 import jax.numpy as jnp
 from jax import Array
 
 from ..noise import NoiseLevel
-from ..problem import Measurement, Problem, num_pixels
-from ..step import Denoise, Guidance, Sampler, constant, pseudo_inverse
-from ..transfer import mean_field_norms
+from ..problem import Problem, num_pixels
+from .base import Denoise, Guidance, Measurement, Sampler, Step, constant, factory
+from .steps import norm_conversion, pseudo_inverse
 
 
-@cache
+@factory
 def reddiff(*, lr: float = 0.1, normalised: bool = False, threshold: float = 0.03) -> Sampler:
     """Not a sampler of x_t: stochastic gradient descent on the mean mu of the posterior.
 
@@ -37,50 +35,32 @@ def reddiff(*, lr: float = 0.1, normalised: bool = False, threshold: float = 0.0
     Weights: lr >= 0; lambda_ >= 0, default 0.25.
     """
 
-    def heuristic(problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
-        lambda_ = constant(0.25 * factor, levels)
-        size = lr * jnp.sqrt(num_pixels(problem))  # ||lr g / rms(g)||
-        official = {"lr": constant(size, levels), "lambda_": lambda_}
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        t, _, mu, y, eps, guidance = step
+        h, rate = measurement.response, guidance["lr"]
+        x_hat = denoise(t.alpha * mu + t.sigma * eps, t)
+        g = h * (h * mu - y) + guidance["lambda_"] * (mu - x_hat)
         if normalised:
-            return official
-        literal = reddiff(normalised=True, threshold=threshold)
-        norms = mean_field_norms(literal, problem, levels, official)
-        return {"lr": official["lr"] / norms[:, 0], "lambda_": lambda_}
+            rate = rate / measurement.norm(g)
+        return mu - rate * g
+
+    def start(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
+        del level
+        return pseudo_inverse(measurement.response, threshold) * y + 0 * eps
+
+    def defaults(problem: Problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
+        size = lr * jnp.sqrt(num_pixels(problem))  # ||lr g / rms(g)||
+        return {"lr": constant(size, levels), "lambda_": constant(0.25 * factor, levels)}
 
     return Sampler(
         name="reddiff",
-        update=partial(_update, normalised),
-        heuristic=heuristic,
+        update=update,
+        defaults=defaults,
         constraint={"lr": "nonnegative", "lambda_": "nonnegative"},
         reference="Mardani et al., RED-diff, 2024, arXiv 2305.04391",
         summary="mu = mu - lr (H^T (H mu - y) + lambda_ (mu - x_hat(alpha mu + sigma eps)))",
-        start=partial(_start, threshold),
+        start=start,
         state="x_0",
+        literal=None if normalised else reddiff(lr=lr, normalised=True, threshold=threshold),
+        **norm_conversion("lr", "lr", lambda norm, levels: norm),
     )
-
-
-def _start(
-    threshold: float, measurement: Measurement, level: NoiseLevel, y: Array, eps: Array
-) -> Array:
-    del level
-    return pseudo_inverse(measurement.response, threshold) * y + 0 * eps
-
-
-def _update(
-    normalised: bool,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    mu: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    del s
-    h, lr = measurement.response, guidance_t["lr"]
-    x_hat = denoise(t.alpha * mu + t.sigma * eps, t)
-    g = h * (h * mu - y) + guidance_t["lambda_"] * (mu - x_hat)
-    if normalised:
-        lr = lr / measurement.norm(g)
-    return mu - lr * g

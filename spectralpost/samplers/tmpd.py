@@ -1,6 +1,5 @@
 """Tweedie moment projected diffusions (TMPD), and MMPS."""
 
-from functools import cache, partial
 from typing import Literal
 
 import jax
@@ -10,19 +9,11 @@ from jax import Array
 from ..errors import InputError
 from ..noise import NoiseLevel
 from ..prior import denoiser_gain
-from ..problem import Measurement
-from ..step import (
-    Denoise,
-    Guidance,
-    Sampler,
-    constant,
-    ddim_step,
-    heun_step,
-    noise_estimate,
-)
+from .base import Denoise, Guidance, Measurement, Sampler, Step, check_choice, constant, factory
+from .steps import ddim_step, heun_step, noise_estimate
 
 
-@cache
+@factory
 def tmpd(
     *,
     row_sum: tuple[float, float] | None = None,
@@ -50,8 +41,7 @@ def tmpd(
 
     Weights: weight >= 0, default 1; eta in [0, 1], default 1, the ancestral DDPM step.
     """
-    if solver not in ("ddim", "heun"):
-        raise InputError(f"solver = {solver!r}: allowed are ddim, heun")
+    check_choice("solver", solver, ("ddim", "heun"))
     if row_sum is not None and not (
         isinstance(row_sum, tuple)
         and len(row_sum) == 2
@@ -60,48 +50,36 @@ def tmpd(
         raise InputError(f"row_sum = {row_sum!r}: must be two numbers >= 0, (h_0, prior variance)")
     heun = solver == "heun"
 
-    def heuristic(problem, levels: NoiseLevel, factor: float | Array = 1.0) -> Guidance:
+    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+        h, weights = measurement.response, step.guidance
+
+        def guided(x: Array, level: NoiseLevel) -> Array:
+            alpha, sigma = level
+            x_hat, vjp = jax.vjp(lambda x: denoise(x, level), x)
+            r = step.y - h * x_hat
+            # Without signal in x (alpha = 0) J is 0: any positive number keeps the system regular.
+            noise = jnp.where(alpha > 0, alpha * (measurement.sigma_y / sigma) ** 2, 1)
+            if row_sum is None:
+                v = measurement.solve(lambda v: h * vjp(h * v)[0] + noise * v, r)
+            else:
+                h_0, variance = row_sum
+                v = r / (h_0**2 * denoiser_gain(jnp.asarray(variance, h.dtype), level) + noise)
+            return x_hat + weights["weight"] * vjp(h * v)[0]
+
+        if heun:
+            return heun_step(guided, step)
+        x_hat = guided(step.x_t, step.t)
+        return ddim_step(step, x_hat, noise_estimate(step.x_t, x_hat, step.t), weights["eta"])
+
+    def defaults(problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
         weights = {"weight": constant(factor, levels), "eta": constant(1.0, levels)}
         return {"weight": weights["weight"]} if heun else weights
 
     return Sampler(
         name="tmpd",
-        update=partial(_update, row_sum, heun),
-        heuristic=heuristic,
+        update=update,
+        defaults=defaults,
         constraint={"weight": "nonnegative"} if heun else {"weight": "nonnegative", "eta": "unit"},
         reference="Boys et al., Tweedie Moment Projected Diffusions, 2023, arXiv 2310.06721",
         summary="x_hat' = x_hat + weight J^T H^T (H J H^T + alpha/sigma^2 sigma_y^2)^-1 r",
     )
-
-
-def _update(
-    row_sum: tuple[float, float] | None,
-    heun: bool,
-    denoise: Denoise,
-    measurement: Measurement,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-    guidance_t: Guidance,
-) -> Array:
-    h = measurement.response
-
-    def guided(x: Array, level: NoiseLevel) -> Array:
-        alpha, sigma = level
-        x_hat, vjp = jax.vjp(lambda x: denoise(x, level), x)
-        r = y - h * x_hat
-        # Without signal in x (alpha = 0) J is 0: any positive number keeps the system regular.
-        noise = jnp.where(alpha > 0, alpha * (measurement.sigma_y / sigma) ** 2, 1)
-        if row_sum is None:
-            v = measurement.solve(lambda v: h * vjp(h * v)[0] + noise * v, r)
-        else:
-            h_0, variance = row_sum
-            v = r / (h_0**2 * denoiser_gain(jnp.asarray(variance, h.dtype), level) + noise)
-        return x_hat + guidance_t["weight"] * vjp(h * v)[0]
-
-    if heun:
-        return heun_step(guided, t, s, x_t)
-    x_hat = guided(x_t, t)
-    return ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), eps, guidance_t["eta"])

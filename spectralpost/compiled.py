@@ -1,0 +1,142 @@
+"""Compiled programs, kept on disk for the next process.
+
+JAX keeps them, but not safely for processes that run side by side or are killed: it writes an
+entry in place, so that others read half of it, and never replaces one that is broken. Its mode
+with a lock (`jax_compilation_cache_max_size`) does so, too, and once a process was killed between
+its two files of an entry, every later write fails. Here an entry is written beside its place and
+renamed, and carries a checksum: whoever reads gets all of it or nothing, without any lock.
+"""
+
+import hashlib
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+from .errors import InputError
+from .files import whole_file
+
+LIMIT = 10**9  # bytes; what was not used for the longest time goes first
+SUFFIX = ".compiled"  # not JAX's own "-cache": other programs may keep theirs in the same folder
+CHECKSUM = 16  # bytes before the program
+ABANDONED = 3600  # seconds after which a file that is still half written has lost its writer
+
+
+def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> None:
+    """From now on JAX keeps every program that it compiles in `folder`, and looks there first.
+
+    By default that is the folder which JAX was told to use (by JAX_COMPILATION_CACHE_DIR, where
+    the empty name means that nothing is kept), else `spectralpost` in the user's cache folder.
+    A folder that cannot be made or written, a full disk or a JAX without the place for another
+    cache are no errors: less is kept, or nothing.
+    """
+    import jax
+
+    if folder is None:
+        folder = jax.config.jax_compilation_cache_dir
+    if folder == "":
+        return
+    # Most programs are small, but hundreds of them take longer than the few large ones.
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if "://" in str(folder or ""):  # remote storage is JAX's, and writes whole objects anyway
+        return
+    try:
+        path = user_folder() if folder is None else Path(folder)
+        path.mkdir(parents=True, exist_ok=True)
+        _replace_cache_of_jax()
+    except (OSError, RuntimeError, ImportError, AttributeError):
+        jax.config.update("jax_compilation_cache_dir", None)
+    else:
+        jax.config.update("jax_compilation_cache_dir", str(path))
+
+
+def user_folder() -> Path:
+    """Where this user's programs are kept. RuntimeError if there is no home."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "spectralpost"
+
+
+class CompiledPrograms:
+    """What JAX asks of a cache: `get` and `put`, whatever becomes of the folder meanwhile.
+
+    folder  holds a file per program, named by JAX's key: checksum, then what JAX wants kept
+    limit   bytes of all files together; processes side by side may pass it by what they add
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], limit: int = LIMIT):
+        self._path = Path(folder)  # JAX reads this name when it logs
+        self.limit = limit
+        self.room = 0  # bytes that may be added before the folder is listed again
+
+    def get(self, key: str) -> bytes | None:
+        """The program, or None if it is not there as a whole; then `put` replaces it."""
+        path = self._path / (key + SUFFIX)
+        try:
+            entry = path.read_bytes()
+        except OSError:
+            return None
+        program = entry[CHECKSUM:]
+        if entry[:CHECKSUM] != checksum(program):
+            return None
+        with suppress(OSError):  # a folder for reading only
+            os.utime(path)
+        return program
+
+    def put(self, key: str, program: bytes) -> None:
+        """Keep the program if that is possible, in place of what was there."""
+        entry = checksum(program) + program
+        if len(entry) > self.limit:
+            return
+        if len(entry) > self.room:
+            self.room = self.limit - remove_oldest(self._path, self.limit - len(entry))
+        if len(entry) > self.room:  # others' files, which this user may not remove
+            return
+        with suppress(OSError, InputError):  # InputError: somebody removed the folder
+            with whole_file(self._path / (key + SUFFIX), overwrite=True) as temporary:
+                temporary.write_bytes(entry)
+            self.room -= len(entry)
+
+
+def checksum(program: bytes) -> bytes:
+    return hashlib.blake2b(program, digest_size=CHECKSUM).digest()
+
+
+def remove_oldest(folder: Path, most: int) -> int:
+    """Remove the least recently used programs if there are more than `most` bytes of them.
+
+    Returns the bytes that are left. They are at most 3/4 of `most`, so that this is rare. Files
+    that a killed process left half written go in any case.
+    """
+    programs = []
+    with suppress(OSError):
+        for item in os.scandir(folder):
+            with suppress(OSError):  # removed by another process
+                status = item.stat()
+                if item.name.endswith(SUFFIX):
+                    programs.append((status.st_mtime, status.st_size, item.path))
+                elif SUFFIX in item.name and time.time() - status.st_mtime > ABANDONED:
+                    os.unlink(item.path)  # a temporary name of `whole_file`
+    left = sum(size for _, size, _ in programs)
+    if left > most:
+        for _, size, path in sorted(programs):
+            if left <= 3 * most // 4:
+                break
+            with suppress(OSError):
+                os.unlink(path)
+                left -= size
+    return left
+
+
+def _replace_cache_of_jax() -> None:
+    """JAX makes its cache by one private function, the same from 0.7.2 to 0.12; replace it.
+
+    ImportError or AttributeError: this JAX has none, or asks more of a cache than ours can do.
+    """
+    from jax._src import compilation_cache, compilation_cache_interface
+    from jax.experimental.compilation_cache.compilation_cache import reset_cache
+
+    for name in compilation_cache_interface.CacheInterface.__abstractmethods__:
+        getattr(CompiledPrograms, name)
+    compilation_cache.get_file_cache  # noqa: B018 (an AttributeError if there is none)
+    compilation_cache.get_file_cache = lambda path: (CompiledPrograms(path), path)
+    reset_cache()  # JAX may have made its own before

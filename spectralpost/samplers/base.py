@@ -1,0 +1,209 @@
+"""What a sampler is.
+
+A sampler is its published update, written once, in mode coordinates. Transfer functions are its
+derivative (`transfer`), real images run it (`restore`), schedules are learned through it (`learn`).
+An update may use array arithmetic that treats every mode alike, `denoise` and its derivatives
+(`jax.vjp`), `measurement.norm` and `measurement.solve`; nothing else may couple modes. It is linear
+in (x_t, y, eps) once the norms that it divides by are numbers.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import lru_cache, partial, wraps
+from typing import Literal, NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from ..errors import InputError
+from ..noise import NoiseLevel
+from ..problem import Problem
+
+# (x_t, t) -> E[x_0 | x_t], all in mode coordinates
+Denoise = Callable[[Array, NoiseLevel], Array]
+# The weights of all steps, name -> [S]; those of one step are scalars.
+Guidance = dict[str, Array]
+
+
+class Measurement(NamedTuple):
+    """What a zero-shot sampler knows of the problem besides its denoiser: never the prior."""
+
+    response: Array  # [..., F] | [..., B, k]
+    sigma_y: Array  # []
+    norm: Callable[[Array], Array]  # of a whole image; its mean-field value in closed forms
+    # (operator, r) -> operator^-1 r, for a positive definite operator on measurements
+    solve: Callable[[Callable[[Array], Array], Array], Array]
+
+
+class Step(NamedTuple):
+    """What an update is given besides denoiser and measurement. Signals [..., F] | [..., B, k]."""
+
+    t: NoiseLevel  # where it comes from
+    s: NoiseLevel  # where it goes to, less noisy
+    x_t: Array  # the state
+    y: Array  # the measurement
+    eps: Array  # fresh noise, unit normal
+    guidance: Guidance  # the weights of this step: scalars, or one number a mode
+
+
+Start = Callable[[Measurement, NoiseLevel, Array, Array], Array]
+Update = Callable[[Denoise, Measurement, Step], Array]
+Defaults = Callable[[Problem, NoiseLevel, float | Array], Guidance]
+# (guidance, norms, levels) -> the same steps in the weights of another form
+Conversion = Callable[[Guidance, Array, NoiseLevel], Guidance]
+
+
+def pure_noise(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
+    """x_T = sigma_T eps, the start of most published samplers."""
+    del measurement, y
+    return level.sigma * eps
+
+
+@dataclass(frozen=True, eq=False)
+class Sampler:
+    """A published posterior sampler.
+
+    name          how `SAMPLERS` calls it
+    update        (denoise, measurement, step) -> x_s
+    defaults      (problem, levels, factor) -> guidance, leaves [S]: the published defaults, in the
+                  weights of the literal form where there is one (see `heuristic`)
+    constraint    weight name -> "nonnegative" or "unit" (between 0 and 1)
+    reference     title, year, arXiv number
+    summary       the update in one line
+    start         (measurement, level, y, eps) -> x_T, affine in (y, eps)
+    state         "x_t", the noisy signal; or "x_0", an estimate of the clean one to which the
+                  update itself adds the noise that the denoiser is to remove (RED-diff)
+    equivariant   whether a step commutes with a shift of the prior mean: x_t by alpha_t mean, y by
+                  H mean, x_s by alpha_s mean. False for a few official codes that compare the state
+                  of one level with the measurement at another
+    literal       the official form, which divides by a norm, where this is that form without the
+                  norm; else None. It asks for one norm a step, which may depend on all weights but
+                  the converted one
+    to_literal    (guidance, norms, levels) -> guidance of `literal` that takes the same steps;
+                  norms [S, 1], those that `literal` divides by (`transfer.to_literal` finds them)
+    from_literal  (guidance of `literal`, norms, levels) -> guidance
+    made_by       the call of a factory that made it. Two samplers of equal calls are equal, and one
+                  program in JAX's caches. None, and equal to nothing but itself: a sampler that was
+                  put together or changed by hand, since its functions cannot be compared
+    """
+
+    name: str
+    update: Update
+    defaults: Defaults
+    constraint: dict[str, str]
+    reference: str
+    summary: str
+    start: Start = field(default=pure_noise)
+    state: Literal["x_t", "x_0"] = "x_t"
+    equivariant: bool = True
+    literal: "Sampler | None" = None
+    to_literal: Conversion | None = None
+    from_literal: Conversion | None = None
+    # Not an argument, so that `dataclasses.replace` drops it.
+    made_by: partial | None = field(default=None, init=False)
+
+    @property
+    def options(self) -> tuple[tuple[str, object], ...]:
+        """The options of the call that made it, defaults included."""
+        return () if self.made_by is None else tuple(self.made_by.keywords.items())
+
+    def heuristic(
+        self, problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0
+    ) -> Guidance:
+        """The published defaults as a schedule, leaves [S], with the constant that people tune
+        multiplied by `factor`.
+
+        Official constants of a form that divides by a norm are converted by the mean-field norms of
+        its trajectory.
+        """
+        official = self.defaults(problem, levels, factor)
+        if self.literal is None:
+            return official
+        from ..transfer import from_literal  # which differentiates samplers, and so imports this
+
+        return from_literal(self, problem, levels, official)
+
+    def centre(self, level: NoiseLevel) -> Array:
+        """The multiple of the prior mean that the state is an estimate of."""
+        return level.alpha if self.state == "x_t" else jnp.ones_like(level.alpha)
+
+    def _identity(self) -> object:
+        # `exact` closes over a problem (`args`), whose arrays cannot be hashed.
+        made_by = self.made_by
+        if made_by is None or made_by.args:
+            return id(self)
+        return self.name, made_by.func, self.options
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sampler) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
+    def __reduce__(self):
+        """Pickles hold the call, not the functions that it made."""
+        return super().__reduce__() if self.made_by is None else (self.made_by, ())
+
+
+def factory(make: Callable[..., Sampler]) -> Callable[..., Sampler]:
+    """Decorator of the functions in `SAMPLERS`: options -> Sampler.
+
+    Gives every choice of options one spelling (defaults filled in, lists of files as tuples) and
+    keeps what it makes, so that `dps(scale=0.3) is dps()`. An argument without a default is what a
+    sampler closes over: those are made anew at each call, and equal only themselves.
+    InputError for an option that is not a number, a word, True, False, None or a tuple of these.
+    """
+    signature = inspect.signature(make)
+
+    def new(*closed_over: object, **options: object) -> Sampler:
+        sampler = make(*closed_over, **options)
+        object.__setattr__(sampler, "made_by", partial(call, *closed_over, **options))
+        return sampler
+
+    kept = lru_cache(maxsize=None, typed=True)(new)  # typed: 1 is no answer for True
+
+    @wraps(make)
+    def call(*args: object, **options: object) -> Sampler:
+        bound = signature.bind(*args, **options)
+        bound.apply_defaults()
+        closed_over, plain = [], {}
+        for name, value in bound.arguments.items():
+            if signature.parameters[name].default is inspect.Parameter.empty:
+                closed_over.append(value)
+            else:
+                plain[name] = _plain(name, value)
+        return new(*closed_over, **plain) if closed_over else kept(**plain)
+
+    return call
+
+
+def _plain(name: str, value: object) -> object:
+    if isinstance(value, list | tuple):
+        return tuple(_plain(name, part) for part in value)
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise InputError(f"{name} = {value!r}: must be a number, a word, true, false, none or a list")
+
+
+def constant(value: float | Array, levels: NoiseLevel) -> Array:
+    """The same weight at every step, [S]."""
+    return jnp.full(levels.alpha.shape[0] - 1, value, levels.alpha.dtype)
+
+
+def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
+    """InputError unless an option is one of a few words."""
+    if value not in allowed:
+        raise InputError(f"{name} = {value!r}: allowed are {', '.join(allowed)}")
+
+
+def check_count(name: str, value: object) -> None:
+    """InputError unless an option is a whole number >= 1."""
+    if not (isinstance(value, int) and value >= 1):
+        raise InputError(f"{name} = {value!r}: must be a whole number >= 1")
+
+
+def check_scale(scale: float) -> None:
+    """InputError unless a sampler's option `scale` is a number >= 0."""
+    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale >= 0:
+        raise InputError(f"scale = {scale!r}: must be a number >= 0")

@@ -1,0 +1,148 @@
+"""Arithmetic that published steps share."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from ..algebra import safe_sqrt
+from ..noise import NoiseLevel
+from .base import Conversion, Denoise, Guidance, Measurement, Step
+
+
+def noise_estimate(x_t: Array, x_hat: Array, t: NoiseLevel) -> Array:
+    """The noise that goes with an estimate of the signal: (x_t - alpha_t x_hat) / sigma_t."""
+    return (x_t - t.alpha * x_hat) / t.sigma
+
+
+def ddim_step(step: Step, x_hat: Array, eps_hat: Array, eta: Array, *, draw: bool = True) -> Array:
+    """x_s = alpha_s x_hat + sigma_s sqrt(1 - eta^2 tau^2) eps_hat + eta sigma_s tau eps.
+
+    tau^2 = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2. eta = 0 is deterministic; eta = 1 is DDPM's
+    ancestral step with its smaller ("fixed small") variance. draw=False leaves out the fresh noise,
+    whose standard deviation is `ddim_std`. Song, Meng, Ermon, "Denoising
+    Diffusion Implicit Models", 2020 (arXiv 2010.02502).
+    """
+    t, s = step.t, step.s
+    kept = safe_sqrt(1 - eta**2 * fresh_share(t, s))
+    x_s = s.alpha * x_hat + s.sigma * kept * eps_hat
+    return x_s + ddim_std(t, s, eta) * step.eps if draw else x_s
+
+
+def ddim_std(t: NoiseLevel, s: NoiseLevel, eta: Array) -> Array:
+    """Standard deviation eta sigma_s tau of the fresh noise of `ddim_step`."""
+    return eta * s.sigma * safe_sqrt(fresh_share(t, s))
+
+
+def fresh_share(t: NoiseLevel, s: NoiseLevel) -> Array:
+    """tau^2 = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2: the share of the noise of level s that
+    DDPM draws afresh."""
+    return 1 - (t.alpha * s.sigma / (s.alpha * t.sigma)) ** 2
+
+
+def ddnm_step(step: Step, x_hat: Array, eps_hat: Array, eta: Array) -> Array:
+    """x_s = alpha_s x_hat + sigma_s (sqrt(1 - eta^2) eps_hat + eta eps).
+
+    The step of DDNM, DDRM and DDS, and with eta = sqrt(zeta) of DiffPIR. Its eta is not DDIM's:
+    0.85 replaces 0.85^2 of the variance at every step, however small the step.
+    """
+    s = step.s
+    return s.alpha * x_hat + s.sigma * (safe_sqrt(1 - eta**2) * eps_hat + eta * step.eps)
+
+
+def misfit_descent(
+    denoise: Denoise, measurement: Measurement, step: Step, *, normalised: bool
+) -> tuple[Array, Array]:
+    """x_hat, and the guidance of DPS and MCG; both of the shape of x_t.
+
+        -zeta grad_{x_t} (r . r) = 2 zeta J^T H^T r            normalised = False
+        -scale grad_{x_t} ||r||  = scale J^T H^T r / ||r||     normalised = True
+
+    with r = y - H x_hat, J = d x_hat / d x_t. See `samplers.dps` for its source.
+    """
+    x_hat, vjp = jax.vjp(lambda x: denoise(x, step.t), step.x_t)
+    r = step.y - measurement.response * x_hat
+    (descent,) = vjp(measurement.response * r)
+    weights = step.guidance
+    weight = weights["scale"] / measurement.norm(r) if normalised else 2 * weights["zeta"]
+    return x_hat, weight * descent
+
+
+def norm_conversion(
+    weight: str, literal_weight: str, divisor: Callable[[Array, NoiseLevel], Array]
+) -> dict[str, Conversion]:
+    """`to_literal` and `from_literal` of a Sampler, for weight = literal_weight / divisor.
+
+    divisor (norm [S], levels) -> [S]: what the literal form divides its weight by
+    """
+
+    def by(weights: Array, norms: Array, levels: NoiseLevel) -> Array:
+        steps = divisor(norms[:, 0], levels)
+        return jnp.expand_dims(steps, tuple(range(1, jnp.ndim(weights))))  # [S], or [S, 1] by mode
+
+    def to_literal(guidance: Guidance, norms: Array, levels: NoiseLevel) -> Guidance:
+        others = {name: w for name, w in guidance.items() if name != weight}
+        return {literal_weight: guidance[weight] * by(guidance[weight], norms, levels), **others}
+
+    def from_literal(guidance: Guidance, norms: Array, levels: NoiseLevel) -> Guidance:
+        others = {name: w for name, w in guidance.items() if name != literal_weight}
+        literal = guidance[literal_weight]
+        return {weight: literal / by(literal, norms, levels), **others}
+
+    return {"to_literal": to_literal, "from_literal": from_literal}
+
+
+def svd_step(
+    denoise: Denoise, measurement: Measurement, step: Step, eta: Array, eta_b: Array
+) -> Array:
+    """The step of DDRM, and with eta_b = 1 of DDNM+: by singular values, see `samplers.ddrm`."""
+    t, s, x_t, y, eps, _ = step
+    h, sigma_y = measurement.response, measurement.sigma_y
+    x_hat = denoise(x_t, t)
+    ybar, spread, informed = better_than(measurement, s, y, eta_b)
+    from_y = s.alpha * ((1 - eta_b) * x_hat + eta_b * ybar) + spread * eps
+    misfit = jnp.where(h > 0, (y - h * x_hat) / sigma_y, noise_estimate(x_t, x_hat, t))
+    return jnp.where(informed, from_y, ddnm_step(step, x_hat, misfit, eta))
+
+
+def better_than(
+    measurement: Measurement, level: NoiseLevel, y: Array, eta_b: Array
+) -> tuple[Array, Array, Array]:
+    """y / h; what noise it lacks at that level; and where it is less noisy than the level."""
+    h, sigma_y = measurement.response, measurement.sigma_y
+    informed = h * level.sigma > level.alpha * sigma_y
+    h = jnp.where(informed, h, 1)  # keeps values and gradients of the other cases finite
+    spread = safe_sqrt(level.sigma**2 - (eta_b * level.alpha * sigma_y / h) ** 2)
+    return y / h, spread, informed
+
+
+def heun_step(denoise: Denoise, step: Step) -> Array:
+    """One step of Heun's method on the probability flow, two calls of `denoise`.
+
+        d(x/alpha) / d(sigma/alpha) = eps_hat(x) = (x - alpha denoise(x)) / sigma
+
+    Its Euler step is DDIM(0). Where Heun's slope does not exist, at alpha_t = 0 or sigma_s = 0, the
+    Euler step is taken. Karras et al., "Elucidating the Design Space of Diffusion-Based Generative
+    Models", 2022 (arXiv 2206.00364).
+    """
+    t, s, x_t = step.t, step.s, step.x_t
+    x_hat = denoise(x_t, t)
+    eps_t = noise_estimate(x_t, x_hat, t)
+    euler = s.alpha * x_hat + s.sigma * eps_t
+    exists = (t.alpha > 0) & (s.sigma > 0)
+    end = NoiseLevel(s.alpha, jnp.where(exists, s.sigma, 1))
+    eps_s = noise_estimate(euler, denoise(euler, end), end)
+    width = s.sigma - s.alpha * t.sigma / jnp.where(exists, t.alpha, 1)
+    return euler + jnp.where(exists, width / 2, 0) * (eps_s - eps_t)
+
+
+def pseudo_inverse(h: Array, threshold: float) -> Array:
+    """1 / h, and 0 for singular values h that are not above the threshold."""
+    kept = h > threshold
+    return jnp.where(kept, 1 / jnp.where(kept, h, 1), 0)
+
+
+def projection(h: Array, threshold: float) -> Array:
+    """H^+ H in mode coordinates: 1 for the modes that `pseudo_inverse` keeps, else 0."""
+    return (h > threshold).astype(h.dtype)

@@ -1,0 +1,189 @@
+"""What a schedule file may hold: each check is about some of its fields and names them."""
+
+import inspect
+import math
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from .degradations import DEGRADATIONS, make_degradation
+from .errors import InputError
+from .images import PixelRange, check_pixel_range
+from .noise import TRAIN_STEPS, NoiseLevel, check_levels, num_steps_of, vp_cosine, vp_linear
+from .plain_json import brief
+from .samplers import SAMPLERS, make_sampler
+from .samplers.base import Guidance, Sampler
+
+LARGEST_STEPS = 100_000  # also of time steps and of whole-number options
+LARGEST_SHAPE = 2**27  # pixels of a plane
+LARGEST_CHANNELS = 2**16
+SMALLEST, LARGEST = 1e-15, 1e15  # sigma_y and pixel values: single precision has their squares
+
+# Degradations are tried on grids of at most so many pixels, the second if the first is too small
+# for a kernel: on the image itself, building one can take minutes.
+TRIAL_PIXELS = (2**16, 2**22)
+GRIDS = {"vp-linear": vp_linear, "vp-cosine": vp_cosine}  # whose time steps say alpha
+
+
+def check_grid(levels: NoiseLevel) -> None:
+    """InputError unless `check_levels` passes and there are at most LARGEST_STEPS steps."""
+    check_levels(levels)
+    if num_steps_of(levels) > LARGEST_STEPS:
+        raise InputError(
+            f"levels: {num_steps_of(levels)} steps, at most {LARGEST_STEPS} are allowed"
+        )
+
+
+def check_sampler(name: str, options: dict[str, Any]) -> Sampler:
+    """The sampler of a name with options, or InputError if there is none."""
+    return _made("sampler.options", SAMPLERS, name, options, make_sampler)
+
+
+def check_bands(guidance: Guidance, band_knots: Array | None) -> None:
+    """InputError unless weights by band have knots, and these are evenly spaced."""
+    if band_knots is None:
+        for name, weights in guidance.items():
+            if weights.ndim > 1:
+                raise InputError(f"guidance.{name}: by band, but bands.knots are missing")
+        return
+    knots = np.asarray(band_knots, float)
+    widths = np.diff(knots)
+    # Rounding of evenly spaced numbers, in single precision if they come from there.
+    rounding = 8 * np.finfo(np.float32).eps * np.abs(knots).max(initial=0)
+    if not (knots.size and np.all(widths > 0) and (widths.size == 0 or np.ptp(widths) <= rounding)):
+        raise InputError("bands.knots: must be one number or more, evenly spaced, increasing")
+
+
+def check_timesteps(timesteps: tuple[int, ...], levels: NoiseLevel, grid: str) -> None:
+    """InputError unless time steps descend and, on a grid that is known, have the levels' alpha."""
+    steps = num_steps_of(levels)
+    if len(timesteps) != steps:
+        raise InputError(
+            f"levels.timestep: {len(timesteps)} values, {steps} are needed, one per step"
+        )
+    name = grid.partition(",")[0].strip().replace("_", "-")
+    largest = TRAIN_STEPS if name in GRIDS else LARGEST_STEPS
+    for i, step in enumerate(timesteps):
+        if not 0 <= step < largest or (i > 0 and step >= timesteps[i - 1]):
+            raise InputError(
+                f"levels.timestep[{i}] = {step}: must descend, from below {largest} to 0 at least"
+            )
+    if name not in GRIDS:
+        return
+    trained = GRIDS[name](TRAIN_STEPS)
+    rows = TRAIN_STEPS - 1 - np.asarray(timesteps)  # noisiest first
+    for field_name in ("alpha", "sigma"):
+        wanted = np.asarray(getattr(trained, field_name), float)[rows] ** 2
+        found = np.asarray(getattr(levels, field_name), float)[:-1] ** 2
+        wrong = np.flatnonzero(~(np.abs(found - wanted) <= 1e-6))
+        if wrong.size:
+            i = wrong[0]
+            raise InputError(
+                f"levels.timestep[{i}] = {timesteps[i]}: {field_name}^2 is {wanted[i]:.6g} there "
+                f"on the grid {name}, that of levels.{field_name} is {found[i]:.6g}"
+            )
+
+
+def check_sizes(
+    shape: tuple[int, ...], channels: int, sigma_y: float, pixel_range: PixelRange
+) -> None:
+    """InputError unless the problem's numbers are within the limits of this file."""
+    if math.prod(shape) > LARGEST_SHAPE:
+        raise InputError(
+            f"problem.shape = {brief(list(shape))}: at most {LARGEST_SHAPE} pixels are allowed"
+        )
+    if not 1 <= channels <= LARGEST_CHANNELS:
+        raise InputError(f"problem.channels = {channels}: must be >= 1, at most {LARGEST_CHANNELS}")
+    if not SMALLEST <= sigma_y <= LARGEST:
+        raise InputError(
+            f"problem.sigma_y = {sigma_y}: must be a number > 0, from {SMALLEST} to {LARGEST}"
+        )
+    try:
+        check_pixel_range(pixel_range)
+    except InputError as error:
+        raise InputError(f"problem.pixel_range: {error}") from error
+    low, high = pixel_range
+    if not (max(-low, high) <= LARGEST and high - low >= SMALLEST):
+        raise InputError(
+            f"problem.pixel_range = [{low}, {high}]: values up to {LARGEST}, {SMALLEST} apart at "
+            "least, are allowed"
+        )
+
+
+def check_degradation(name: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
+    """InputError unless there is a degradation of that name with these options.
+
+    It is built on a smaller grid than a large image's, see TRIAL_PIXELS: a kernel may have about
+    2000 pixels a side at most.
+    """
+    for pixels in TRIAL_PIXELS:
+        small = _smaller(shape, pixels)
+        try:
+            with np.errstate(all="ignore"):
+                degradation = _made(
+                    "problem.degradation_options",
+                    DEGRADATIONS,
+                    name,
+                    options,
+                    lambda name, small=small, **options: make_degradation(name, small, **options),
+                )
+            break
+        except InputError:
+            if small == shape or pixels == TRIAL_PIXELS[-1]:
+                raise
+    if not np.all(np.isfinite(degradation.response)):
+        raise InputError(f"problem.degradation_options = {brief(options)}: too large numbers")
+
+
+def _smaller(shape: tuple[int, ...], pixels: int) -> tuple[int, ...]:
+    """The shape with sides of at most 2048 and about so many pixels. Sides lose multiples of 240,
+    so that what divides a side mostly still does."""
+    cap = min(2048, round(pixels ** (1 / len(shape))))
+    return tuple(
+        n if n <= cap else (max(cap - n % 240, 0) // 240 * 240 + n % 240) or 240 for n in shape
+    )
+
+
+def _made(
+    field: str,
+    table: dict[str, Callable[..., Any]],
+    name: str,
+    options: dict[str, Any],
+    make: Callable[..., Any],
+) -> Any:
+    """make(name, **options). InputError that names the field, whatever is wrong with them."""
+    if name not in table:
+        return make(name)  # raises, and says what there is
+    known = inspect.signature(table[name]).parameters
+    allowed = [one for one in known if one not in ("problem", "shape", "name", "options")]
+    for option, value in options.items():
+        if option not in allowed:
+            has = f"has {', '.join(allowed)}" if allowed else "has no options"
+            raise InputError(f"{field}: {brief(option)} is unknown, {name} {has}")
+        wanted = _wanted(known[option].default, value)
+        if wanted:
+            raise InputError(f"{field}.{option} = {brief(value)}: must be {wanted}")
+    try:
+        return make(name, **options)
+    # A factory checks what it knows; types and sizes that no caller in Python uses may still
+    # surprise it.
+    except (TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
+        message = str(error) if isinstance(error, InputError) else f"{brief(options)}: {error}"
+        raise InputError(f"{field}: {message}") from error
+
+
+def _wanted(default: Any, value: Any) -> str | None:
+    """What an option with that default must be, None if the value is of that kind."""
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    if isinstance(default, bool):
+        return None if isinstance(value, bool) else "true or false"
+    if isinstance(default, int):
+        right = number and abs(value) <= LARGEST_STEPS
+        return None if right else f"a whole number, up to {LARGEST_STEPS} in size"
+    if isinstance(default, float):
+        return None if number else "a number"
+    if isinstance(default, str):
+        return None if isinstance(value, str) else "a text"
+    return None  # the factory alone knows

@@ -1,0 +1,87 @@
+"""What options stand for: the prior and the photograph of a folder, a kernel's file."""
+
+import os
+
+import numpy as np
+import pytest
+import tifffile
+from pictures import pixels, write
+
+from spectralpost.cli import Design
+from spectralpost.commands.setting import degradation_of, prior_and_photo
+from spectralpost.errors import InputError
+from spectralpost.images import all_planes, load_folder
+from spectralpost.prior import excess_kurtosis, from_images
+
+
+def folder_of(path, num=4, **options):
+    for i in range(num):
+        write(path / f"{i}.png", pixels(8, 8, 3, seed=i, **options))
+    return path
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_prior_and_photo_of_a_folder(size, tmp_path):
+    """The first image is kept out; tiles if asked for; the kurtosis is of the same planes."""
+    folder = load_folder(folder_of(tmp_path))
+    prior, photo, name, kurtosis = prior_and_photo(Design(images=tmp_path, size=size))
+    first, *others = folder.values()
+    inside = slice(None) if size is None else slice(2, 5)
+    np.testing.assert_array_equal(photo, first[:, inside, inside])
+    assert name == "0.png"
+    planes = all_planes(others)
+    if size == 3:  # 2 x 2 tiles, one pixel of margin
+        planes = np.stack([p[i : i + 3, j : j + 3] for p in planes for i in (1, 4) for j in (1, 4)])
+    expected = from_images(planes)
+    np.testing.assert_allclose(prior.spectrum, expected.spectrum, rtol=1e-12)
+    np.testing.assert_allclose(kurtosis, excess_kurtosis(expected, planes), rtol=1e-10)
+
+
+@pytest.mark.parametrize("grey", ["0.png", "3.png"])
+def test_a_grey_image_does_not_make_the_photograph_grey(grey, tmp_path):
+    write(folder_of(tmp_path) / grey, pixels(8, 8, seed=9))
+    assert prior_and_photo(Design(images=tmp_path))[1].shape == (3, 8, 8)
+
+
+def test_twelve_bits_are_said_in_one_line(tmp_path, capsys):
+    """Though the images are read more than once; not when the white level is given."""
+    for i in range(3):
+        image = pixels(8, 8, high=4095, dtype=np.uint16, seed=i)
+        tifffile.imwrite(tmp_path / f"{i}.tif", image, photometric="minisblack")
+    dark = prior_and_photo(Design(images=tmp_path))[0]
+    said = capsys.readouterr().out
+    assert said.count("\n") == 1 and "uses 6.2% of the range" in said
+    prior = prior_and_photo(Design(images=tmp_path, white_level=4095))[0]
+    assert capsys.readouterr().out == ""
+    np.testing.assert_allclose(prior.spectrum, dark.spectrum * (65535 / 4095) ** 2, rtol=1e-10)
+    with pytest.raises(InputError, match="white level = 4095: needs --images"):
+        prior_and_photo(Design(white_level=4095))
+
+
+def test_names_can_be_printed(tmp_path):
+    folder = tmp_path / os.fsdecode(b"photos \xfe")
+    try:
+        folder.mkdir()
+        folder_of(folder)
+        (folder / "0.png").rename(folder / os.fsdecode(b"\xff.png"))
+    except OSError:
+        pytest.skip("this file system refuses such names")
+    given = folder / os.fsdecode(b"\xff.png")
+    prior, _, name, _ = prior_and_photo(Design(images=folder), given)
+    assert f"{prior.source} {name}".isprintable() and name == "\\udcff.png"
+
+
+def test_no_image_is_that_large(tmp_path):
+    with pytest.raises(InputError, match="size = 9: no image is that large"):
+        prior_and_photo(Design(images=folder_of(tmp_path), size=9))
+
+
+def test_the_sum_of_a_kernel_is_said(tmp_path, capsys):
+    (tmp_path / "a.csv").write_text("1,2\n3,4\n")
+    options = Design(degradation="kernel", kernel=tmp_path / "a.csv")
+    response = np.asarray(degradation_of(options, "kernel", (8, 8)).response)
+    np.testing.assert_allclose(response[0], 10)
+    assert capsys.readouterr().out.count("add up to 10;") == 1
+    (tmp_path / "a.csv").write_text("0.1,0.2\n0.3,0.4\n")
+    degradation_of(options, "kernel", (8, 8))
+    assert capsys.readouterr().out == ""
