@@ -42,7 +42,8 @@ class NoiseLevel(NamedTuple):
 def log_snr(level: NoiseLevel) -> Array:
     """log(alpha^2 / sigma^2): -inf at pure noise, +inf at the clean end."""
     xp = namespace(level.alpha)
-    return 2 * (xp.log(level.alpha) - xp.log(level.sigma))
+    with np.errstate(divide="ignore"):  # NumPy warns of what is meant here, JAX does not
+        return 2 * (xp.log(level.alpha) - xp.log(level.sigma))
 
 
 def step_pairs(levels: NoiseLevel) -> tuple[NoiseLevel, NoiseLevel]:
