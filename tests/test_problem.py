@@ -203,7 +203,7 @@ def test_bin_modes_error_shrinks_with_the_number_of_bins():
     assert errors[1] < errors[0] / 2 and errors[2] < errors[1] / 2, errors
     assert errors[2] < 0.01
     assert bin_modes(full, full.spectrum.size)[0] is full
-    with pytest.raises(InputError, match="must be >= 1"):
+    with pytest.raises(InputError, match="whole number >= 1"):
         bin_modes(full, 0)
 
 
