@@ -21,6 +21,8 @@ from .learning import learn as learn
 from .learning import loss_and_gradient as loss_and_gradient
 from .learning import per_mode as per_mode
 from .learning import sensitivity as sensitivity
+from .literal_form import from_literal as from_literal
+from .literal_form import to_literal as to_literal
 from .merging import bin_modes as bin_modes
 from .merging import unique_modes as unique_modes
 from .metrics import WeightedSum as WeightedSum

@@ -19,8 +19,7 @@ from .algebra import as_floating, floating, is_concrete
 from .degradations import Degradation
 from .errors import InputError, check_whole
 from .noise import NoiseLevel, check_levels, step_pairs
-from .samplers.base import Guidance, Measurement, Sampler, Step
-from .transfer import check_guidance
+from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
 
 # Of the relative residual; well below what sampling noise hides.
 CG_TOLERANCE, CG_ITERATIONS = 1e-6, 200

@@ -29,11 +29,10 @@ from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, ve_karras, vp_linear
 from spectralpost.problem import denoise, make_problem
 from spectralpost.samplers import SAMPLERS, make_sampler
-from spectralpost.samplers.base import Measurement, Step
+from spectralpost.samplers.base import Measurement, Step, check_guidance
 from spectralpost.samplers.dps import dps
 from spectralpost.transfer import (
     Transfer,
-    check_guidance,
     compose,
     identity_transfer,
     mean_field_norms,

@@ -22,10 +22,9 @@ from ..errors import InputError
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem, num_pixels
-from ..samplers.base import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler, check_guidance
 from ..transfer import (
     Transfer,
-    check_guidance,
     compose,
     divides_by_norms,
     identity_transfer,
