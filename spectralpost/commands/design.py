@@ -51,6 +51,7 @@ class Result(NamedTuple):
     importance: Guidance  # see `sensitivity`
     panels: list[figures.Panel]  # the photograph
     photo_rows: dict[str, dict[str, float]]  # its PSNR, measured and predicted
+    notes: tuple[str, ...]  # what there is to say of the files
 
 
 def compute(options: Design, say: Say = quiet) -> Result:
