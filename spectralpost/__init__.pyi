@@ -1,3 +1,4 @@
+from .compiled import keep_compiled_programs as keep_compiled_programs
 from .degradations import Degradation as Degradation
 from .degradations import from_kernel as from_kernel
 from .degradations import gaussian_blur as gaussian_blur
