@@ -4,7 +4,7 @@ from functools import cache, partial
 
 from jax import Array
 
-from ..noise import NoiseLevel, num_steps_of, step_pairs
+from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..problem import Measurement, Problem
 from ..step import (
     Denoise,
@@ -48,7 +48,7 @@ def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
         if normalised:
             return official
         norms = mean_field_norms(mpgd(normalised=True), problem, levels, official)
-        alpha_s = step_pairs(levels)[1].alpha
+        alpha_s = check_levels(levels).alpha[1:]
         return {"scale": official["scale"] / (alpha_s * norms[:, 0]), "eta": eta}
 
     return Sampler(
