@@ -59,7 +59,7 @@ def _real(name: str, value: Any) -> np.dtype:
     """The dtype of real numbers; InputError for anything else."""
     try:
         # JAX knows what to do with a list of arrays that it traces, NumPy does not.
-        array = jnp.asarray(value) if _is_list(value) else value
+        array = value if is_concrete(value) else jnp.asarray(value)
         dtype = array.dtype if isinstance(array, jax.Array) else np.asarray(array).dtype
         if any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
             return dtype
