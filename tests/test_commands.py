@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.io
 from pictures import texture, write
 from runs import QUICK, SHAPE, SIGMA_Y, SMALL, compile_quickly, metrics_in, run, workplace  # noqa: F401
 
@@ -198,7 +199,7 @@ def test_compare_ranks_the_samplers(w, tmp_path, capsys):
             assert 0 < its["learned"]["W2^2"] <= 1.05 * its["tuned_constant"]["W2^2"]
             assert its["tuned_constant"]["W2^2"] <= its["heuristic"]["W2^2"] * (1 + 1e-9)
             assert row["calls"] == steps
-            assert (row["closure"] is None) == (row["name"] != "dps")
+            assert (row["closure"] is None) == (SAMPLERS[row["name"]]().literal is None)
             assert f"{its['learned']['W2^2']:.5f}" in out
         by_name = {row["name"]: row for row in references if row["steps"] == steps}
         assert by_name["exact score, Heun"]["calls"] == 2 * steps
@@ -390,8 +391,8 @@ def test_what_there_is_to_say_of_files_is_said(w, tmp_path, capsys):
     said = run(f"{command} --out {tmp_path}/c", capsys)
     assert "dark.png" not in silent.split("results in")[0]
     assert "dark.png" in said.split("results in")[0] and "white" in said
-    bright, faint = (load_image(tmp_path / name / "restored-1.png").mean() for name in "bc")
-    assert bright > faint + 0.5
+    bright, faint = (skimage.io.imread(tmp_path / name / "restored-1.png").mean() for name in "bc")
+    assert bright > 10 * faint
 
 
 # -------------------------------------------------------------------- degradations, grids, samplers
