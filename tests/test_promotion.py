@@ -11,8 +11,7 @@ from spectralpost.algebra import as_floating, float_dtype, floating
 from spectralpost.degradations import gaussian_blur
 from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.errors import InputError, check_whole
-from spectralpost.guidance import per_mode
-from spectralpost.learning import learn
+from spectralpost.learning import Search, learn, per_mode
 from spectralpost.merging import unique_modes
 from spectralpost.metrics import image_mse, optimal_tradeoff, psnr, wasserstein2
 from spectralpost.noise import NoiseLevel, check_levels, nearest_timesteps, vp_linear
@@ -167,8 +166,8 @@ def test_learn_in_mixed_precision(dtypes):
         small = single(small)
     if dtypes in ("levels single", "all single"):
         levels = single(levels)
-    options = {"num_starts": 2, "max_iterations": 20, "optimizer": "lbfgs"}
-    result = learn(diffpir(), small, levels, guidance, ("lambda_",), **options)
+    search = Search(starts=2, max_iterations=20, optimizer="lbfgs")
+    result = learn(diffpir(), small, levels, guidance, ("lambda_",), search=search)
     wanted = jnp.float32 if dtypes == "all single" else jnp.float64
     assert {leaf.dtype for leaf in jax.tree.leaves(result.guidance)} == {jnp.dtype(wanted)}
     assert result.loss <= result.baselines["tuned_constant"] * (1 + 1e-3)

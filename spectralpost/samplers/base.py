@@ -19,7 +19,7 @@ from jax import Array
 
 from ..algebra import float_dtype, is_concrete
 from ..errors import InputError
-from ..noise import NoiseLevel, num_steps_of
+from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..problem import Problem
 
 # (x_t, t) -> E[x_0 | x_t], all in mode coordinates
@@ -119,6 +119,7 @@ class Sampler:
         Official constants of a form that divides by a norm are converted by the mean-field norms of
         its trajectory.
         """
+        levels = check_levels(levels)
         official = self.defaults(problem, levels, factor)
         if self.literal is None:
             return official
