@@ -10,11 +10,12 @@ form; the norm concentrates as the number of pixels grows, so this is asymptotic
 """
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from .algebra import (
@@ -138,12 +139,9 @@ def mean_field_norms(
     return trajectory(sampler, problem, levels, guidance).norms
 
 
-def divides_by_norms(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
-) -> bool:
+def divides_by_norms(sampler: Sampler, problem: Problem) -> bool:
     """Whether the update asks for the norm of a whole image, which makes modes depend on others."""
-    norms = jax.eval_shape(partial(mean_field_norms, sampler), problem, levels, guidance)
-    return norms.shape[1] > 0
+    return _num_norms(sampler, problem.spectrum.shape, problem.spectrum.dtype) > 0
 
 
 def trajectory(
@@ -249,11 +247,33 @@ def norms_asked(
         _update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
         return seen
 
-    count = len(jax.eval_shape(asked, None, *[problem.spectrum] * 3))
-    for i in range(count):
+    for i in range(_num_norms(sampler, problem.spectrum.shape, problem.spectrum.dtype)):
         u = _affine(sampler, problem, t, lambda *inputs, i=i: asked(*inputs)[i])
         norms.append(safe_sqrt(second_moment(problem, compose(law, u))))
     return norms
+
+
+@lru_cache(maxsize=256)
+def _num_norms(sampler: Sampler, shape: tuple[int, ...], dtype: np.dtype) -> int:
+    """How many norms a step divides by: a trace of the update, kept, as searches ask often."""
+    count = 0
+
+    def norm(u: Array) -> Array:
+        nonlocal count
+        count += 1
+        return jnp.ones((), u.dtype)
+
+    def step(spectrum: Array, basis: Array | None, one: Array) -> Array:
+        weight = jnp.ones(shape[:1], dtype)
+        problem = Problem(spectrum, spectrum, basis, 0 * spectrum, weight, one)
+        guidance_t = dict.fromkeys(sampler.constraint, one)
+        t, s = NoiseLevel(one, 2 * one), NoiseLevel(one, one)
+        return _update(sampler, problem, t, s, guidance_t, norm, None, *[spectrum] * 3)
+
+    basis = jax.ShapeDtypeStruct((*shape, shape[-1]), dtype) if len(shape) == 2 else None
+    one = jax.ShapeDtypeStruct((), dtype)
+    jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype), basis, one)
+    return count
 
 
 def _affine(

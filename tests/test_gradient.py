@@ -231,7 +231,7 @@ def test_what_it_is_not_for():
     for make in (dps, mcg, mpgd):
         sampler = make(normalised=True)
         weights = sampler.heuristic(problem, levels)
-        assert divides_by_norms(sampler, problem, levels, weights)
+        assert divides_by_norms(sampler, problem)
         with pytest.raises(InputError, match="without norms"):
             loss_and_gradient(sampler, problem, levels, weights, ("scale",))
     with pytest.raises(InputError, match="eta"):

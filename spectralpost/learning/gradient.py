@@ -63,7 +63,7 @@ def loss_and_gradient(
             raise InputError(f"free = {name!r}: {sampler.name} has {', '.join(guidance)}")
     if chunk < 1:
         raise InputError(f"chunk = {chunk}: must be >= 1")
-    if problem.basis is not None or divides_by_norms(sampler, problem, levels, guidance):
+    if problem.basis is not None or divides_by_norms(sampler, problem):
         raise InputError(
             "loss_and_gradient: needs independent modes and a sampler without norms; "
             "jax.grad goes through sampler_transfer for all others"

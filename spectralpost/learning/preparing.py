@@ -5,9 +5,9 @@ from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
+from ..algebra import floating
 from ..errors import InputError
 from ..metrics import Objective, residuals_of, wasserstein2
 from ..noise import NoiseLevel, check_levels
@@ -54,16 +54,16 @@ def prepare(
     free = default_free(sampler) if free is None else tuple(free)
     _check_free(sampler, free)
     given = heuristic(sampler, problems[0], levels) if guidance is None else guidance
+    (given,) = floating(given, dtype=levels.alpha.dtype)
     check_guidance(sampler, levels, given)
     check_weights(sampler, given)
-    given = {name: jnp.asarray(weights, levels.alpha.dtype) for name, weights in given.items()}
-    method = _method(search, sampler, problems[0], levels, given, objective)
+    method = _method(search, sampler, problems[0], objective)
     freedom.check(levels, problems)
 
     rows, blocks = problems[0].spectrum.shape[0], problems[0].basis is not None
     plain = len(problems) == 1 and freedom.bands is None and not freedom.levels and not blocks
     chunked = plain and rows > 2 * LARGE and method.optimizer != "lm"
-    chunked = chunked and not divides_by_norms(sampler, problems[0], levels, given)
+    chunked = chunked and not divides_by_norms(sampler, problems[0])
     # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
     unlimited = loss_of(
         parameters_of(sampler, levels, given, free, knots=1),
@@ -102,8 +102,6 @@ def _method(
     search: Search,
     sampler: Sampler,
     problem: Problem,
-    levels: NoiseLevel,
-    guidance: Guidance,
     objective: Objective,
 ) -> Method:
     """What "auto" stands for; InputError if "lm" is asked for and does not apply."""
@@ -112,7 +110,7 @@ def _method(
     applies = (
         residuals_of(objective) is not None
         and problem.basis is None
-        and not divides_by_norms(sampler, problem, levels, guidance)
+        and not divides_by_norms(sampler, problem)
     )
     if search.optimizer == "lm" and not applies:
         raise InputError(

@@ -230,9 +230,9 @@ def check_guidance(
         allowed: list[tuple[int, ...]] = [(steps,)]
         if modes is not None:
             allowed.append((steps, modes))
-        if jnp.shape(weights) not in allowed:
+        if np.shape(weights) not in allowed:
             raise InputError(
-                f"guidance {name!r} of shape {jnp.shape(weights)}: ({steps},) is needed, "
+                f"guidance {name!r} of shape {np.shape(weights)}: ({steps},) is needed, "
                 "one weight per step"
             )
 
