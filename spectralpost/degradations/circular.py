@@ -41,8 +41,7 @@ def uniform_blur(shape: tuple[int, ...], size: int = 9) -> Degradation:
     if number < 1 or number % 2 != 1:
         raise InputError(f"blur size = {size}: must be an odd whole number >= 1")
     size = int(number)
-    if size > min(shape):  # before a kernel of its size is made
-        raise InputError(f"blur size = {size}: larger than {_times(shape)} image")
+    _check_fits((size,) * len(shape), shape)  # before a kernel of its size is made
     kernel = np.full((size,) * len(shape), 1.0 / size ** len(shape))
     return _circular("uniform_blur", {"size": size}, _on_grid(kernel, shape))
 
@@ -97,13 +96,17 @@ def from_kernel(kernel: ArrayLike, shape: tuple[int, ...]) -> Degradation:
 
 def _on_grid(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A kernel on the whole grid, its centre at index 0; InputError if it is larger."""
-    if any(k > n for k, n in zip(kernel.shape, shape, strict=True)):
-        raise InputError(
-            f"kernel of size {_times(kernel.shape)}: larger than {_times(shape)} image"
-        )
+    _check_fits(kernel.shape, shape)
     on_grid = np.zeros(shape)
     on_grid[tuple(slice(k) for k in kernel.shape)] = kernel
     return np.roll(on_grid, [-(k // 2) for k in kernel.shape], axis=range(kernel.ndim))
+
+
+def _check_fits(kernel_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
+    if any(k > n for k, n in zip(kernel_shape, shape, strict=True)):
+        raise InputError(
+            f"kernel of size {_times(kernel_shape)}: larger than {_times(shape)} image"
+        )
 
 
 def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degradation:
