@@ -1,3 +1,4 @@
+from .compiled import keep_compiled_programs as keep_compiled_programs
 from .degradations import Degradation as Degradation
 from .degradations import from_kernel as from_kernel
 from .degradations import gaussian_blur as gaussian_blur
@@ -21,6 +22,8 @@ from .learning import learn as learn
 from .learning import loss_and_gradient as loss_and_gradient
 from .learning import per_mode as per_mode
 from .learning import sensitivity as sensitivity
+from .literal_form import from_literal as from_literal
+from .literal_form import to_literal as to_literal
 from .merging import bin_modes as bin_modes
 from .merging import unique_modes as unique_modes
 from .metrics import WeightedSum as WeightedSum

@@ -1,14 +1,79 @@
-"""Arithmetic that is the same for independent modes and for blocks of k modes; safe roots.
+"""Arithmetic that is the same for independent modes and for blocks of k modes; safe roots; the
+floating dtype that numbers from outside are computed in.
 
 A gain or covariance is [F] (one number a mode) or [B, k, k] (one matrix a block); a signal is [F]
 or [B, k].
 """
 
 from types import ModuleType
+from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
+
+from .errors import InputError
+
+
+def float_dtype(*trees: Any) -> np.dtype:
+    """What numbers from outside are computed in: the widest floating dtype of all arrays.
+
+    At least float32. Integers, booleans, Python numbers and lists fit into any floating dtype;
+    where there is nothing else it is JAX's default (float64 with x64, else float32). Raises
+    InputError for what is no real number.
+    """
+    leaves = [leaf for tree in trees for leaf in jax.tree.leaves(tree, is_leaf=_is_list)]
+    found = [_real("input", leaf) for leaf in leaves if not _is_weak(leaf)]
+    widths = [dtype.itemsize for dtype in found if jnp.issubdtype(dtype, jnp.floating)]
+    wanted = np.float64 if not widths or max(widths) > 4 else np.float32
+    return jax.dtypes.canonicalize_dtype(wanted)
+
+
+def floating(*trees: Any, dtype: np.dtype | None = None) -> list[Any]:
+    """The trees with arrays of one floating dtype for leaves, by default their `float_dtype`.
+
+    A list or plain tuple of numbers is one array.
+    """
+    wanted = float_dtype(*trees) if dtype is None else dtype
+    convert = lambda leaf: as_floating("input", leaf, wanted)  # noqa: E731
+    return [jax.tree.map(convert, tree, is_leaf=_is_list) for tree in trees]
+
+
+def as_floating(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> Array:
+    """The value as an array of a floating dtype, by default its own `float_dtype`.
+
+    Raises InputError, with the name, for what is not made of real numbers.
+    """
+    _real(name, value)
+    return jnp.asarray(value, float_dtype(value) if dtype is None else dtype)
+
+
+def is_concrete(value: Any) -> bool:
+    """Whether there are numbers to check: not while JAX traces a function (`jit`, `vmap`)."""
+    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+
+
+def _real(name: str, value: Any) -> np.dtype:
+    """The dtype of real numbers; InputError for anything else."""
+    try:
+        # JAX knows what to do with a list of arrays that it traces, NumPy does not.
+        array = value if is_concrete(value) else jnp.asarray(value)
+        dtype = array.dtype if isinstance(array, jax.Array) else np.asarray(array).dtype
+        if any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+            return dtype
+    except (OverflowError, TypeError, ValueError) as error:
+        raise InputError(f"{name}: an array of real numbers is needed ({error})") from error
+    raise InputError(f"{name} of dtype {dtype}: real numbers are needed")
+
+
+def _is_list(value: Any) -> bool:
+    return type(value) in (list, tuple)
+
+
+def _is_weak(value: Any) -> bool:
+    return _is_list(value) or isinstance(value, bool | int | float)
 
 
 def namespace(x: Array | np.ndarray) -> ModuleType:

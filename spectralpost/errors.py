@@ -2,6 +2,7 @@
 
 import os
 import sys
+from contextlib import suppress
 
 
 class InputError(ValueError):
@@ -24,3 +25,13 @@ def encodable(text: str) -> str:
 def shown(path: str | bytes | os.PathLike) -> str:
     """A path in quotes for a message, whatever bytes its name is made of."""
     return encodable(repr(os.fsdecode(path)))
+
+
+def check_whole(name: str, value: object, minimum: int = 1) -> int:
+    """The value as an int; InputError unless it is a whole number >= minimum (10.0 is one)."""
+    with suppress(OverflowError, TypeError, ValueError):
+        number = int(value)  # ty: ignore[invalid-argument-type]
+        kind = str(getattr(value, "dtype", type(value).__name__))  # NumPy has a bool of its own
+        if number == value and number >= minimum and kind != "bool":
+            return number
+    raise InputError(f"{name} = {value}: must be a whole number >= {minimum}")

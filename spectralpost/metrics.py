@@ -7,13 +7,23 @@ of the output minus the posterior mean, a function of y; `cov` the output's cova
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
-from .algebra import apply_gain, congruence, diagonal, root, safe_sqrt
+from .algebra import (
+    apply_gain,
+    as_floating,
+    congruence,
+    diagonal,
+    identity_gain,
+    root,
+    safe_sqrt,
+)
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
 from .problem import Problem, ideal_posterior, measurement_cov, num_pixels, per_pixel, prior_cov
@@ -43,7 +53,7 @@ def mode_error(problem: Problem, transfer: Transfer) -> ModeError:
     return ModeError(bias2, diagonal(output_cov(transfer)), ideal.var)
 
 
-def wasserstein2(problem: Problem, transfer: Transfer, y: Array | None = None) -> Array:
+def wasserstein2(problem: Problem, transfer: Transfer, y: ArrayLike | None = None) -> Array:
     """Squared 2-Wasserstein distance between output and true posterior, averaged over y, per pixel.
 
     With y ([F] | [B, k], relative to H mean, in mode coordinates): for that measurement. Dowson,
@@ -55,6 +65,7 @@ def wasserstein2(problem: Problem, transfer: Transfer, y: Array | None = None) -
     if y is None:
         bias2 = diagonal(_bias_cov(problem, transfer, ideal.gain)) + transfer.offset**2
     else:
+        y = as_floating("y", y, ideal.gain.dtype)
         bias2 = (apply_gain(transfer.data_gain - ideal.gain, y) + transfer.offset) ** 2
     return per_pixel(problem, bias2) + _bures(problem, output_cov(transfer), ideal.cov)
 
@@ -77,18 +88,38 @@ def wasserstein2_residuals(problem: Problem, transfer: Transfer) -> Array:
 def kl(problem: Problem, transfer: Transfer) -> Array:
     """Kullback-Leibler divergence KL(output || true posterior), averaged over y, per pixel (nats).
 
-    Infinite if an output mode is deterministic where the posterior is not, or the reverse.
+    Where the prior has no variance, neither has the posterior: there 0 if the output is just that
+    too, else infinite. Infinite as well if the output is deterministic where the posterior is not.
+    In blocks no variance means one that rounding hides: below k eps of the largest.
     """
     ideal, cov = ideal_posterior(problem), output_cov(transfer)
-    bias = _bias_cov(problem, transfer, ideal.gain)
+    bias, counts = _bias_cov(problem, transfer, ideal.gain), problem.weight > 0
     if problem.basis is None:
-        ratio = (cov + bias + transfer.offset**2) / ideal.cov
-        return per_pixel(problem, (ratio - 1 - jnp.log(cov / ideal.cov)) / 2)
-    bias = bias + transfer.offset[..., :, None] * transfer.offset[..., None, :]
-    ratio = jnp.trace(jnp.linalg.solve(ideal.cov, cov + bias), axis1=-2, axis2=-1)
-    log_det = jnp.linalg.slogdet(cov)[1] - jnp.linalg.slogdet(ideal.cov)[1]
+        moment, known = cov + bias + transfer.offset**2, ideal.cov == 0
+        infinite = jnp.where(known, moment != 0, cov == 0) & counts
+        # 1 where the formula does not hold: it is 0 there, and its gradient finite.
+        target, moment = (jnp.where(known, 1, law) for law in (ideal.cov, moment))
+        cov = jnp.where(known | (cov == 0), 1, cov)
+        terms = moment / target - 1 - jnp.log(cov / target)
+        return per_pixel(problem, jnp.where(infinite, jnp.inf, terms)) / 2
+    moment = cov + bias + transfer.offset[..., :, None] * transfer.offset[..., None, :]
     k = problem.spectrum.shape[-1]
-    return jnp.sum(problem.weight * (ratio - k - log_det)) / (2 * num_pixels(problem))
+    tiny, trace = k * jnp.finfo(cov.dtype).eps, partial(jnp.trace, axis1=-2, axis2=-1)
+    # The projection on what has no prior variance. There both laws get the variance `largest`.
+    known = jnp.where((problem.spectrum == 0)[..., None, :], problem.basis, 0)
+    known = known @ known.mT
+    rest = identity_gain(problem.spectrum) - known
+    largest = jnp.max(problem.spectrum + diagonal(moment), axis=-1)
+    infinite = trace(known @ moment) > tiny * largest
+    unit = jnp.where(largest > 0, largest, 1)[..., None, None] * known
+    target = ideal.cov + unit
+    cov, moment = (congruence(rest, law) + unit for law in (cov, moment))
+    infinite = (infinite | _deterministic(cov, tiny)) & counts
+    cov = jnp.where(infinite[..., None, None], target, cov)
+    log_det = jnp.linalg.slogdet(cov)[1] - jnp.linalg.slogdet(target)[1]
+    terms = trace(jnp.linalg.solve(target, moment)) - k - log_det
+    terms = jnp.where(infinite, jnp.inf, jnp.where(counts, terms, 0))
+    return jnp.sum(problem.weight * terms) / (2 * num_pixels(problem))
 
 
 def mse(problem: Problem, transfer: Transfer) -> Array:
@@ -100,10 +131,11 @@ def mse(problem: Problem, transfer: Transfer) -> Array:
     return per_pixel(problem, error.ideal_var + error.bias2 + error.var)
 
 
-def psnr(mean_squared_error: Array, pixel_range: PixelRange = PIXEL_RANGE) -> Array:
+def psnr(mean_squared_error: ArrayLike, pixel_range: PixelRange = PIXEL_RANGE) -> Array:
     """Peak signal-to-noise ratio in dB of a mean squared error, peak = width of the pixel range."""
-    low, high = pixel_range
-    return 10 * jnp.log10((high - low) ** 2 / mean_squared_error)
+    low, high = map(float, pixel_range)
+    error = as_floating("mean squared error", mean_squared_error)
+    return 10 * jnp.log10((high - low) ** 2 / error)
 
 
 def perception(problem: Problem, transfer: Transfer) -> Array:
@@ -194,7 +226,8 @@ class Tradeoff(NamedTuple):
 
     def mse_at(self, perception: ArrayLike) -> Array:
         """D(P) = D* + max(P* - P, 0)^2 with P the square root of `perception`."""
-        gap = jnp.sqrt(self.its_perception) - jnp.sqrt(jnp.asarray(perception))
+        perception = as_floating("perception", perception, self.least_mse.dtype)
+        gap = jnp.sqrt(self.its_perception) - jnp.sqrt(perception)
         return self.least_mse + jnp.maximum(gap, 0) ** 2
 
 
@@ -207,12 +240,13 @@ def optimal_tradeoff(problem: Problem) -> Tradeoff:
     return Tradeoff(per_pixel(problem, ideal.var), perception(problem, mean))
 
 
-def image_mse(problem: Problem, transfer: Transfer, x_0: Array) -> Array:
+def image_mse(problem: Problem, transfer: Transfer, x_0: ArrayLike) -> Array:
     """E ||output - x_0||^2 per pixel for one given image x_0, over all noise only.
 
     x_0 [F] in mode coordinates, relative to the mean. A linear prediction, so it holds for an image
     that does not follow the prior, as long as the Gaussian denoiser is used. For diagonal problems.
     """
+    x_0 = as_floating("x_0", x_0, problem.spectrum.dtype)
     bias = (transfer.data_gain * problem.response - 1) * x_0 + transfer.offset
     spread = (transfer.data_gain * problem.sigma_y) ** 2 + output_cov(transfer)
     return per_pixel(problem, bias**2 + spread)
@@ -227,6 +261,17 @@ def _shared_out(problem: Problem, parts: list[Array]) -> Array:
 def _bias_cov(problem: Problem, transfer: Transfer, ideal_gain: Array) -> Array:
     """Covariance over y of (data_gain - ideal_gain) y."""
     return congruence(transfer.data_gain - ideal_gain, measurement_cov(problem))
+
+
+def _deterministic(cov: Array, tiny: float) -> Array:
+    """Whether a block's law has a direction without variance, as far as rounding tells: [B].
+
+    Relative to the modes' own variances, which may be of very different size.
+    """
+    std = safe_sqrt(diagonal(jax.lax.stop_gradient(cov)))
+    size = jnp.where(std > 0, std, 1)
+    correlation = jax.lax.stop_gradient(cov) / (size[..., :, None] * size[..., None, :])
+    return jnp.linalg.eigvalsh(correlation)[..., 0] <= tiny
 
 
 def _bures(problem: Problem, cov: Array, target: Array) -> Array:

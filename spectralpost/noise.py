@@ -22,8 +22,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .algebra import namespace
-from .errors import InputError
+from .algebra import float_dtype, floating, is_concrete, namespace
+from .errors import InputError, check_whole
 from .signatures import checked_options, options_of
 
 Spacing = Literal["uniform", "leading", "trailing", "quadratic"]
@@ -42,7 +42,8 @@ class NoiseLevel(NamedTuple):
 def log_snr(level: NoiseLevel) -> Array:
     """log(alpha^2 / sigma^2): -inf at pure noise, +inf at the clean end."""
     xp = namespace(level.alpha)
-    return 2 * (xp.log(level.alpha) - xp.log(level.sigma))
+    with np.errstate(divide="ignore"):  # NumPy warns of what is meant here, JAX does not
+        return 2 * (xp.log(level.alpha) - xp.log(level.sigma))
 
 
 def step_pairs(levels: NoiseLevel) -> tuple[NoiseLevel, NoiseLevel]:
@@ -52,7 +53,7 @@ def step_pairs(levels: NoiseLevel) -> tuple[NoiseLevel, NoiseLevel]:
 
 def num_steps_of(levels: NoiseLevel) -> int:
     """The number of steps S of a grid of S + 1 levels."""
-    return levels.alpha.shape[0] - 1
+    return len(levels.alpha) - 1
 
 
 # ------------------------------------------------------------------------------------------ grids
@@ -107,8 +108,8 @@ def vp_timesteps(
     trailing   round(arange(train_steps, 0, -train_steps / S)) - 1: the last step is a full one
     quadratic  dense near t = 0, DiffPIR's `quad`: T - 1 - int(sqrt(linspace(0, T^2, S)))
     """
-    num_steps = _whole_steps(num_steps)
-    if num_steps > train_steps:
+    num_steps = check_whole("steps", num_steps)
+    if num_steps > check_whole("train_steps", train_steps):
         raise InputError(f"steps = {num_steps}: this grid has only {train_steps} time steps")
     if spacing == "uniform":
         timesteps = np.rint(np.linspace(train_steps - 1, 0, num_steps))
@@ -136,7 +137,7 @@ def ve_karras(
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
     2022 (arXiv 2206.00364). sigma is in units of the pixel range.
     """
-    num_steps = _whole_steps(num_steps)
+    num_steps = check_whole("steps", num_steps)
     if not 0 < sigma_min < sigma_max:
         raise InputError(
             f"sigma_min = {sigma_min}, sigma_max = {sigma_max}: 0 < sigma_min < sigma_max is needed"
@@ -152,7 +153,7 @@ def rectified_flow(num_steps: int, *, shift: float = 1.0) -> NoiseLevel:
     `shift` > 1 spends more steps at high noise: sigma = shift u / (1 + (shift - 1) u), u uniform
     (Esser et al., "Scaling Rectified Flow Transformers", 2024, arXiv 2403.03206).
     """
-    num_steps = _whole_steps(num_steps)
+    num_steps = check_whole("steps", num_steps)
     if not shift > 0:
         raise InputError(f"shift = {shift}: must be > 0")
     u = np.linspace(1, 0, num_steps + 1)
@@ -168,13 +169,13 @@ GRIDS: dict[str, Callable[..., NoiseLevel]] = {
 }
 
 
-def make_grid(name: str, num_steps: int, **options: Any) -> NoiseLevel:
+def make_grid(name: str, num_steps: int, /, **options: Any) -> NoiseLevel:
     """GRIDS[name](num_steps, **options), for options from a file: see `checked_options`."""
     checked = checked_options("grid", GRIDS, name, options, own=("num_steps",))
     return GRIDS[name](num_steps, **checked)
 
 
-def grid_timesteps(name: str, num_steps: int, **options: Any) -> np.ndarray | None:
+def grid_timesteps(name: str, num_steps: int, /, **options: Any) -> np.ndarray | None:
     """The time steps that `make_grid` visits, descending; None for a grid that has none."""
     checked = checked_options("grid", GRIDS, name, options, own=("num_steps",))
     if "spacing" not in options_of(GRIDS[name]):
@@ -183,7 +184,7 @@ def grid_timesteps(name: str, num_steps: int, **options: Any) -> np.ndarray | No
     return vp_timesteps(num_steps, **chosen)
 
 
-def training_grid(name: str, **options: Any) -> NoiseLevel:
+def training_grid(name: str, /, **options: Any) -> NoiseLevel:
     """All levels on which a network of a grid with time steps was trained, noisiest first."""
     train_steps = options.get("train_steps", TRAIN_STEPS)
     return make_grid(name, train_steps, **options | {"spacing": "uniform"})
@@ -245,7 +246,8 @@ def nearest_timesteps(levels: NoiseLevel, train_levels: NoiseLevel) -> np.ndarra
     Raises InputError if there are more levels than time steps.
     """
     wanted, have = (
-        np.asarray(log_snr(step_pairs(grid)[0]), float) for grid in (levels, train_levels)
+        np.asarray(log_snr(step_pairs(check_levels(grid))[0]), float)
+        for grid in (levels, train_levels)
     )
     if wanted.size > have.size:
         raise InputError(f"steps = {wanted.size}: the training grid has only {have.size}")
@@ -257,13 +259,23 @@ def nearest_timesteps(levels: NoiseLevel, train_levels: NoiseLevel) -> np.ndarra
     return timesteps
 
 
-def check_levels(levels: NoiseLevel) -> NoiseLevel:
-    """The same grid, or InputError if it is not one: [S + 1] finite levels, noise decreasing."""
-    alpha, sigma = (np.asarray(leaf, dtype=float) for leaf in levels)
-    if alpha.ndim != 1 or alpha.shape != sigma.shape or alpha.size < 2:
+def check_levels(levels: NoiseLevel, dtype: np.dtype | None = None) -> NoiseLevel:
+    """The same grid in a floating dtype (by default that of its arrays, see `float_dtype`).
+
+    Raises InputError if it is not one: [S + 1] finite levels, noise decreasing. Of levels that JAX
+    traces only the shape is known and checked.
+    """
+    wanted = float_dtype(levels) if dtype is None else dtype
+    checked = NoiseLevel(*floating(*levels, dtype=wanted))
+    shapes = [leaf.shape for leaf in checked]
+    if len(shapes[0]) != 1 or shapes[0] != shapes[1] or shapes[0][0] < 2:
         raise InputError(
-            f"levels: alpha {alpha.shape} and sigma {sigma.shape} must both be [S + 1], S >= 1"
+            f"levels: alpha {shapes[0]} and sigma {shapes[1]} must both be [S + 1], S >= 1"
         )
+    # As they came: what a traced function converts is traced too.
+    if not is_concrete(levels):
+        return checked
+    alpha, sigma = (np.asarray(leaf, dtype=float) for leaf in levels)
     if not (np.all(np.isfinite(alpha)) and np.all(np.isfinite(sigma))):
         raise InputError("levels: alpha and sigma must be finite")
     if np.any(alpha < 0) or np.any(alpha[1:] == 0) or np.any(sigma < 0) or np.any(sigma[:-1] == 0):
@@ -272,15 +284,9 @@ def check_levels(levels: NoiseLevel) -> NoiseLevel:
         )
     if np.any(alpha[:-1] * sigma[1:] >= alpha[1:] * sigma[:-1]):
         raise InputError("levels: sigma / alpha must decrease from each level to the next")
-    return levels
+    return checked
 
 
 def _vp_grid(alpha_bar: np.ndarray, timesteps: np.ndarray) -> NoiseLevel:
     alpha_bar = np.append(alpha_bar[timesteps], 1.0)
     return NoiseLevel(jnp.asarray(np.sqrt(alpha_bar)), jnp.asarray(np.sqrt(1 - alpha_bar)))
-
-
-def _whole_steps(num_steps: int) -> int:
-    if isinstance(num_steps, bool) or int(num_steps) != num_steps or num_steps < 1:
-        raise InputError(f"steps = {num_steps}: must be a whole number >= 1")
-    return int(num_steps)

@@ -8,6 +8,7 @@ Everything is written relative to the prior mean: x - mean, y - H mean. Publishe
 with that shift; the mean itself only re-enters where the sampler starts from (see `transfer`).
 """
 
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -15,9 +16,16 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .algebra import apply_gain, diagonal, identity_gain, safe_divide
+from .algebra import (
+    apply_gain,
+    as_floating,
+    diagonal,
+    identity_gain,
+    is_concrete,
+    safe_divide,
+)
 from .degradations import Degradation
-from .errors import InputError
+from .errors import InputError, check_whole
 from .noise import NoiseLevel
 from .prior import Prior, denoiser_gain, noisy_variance
 
@@ -56,50 +64,49 @@ def make_problem(
     """A checked problem.
 
     spectrum [F] or [B, k], response of the same shape, mean likewise (default 0), weight [F] or [B]
-    (default 1), basis [B, k, k] with orthonormal columns. sigma_y in units of the pixel range.
-    Raises InputError, naming the argument, for wrong shapes, NaN, negative or zero values.
+    (default 1), basis [B, k, k] with orthonormal columns. sigma_y in units of the pixel range. All
+    take the floating dtype of the spectrum. Raises InputError, naming the argument, for wrong
+    shapes, NaN, negative or zero values (while JAX traces the values: for shapes only).
     """
-    spectrum = jnp.asarray(spectrum)
-    if not jnp.issubdtype(spectrum.dtype, jnp.floating):
-        spectrum = spectrum.astype(jnp.float_)
-    dtype = spectrum.dtype
+    spectrum = as_floating("spectrum", spectrum)
+    number = partial(as_floating, dtype=spectrum.dtype)
     if spectrum.ndim != (1 if basis is None else 2) or spectrum.size == 0:
         allowed = "[F] (or [B, k] together with a basis)" if basis is None else "[B, k]"
         raise InputError(f"spectrum of shape {spectrum.shape}: {allowed} is needed")
-    response = jnp.asarray(response, dtype)
-    mean = jnp.zeros_like(spectrum) if mean is None else jnp.asarray(mean, dtype)
     rows = spectrum.shape[:1]
-    weight = jnp.ones(rows, dtype) if weight is None else jnp.asarray(weight, dtype)
-    sigma_y = jnp.asarray(sigma_y, dtype)
+    response = number("response", response)
+    mean = jnp.zeros_like(spectrum) if mean is None else number("mean", mean)
+    weight = jnp.ones_like(spectrum, shape=rows) if weight is None else number("weight", weight)
+    sigma_y = number("sigma_y", sigma_y)
     _check("spectrum", spectrum, spectrum.shape, minimum=0)
     _check("response", response, spectrum.shape, minimum=0)
     _check("mean", mean, spectrum.shape)
     _check("weight", weight, rows, above=0)
     _check("sigma_y", sigma_y, (), above=0)
     if basis is not None:
-        basis = jnp.asarray(basis, dtype)
+        basis = number("basis", basis)
         k = spectrum.shape[1]
         _check("basis", basis, (*rows, k, k))
-        gram = np.asarray(basis.mT @ basis)
-        if np.max(np.abs(gram - np.eye(k))) > 100 * k * jnp.finfo(dtype).eps:
+        if is_concrete(basis) and not _orthonormal(np.asarray(basis)):
             raise InputError("basis: the columns of each block must be orthonormal")
     return Problem(spectrum, response, basis, mean, weight, sigma_y)
 
 
 def image_problem(
-    prior: Prior, degradation: Degradation, sigma_y: float, channels: int = 1
+    prior: Prior, degradation: Degradation, sigma_y: ArrayLike, channels: int = 1
 ) -> Problem:
     """The problem of restoring images of `channels` planes: one mode per pixel of a plane, [F].
 
     Each mode has weight `channels`. Losses are averages per pixel, so the number of planes matters
-    only to samplers that divide by the norm of a whole image.
+    only to samplers that divide by the norm of a whole image. Raises InputError for channels that
+    are no whole number >= 1, for two sizes, and as `make_problem`.
     """
+    channels = check_whole("channels", channels)
     if prior.shape != degradation.shape:
         raise InputError(f"prior of size {prior.shape}, degradation of size {degradation.shape}")
-    mean = degradation.to_modes(jnp.asarray(prior.mean))
-    spectrum = jnp.asarray(prior.spectrum.ravel())
-    weight = jnp.full(spectrum.shape, channels)
-    return make_problem(spectrum, degradation.response, sigma_y, mean, weight)
+    mean = degradation.to_modes(prior.mean)
+    weight = np.full(mean.shape, channels)
+    return make_problem(np.ravel(prior.spectrum), degradation.response, sigma_y, mean, weight)
 
 
 # ------------------------------------------------------------------------------- closed-form facts
@@ -174,6 +181,13 @@ def _covariance(problem: Problem, variances: Array) -> Array:
     return (problem.basis * variances[..., None, :]) @ problem.basis.mT
 
 
+def _orthonormal(basis: np.ndarray) -> bool:
+    """Whether the columns of each block [B, k, k] are, as far as rounding lets them."""
+    k = basis.shape[-1]
+    gap = np.abs(basis.mT @ basis - np.eye(k, dtype=basis.dtype))
+    return bool(gap.max() <= 100 * k * np.finfo(basis.dtype).eps)
+
+
 def _check(
     name: str,
     value: Array,
@@ -184,6 +198,8 @@ def _check(
 ) -> None:
     if value.shape != shape:
         raise InputError(f"{name} of shape {value.shape}: {shape} is needed")
+    if not is_concrete(value):
+        return
     numbers = np.asarray(value)
     if not np.all(np.isfinite(numbers)):
         raise InputError(f"{name}: has NaN or infinite values")

@@ -11,13 +11,15 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
+from .algebra import as_floating, floating, is_concrete
 from .degradations import Degradation
-from .errors import InputError
+from .errors import InputError, check_whole
 from .noise import NoiseLevel, check_levels, step_pairs
-from .samplers.base import Guidance, Measurement, Sampler, Step
-from .transfer import check_guidance
+from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
 
 # Of the relative residual; well below what sampling noise hides.
 CG_TOLERANCE, CG_ITERATIONS = 1e-6, 200
@@ -33,9 +35,13 @@ class Moments(NamedTuple):
     num_runs: int
 
 
-def measure(degradation: Degradation, x_0: Array, sigma_y: float, key: Array) -> Array:
-    """y = H x_0 + sigma_y n for images [..., H, W]; sigma_y in units of their pixel range."""
+def measure(degradation: Degradation, x_0: ArrayLike, sigma_y: ArrayLike, key: Array) -> Array:
+    """y = H x_0 + sigma_y n for images [..., H, W]; sigma_y >= 0 in units of their pixel range.
+
+    In the floating dtype of x_0; integers become JAX's default float.
+    """
     y = degradation.apply(x_0)
+    sigma_y = _noise_strength(sigma_y, y.dtype, zero_allowed=True)
     return y + sigma_y * jax.random.normal(key, y.shape, y.dtype)
 
 
@@ -43,12 +49,12 @@ def restore(
     sampler: Sampler,
     denoiser: PixelDenoiser,
     degradation: Degradation,
-    y: Array,
+    y: ArrayLike,
     levels: NoiseLevel,
     guidance: Guidance,
     key: Array,
     *,
-    sigma_y: float,
+    sigma_y: ArrayLike,
     num_samples: int | None = None,
 ) -> Array:
     """Draw restored images from the sampler.
@@ -63,10 +69,15 @@ def restore(
     sigma_y      in units of the pixel range of y
     num_samples  None: one image, of the shape of y. n: [n, *y.shape], with independent noise
 
-    Compiled once per sampler, denoiser type, degradation and shape. Raises InputError for a
-    measurement of the wrong size, NaN, sigma_y <= 0, or guidance that does not fit.
+    Runs in the floating dtype of y, to which all else is converted; integers become JAX's default
+    float. Compiled once per sampler, denoiser type, degradation and shape; may itself be part of a
+    jitted or vmapped function of y, levels, guidance, key and sigma_y. Raises InputError for a
+    measurement of the wrong size, NaN, sigma_y <= 0, or guidance that does not fit; of values that
+    JAX traces only the shapes are checked.
     """
-    check_levels(levels)
+    y = as_floating("measurement", y)
+    levels = check_levels(levels, y.dtype)
+    (guidance,) = floating(guidance, dtype=y.dtype)
     check_guidance(sampler, levels, guidance, degradation.response.size)
     planes = y.ndim - len(degradation.shape)
     if y.shape[planes:] != degradation.shape or not 0 <= planes <= 2:
@@ -74,12 +85,11 @@ def restore(
             f"measurement of shape {y.shape}: {degradation.shape}, with up to two axes before "
             "(images, planes), is needed"
         )
-    if not jnp.all(jnp.isfinite(y)):
+    if is_concrete(y) and not np.all(np.isfinite(np.asarray(y))):
         raise InputError("measurement: NaN or infinite pixels")
-    if not sigma_y > 0:
-        raise InputError(f"sigma_y = {sigma_y}: must be > 0")
-    if num_samples is not None and num_samples < 1:
-        raise InputError(f"samples = {num_samples}: must be >= 1")
+    sigma_y = _noise_strength(sigma_y, y.dtype)
+    if num_samples is not None:
+        num_samples = check_whole("samples", num_samples)
     shape = (num_samples or 1, y.shape[0] if planes == 2 else 1)
     keys = jax.random.split(key, shape)
     images = y if planes == 2 else y[None]
@@ -87,7 +97,7 @@ def restore(
     is_pytree = not jax.tree_util.all_leaves([denoiser])
     run = partial(_restore, sampler, degradation, None if is_pytree else denoiser)
     arrays = denoiser if is_pytree else None
-    out = run(arrays, images, levels, guidance, jnp.asarray(sigma_y, y.dtype), keys)
+    out = run(arrays, images, levels, guidance, sigma_y, keys)
     return out.reshape(y.shape if num_samples is None else (num_samples, *y.shape))
 
 
@@ -95,12 +105,12 @@ def simulate(
     sampler: Sampler,
     denoiser: PixelDenoiser,
     degradation: Degradation,
-    y: Array,
+    y: ArrayLike,
     levels: NoiseLevel,
     guidance: Guidance,
     key: Array,
     *,
-    sigma_y: float,
+    sigma_y: ArrayLike,
     num_runs: int,
     batch_size: int = 64,
 ) -> Moments:
@@ -110,7 +120,8 @@ def simulate(
     mean + data_gain (y - H mean) + offset and the variance state_gain^2 + noise_cov. Runs are
     simulated `batch_size` at a time; `num_runs` is rounded up to a multiple of it, at least 2.
     """
-    batch_size = max(2, min(batch_size, num_runs))
+    num_runs = check_whole("num_runs", num_runs)
+    batch_size = max(2, min(check_whole("batch_size", batch_size), num_runs))
     batches = -(-num_runs // batch_size)
     count, mean, squares = 0, 0.0, 0.0
     for batch_key in jax.random.split(key, batches):
@@ -137,6 +148,17 @@ def simulate(
     return Moments(jnp.asarray(mean), jnp.asarray(squares) / (count - 1), count)
 
 
+def _noise_strength(sigma_y: ArrayLike, dtype: np.dtype, *, zero_allowed: bool = False) -> Array:
+    """sigma_y, a number, in the floating dtype of an image; InputError if it is none or wrong."""
+    number = as_floating("sigma_y", sigma_y, dtype)
+    if number.shape:
+        raise InputError(f"sigma_y of shape {number.shape}: one number is needed")
+    if is_concrete(number) and not (0 < number < np.inf or (zero_allowed and number == 0)):
+        allowed = ">= 0" if zero_allowed else "> 0"
+        raise InputError(f"sigma_y = {sigma_y}: must be {allowed} and finite")
+    return number
+
+
 def _conjugate_gradients(operator: Callable[[Array], Array], r: Array) -> Array:
     return jax.scipy.sparse.linalg.cg(operator, r, tol=CG_TOLERANCE, maxiter=CG_ITERATIONS)[0]
 
@@ -158,7 +180,8 @@ def _restore(
     assert denoiser is not None
 
     def denoise(x_t: Array, t: NoiseLevel) -> Array:
-        return degradation.to_modes(denoiser(degradation.from_modes(x_t), t))
+        x_hat = denoiser(degradation.from_modes(x_t), t)
+        return degradation.to_modes(x_hat).astype(x_t.dtype)
 
     def one(image: Array, key: Array) -> Array:
         y = degradation.to_measurement_modes(image)

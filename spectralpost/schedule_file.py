@@ -30,7 +30,7 @@ from .noise import NoiseLevel
 from .plain_json import brief, check_size, plain, read_json
 from .problem import Problem
 from .samplers import make_sampler
-from .samplers.base import Guidance, Sampler
+from .samplers.base import Guidance, Sampler, check_guidance, check_weights
 from .schedule_checks import (
     check_bands,
     check_degradation,
@@ -39,7 +39,6 @@ from .schedule_checks import (
     check_sizes,
     check_timesteps,
 )
-from .transfer import check_guidance, check_weights
 
 FORMAT = "spectralpost schedule"
 FORMAT_VERSION = 2

@@ -15,12 +15,19 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
-from .algebra import apply_gain, congruence, diagonal, divide, identity_gain, multiply, safe_sqrt
-from .errors import InputError
-from .noise import NoiseLevel, num_steps_of, step_pairs
+from .algebra import (
+    apply_gain,
+    congruence,
+    diagonal,
+    divide,
+    floating,
+    identity_gain,
+    multiply,
+    safe_sqrt,
+)
+from .noise import NoiseLevel, check_levels, step_pairs
 from .prior import noisy_variance
 from .problem import (
     Problem,
@@ -30,7 +37,7 @@ from .problem import (
     per_pixel,
     prior_cov,
 )
-from .samplers.base import Guidance, Measurement, Sampler, Step
+from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
 
 Norm = Callable[[Array], Array]
 
@@ -82,6 +89,7 @@ def step_transfer(
 
     `norms` are the norms that the sampler divides by, in order (see `mean_field_norms`).
     """
+    problem, t, s, guidance_t = floating(problem, t, s, guidance_t)
 
     def update(mean: Array | None, *inputs: Array) -> Array:
         remaining = iter(norms)
@@ -115,9 +123,10 @@ def sampler_transfer(
 ) -> Transfer:
     """Total transfer, start included: from (unit-normal start noise, y - H mean) to x - mean.
 
-    levels [S + 1], guidance leaves [S] (or [S, F], see `guidance.per_mode`). Differentiable in
-    everything but the sampler. Raises
-    InputError if guidance lacks a weight, has an unknown one, or one of another length.
+    levels [S + 1], guidance leaves [S] (or [S, F], see `guidance.per_mode`), all computed in the
+    widest floating dtype of problem, levels and guidance. Differentiable in everything but the
+    sampler. Raises InputError if levels are no grid, or guidance lacks a weight, has an unknown
+    one, or one of another length.
     """
     return trajectory(sampler, problem, levels, guidance).total
 
@@ -137,50 +146,12 @@ def divides_by_norms(
     return norms.shape[1] > 0
 
 
-def to_literal(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
-) -> Guidance:
-    """The weights of `sampler.literal` that take the same steps as this guidance, leaves [S].
-
-    By the mean-field norms along this sampler's own trajectory: at the same law the literal form
-    divides by the same norm. InputError if the sampler has no literal form.
-    """
-    literal = _literal(sampler)
-    check_guidance(sampler, levels, guidance, problem.spectrum.size)
-    t, s = step_pairs(levels)
-    one = jnp.ones((t.alpha.shape[0], 1), problem.spectrum.dtype)
-    # The norms do not depend on the weight that is converted (see `Sampler`): any number will do.
-    likely = sampler.to_literal(guidance, one, levels)
-
-    def step(law: Transfer, inputs) -> tuple[Transfer, Array]:
-        t, s, guidance_t, likely_t = inputs
-        (norm,) = _norms(literal, problem, t, s, likely_t, law)
-        return compose(law, step_transfer(sampler, problem, t, s, guidance_t)), norm
-
-    start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
-    norms = jax.lax.scan(step, start, (t, s, guidance, likely))[1]
-    return sampler.to_literal(guidance, norms[:, None], levels)
-
-
-def from_literal(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, literal_guidance: Guidance
-) -> Guidance:
-    """The weights that take the same steps as `sampler.literal` with these, in the mean-field
-    closure, leaves [S]. InputError if the sampler has no literal form."""
-    norms = mean_field_norms(_literal(sampler), problem, levels, literal_guidance)
-    return sampler.from_literal(literal_guidance, norms, levels)
-
-
-def _literal(sampler: Sampler) -> Sampler:
-    if sampler.literal is None:
-        raise InputError(f"sampler = {sampler.name!r}: has no form that divides by a norm")
-    return sampler.literal
-
-
 def trajectory(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Trajectory:
     """The total transfer, and what happens on the way. Arguments as in `sampler_transfer`."""
+    check_levels(levels)
+    problem, levels, guidance = floating(problem, levels, guidance)
     modes = problem.spectrum.size if problem.basis is None else None
     check_guidance(sampler, levels, guidance, modes)
     t, s = step_pairs(levels)
@@ -189,7 +160,7 @@ def trajectory(
     def step(steps: Transfer, inputs: tuple[NoiseLevel, NoiseLevel, Guidance]):
         t, s, guidance_t = inputs
         law = compose(start, steps)
-        norms = _norms(sampler, problem, t, s, guidance_t, law)
+        norms = norms_asked(sampler, problem, t, s, guidance_t, law)
         one = step_transfer(sampler, problem, t, s, guidance_t, norms)
         stacked = jnp.stack(norms) if norms else jnp.zeros(0, problem.spectrum.dtype)
         return compose(steps, one), (stacked, jnp.max(amplification(sampler, problem, t, law)))
@@ -243,38 +214,6 @@ def denoiser_calls(sampler: Sampler, problem: Problem) -> int:
     return calls
 
 
-def check_guidance(
-    sampler: Sampler, levels: NoiseLevel, guidance: Guidance, modes: int | None = None
-) -> None:
-    """InputError unless guidance has just the sampler's weights, each of shape [S].
-
-    For `modes` independent modes also [S, modes]: a weight of its own for each.
-    """
-    wanted, steps = sampler.constraint, num_steps_of(levels)
-    if set(guidance) != set(wanted):
-        raise InputError(
-            f"guidance of {sampler.name}: has {sorted(guidance)}, needed are {sorted(wanted)}"
-        )
-    for name, weights in guidance.items():
-        allowed: list[tuple[int, ...]] = [(steps,)]
-        if modes is not None:
-            allowed.append((steps, modes))
-        if jnp.shape(weights) not in allowed:
-            raise InputError(
-                f"guidance {name!r} of shape {jnp.shape(weights)}: ({steps},) is needed, "
-                "one weight per step"
-            )
-
-
-def check_weights(sampler: Sampler, guidance: Guidance) -> None:
-    """InputError unless all weights are finite and satisfy the sampler's constraints."""
-    for name, weights in guidance.items():
-        values, unit = np.asarray(weights), sampler.constraint[name] == "unit"
-        if not np.all(np.isfinite(values)) or values.min() < 0 or (unit and values.max() > 1):
-            allowed = "in [0, 1]" if unit else ">= 0"
-            raise InputError(f"guidance.{name}: all values must be finite and {allowed}")
-
-
 # -------------------------------------------------------------------------------------- machinery
 
 
@@ -284,7 +223,7 @@ def _mean_square(problem: Problem, law: Transfer) -> Array:
     return diagonal(from_data + congruence(law.state_gain) + law.noise_cov) + law.offset**2
 
 
-def _norms(
+def norms_asked(
     sampler: Sampler,
     problem: Problem,
     t: NoiseLevel,

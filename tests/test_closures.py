@@ -24,9 +24,9 @@ from spectralpost.merging import unique_modes
 from spectralpost.metrics import output_cov
 from spectralpost.noise import NoiseLevel, step_pairs, ve_karras, vp_linear
 from spectralpost.prior import Prior, power_law
-from spectralpost.problem import Measurement, Problem, denoise, image_problem, make_problem
+from spectralpost.problem import Problem, denoise, image_problem, make_problem
 from spectralpost.restoration import measure, restore
-from spectralpost.samplers.base import Sampler
+from spectralpost.samplers.base import Measurement, Sampler, Step
 from spectralpost.samplers.dds import dds
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.mcg import mcg
@@ -103,7 +103,7 @@ def test_update_is_the_published_step(name, shape):
         modes = (x @ twin.V, y @ twin.U, z @ twin.V)
         signals = [jnp.asarray(part.reshape(problem.spectrum.shape)) for part in modes]
         return twin.V @ np.ravel(
-            SAMPLERS[name].update(denoiser, measurement, t, s, *signals, weights)
+            SAMPLERS[name].update(denoiser, measurement, Step(t, s, *signals, weights))
         )
 
     # a few hundred operations on numbers of this size

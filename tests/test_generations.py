@@ -69,7 +69,7 @@ def test_next_generation():
         diffpir(), levels, diffpir().heuristic(PROBLEM, levels), diffpir().constraint
     )
     of_both = loss_of(parameters, [PROBLEM], wasserstein2)
-    generation = np.asarray(next_generation(jax.random.key(0), parents, of_both, num))
+    generation = next_generation(np.random.default_rng(0), parents, of_both, num)
     assert generation.shape == (num, 16)
     np.testing.assert_array_equal(generation[:2], parents)
     children = generation[2:]
@@ -93,8 +93,20 @@ def test_next_generation():
                 assert np.all(np.abs(np.diff(weight.astype(int), axis=1)).sum(axis=1) <= 2)
                 # every step has its turn, the first and the last too
                 assert np.all(weight.mean(axis=0) > 0.1)
-    again = next_generation(jax.random.key(0), parents, of_both, num)
+    again = next_generation(np.random.default_rng(0), parents, of_both, num)
     np.testing.assert_array_equal(again, generation)
+
+
+@pytest.mark.parametrize("num", [2, 5])
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_generations_follow_the_dtype_of_the_levels(dtype, num):
+    """Parents alone, and parents with children."""
+    problem, levels = jax.tree.map(lambda leaf: leaf.astype(dtype), (PROBLEM, vp_linear(8)))
+    given = dps().heuristic(problem, levels)
+    of_zeta = loss_of(parameters_of(dps(), levels, given, ("zeta",)), [problem], wasserstein2)
+    generation = next_generation(np.random.default_rng(0), np.zeros((3, 8)), of_zeta, num)
+    chex.assert_shape(generation, (num, 8))
+    chex.assert_type(generation, dtype)
 
 
 # ------------------------------------------------------------------------------------- stages

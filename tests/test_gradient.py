@@ -5,6 +5,7 @@ import subprocess
 import sys
 from functools import partial
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +16,7 @@ from compiling import quick_compilation
 from spectralpost.errors import InputError
 from spectralpost.learning.gradient import chunked_loss, loss_and_gradient
 from spectralpost.metrics import WeightedSum, kl, mse, perception, wasserstein2
-from spectralpost.noise import vp_linear
+from spectralpost.noise import NoiseLevel, vp_linear
 from spectralpost.problem import Problem, make_problem
 from spectralpost.samplers import SAMPLERS
 from spectralpost.samplers.diffpir import diffpir
@@ -149,6 +150,36 @@ def test_follows_the_dtype():
     got = loss_and_gradient(dps(), random_problem(dtype=np.float32), *single, ("zeta",), chunk=8)
     assert {leaf.dtype for leaf in jax.tree.leaves(got)} == {np.dtype(np.float32)}
     assert_same(got, wanted, 100 * STEPS * np.finfo(np.float32).eps / EPS)
+
+
+@pytest.mark.parametrize("single", ["problem", "levels", "guidance"])
+def test_the_wider_dtype_counts(single):
+    """One of the inputs in single precision: the same as those numbers in double, to the bit."""
+    given = {
+        "problem": random_problem(),
+        "levels": vp_linear(STEPS),
+        "guidance": random_guidance("dps", seed=3),
+    }
+    few = jax.tree.map(lambda leaf: leaf.astype(np.float32), given[single])
+    double = jax.tree.map(lambda leaf: leaf.astype(np.float64), few)
+    got, wanted = (
+        loss_and_gradient(dps(), **given | {single: one}, free=("zeta",)) for one in (few, double)
+    )
+    chex.assert_trees_all_equal(got, wanted)
+    chex.assert_type(jax.tree.leaves(got), np.float64)
+
+
+def test_integers_are_promoted():
+    """Levels and weights of whole numbers: derivatives by these numbers."""
+    whole = NoiseLevel(np.ones(4, int), np.asarray([3, 2, 1, 0]))
+    weights = {"lambda_": np.asarray([1, 2, 3]), "zeta": np.asarray([0, 1, 1])}
+    given = jax.tree.map(lambda leaf: leaf.astype(float), (whole, weights))
+    got, wanted = (
+        loss_and_gradient(diffpir(), random_problem(), *numbers, ("lambda_",))
+        for numbers in ((whole, weights), given)
+    )
+    chex.assert_trees_all_equal(got, wanted)
+    assert np.abs(got[1]["lambda_"]).max() > 0
 
 
 TWO_DEVICES = """

@@ -37,8 +37,8 @@ from cases import (
 
 from spectralpost.algebra import congruence, identity_gain, root
 from spectralpost.noise import NoiseLevel, step_pairs
-from spectralpost.problem import Measurement, Problem, denoise, ideal_posterior
-from spectralpost.samplers.base import Sampler
+from spectralpost.problem import Problem, denoise, ideal_posterior
+from spectralpost.samplers.base import Measurement, Sampler, Step
 from spectralpost.samplers.daps import _geometric, daps
 from spectralpost.samplers.exact import exact
 from spectralpost.samplers.ilvr import ilvr
@@ -190,12 +190,12 @@ def test_ddim_0_is_euler_on_the_probability_flow(grid):
         x_t, z = jnp.asarray(rng.normal(size=12)), jnp.asarray(rng.normal(size=12))
         x_hat = jnp.tanh(x_t[::-1]) + 0.3
         eps_hat = noise_estimate(x_t, x_hat, t)
-        x_s = ddim_step(t, s, x_hat, eps_hat, z, jnp.asarray(0.0))
+        x_s = ddim_step(Step(t, s, x_t, None, z, {}), x_hat, eps_hat, jnp.asarray(0.0))
         x, rho_t, rho_s = x_t / t.alpha, t.sigma / t.alpha, s.sigma / s.alpha
         euler = x + (rho_s - rho_t) * (x - x_hat) / rho_t
         size = np.abs(x).max() * s.alpha + np.abs(x_hat).max()
         np.testing.assert_allclose(x_s, s.alpha * euler, rtol=0, atol=20 * EPS * size)
-        stochastic = ddim_step(t, s, x_hat, eps_hat, z, jnp.asarray(1.0))
+        stochastic = ddim_step(Step(t, s, x_t, None, z, {}), x_hat, eps_hat, jnp.asarray(1.0))
         assert s.sigma == 0 or np.abs(stochastic - x_s).max() > 1e-3
 
 
@@ -530,7 +530,7 @@ def test_reddiff_is_the_official_gradient():
             eps_hat = (x_t - t.alpha * denoiser(x_t, t)) / t.sigma
             h = problem.response
             g = h * (h * mu - y) + 0.7 * (t.sigma / t.alpha) * (eps_hat - eps)
-            got = reddiff().update(denoiser, measurement, t, s, mu, y, eps, guidance_t)
+            got = reddiff().update(denoiser, measurement, Step(t, s, mu, y, eps, guidance_t))
             # eps_hat - eps cancels where sigma / alpha is small, mu - x_hat nowhere
             size = 1 + float(t.sigma / t.alpha)
             np.testing.assert_allclose(got, mu - 0.3 * g, rtol=0, atol=100 * EPS * size)

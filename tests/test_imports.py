@@ -28,6 +28,7 @@ READING_ORDER = (
     "merging",
     "samplers",
     "transfer",
+    "literal_form",
     "metrics",
     "learning",
     "designers",
@@ -41,7 +42,7 @@ READING_ORDER = (
     "__main__",
 )
 # The only import of this package that points the other way, inside of a function.
-LAZY = {("samplers", "transfer")}
+LAZY = {("samplers", "literal_form")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
 # what is listed here, in reading order, as shared by the others.
 SHARED = {

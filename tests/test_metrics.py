@@ -8,6 +8,8 @@ import pytest
 import scipy.linalg
 from cases import EPS, circular, many_blocks, one_block
 
+from spectralpost.degradations import gaussian_blur
+from spectralpost.merging import pad_modes
 from spectralpost.metrics import (
     image_mse,
     kl,
@@ -19,8 +21,11 @@ from spectralpost.metrics import (
     wasserstein2,
     wasserstein2_residuals,
 )
-from spectralpost.problem import ideal_posterior, make_problem
-from spectralpost.transfer import Transfer
+from spectralpost.noise import vp_linear
+from spectralpost.prior import Prior, power_law
+from spectralpost.problem import ideal_posterior, image_problem, make_problem
+from spectralpost.samplers.dps import dps
+from spectralpost.transfer import Transfer, sampler_transfer
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -193,9 +198,11 @@ def test_gradient_is_finite_at_zero_variance(kind):
     def losses(transfer):
         return [metric(problem, transfer) for metric in (wasserstein2, mse, perception)]
 
-    slopes = jax.jit(jax.jacrev(losses))(dead)
-    for leaf in jax.tree.leaves(slopes):
-        assert np.all(np.isfinite(leaf))
+    # Dead in all, and dead but for an output that follows y.
+    for transfer in (dead, dead._replace(data_gain=zero + 0.5)):
+        slopes = jax.jit(jax.jacrev(losses))(transfer)
+        for leaf in jax.tree.leaves(slopes):
+            assert np.all(np.isfinite(leaf))
 
 
 def test_gradient_in_blocks_is_finite_where_eigenvalues_repeat():
@@ -211,6 +218,101 @@ def test_kl_is_infinite_for_a_deterministic_output():
     problem = make_problem([1.0], [1.0], 0.5)
     zero = jnp.zeros(1)
     assert kl(problem, Transfer(zero, zero, zero, zero)) == np.inf
+
+
+@pytest.mark.parametrize("kind", ["modes", "blocks"])
+def test_kl_without_prior_variance(kind):
+    """Directions that both laws know exactly count 0; where only one does, the loss is infinite.
+
+    The finite value is the dense one of what is left, by the number of all pixels; its gradient is
+    that of finite differences.
+    """
+    rng = np.random.default_rng(0)
+    spectrum = np.array([[0.0, 0.4, 0.0, 1.0], [0.3, 1.0, 0.8, 2.0], [0.0, 0.0, 0.0, 0.0]])
+    response = np.array([[0.0, 1.0, 0.5, 0.7], [0.3, 0.0, 1.0, 1.0], [0.0, 1.0, 0.0, 0.3]])
+    if kind == "modes":
+        problem = make_problem(spectrum.ravel(), response.ravel(), 0.3)
+        alive = spectrum.ravel() > 0
+        transfer = random_transfer(problem)
+        transfer = jax.tree.map(lambda leaf: jnp.where(alive, leaf, 0), transfer)
+        left = jax.tree.map(lambda leaf: leaf[alive] if leaf.ndim else leaf, problem)
+        rest = jax.tree.map(lambda leaf: leaf[alive], transfer)
+        wanted = dense.averaged_kl(*dense_form(left, rest)) * alive.sum() / alive.size
+    else:
+        basis = np.linalg.qr(rng.normal(size=(3, 4, 4)))[0]
+        problem = make_problem(spectrum, response, 0.3, basis=basis)
+        onto = basis * (spectrum > 0)[:, None, :] @ basis.mT  # what has variance
+        free = random_transfer(problem)
+        transfer = Transfer(
+            onto @ free.state_gain,
+            onto @ free.data_gain,
+            onto @ free.noise_cov @ onto,
+            (onto @ free.offset[..., None])[..., 0],
+        )
+        wanted = sum(restricted_kl(problem, transfer, block) for block in range(2)) / 12
+    value, slope = jax.jit(jax.value_and_grad(lambda transfer: kl(problem, transfer)))(transfer)
+    np.testing.assert_allclose(value, wanted, rtol=1e-10)
+    for leaf in slope:
+        assert np.all(np.isfinite(leaf))
+    moved, step = transfer._replace(offset=transfer.offset * 1.5), 1e-6
+    by_offset = jax.grad(lambda c: kl(problem, transfer._replace(offset=c * transfer.offset)))(1.5)
+    ends = [moved.offset * (1 + sign * step / 1.5) for sign in (1, -1)]
+    up, down = (kl(problem, moved._replace(offset=end)) for end in ends)
+    np.testing.assert_allclose(by_offset, (up - down) / (2 * step), rtol=1e-7)
+    # One law that varies where the other does not, or a bias there.
+    ones = jnp.ones_like(transfer.offset)
+    live = 1 if kind == "modes" else 0  # a row in which the posterior varies
+    shifted = transfer._replace(offset=transfer.offset + 1e-3 * ones)
+    noisy = transfer._replace(
+        noise_cov=transfer.noise_cov
+        + 1e-6 * (ones if kind == "modes" else jnp.broadcast_to(jnp.eye(4), (3, 4, 4)))
+    )
+    stiff = jax.tree.map(lambda leaf: leaf.at[live].set(0), transfer)
+    for other in (shifted, noisy, stiff):
+        assert kl(problem, other) == np.inf
+
+
+def restricted_kl(problem, transfer, block) -> float:
+    """KL of one block, in coordinates of what has prior variance there; not divided by pixels."""
+    spectrum = np.asarray(problem.spectrum[block])
+    E = np.asarray(problem.basis[block])[:, spectrum > 0]
+    A, B, Q, c = (np.asarray(leaf[block]) for leaf in transfer)
+    h, sigma_y = np.asarray(problem.response[block]), float(problem.sigma_y)
+    seen = h > 0
+    H = np.diag(h)[seen] @ E
+    C = np.diag(spectrum[spectrum > 0])
+    A, Q = E.T @ A, E.T @ Q @ E
+    arrays = (A, E.T @ B[:, seen], Q, E.T @ c, H, np.zeros(len(C)), C, sigma_y)
+    return dense.averaged_kl(*arrays) * len(C)
+
+
+def test_kl_of_padding_does_not_count():
+    """Rows of weight 0 repeat the last one, infinite or not."""
+    problem = make_problem([1.0, 0.0], [1.0, 1.0], 0.5)
+    ideal = ideal_posterior(problem)
+    zero = jnp.zeros(2)
+    padded, rows = pad_modes(problem, 4), jnp.asarray([0, 1, 1, 1])
+    for cov, wanted in ((ideal.cov, 0.0), (ideal.cov + jnp.asarray([0.0, 1.0]), np.inf)):
+        transfer = jax.tree.map(lambda leaf: leaf[rows], Transfer(zero, ideal.gain, cov, zero))
+        assert kl(padded, transfer) == wanted
+
+
+def test_kl_of_published_samplers_is_not_nan():
+    """On images of which some frequencies are known: a spectrum with zeros."""
+    spectrum = np.asarray(power_law((6, 6)).spectrum).copy()
+    spectrum[2:5] = 0
+    prior = Prior(spectrum, np.zeros((6, 6)), (-1.0, 1.0), "test")
+    problem = image_problem(prior, gaussian_blur((6, 6), 1.0), 0.1)
+    levels, sampler = vp_linear(4), dps()
+    guidance = {"zeta": jnp.full(4, 0.05), "eta": jnp.ones(4)}
+
+    def loss(zeta):
+        weights = guidance | {"zeta": zeta}
+        return kl(problem, sampler_transfer(sampler, problem, levels, weights))
+
+    value, slope = jax.value_and_grad(loss)(guidance["zeta"])
+    assert np.isfinite(value) and value > 0
+    assert np.all(np.isfinite(slope)) and np.any(slope != 0)
 
 
 def test_image_mse_is_the_dense_expectation():

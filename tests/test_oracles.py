@@ -27,9 +27,9 @@ from spectralpost.degradations import Degradation, from_kernel
 from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.noise import NoiseLevel, step_pairs, vp_linear, vp_timesteps
 from spectralpost.prior import Prior
-from spectralpost.problem import Measurement, image_problem
+from spectralpost.problem import image_problem
 from spectralpost.samplers import SAMPLERS
-from spectralpost.samplers.base import Guidance, Sampler
+from spectralpost.samplers.base import Guidance, Measurement, Sampler, Step
 from spectralpost.samplers.steps import fresh_share
 from spectralpost.transfer import sampler_transfer
 
@@ -183,7 +183,7 @@ def run(
 
         def step(x, inputs):
             t, s, guidance_t, eps = inputs
-            x = sampler.update(denoise, measurement, t, s, x, y, eps, guidance_t)
+            x = sampler.update(denoise, measurement, Step(t, s, x, y, eps, guidance_t))
             return x, x
 
         later = jax.lax.scan(step, start, (*step_pairs(levels), guidance, noise[1:]))[1]

@@ -1,6 +1,8 @@
 """Images through the same updates: restore, and simulation against the closed forms."""
 
+import copy
 import dataclasses
+import pickle
 
 import dense
 import jax
@@ -10,6 +12,7 @@ import numpy as np
 import pytest
 from cases import EPS, ROWS, random_guidance, total
 
+from spectralpost import restoration
 from spectralpost.degradations import from_kernel, gaussian_blur
 from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.errors import InputError
@@ -142,7 +145,7 @@ def test_gaussian_denoiser_is_the_dense_one(shape):
     wanted = literal.denoise(columns, 0.8, 0.6, prior.mean.reshape(-1, 1), C)
     # conditioning of alpha^2 C + sigma^2
     kappa = (0.64 * prior.spectrum.max() + 0.36) / 0.36
-    np.testing.assert_allclose(got.reshape(6, -1).T, wanted, atol=50 * EPS * kappa)
+    np.testing.assert_allclose(got.reshape(6, -1).T, wanted, rtol=0, atol=10 * EPS * kappa)
 
 
 def test_gaussian_denoiser_is_that_of_the_problem():
@@ -154,7 +157,7 @@ def test_gaussian_denoiser_is_that_of_the_problem():
     pixels = degradation.to_modes(GaussianDenoiser.of(prior)(x_t, level))
     relative = degradation.to_modes(x_t) - level.alpha * problem.mean
     wanted = problem.mean + denoise(problem, relative, level)
-    np.testing.assert_allclose(pixels, wanted, atol=100 * EPS)
+    np.testing.assert_allclose(pixels, wanted, rtol=0, atol=20 * EPS)
 
 
 def test_measure_adds_noise_of_the_stated_strength(getkey):
@@ -190,16 +193,21 @@ def run(sampler, setup, y, guidance, key=None, **options):
 
 
 @pytest.mark.parametrize("name", ROWS)
-def test_planes_of_one_image_do_not_mix(name, setup):
-    """Colour images [C, H, W], for every sampler: another plane changes nothing in this one."""
+def test_planes_of_one_image_do_not_mix(name, setup, monkeypatch):
+    """Colour images [C, H, W], for every sampler: another plane changes nothing in this one.
+
+    Not by a bit; but for TMPD, whose conjugate gradients solve for all planes at once. Here they do
+    so to rounding, times the condition of their operator, which is below 400 on these levels.
+    """
+    monkeypatch.setattr(restoration, "CG_TOLERANCE", 1e-15)
     y = setup[-1][0]
     sampler, guidance = ROWS[name].make(setup[2]), random_guidance(name, 0, num_steps=3)
     out = run(sampler, setup, y, guidance)
     assert out.shape == y.shape
     assert np.all(np.isfinite(out))
     changed = run(sampler, setup, y.at[1].add(1.0), guidance)
-    # TMPD solves for all planes at once, by conjugate gradients up to a relative 1e-6.
-    np.testing.assert_allclose(changed[::2], out[::2], atol=1e-4 if name == "tmpd" else 1e-13)
+    atol = 400 * EPS if name == "tmpd" else 0
+    np.testing.assert_allclose(changed[::2], out[::2], rtol=0, atol=atol)
     assert np.abs(changed[1] - out[1]).max() > 1e-3
 
 
@@ -210,7 +218,7 @@ def test_images_of_a_batch_do_not_mix_but_planes_share_a_norm(setup):
     out = run(sampler, setup, y, guidance)
     assert out.shape == y.shape == (2, 3, *SHAPE)
     changed = run(sampler, setup, y.at[0, 1].add(1.0), guidance)
-    np.testing.assert_allclose(changed[1], out[1], atol=1e-13)
+    np.testing.assert_array_equal(changed[1], out[1])
     assert np.abs(changed[0, 0] - out[0, 0]).max() > 1e-3
     assert np.abs(out[0] - out[1]).max() > 1e-3
 
@@ -228,7 +236,7 @@ def test_samples_are_independent_and_reproducible(setup):
 
 
 def test_any_callable_is_a_denoiser(setup):
-    """A plain function is as good as the pytree, to the last bit."""
+    """A plain function is as good as the pytree: two programs of the same few dozen operations."""
     prior, degradation, _, levels, y = setup
     gaussian = GaussianDenoiser.of(prior)
     guidance = random_guidance("pigdm", 0, num_steps=3)
@@ -244,7 +252,7 @@ def test_any_callable_is_a_denoiser(setup):
         key,
         sigma_y=SIGMA_Y,
     )
-    np.testing.assert_allclose(got, wanted, atol=1e-13)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=20 * EPS)
 
 
 def test_restoring_again_does_not_trace_again(setup):
@@ -273,6 +281,68 @@ def test_restoring_again_does_not_trace_again(setup):
     assert len(calls) == traced
 
 
+def test_an_equal_degradation_does_not_trace_again(setup):
+    """Made anew, copied or sent to another process: the same static argument."""
+    _, degradation, _, levels, y = setup
+    calls = []
+
+    def denoiser(x_t, t):
+        calls.append(1)
+        return x_t
+
+    def again(degradation):
+        guidance, key = random_guidance("pigdm", 0, num_steps=3), jax.random.key(0)
+        args = (pigdm(), denoiser, degradation, y[0], levels, guidance, key)
+        return restore(*args, sigma_y=SIGMA_Y)
+
+    wanted = again(degradation)
+    traced = len(calls)
+    for equal in (
+        from_kernel(degradation.options["kernel"], list(SHAPE)),
+        copy.deepcopy(degradation),
+        pickle.loads(pickle.dumps(degradation)),
+    ):
+        np.testing.assert_array_equal(again(equal), wanted)
+        assert len(calls) == traced
+    again(gaussian_blur(SHAPE, 1.0))
+    assert len(calls) > traced
+
+
+def test_restore_within_jit_and_vmap(setup):
+    """Whatever is an array may be traced: the same images as from plain calls."""
+    prior, degradation, _, levels, y = setup
+    sampler, key = dps(normalised=True), jax.random.key(2)
+    guidance = {"scale": np.full(3, 2.0), "eta": np.full(3, 0.5)}
+    gaussian = GaussianDenoiser.of(prior)
+
+    def image(y, levels, guidance, key, sigma_y, denoiser=gaussian):
+        return restore(sampler, denoiser, degradation, y, levels, guidance, key, sigma_y=sigma_y)
+
+    args = (y[0], levels, guidance, key, SIGMA_Y)
+    plain = image(*args)
+    for got in (jax.jit(image)(*args, gaussian), jax.jit(lambda y: image(y, *args[1:]))(y[0])):
+        np.testing.assert_allclose(got, plain, rtol=0, atol=20 * EPS)
+
+    batches = (
+        y,
+        jax.tree.map(lambda *leaves: jnp.stack(leaves), levels, ve_karras(3, sigma_max=5.0)),
+        {"scale": jnp.asarray([[2.0] * 3, [1.0] * 3]), "eta": jnp.full((2, 3), 0.5)},
+        jax.random.split(key),
+        jnp.asarray([SIGMA_Y, 0.5]),
+    )
+    for i, batch in enumerate(batches):
+        axes = [0 if i == j else None for j in range(5)]
+        many = jax.vmap(image, axes)(*args[:i], batch, *args[i + 1 :])
+        for j in range(2):
+            one = jax.tree.map(lambda leaf, j=j: leaf[j], batch)
+            wanted = image(*args[:i], one, *args[i + 1 :])
+            np.testing.assert_allclose(many[j], wanted, rtol=0, atol=100 * EPS)
+    assert np.all(np.isfinite(jax.grad(lambda y: jnp.sum(image(y, *args[1:]) ** 2))(y[0])))
+    # Shapes are known, and refused if wrong, all the same.
+    with pytest.raises(InputError, match="measurement of shape"):
+        jax.jit(lambda y: image(y, *args[1:]))(jnp.zeros((8, 9)))
+
+
 def test_float32_image_in_float32_image_out(setup):
     """Everything in float32, as outside of these tests: no float64 constant may leak in."""
     prior, degradation, _, levels, y = setup
@@ -296,7 +366,12 @@ def test_float32_image_in_float32_image_out(setup):
         ({"y": jnp.full(SHAPE, jnp.nan)}, "NaN or infinite"),
         ({"sigma_y": 0.0}, "must be > 0"),
         ({"sigma_y": float("nan")}, "must be > 0"),
-        ({"num_samples": 0}, "must be >= 1"),
+        ({"num_samples": 0}, "whole number >= 1"),
+        ({"num_samples": 1.5}, "whole number >= 1"),
+        ({"sigma_y": np.inf}, "must be > 0"),
+        ({"sigma_y": np.ones(2)}, "one number is needed"),
+        ({"y": jnp.zeros(SHAPE, complex)}, "real numbers are needed"),
+        ({"y": [["a"] * 8] * 8}, "real numbers are needed"),
         ({"guidance": {"weight": np.ones(3)}}, "needed are"),
         ({"guidance": {"weight": np.ones(2), "eta": np.ones(3)}}, "one weight per step"),
         ({"levels": NoiseLevel(jnp.ones(4), jnp.zeros(4))}, "sigma > 0"),
@@ -331,5 +406,8 @@ def test_simulate_is_mean_and_variance_of_restore(setup):
         for batch_key in jax.random.split(key, 3)
     ]
     modes = np.asarray(degradation.to_modes(jnp.concatenate(runs)))
-    np.testing.assert_allclose(moments.mean, modes.mean(axis=0), atol=1e-13)
-    np.testing.assert_allclose(moments.var, modes.var(axis=0, ddof=1), rtol=1e-10)
+    mean, std = modes.mean(axis=0), modes.std(axis=0, ddof=1)
+    np.testing.assert_allclose(moments.mean, mean, rtol=0, atol=10 * EPS * np.abs(modes).max())
+    # Of x - mean, x has been rounded by EPS of itself.
+    rtol = 10 * EPS * np.max(np.abs(mean) / std)
+    np.testing.assert_allclose(moments.var, std**2, rtol=rtol)

@@ -26,9 +26,9 @@ from cases import (
 from spectralpost.errors import InputError
 from spectralpost.metrics import kl, mse, perception, wasserstein2
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, vp_linear
-from spectralpost.problem import Measurement, Problem, denoise, ideal_posterior, make_problem
+from spectralpost.problem import Problem, denoise, ideal_posterior, make_problem
 from spectralpost.samplers import SAMPLERS
-from spectralpost.samplers.base import Sampler
+from spectralpost.samplers.base import Measurement, Sampler, Step
 from spectralpost.samplers.daps import daps
 from spectralpost.samplers.dds import dds
 from spectralpost.samplers.diffpir import diffpir
@@ -84,7 +84,7 @@ def test_update_is_linear_and_modes_do_not_mix(name, shape):
 
     def update(x_t, y, eps):
         gaussian = functools.partial(denoise, problem)
-        return sampler.update(gaussian, measurement, t, s, x_t, y, eps, guidance_t)
+        return sampler.update(gaussian, measurement, Step(t, s, x_t, y, eps, guidance_t))
 
     rng = np.random.default_rng(0)
     signals = [jnp.asarray(rng.normal(size=problem.spectrum.shape)) for _ in range(3)]
@@ -371,6 +371,11 @@ def test_diffpir_official_units():
 # ----------------------------------------------------------------------------------- DDIM, exact
 
 
+def ddim(t, s, x_hat, eps_hat, eps, eta):
+    """`ddim_step`, which takes neither x_t nor y."""
+    return ddim_step(Step(t, s, None, None, eps, {}), x_hat, eps_hat, jnp.asarray(eta))
+
+
 def test_ddim_eta_1_is_ddpm_ancestral():
     """x_s = a x_hat + d x_t + sqrt(b) z with DDPM's posterior coefficients, from its betas."""
     betas = np.linspace(1e-4, 0.02, 1000)
@@ -386,7 +391,7 @@ def test_ddim_eta_1_is_ddpm_ancestral():
             NoiseLevel(jnp.asarray(np.sqrt(bar)), jnp.asarray(np.sqrt(1 - bar)))
             for bar in (bar_t, bar_s)
         )
-        x_s = ddim_step(t, s, x_hat, noise_estimate(x_t, x_hat, t), z, jnp.asarray(1.0))
+        x_s = ddim(t, s, x_hat, noise_estimate(x_t, x_hat, t), z, 1.0)
         # 1 - bar_t and 1 - (alpha_t sigma_s / alpha_s sigma_t)^2 ~ beta cancel: digits 1 / beta
         np.testing.assert_allclose(x_s, a * x_hat + d * x_t + np.sqrt(b) * z, rtol=50 * EPS / beta)
 
@@ -396,11 +401,11 @@ def test_ddim_keeps_the_variance_of_the_noise():
     t, s = NoiseLevel(0.6, 0.8), NoiseLevel(0.9, np.sqrt(1 - 0.81))
     zero, one = jnp.zeros(1), jnp.ones(1)
     for eta in (0.0, 0.3, 1.0):
-        eps_share = ddim_step(t, s, zero, one, zero, jnp.asarray(eta))
-        fresh_share = ddim_step(t, s, zero, zero, one, jnp.asarray(eta))
+        eps_share = ddim(t, s, zero, one, zero, eta)
+        fresh_share = ddim(t, s, zero, zero, one, eta)
         np.testing.assert_allclose(eps_share**2 + fresh_share**2, s.sigma**2, rtol=10 * EPS)
     literal_step = literal.ddim(0.3, 0.7, -1.1, 0.4, *t, *s, 0.5)
-    step = ddim_step(t, s, *(jnp.asarray([v]) for v in (0.7, -1.1, 0.4)), jnp.asarray(0.5))
+    step = ddim(t, s, *(jnp.asarray([v]) for v in (0.7, -1.1, 0.4)), 0.5)
     np.testing.assert_allclose(step, literal_step, rtol=10 * EPS)
 
 

@@ -27,12 +27,12 @@ from cases import (
 
 from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, ve_karras, vp_linear
-from spectralpost.problem import Measurement, denoise, make_problem
+from spectralpost.problem import denoise, make_problem
 from spectralpost.samplers import SAMPLERS, make_sampler
+from spectralpost.samplers.base import Measurement, Step, check_guidance
 from spectralpost.samplers.dps import dps
 from spectralpost.transfer import (
     Transfer,
-    check_guidance,
     compose,
     identity_transfer,
     mean_field_norms,
@@ -332,10 +332,12 @@ def test_normalised_update_is_the_literal_one(shape):
     x_s = dps(normalised=True).update(
         functools.partial(denoise, problem),
         Measurement(problem.response, problem.sigma_y, jnp.linalg.norm, solver(problem)),
-        t,
-        s,
-        *(jnp.asarray(part.reshape(problem.spectrum.shape)) for part in relative),
-        weights,
+        Step(
+            t,
+            s,
+            *(jnp.asarray(part.reshape(problem.spectrum.shape)) for part in relative),
+            weights,
+        ),
     )
     got = twin.V @ np.ravel(x_s) + float(s.alpha) * twin.mu
     np.testing.assert_allclose(got, wanted, rtol=0, atol=1000 * EPS * np.abs(wanted).max())

@@ -1,5 +1,6 @@
 """Degradations, one kind a file. A new one is a function and a line in this table."""
 
+import copyreg
 from collections.abc import Callable
 from typing import Any
 
@@ -16,7 +17,19 @@ DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
 }
 
 
-def make_degradation(name: str, shape: tuple[int, ...], **options: Any) -> Degradation:
+def make_degradation(name: str, shape: tuple[int, ...], /, **options: Any) -> Degradation:
     """DEGRADATIONS[name](shape, **options), for options from a file: see `checked_options`."""
     checked = checked_options("degradation", DEGRADATIONS, name, options, own=("shape",))
     return DEGRADATIONS[name](shape=shape, **checked)
+
+
+def _made_again(name: str, shape: tuple[int, ...], options: dict[str, Any]) -> Degradation:
+    return make_degradation(name, shape, **options)
+
+
+def _recipe(degradation: Degradation) -> tuple[Callable[..., Degradation], tuple]:
+    return _made_again, (degradation.name, degradation.shape, degradation.options)
+
+
+# Pickled and copied as what it was made from. Here and not in its class, which knows no table.
+copyreg.pickle(Degradation, _recipe)

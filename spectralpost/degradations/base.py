@@ -6,38 +6,106 @@ for signals and U^T y for measurements; in them a degradation is a multiplicatio
     U^T y = response * (V^T x_0) + sigma_y n.
 """
 
+import hashlib
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
+
+from ..algebra import as_floating
+from ..errors import InputError, check_whole
+
+
+class Orthogonal(NamedTuple):
+    """An orthogonal change of coordinates, on the last axes of an array: pixels <-> modes."""
+
+    to_modes: Callable[[Array], Array]  # [..., *shape] -> [..., F]
+    from_modes: Callable[[Array], Array]  # [..., F] -> [..., *shape]
 
 
 @dataclass(frozen=True, eq=False)
 class Degradation:
-    """H by its singular value decomposition, as functions that map the last axes of an array.
+    """H by its singular value decomposition. Made by the functions of `DEGRADATIONS`.
 
-    Pixels are [..., *shape], modes [..., F]. Leading axes are independent planes.
+    Its functions map the last axes of an array: pixels are [..., *shape], modes [..., F]; leading
+    axes are independent planes. They follow the floating dtype of what they are given; integers
+    become JAX's default float. They raise InputError for another size.
+
+    Equal, and of equal hash, are degradations of one name, shape and options: a jitted function
+    that takes one as a static argument is not compiled again for its like.
     """
 
     name: str
     options: dict[str, Any]  # what `name` was called with, for schedule files
     shape: tuple[int, ...]
-    response: Array  # singular values >= 0, [F]
-    to_modes: Callable[[Array], Array] = field(repr=False)  # V^T x
-    from_modes: Callable[[Array], Array] = field(repr=False)  # V x
-    to_measurement_modes: Callable[[Array], Array] = field(repr=False)  # U^T y
-    from_measurement_modes: Callable[[Array], Array] = field(repr=False)  # U y
+    response: np.ndarray  # singular values >= 0, [F], in double precision
+    signals: Orthogonal = field(repr=False)  # V
+    measurements: Orthogonal = field(repr=False)  # U
 
-    def apply(self, x: Array) -> Array:
+    def to_modes(self, x: ArrayLike) -> Array:
+        """V^T x."""
+        return self.signals.to_modes(_sized("image", x, self.shape))
+
+    def from_modes(self, modes: ArrayLike) -> Array:
+        """V modes."""
+        return self.signals.from_modes(_sized("modes", modes, self.response.shape))
+
+    def to_measurement_modes(self, y: ArrayLike) -> Array:
+        """U^T y."""
+        return self.measurements.to_modes(_sized("measurement", y, self.shape))
+
+    def from_measurement_modes(self, modes: ArrayLike) -> Array:
+        """U modes."""
+        return self.measurements.from_modes(_sized("modes", modes, self.response.shape))
+
+    def apply(self, x: ArrayLike) -> Array:
         """H x."""
         return self.from_measurement_modes(scale(self.response, self.to_modes(x)))
 
-    def adjoint(self, y: Array) -> Array:
+    def adjoint(self, y: ArrayLike) -> Array:
         """H^T y."""
         return self.from_modes(scale(self.response, self.to_measurement_modes(y)))
 
+    @cached_property
+    def digest(self) -> str:
+        """Of name, shape and options: a kernel in the options may be large, so it is read once."""
+        parts = [self.name, self.shape, self.options]
+        text = json.dumps(parts, sort_keys=True, default=lambda value: np.asarray(value).tolist())
+        return hashlib.sha256(text.encode()).hexdigest()
 
-def scale(factor: Array, x: Array) -> Array:
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Degradation):
+            return NotImplemented
+        return self is other or self.digest == other.digest
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+
+def scale(factor: Array | np.ndarray, x: Array) -> Array:
     return jnp.broadcast_to(factor.astype(x.dtype), x.shape) * x
+
+
+def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
+    """The size of a plane as a tuple of whole numbers >= 1, or InputError."""
+    try:
+        sizes = tuple(shape)
+    except TypeError as error:
+        raise InputError(f"shape = {shape}: the sizes of all axes are needed") from error
+    if not sizes:
+        raise InputError(f"shape = {shape}: at least one axis is needed")
+    return tuple(check_whole("size in shape", size) for size in sizes)
+
+
+def _sized(name: str, value: ArrayLike, last: tuple[int, ...]) -> Array:
+    """Floating-point numbers whose last axes have these sizes, or InputError."""
+    array = as_floating(name, value)
+    if array.ndim < len(last) or array.shape[array.ndim - len(last) :] != last:
+        raise InputError(f"{name} of shape {array.shape}: the last axes have to be {last}")
+    return array

@@ -11,9 +11,10 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from ..errors import InputError
-from .base import Degradation, scale
+from .base import Degradation, Orthogonal, check_shape, scale
 
 # Singular values below this fraction of the largest are rounding of exact zeros.
 RESPONSE_FLOOR = 1e-13
@@ -21,12 +22,13 @@ RESPONSE_FLOOR = 1e-13
 
 def identity(shape: tuple[int, ...]) -> Degradation:
     """H = I: plain denoising."""
-    return _from_kernel(np.ones((1,) * len(shape)), shape, "identity", {})
+    shape = check_shape(shape)
+    return _circular("identity", {}, _on_grid(np.ones((1,) * len(shape)), shape))
 
 
 def gaussian_blur(shape: tuple[int, ...], std: float = 2.0) -> Degradation:
     """Circular blur with a Gaussian sampled on the whole periodic grid; `std` in pixels."""
-    _positive("std", std)
+    shape, std = check_shape(shape), _positive("std", std)
     distance2 = sum(axis**2 for axis in _wrapped_axes(shape))
     with np.errstate(over="ignore"):  # far narrower than a pixel: exp(-inf) = 0
         kernel = np.exp(-distance2 / max(2 * std**2, np.finfo(float).tiny))
@@ -35,13 +37,14 @@ def gaussian_blur(shape: tuple[int, ...], std: float = 2.0) -> Degradation:
 
 def uniform_blur(shape: tuple[int, ...], size: int = 9) -> Degradation:
     """Circular mean over a box of `size` pixels along each axis, `size` odd."""
-    if int(size) != size or size < 1 or size % 2 == 0:
+    shape, number = check_shape(shape), _number("size", size, "an odd whole number >= 1")
+    if number < 1 or number % 2 != 1:
         raise InputError(f"blur size = {size}: must be an odd whole number >= 1")
-    if size > min(shape):  # before a kernel of that size is made
-        box = _times((int(size),) * len(shape))
-        raise InputError(f"kernel of size {box}: larger than {_times(shape)} image")
-    kernel = np.full((int(size),) * len(shape), 1.0 / size ** len(shape))
-    return _from_kernel(kernel, shape, "uniform_blur", {"size": size})
+    size = int(number)
+    if size > min(shape):  # before a kernel of its size is made
+        raise InputError(f"blur size = {size}: larger than {_times(shape)} image")
+    kernel = np.full((size,) * len(shape), 1.0 / size ** len(shape))
+    return _circular("uniform_blur", {"size": size}, _on_grid(kernel, shape))
 
 
 def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.0) -> Degradation:
@@ -49,9 +52,8 @@ def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.
 
     Angle 0 is horizontal and 90 points up. The line is spread linearly over the nearest pixels.
     """
-    _positive("length", length)
-    if not np.isfinite(angle):
-        raise InputError(f"blur angle = {angle}: must be a finite number")
+    shape, length = check_shape(shape), _positive("length", length)
+    angle = _number("angle", angle, "a finite number")
     if len(shape) != 2:
         raise InputError(f"shape = {shape}: motion blur is for two dimensions")
     # A line that cannot fit at any angle is refused before a kernel of its size is made.
@@ -71,40 +73,37 @@ def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.
     used = np.flatnonzero(kernel.any(axis=0) | kernel.any(axis=1))
     cut = slice(min(used[0], 2 * reach - used[-1]), max(used[-1], 2 * reach - used[0]) + 1)
     kernel = kernel[cut, cut] / kernel.sum()
-    return _from_kernel(kernel, shape, "motion_blur", {"length": length, "angle": angle})
+    options = {"length": length, "angle": angle}
+    return _circular("motion_blur", options, _on_grid(kernel, shape))
 
 
-def from_kernel(kernel: np.ndarray, shape: tuple[int, ...]) -> Degradation:
+def from_kernel(kernel: ArrayLike, shape: tuple[int, ...]) -> Degradation:
     """Circular convolution with `kernel`, whose centre is the pixel size // 2 along each axis.
 
     The kernel is used as it is (normalise it before if the mean grey value is to be kept).
     Raises InputError if it is larger than the image, or not finite, or of another dimension.
     """
-    return _from_kernel(kernel, shape, "from_kernel")
-
-
-def _from_kernel(
-    kernel: np.ndarray, shape: tuple[int, ...], name: str, options: dict[str, Any] | None = None
-) -> Degradation:
-    """`from_kernel` under another name, with the options that the kernel stands for."""
+    shape = check_shape(shape)
     try:
-        kernel = np.asarray(kernel, dtype=float)
-    except ValueError as error:
+        kernel = np.asarray(kernel).astype(float, casting="same_kind")
+    except (TypeError, ValueError) as error:
         raise InputError(f"kernel: must be an array of numbers ({error})") from error
     if kernel.ndim != len(shape):
         raise InputError(f"kernel of shape {kernel.shape}: {len(shape)} dimensions are needed")
+    if not np.all(np.isfinite(kernel)) or not np.any(kernel):
+        raise InputError("kernel: all values must be finite, and one at least not 0")
+    return _circular("from_kernel", {"kernel": kernel.tolist()}, _on_grid(kernel, shape))
+
+
+def _on_grid(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """A kernel on the whole grid, its centre at index 0; InputError if it is larger."""
     if any(k > n for k, n in zip(kernel.shape, shape, strict=True)):
         raise InputError(
             f"kernel of size {_times(kernel.shape)}: larger than {_times(shape)} image"
         )
-    if not np.all(np.isfinite(kernel)) or not np.any(kernel):
-        raise InputError("kernel: all values must be finite, and one at least not 0")
     on_grid = np.zeros(shape)
     on_grid[tuple(slice(k) for k in kernel.shape)] = kernel
-    on_grid = np.roll(on_grid, [-(k // 2) for k in kernel.shape], axis=range(kernel.ndim))
-    if options is None:
-        options = {"kernel": kernel.tolist()}
-    return _circular(name, options, on_grid)
+    return np.roll(on_grid, [-(k // 2) for k in kernel.shape], axis=range(kernel.ndim))
 
 
 def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degradation:
@@ -116,14 +115,13 @@ def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degrada
     transfer = (transfer + np.conj(mirrored)) / 2
     response = np.abs(transfer)
     response[response < RESPONSE_FLOOR * response.max()] = 0
-    unit_phase = np.where(response > 0, transfer / np.where(response > 0, response, 1), 1)
-    phase = jnp.asarray(unit_phase)
+    phase = np.where(response > 0, transfer / np.where(response > 0, response, 1), 1)
 
     def hartley(x: Array) -> Array:
         transformed = jnp.fft.fftn(x, axes=axes, norm="ortho")
         return transformed.real - transformed.imag
 
-    def shift(x: Array, phase: Array) -> Array:
+    def shift(x: Array, phase: np.ndarray) -> Array:
         transformed = jnp.fft.fftn(x, axes=axes)
         return jnp.fft.ifftn(scale(phase, transformed), axes=axes).real
 
@@ -137,11 +135,12 @@ def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degrada
         name,
         options,
         shape,
-        jnp.asarray(response.ravel()),
-        to_modes=lambda x: flat(hartley(x)),
-        from_modes=lambda x: hartley(grid(x)),
-        to_measurement_modes=lambda y: flat(hartley(shift(y, jnp.conj(phase)))),
-        from_measurement_modes=lambda y: shift(hartley(grid(y)), phase),
+        response.ravel(),
+        signals=Orthogonal(lambda x: flat(hartley(x)), lambda modes: hartley(grid(modes))),
+        measurements=Orthogonal(
+            lambda y: flat(hartley(shift(y, np.conj(phase)))),
+            lambda modes: shift(hartley(grid(modes)), phase),
+        ),
     )
 
 
@@ -150,9 +149,22 @@ def _wrapped_axes(shape: tuple[int, ...]) -> list[np.ndarray]:
     return list(np.meshgrid(*(np.fft.fftfreq(n) * n for n in shape), indexing="ij"))
 
 
-def _positive(name: str, value: float) -> None:
-    if not (np.isfinite(value) and value > 0):
+def _positive(name: str, value: float) -> float:
+    number = _number(name, value, "a finite number > 0")
+    if number <= 0:
         raise InputError(f"blur {name} = {value}: must be a finite number > 0")
+    return number
+
+
+def _number(name: str, value: float, allowed: str) -> float:
+    """The value as a Python float, so that 2 and 2.0 make the same degradation."""
+    try:
+        number = float("nan") if isinstance(value, bool | str) else float(value)
+    except (OverflowError, TypeError, ValueError):
+        number = float("nan")
+    if not np.isfinite(number):
+        raise InputError(f"blur {name} = {value}: must be {allowed}")
+    return number
 
 
 def _times(shape: tuple[int, ...]) -> str:

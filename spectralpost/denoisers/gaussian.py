@@ -5,6 +5,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
+from ..algebra import as_floating, floating
 from ..noise import NoiseLevel
 from ..prior import Prior, denoiser_gain
 
@@ -13,7 +14,8 @@ class GaussianDenoiser(NamedTuple):
     """The exact denoiser of a stationary Gaussian prior, by FFT, plane by plane.
 
     x_hat = mean + F^-1 g F (x_t - alpha_t mean),  g = `prior.denoiser_gain`. Build it with
-    `GaussianDenoiser.of(prior)`; pixels are in the prior's pixel range.
+    `GaussianDenoiser.of(prior)`; pixels are in the prior's pixel range. Computes in the floating
+    dtype of x_t, integers in JAX's default.
     """
 
     spectrum: Array  # [H, W] (or [n]), FFT order
@@ -24,10 +26,12 @@ class GaussianDenoiser(NamedTuple):
         return cls(jnp.asarray(prior.spectrum), jnp.asarray(prior.mean))
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
+        x_t = as_floating("x_t", x_t)
+        prior, t = floating(self, t, dtype=x_t.dtype)
         axes = tuple(range(-self.mean.ndim, 0))
-        mean = jnp.broadcast_to(self.mean.astype(x_t.dtype), x_t.shape)
+        mean = jnp.broadcast_to(prior.mean, x_t.shape)
         centred = jnp.fft.rfftn(x_t - t.alpha * mean, axes=axes)
         # The gain is real and even, so the half spectrum of a real image is enough.
-        gain = denoiser_gain(self.spectrum, t)[..., : centred.shape[-1]].astype(centred.dtype)
+        gain = denoiser_gain(prior.spectrum, t)[..., : centred.shape[-1]].astype(centred.dtype)
         denoised = jnp.broadcast_to(gain, centred.shape) * centred
         return mean + jnp.fft.irfftn(denoised, s=self.mean.shape, axes=axes)

@@ -18,14 +18,14 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType, PartitionSpec
 
+from ..algebra import floating
 from ..errors import InputError
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem, num_pixels
-from ..samplers.base import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler, check_guidance
 from ..transfer import (
     Transfer,
-    check_guidance,
     compose,
     divides_by_norms,
     identity_transfer,
@@ -49,9 +49,10 @@ def loss_and_gradient(
 ) -> tuple[Array, Guidance]:
     """The objective of a schedule, and its derivatives by the weights named in `free`, [S] each.
 
-    levels [S + 1], guidance leaves [S]. The objective has to be an average over modes, as all
-    metrics of this package are. Modes are shared out over all local devices: one per GPU, or as
-    many CPU devices as `jax.config.update("jax_num_cpu_devices", n)` asked for at the start.
+    levels [S + 1], guidance leaves [S]; computed in the widest floating dtype of problem, levels
+    and guidance. The objective has to be an average over modes, as all metrics of this package are.
+    Modes are shared out over all local devices: one per GPU, or as many CPU devices as
+    `jax.config.update("jax_num_cpu_devices", n)` asked for at the start.
 
     For independent modes and samplers that do not divide by norms: raises InputError otherwise;
     `jax.grad` of `sampler_transfer` is for these, and for `exact`, which knows the whole problem.
@@ -67,6 +68,7 @@ def loss_and_gradient(
             "loss_and_gradient: needs independent modes and a sampler without norms; "
             "jax.grad goes through sampler_transfer for all others"
         )
+    problem, levels, guidance = floating(problem, levels, guidance)
     num_devices = jax.local_device_count()
     rows = problem.spectrum.shape[0]
     if rows < num_devices * chunk:

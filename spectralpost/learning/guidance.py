@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..algebra import namespace
+from ..algebra import floating, namespace
 from ..noise import NoiseLevel, log_snr, step_pairs
 from ..problem import Problem
 from ..samplers.base import Guidance
@@ -160,6 +160,7 @@ def per_mode(
 
     What a sampler takes for independent modes. Leaves [S] stay as they are.
     """
+    problem, guidance, knots = floating(problem, guidance, knots)
     membership = band_membership(problem, knots)
 
     def spread(name: str, weights: Array) -> Array:

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..algebra import floating
 from ..errors import InputError
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
@@ -91,7 +92,7 @@ def learn(
     """
     search.check()
     problems = [problem] if isinstance(problem, Problem) else list(problem)
-    problems, levels = _same_dtype(problems, levels)
+    levels, *problems = floating(levels, *problems)
     prepared = prepare(
         sampler,
         problems,
@@ -213,15 +214,6 @@ def _plain(loss: Loss, prepared: Prepared) -> Loss:
 def _single(tree):
     """All arrays in single precision, which does for exploring, in less time."""
     return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)
-
-
-def _same_dtype(problems: list[Problem], levels: NoiseLevel) -> tuple[list[Problem], NoiseLevel]:
-    """All in the widest floating dtype among them, single precision at least; integers fit in."""
-    dtypes = [np.asarray(leaf).dtype for leaf in jax.tree.leaves((problems, levels))]
-    floating = [dtype for dtype in dtypes if jnp.issubdtype(dtype, jnp.floating)]
-    wanted = np.result_type(np.float32, *floating) if floating else jnp.result_type(float)
-    dtype = jax.dtypes.canonicalize_dtype(wanted)  # single, unless double is switched on
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (problems, levels))
 
 
 def _checked(resume: Guidance, loss: Loss) -> dict[str, np.ndarray]:

@@ -20,7 +20,7 @@ class Descent(NamedTuple):
 # iterations that a rejected step would waste in lockstep with the other starts. The first two are
 # relative to the diagonal of J^T J (Marquardt), which steps far along directions that hardly
 # matter; the others to its largest entry (Levenberg), which does not.
-TRIALS = (0.01, 0.1, 1.0, 10.0)
+TRIALS = ((0.01, "diagonal"), (1.0, "diagonal"), (0.1, "largest"), (10.0, "largest"))
 MAX_STEP = 2.0  # of an unconstrained number: a factor of 7 for a weight
 
 
@@ -49,16 +49,20 @@ def iterate(
     curvature = jnp.diagonal(normal)  # Gauss and Newton's
     # Directions that do not matter at all must not make the system singular.
     floor = jnp.finfo(r.dtype).eps * jnp.max(curvature) + jnp.finfo(r.dtype).tiny
-    scale = jnp.maximum(curvature, floor)
+    scales = {
+        "diagonal": jnp.maximum(curvature, floor),
+        "largest": jnp.full_like(curvature, jnp.max(curvature) + floor),
+    }
+    scale = jnp.stack([factor * scales[kind] for factor, kind in TRIALS])
 
-    def trial(factor: Array) -> tuple[Array, Array]:
-        damped = normal + jnp.diag(factor * descent.damping * scale)
+    def trial(scale: Array) -> tuple[Array, Array]:
+        damped = normal + jnp.diag(descent.damping * scale)
         step = jax.scipy.linalg.cho_solve(jax.scipy.linalg.cho_factor(damped), -gradient)
         vector = descent.vector + jnp.clip(step, -MAX_STEP, MAX_STEP)
         return vector, loss(vector)
 
-    factors = jnp.asarray(TRIALS, r.dtype)
-    candidates, losses = jax.vmap(trial)(factors)
+    factors = jnp.asarray([factor for factor, _ in TRIALS], r.dtype)
+    candidates, losses = jax.vmap(trial)(scale)
     losses = finite(losses)
     best = jnp.argmin(losses)
     here = finite(jnp.sum(r**2))

@@ -12,8 +12,8 @@ from ..errors import InputError
 from ..metrics import Objective, residuals_of, wasserstein2
 from ..noise import NoiseLevel, check_levels
 from ..problem import Problem
-from ..samplers.base import Guidance, Sampler
-from ..transfer import check_guidance, check_weights, divides_by_norms
+from ..samplers.base import Guidance, Sampler, check_guidance, check_weights
+from ..transfer import divides_by_norms
 from .baselines import heuristic, tuned_constant
 from .generations import LEAST_SQUARES, Search
 from .gradient import CHUNK as LARGE

@@ -14,10 +14,12 @@ from functools import lru_cache, partial, wraps
 from typing import Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
+from ..algebra import float_dtype, is_concrete
 from ..errors import InputError
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, num_steps_of
 from ..problem import Problem
 
 # (x_t, t) -> E[x_0 | x_t], all in mode coordinates
@@ -81,7 +83,7 @@ class Sampler:
                   norm; else None. It asks for one norm a step, which may depend on all weights but
                   the converted one
     to_literal    (guidance, norms, levels) -> guidance of `literal` that takes the same steps;
-                  norms [S, 1], those that `literal` divides by (`transfer.to_literal` finds them)
+                  norms [S, 1], those that `literal` divides by (see `literal_form.to_literal`)
     from_literal  (guidance of `literal`, norms, levels) -> guidance
     made_by       the call of a factory that made it. Two samplers of equal calls are equal, and one
                   program in JAX's caches. None, and equal to nothing but itself: a sampler that was
@@ -120,7 +122,9 @@ class Sampler:
         official = self.defaults(problem, levels, factor)
         if self.literal is None:
             return official
-        from ..transfer import from_literal  # which differentiates samplers, and so imports this
+        from ..literal_form import (
+            from_literal,  # which differentiates samplers, and so imports this
+        )
 
         return from_literal(self, problem, levels, official)
 
@@ -188,7 +192,7 @@ def _plain(name: str, value: object) -> object:
 
 def constant(value: float | Array, levels: NoiseLevel) -> Array:
     """The same weight at every step, [S]."""
-    return jnp.full(levels.alpha.shape[0] - 1, value, levels.alpha.dtype)
+    return jnp.full(num_steps_of(levels), value, float_dtype(levels))
 
 
 def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
@@ -207,3 +211,37 @@ def check_scale(scale: float) -> None:
     """InputError unless a sampler's option `scale` is a number >= 0."""
     if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale >= 0:
         raise InputError(f"scale = {scale!r}: must be a number >= 0")
+
+
+def check_guidance(
+    sampler: Sampler, levels: NoiseLevel, guidance: Guidance, modes: int | None = None
+) -> None:
+    """InputError unless guidance has just the sampler's weights, each of shape [S].
+
+    For `modes` independent modes also [S, modes]: a weight of its own for each.
+    """
+    wanted, steps = sampler.constraint, num_steps_of(levels)
+    if set(guidance) != set(wanted):
+        raise InputError(
+            f"guidance of {sampler.name}: has {sorted(guidance)}, needed are {sorted(wanted)}"
+        )
+    for name, weights in guidance.items():
+        allowed: list[tuple[int, ...]] = [(steps,)]
+        if modes is not None:
+            allowed.append((steps, modes))
+        if jnp.shape(weights) not in allowed:
+            raise InputError(
+                f"guidance {name!r} of shape {jnp.shape(weights)}: ({steps},) is needed, "
+                "one weight per step"
+            )
+
+
+def check_weights(sampler: Sampler, guidance: Guidance) -> None:
+    """InputError unless all weights are finite and satisfy the sampler's constraints."""
+    for name, weights in guidance.items():
+        if not is_concrete(weights):
+            continue
+        values, unit = np.asarray(weights), sampler.constraint[name] == "unit"
+        if not np.all(np.isfinite(values)) or values.min() < 0 or (unit and values.max() > 1):
+            allowed = "in [0, 1]" if unit else ">= 0"
+            raise InputError(f"guidance.{name}: all values must be finite and {allowed}")

@@ -6,7 +6,7 @@ from typing import Literal
 import jax.numpy as jnp
 from jax import Array
 
-from ..algebra import safe_sqrt
+from ..algebra import float_dtype, safe_sqrt
 from ..noise import NoiseLevel, num_steps_of
 from .base import (
     Denoise,
@@ -76,7 +76,7 @@ def daps(
         return s.alpha * x + spread * eps
 
     def defaults(problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
-        i = jnp.arange(num_steps_of(levels), dtype=levels.alpha.dtype)
+        i = jnp.arange(num_steps_of(levels), dtype=float_dtype(levels))
         lr = 1e-4 * factor * (1 - 0.99 * i / (num_steps_of(levels) + 1))
         return {"lr": lr, "precision": constant(1e4, levels)}
 

@@ -1,0 +1,61 @@
+"""Official, norm-normalised weights from a schedule's and back, by mean-field norms.
+
+Data of each sampler (`Sampler.literal` and its two conversions); the norms come from trajectories.
+"""
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .errors import InputError
+from .noise import NoiseLevel, step_pairs
+from .problem import Problem
+from .samplers.base import Guidance, Sampler, check_guidance
+from .transfer import (
+    Transfer,
+    compose,
+    mean_field_norms,
+    norms_asked,
+    start_transfer,
+    step_transfer,
+)
+
+
+def to_literal(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> Guidance:
+    """The weights of `sampler.literal` that take the same steps as this guidance, leaves [S].
+
+    By the mean-field norms along this sampler's own trajectory: at the same law the literal form
+    divides by the same norm. InputError if the sampler has no literal form.
+    """
+    literal = _literal(sampler)
+    check_guidance(sampler, levels, guidance, problem.spectrum.size)
+    t, s = step_pairs(levels)
+    one = jnp.ones((t.alpha.shape[0], 1), problem.spectrum.dtype)
+    # The norms do not depend on the weight that is converted (see `Sampler`): any number will do.
+    likely = sampler.to_literal(guidance, one, levels)
+
+    def step(law: Transfer, inputs) -> tuple[Transfer, Array]:
+        t, s, guidance_t, likely_t = inputs
+        (norm,) = norms_asked(literal, problem, t, s, likely_t, law)
+        return compose(law, step_transfer(sampler, problem, t, s, guidance_t)), norm
+
+    start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
+    norms = jax.lax.scan(step, start, (t, s, guidance, likely))[1]
+    return sampler.to_literal(guidance, norms[:, None], levels)
+
+
+def from_literal(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, literal_guidance: Guidance
+) -> Guidance:
+    """The weights that take the same steps as `sampler.literal` with these, in the mean-field
+    closure, leaves [S]. InputError if the sampler has no literal form."""
+    norms = mean_field_norms(_literal(sampler), problem, levels, literal_guidance)
+    return sampler.from_literal(literal_guidance, norms, levels)
+
+
+def _literal(sampler: Sampler) -> Sampler:
+    if sampler.literal is None:
+        raise InputError(f"sampler = {sampler.name!r}: has no form that divides by a norm")
+    return sampler.literal
