@@ -169,13 +169,13 @@ GRIDS: dict[str, Callable[..., NoiseLevel]] = {
 }
 
 
-def make_grid(name: str, num_steps: int, **options: Any) -> NoiseLevel:
+def make_grid(name: str, num_steps: int, /, **options: Any) -> NoiseLevel:
     """GRIDS[name](num_steps, **options), for options from a file: see `checked_options`."""
     checked = checked_options("grid", GRIDS, name, options, own=("num_steps",))
     return GRIDS[name](num_steps, **checked)
 
 
-def grid_timesteps(name: str, num_steps: int, **options: Any) -> np.ndarray | None:
+def grid_timesteps(name: str, num_steps: int, /, **options: Any) -> np.ndarray | None:
     """The time steps that `make_grid` visits, descending; None for a grid that has none."""
     checked = checked_options("grid", GRIDS, name, options, own=("num_steps",))
     if "spacing" not in options_of(GRIDS[name]):
@@ -184,7 +184,7 @@ def grid_timesteps(name: str, num_steps: int, **options: Any) -> np.ndarray | No
     return vp_timesteps(num_steps, **chosen)
 
 
-def training_grid(name: str, **options: Any) -> NoiseLevel:
+def training_grid(name: str, /, **options: Any) -> NoiseLevel:
     """All levels on which a network of a grid with time steps was trained, noisiest first."""
     train_steps = options.get("train_steps", TRAIN_STEPS)
     return make_grid(name, train_steps, **options | {"spacing": "uniform"})

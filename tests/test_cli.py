@@ -106,6 +106,9 @@ BAD = {
         f"{PLAIN} --degradation uniform-blur --degradation-options size=3.5",
         "size = 3.5: must be a whole number",
     ),
+    "steps as a grid option": (f"{DESIGN} --grid-options num_steps=3", "has no option 'num_steps'"),
+    "shape as an option": (f"{PLAIN} --degradation-options shape=3", "has no option 'shape'"),
+    "name as an option": (f"{DESIGN} --sampler-options name=pigdm", "'dps': has no option 'name'"),
     "unknown grid option": (f"{DESIGN} --grid-options rho=7", "'vp_linear'.*'rho'.*spacing"),
     "grid option of words": (f"{DESIGN} --grid-options spacing=far", "'far': must be one of uni"),
     # sampler

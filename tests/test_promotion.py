@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import EPS, ROWS, random_guidance
+from spectralpost.guidance import per_mode
 
 from spectralpost.algebra import as_floating, float_dtype, floating
 from spectralpost.degradations import gaussian_blur

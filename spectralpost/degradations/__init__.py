@@ -17,7 +17,7 @@ DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
 }
 
 
-def make_degradation(name: str, shape: tuple[int, ...], **options: Any) -> Degradation:
+def make_degradation(name: str, shape: tuple[int, ...], /, **options: Any) -> Degradation:
     """DEGRADATIONS[name](shape, **options), for options from a file: see `checked_options`."""
     checked = checked_options("degradation", DEGRADATIONS, name, options, own=("shape",))
     return DEGRADATIONS[name](shape=shape, **checked)

@@ -37,7 +37,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
 }
 
 
-def make_sampler(name: str, **options: object) -> Sampler:
+def make_sampler(name: str, /, **options: object) -> Sampler:
     """SAMPLERS[name](**options), for options from a file: see `checked_options`."""
     checked = checked_options("sampler", SAMPLERS, name, options)
     return SAMPLERS[name](**checked)
