@@ -6,13 +6,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import EPS, ROWS, random_guidance
-from spectralpost.guidance import per_mode
 
 from spectralpost.algebra import as_floating, float_dtype, floating
 from spectralpost.degradations import gaussian_blur
 from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.errors import InputError, check_whole
-from spectralpost.learning import Search, learn
+from spectralpost.learning import Search, learn, per_mode
 from spectralpost.merging import unique_modes
 from spectralpost.metrics import image_mse, optimal_tradeoff, psnr, wasserstein2
 from spectralpost.noise import NoiseLevel, check_levels, nearest_timesteps, vp_linear
