@@ -636,11 +636,13 @@ def test_shift_by_the_mean(name, shape):
         return mean + denoise(problem, x_t - level.alpha * mean, level)
 
     def both(x, y, eps):
-        update = functools.partial(sampler.update, guidance_t=weights)
+        def update(denoiser, x, y):
+            return sampler.update(denoiser, measurement, Step(t, s, x, y, eps, weights))
+
         x_t, y_full = x + sampler.centre(t) * mean, y + problem.response * mean
         return (
-            update(centred, measurement, t, s, x, y, eps),
-            update(shifted, measurement, t, s, x_t, y_full, eps) - sampler.centre(s) * mean,
+            update(centred, x, y),
+            update(shifted, x_t, y_full) - sampler.centre(s) * mean,
             step_transfer(sampler, problem, t, s, weights).offset,
         )
 
