@@ -99,8 +99,8 @@ def fitted(value: Any, wanted: Any) -> Any:
     if origin in (Union, UnionType):
         if value is None and NoneType in args:
             return None
-        (wanted,) = (arg for arg in args if arg is not NoneType)  # X | None; no other union is used
-        return fitted(value, wanted)
+        kinds = [arg for arg in args if arg is not NoneType]  # X | None, or what arrays may be
+        return fitted(value, kinds[0]) if len(kinds) == 1 else value
     if origin is Literal:
         if value in args:
             return value
