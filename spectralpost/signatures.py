@@ -90,17 +90,17 @@ def options_of(
 def fitted(value: Any, wanted: Any) -> Any:
     """A value read from YAML or JSON as the type `wanted`; TypeError says what is needed instead.
 
-    Types that such files do not have (arrays, and whatever has no annotation) pass as they are.
+    Types that such files do not have (arrays and whatever may be one of several types, or has no
+    annotation) pass as they are: the factory looks at them.
     """
     origin, args = get_origin(wanted), get_args(wanted)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if origin is Annotated:
         return fitted(value, args[0])
     if origin in (Union, UnionType):
-        if value is None and NoneType in args:
-            return None
-        kinds = [arg for arg in args if arg is not NoneType]  # X | None, or what arrays may be
-        return fitted(value, kinds[0]) if len(kinds) == 1 else value
+        others = [arg for arg in args if arg is not NoneType]
+        passes = len(others) > 1 or (value is None and NoneType in args)
+        return value if passes else fitted(value, others[0])
     if origin is Literal:
         if value in args:
             return value

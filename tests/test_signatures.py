@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import numpy as np
 import pytest
+from jax.typing import ArrayLike
 
 from spectralpost.errors import InputError
 from spectralpost.signatures import as_words, checked_options, fitted, parsed_words
@@ -64,6 +65,7 @@ def test_values_that_do_not(value, wanted, message):
 def test_what_files_do_not_have_passes():
     array = np.ones(3)
     assert fitted(array, np.ndarray) is array
+    assert fitted(array, ArrayLike | None) is array and fitted([1], ArrayLike) == [1]
 
 
 def test_words_mean_what_they_were_made_from():
