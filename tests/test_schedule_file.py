@@ -18,7 +18,8 @@ import pytest
 
 import spectralpost
 from spectralpost.errors import InputError
-from spectralpost.learning import band_knots, per_mode
+from spectralpost.learning import per_mode
+from spectralpost.learning.guidance import band_knots
 from spectralpost.noise import NoiseLevel, rectified_flow, vp_cosine, vp_linear, vp_timesteps
 from spectralpost.prior import matern
 from spectralpost.problem import image_problem
