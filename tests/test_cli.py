@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from runs import QUICK, STEPS, compile_quickly, contents, workplace  # noqa: F401
+from commandline import QUICK, STEPS, compile_quickly, contents, workplace  # noqa: F401
 
 import spectralpost
 from spectralpost import commands

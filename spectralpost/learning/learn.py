@@ -126,22 +126,15 @@ def learn(
     vectors = np.asarray(lanes.vector)[np.argsort(np.asarray(lanes.loss))]
     learned, knots = schedule_of(loss.parameters, vectors[0]), loss.parameters.band_knots
 
-    def values(levels: NoiseLevel, guidance: Guidance) -> np.ndarray:
-        return np.asarray([evaluate(sampler, p, levels, guidance, objective) for p in problems])
-
-    def of_bands(guidance: Guidance) -> np.ndarray:
-        if knots is None:
-            return values(learned.levels, guidance)
-        weights = [per_mode(sampler.constraint, guidance, p, knots) for p in problems]
-        return np.asarray(
-            [
-                evaluate(sampler, p, learned.levels, on, objective)
-                for p, on in zip(problems, weights, strict=True)
-            ]
-        )
+    def losses_on(levels: NoiseLevel, guidance: Guidance) -> np.ndarray:
+        found = []
+        for one in problems:
+            on = guidance if knots is None else per_mode(sampler.constraint, guidance, one, knots)
+            found.append(evaluate(sampler, one, levels, on, objective))
+        return np.asarray(found)
 
     combined = lambda losses: float(jax.jit(Loss.combined)(loss, losses))  # noqa: E731
-    losses = of_bands(learned.guidance)
+    losses = losses_on(learned.levels, learned.guidance)
     eta = prepared.heuristic.get("eta", np.zeros_like(np.asarray(levels.alpha)[1:]))
     exact = np.asarray([evaluate_exact(p, levels, eta, objective) for p in problems])
     return LearnResult(
@@ -152,8 +145,8 @@ def learn(
         loss=combined(losses),
         losses=np.asarray(losses, float),
         baselines={
-            "heuristic": combined(values(levels, prepared.heuristic)),
-            "tuned_constant": combined(values(levels, prepared.constant)),
+            "heuristic": combined(losses_on(levels, prepared.heuristic)),
+            "tuned_constant": combined(losses_on(levels, prepared.constant)),
             "exact": combined(exact),
         },
         baseline_guidance={
