@@ -6,12 +6,18 @@ import numpy as np
 import pytest
 import tifffile
 from pictures import pixels, write
-from spectralpost.commands.setting import degradation_of, prior_and_photo
 
-from spectralpost.cli import Design
+from spectralpost.commands import inputs
+from spectralpost.commands.inputs import degradation_choice
+from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
 from spectralpost.images import all_planes, load_folder
+from spectralpost.options import Design
 from spectralpost.prior import excess_kurtosis, from_images
+
+
+def prior_and_photo(options, given=None, notes=None):
+    return inputs.prior_and_photo(options, given, set() if notes is None else notes)
 
 
 def folder_of(path, num=4, **options):
@@ -43,16 +49,18 @@ def test_a_grey_image_does_not_make_the_photograph_grey(grey, tmp_path):
     assert prior_and_photo(Design(images=tmp_path))[1].shape == (3, 8, 8)
 
 
-def test_twelve_bits_are_said_in_one_line(tmp_path, capsys):
+def test_twelve_bits_are_said_in_one_line(tmp_path):
     """Though the images are read more than once; not when the white level is given."""
     for i in range(3):
         image = pixels(8, 8, high=4095, dtype=np.uint16, seed=i)
         tifffile.imwrite(tmp_path / f"{i}.tif", image, photometric="minisblack")
-    dark = prior_and_photo(Design(images=tmp_path))[0]
-    said = capsys.readouterr().out
-    assert said.count("\n") == 1 and "uses 6.2% of the range" in said
-    prior = prior_and_photo(Design(images=tmp_path, white_level=4095))[0]
-    assert capsys.readouterr().out == ""
+    notes = set()
+    dark = prior_and_photo(Design(images=tmp_path), notes=notes)[0]
+    (said,) = notes
+    assert "\n" not in said and "uses 6.2% of the range" in said
+    notes = set()
+    prior = prior_and_photo(Design(images=tmp_path, white_level=4095), notes=notes)[0]
+    assert not notes
     np.testing.assert_allclose(prior.spectrum, dark.spectrum * (65535 / 4095) ** 2, rtol=1e-10)
     with pytest.raises(InputError, match="white level = 4095: needs --images"):
         prior_and_photo(Design(white_level=4095))
@@ -76,12 +84,16 @@ def test_no_image_is_that_large(tmp_path):
         prior_and_photo(Design(images=folder_of(tmp_path), size=9))
 
 
-def test_the_sum_of_a_kernel_is_said(tmp_path, capsys):
+def test_the_sum_of_a_kernel_is_said(tmp_path):
     (tmp_path / "a.csv").write_text("1,2\n3,4\n")
     options = Design(degradation="kernel", kernel=tmp_path / "a.csv")
-    response = np.asarray(degradation_of(options, "kernel", (8, 8)).response)
+    notes = set()
+    name, given = degradation_choice(options, notes)
+    response = np.asarray(make_degradation(name, (8, 8), **given).response)
     np.testing.assert_allclose(response[0], 10)
-    assert capsys.readouterr().out.count("add up to 10;") == 1
+    (said,) = notes
+    assert said.count("add up to 10;") == 1
     (tmp_path / "a.csv").write_text("0.1,0.2\n0.3,0.4\n")
-    degradation_of(options, "kernel", (8, 8))
-    assert capsys.readouterr().out == ""
+    notes = set()
+    degradation_choice(options, notes)
+    assert not notes
