@@ -27,10 +27,11 @@ PAGE = (Path(__file__).parent.parent / "docs" / "conventions.md").read_text("utf
 COMMON = ("Common", "Overview")
 ITEMS = ("Weights", "Options", "Official code", "Paper and code", "Not modelled")
 
+# Read so that a missing section or row fails the tests of that sampler, not their collection.
 HEADINGS = re.findall(r"^## (.+)$", PAGE, re.MULTILINE)
 SECTIONS = dict(zip(HEADINGS, re.split(r"^## .+$", PAGE, flags=re.MULTILINE)[1:], strict=True))
 # The overview, without its two lines of header.
-LINES = [line for line in SECTIONS["Overview"].splitlines() if line.startswith("|")][2:]
+LINES = [line for line in SECTIONS.get("Overview", "").splitlines() if line.startswith("|")][2:]
 ROWS = [[cell.strip() for cell in line.strip("|").split("|")] for line in LINES]
 
 
@@ -111,10 +112,11 @@ def test_other_weights_of_options_are_named(name):
             assert f"`{weight}`" in items(SECTIONS[name])["Weights"]
 
 
-@pytest.mark.parametrize("row", ROWS, ids=SAMPLERS)
-def test_overview_agrees_with_the_sections_and_marks_what_is_tuned(row):
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_overview_agrees_with_the_sections_and_marks_what_is_tuned(name):
     """Column 4: the same weights and defaults, `*` at the one that `factor` multiplies."""
-    name, weights = row[0], re.findall(r"(\w+)(\*?) \((.+?)\)", row[3])
+    (row,) = [row for row in ROWS if row[0] == name]
+    weights = re.findall(r"(\w+)(\*?) \((.+?)\)", row[3])
     stated = {weight: default for weight, _, default in weights}
     assert stated == defaults(items(SECTIONS[name])["Weights"])
     before, after = heuristic(name), heuristic(name, factor=0.5)

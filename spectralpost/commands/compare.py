@@ -250,8 +250,8 @@ def _print_notes(result: Result) -> None:
             )
     if any(row.name == "reddiff" for row in rows):
         console.print(
-            "RED-diff's published default is Adam's; plain gradient descent, shown here, is right "
-            "in order of magnitude only.",
+            "RED-diff's published default is Adam's; plain gradient descent, shown and simulated "
+            "here, is right in order of magnitude only.",
             soft_wrap=True,
         )
     console.print(

@@ -34,7 +34,7 @@ def exact(problem: Problem, kind: Kind = "score") -> Sampler:
               discretisation error however large the step. What is left is the start, N(0,
               sigma_T^2) instead of the law of x_T given y
 
-    Weights of "score": eta, stochasticity, in [0, 1] (default 0); none of the others.
+    Weights: eta in [0, 1], default 0, stochasticity, for "score" only; the others have none.
     """
     check_choice("kind", kind, KINDS)
 
