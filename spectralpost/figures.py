@@ -126,7 +126,8 @@ def compare_figure(
         axes.set_title(f"{steps} steps")
         axes.set_xlabel("W2$^2$ per pixel to the true posterior")
     handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    columns = len(labels) if len(losses) > 1 else 2  # one panel is narrower than one row
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
     figure.suptitle(title)
     return figure
 
