@@ -69,7 +69,7 @@ from spectralpost import (
 )
 from spectralpost.errors import InputError
 from spectralpost.figures import Panel, restored_figure, save_figure
-from spectralpost.files import check_free, fresh_folder, whole_folder
+from spectralpost.files import results_folder
 from spectralpost.images import all_planes, built_in_photographs, tiles
 
 # What --quick must print, to 2 %. The last is a search's: it may end in another minimum.
@@ -181,32 +181,37 @@ def _caption(numbers: dict) -> str:
     return f"W2$^2$ {loss:.4f}\n{measured:.1f} dB (average image {average:.1f})"
 
 
+def table(results: dict) -> str:
+    """One line a schedule."""
+    lines = [f"{'DPS':<20}{'W2^2':>9}{'PSNR':>8}{'PSNR (photograph)':>20}{'amplification':>16}"]
+    for name, numbers in results.items():
+        if isinstance(numbers, dict):
+            loss, predicted, measured, growth = numbers.values()
+            lines += [f"{name:<20}{loss:>9.5f}{predicted:>8.2f}{measured:>20.2f}{growth:>16.2f}"]
+        else:
+            lines += [f"{name}: {numbers:.4g}"]
+    return "\n".join(lines)
+
+
 def main() -> None:
     options = tyro.cli(Options, description=__doc__.splitlines()[0])
     jax.config.update("jax_enable_x64", True)
     try:
-        out = None if options.quick else options.out or fresh_folder("runs", "fewer_steps")
-        if out is not None:
-            check_free(out)
-        results, rows = run(options)
+        if options.quick:
+            results, _ = run(options)
+            print(table(results))
+            off = {k: results[k]["W2^2"] / v - 1 for k, v in QUICK.items()}
+            wrong = {name: f"{error:+.1%}" for name, error in off.items() if abs(error) > 0.02}
+            sys.exit(f"not as expected: {wrong}" if wrong else 0)
+        with results_folder(options.out, "fewer_steps") as out:
+            results, rows = run(options)
+            print(table(results))
+            title = "DPS with fewer steps: Gaussian denoiser, blur of std 2, sigma_y = 0.05"
+            save_figure(restored_figure(rows, title), out.folder / "fewer_steps.png")
+            (out.folder / "fewer_steps.json").write_text(json.dumps(results, indent=1) + "\n")
+        print(f"results in {out.path}: fewer_steps.png, fewer_steps.json")
     except InputError as error:
         sys.exit(f"fewer_steps: {error}")
-    print(f"{'DPS':<20}{'W2^2':>9}{'PSNR':>8}{'PSNR (photograph)':>20}{'amplification':>16}")
-    for name, numbers in results.items():
-        if isinstance(numbers, dict):
-            loss, predicted, measured, growth = numbers.values()
-            print(f"{name:<20}{loss:>9.5f}{predicted:>8.2f}{measured:>20.2f}{growth:>16.2f}")
-        else:
-            print(f"{name}: {numbers:.4g}")
-    if options.quick:
-        off = {k: results[k]["W2^2"] / v - 1 for k, v in QUICK.items()}
-        wrong = {name: f"{error:+.1%}" for name, error in off.items() if abs(error) > 0.02}
-        sys.exit(f"not as expected: {wrong}" if wrong else 0)
-    with whole_folder(out) as folder:
-        title = "DPS with fewer steps: Gaussian denoiser, blur of std 2, sigma_y = 0.05"
-        save_figure(restored_figure(rows, title), folder / "fewer_steps.png")
-        (folder / "fewer_steps.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"results in {out}: fewer_steps.png, fewer_steps.json")
 
 
 if __name__ == "__main__":

@@ -93,7 +93,7 @@ from spectralpost import (
 )
 from spectralpost.errors import InputError
 from spectralpost.figures import save_figure
-from spectralpost.files import check_free, fresh_folder, whole_folder
+from spectralpost.files import results_folder
 
 SIGMA_Y = 0.05
 WEIGHT = {"dps": "zeta", "diffpir": "lambda_", "pigdm": "weight"}
@@ -341,20 +341,19 @@ def main() -> None:
     # Compiling takes most of the time; numbers change by rounding only.
     jax.config.update("jax_disable_most_optimizations", options.quick)
     try:
-        out = None if options.quick else options.out or fresh_folder("runs", "more_freedom")
-        if out is not None:
-            check_free(out)
-        results = run(options)
+        if options.quick:
+            results = run(options)
+            print(table(results))
+            wrong = check_quick(results)
+            sys.exit(f"not as expected: {'; '.join(wrong)}" if wrong else 0)
+        with results_folder(options.out, "more_freedom") as out:
+            results = run(options)
+            print(table(results))
+            save_figure(figure(results), out.folder / "more_freedom.png")
+            (out.folder / "more_freedom.json").write_text(json.dumps(results, indent=1) + "\n")
+        print(f"results in {out.path}: more_freedom.png, more_freedom.json")
     except InputError as error:
         sys.exit(f"more_freedom: {error}")
-    print(table(results))
-    if options.quick:
-        wrong = check_quick(results)
-        sys.exit(f"not as expected: {'; '.join(wrong)}" if wrong else 0)
-    with whole_folder(out) as folder:
-        save_figure(figure(results), folder / "more_freedom.png")
-        (folder / "more_freedom.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(f"results in {out}: more_freedom.png, more_freedom.json")
 
 
 if __name__ == "__main__":

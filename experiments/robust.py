@@ -79,7 +79,7 @@ from spectralpost import (
 )
 from spectralpost.errors import InputError
 from spectralpost.figures import save_figure
-from spectralpost.files import check_free, fresh_folder, whole_folder
+from spectralpost.files import results_folder
 
 DESIGNS = {  # colour, line and marker
     "own tuned constant": ("#E69F00", ":", "v"),
@@ -271,21 +271,20 @@ def main() -> None:
     # Compiling takes most of the time; numbers change by rounding only.
     jax.config.update("jax_disable_most_optimizations", options.quick)
     try:
-        out = None if options.quick else options.out or fresh_folder("runs", "robust")
-        if out is not None:
-            check_free(out)
-        points, results = run(options)
+        if options.quick:
+            points, results = run(options)
+            print(table(points, results))
+            wrong = check_quick(results["dps"])
+            sys.exit(f"not as expected: {'; '.join(wrong)}" if wrong else 0)
+        with results_folder(options.out, "robust") as out:
+            points, results = run(options)
+            print(table(points, results))
+            save_figure(figure(points, results), out.folder / "robust.png")
+            numbers = {"problems": [asdict(point) for point in points], "samplers": results}
+            (out.folder / "robust.json").write_text(json.dumps(numbers, indent=1) + "\n")
+        print(f"results in {out.path}: robust.png, robust.json")
     except InputError as error:
         sys.exit(f"robust: {error}")
-    print(table(points, results))
-    if options.quick:
-        wrong = check_quick(results["dps"])
-        sys.exit(f"not as expected: {'; '.join(wrong)}" if wrong else 0)
-    with whole_folder(out) as folder:
-        save_figure(figure(points, results), folder / "robust.png")
-        numbers = {"problems": [asdict(point) for point in points], "samplers": results}
-        (folder / "robust.json").write_text(json.dumps(numbers, indent=1) + "\n")
-    print(f"results in {out}: robust.png, robust.json")
 
 
 if __name__ == "__main__":

@@ -261,26 +261,3 @@ def _without_nul(what: str, path: str | os.PathLike[str]) -> Path:
     if "\0" in os.fspath(path):
         raise InputError(f"{what} = {shown(path)}: a name cannot hold a NUL character")
     return Path(path)
-
-
-# ---------------------------------------------------- until all commands use `results_folder`
-
-
-@contextmanager
-def whole_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """Yields a temporary folder beside `path`, which takes its place if all went well.
-
-    Raises InputError if `path` exists and is not an empty folder, or cannot be made.
-    """
-    with results_folder(path, "") as results:
-        yield results.folder
-
-
-def fresh_folder(parent: str | os.PathLike[str], name: str) -> Path:
-    """A path parent/name-DATE-TIME that does not exist yet."""
-    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    path, number = Path(parent) / stem, 1
-    while path.exists():
-        number += 1
-        path = Path(parent) / f"{stem}-{number}"
-    return path

@@ -1,9 +1,11 @@
 """What the commands find, write and print."""
 
+import dataclasses
 import inspect
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import jax
@@ -27,7 +29,7 @@ from spectralpost.prior import load_prior
 from spectralpost.problem import image_problem
 from spectralpost.restoration import measure
 from spectralpost.samplers import SAMPLERS
-from spectralpost.schedule_file import load_schedule
+from spectralpost.schedule_file import load_schedule, save_schedule
 from spectralpost.transfer import sampler_transfer
 
 # ------------------------------------------------------------------------------------------ design
@@ -490,3 +492,29 @@ def test_samplers_are_listed(capsys):
             for weight in factory().constraint:
                 assert weight in out
     assert "[0, 1]" in out and "2209.14687" in out.replace("\n", "")
+
+
+def test_schedules_by_band_are_evaluated_and_restored(w, tmp_path, capsys):
+    """With the same weights in all bands they are the schedule that they were made of."""
+    plain = load_schedule(w / "designed" / "schedule.json")
+    spread = {name: np.stack([weights] * 2, axis=1) for name, weights in plain.guidance.items()}
+    bands = dataclasses.replace(plain, guidance=spread, band_knots=jnp.asarray([-4.0, 3.0]))
+    (tmp_path / "bands").mkdir()
+    save_schedule(tmp_path / "bands" / "schedule.json", bands)
+    shutil.copy(w / "designed" / "prior.npz", tmp_path / "bands")
+    both = {
+        "plain": w / "designed" / "schedule.json",
+        "bands": tmp_path / "bands" / "schedule.json",
+    }
+    for name, path in both.items():
+        run(f"evaluate {path} --no-relearn --out {tmp_path}/e-{name}", capsys)
+        image = w / "images" / "0.png"
+        run(f"restore {image} --schedule {path} --simulate --out {tmp_path}/r-{name}", capsys)
+    wanted, found = (metrics_in(tmp_path / f"e-{name}")["this schedule"] for name in both)
+    for metric, value in wanted.items():
+        # a weight of 1 is 1 - 6e-6 by band (`guidance.bounded`)
+        np.testing.assert_allclose(found[metric], value, rtol=1e-4)
+    one, other = (load_image(tmp_path / f"r-{name}" / "restored-1.png") for name in both)
+    np.testing.assert_allclose(
+        other, one, rtol=0, atol=1.01 * 2 / 255
+    )  # one grey value, by rounding

@@ -15,10 +15,8 @@ from spectralpost import files
 from spectralpost.errors import InputError, encodable, shown
 from spectralpost.files import (
     check_free,
-    fresh_folder,
     results_folder,
     whole_file,
-    whole_folder,
 )
 
 FAILURES = [RuntimeError, KeyboardInterrupt]  # a bug, and Ctrl-C
@@ -124,7 +122,7 @@ def test_file_in_no_folder(tmp_path):
         pytest.fail("the body ran")
 
 
-# ------------------------------------------------------------------------------------ whole_folder
+# ---------------------------------------------------------------------------------- results_folder
 
 
 @pytest.mark.parametrize("empty_before", [False, True])
@@ -133,34 +131,34 @@ def test_folder_appears_at_the_end_only(empty_before, tmp_path):
     path = tmp_path / "out"
     if empty_before:
         path.mkdir()
-    with whole_folder(path) as temporary:
-        (temporary / "a").write_text("new")
+    with results_folder(path, "run") as results:
+        (results.folder / "a").write_text("new")
         assert not path.exists() or all(one.name.startswith(".") for one in path.iterdir())
     assert (path / "a").read_text() == "new"
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_folder_with_its_parents(tmp_path):
-    with whole_folder(tmp_path / "runs" / "today" / "out") as temporary:
-        (temporary / "a").write_text("new")
+    with results_folder(tmp_path / "runs" / "today" / "out", "run") as results:
+        (results.folder / "a").write_text("new")
     assert (tmp_path / "runs" / "today" / "out" / "a").read_text() == "new"
 
 
 @pytest.mark.parametrize("failure", FAILURES)
 def test_failing_folder_leaves_nothing(failure, tmp_path):
-    with pytest.raises(failure), whole_folder(tmp_path / "out") as temporary:
-        (temporary / "deep").mkdir()
-        (temporary / "deep" / "a").write_text("half")
+    with pytest.raises(failure), results_folder(tmp_path / "out", "run") as results:
+        (results.folder / "deep").mkdir()
+        (results.folder / "deep" / "a").write_text("half")
         raise failure
     assert os.listdir(tmp_path) == []
 
 
 def test_failing_folder_takes_its_new_parents_along(tmp_path):
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "a" / "b" / "c"):
+    with pytest.raises(RuntimeError), results_folder(tmp_path / "a" / "b" / "c", "run"):
         raise RuntimeError
     assert os.listdir(tmp_path) == []
     (tmp_path / "mine").mkdir()
-    with pytest.raises(RuntimeError), whole_folder(tmp_path / "mine" / "out"):
+    with pytest.raises(RuntimeError), results_folder(tmp_path / "mine" / "out", "run"):
         raise RuntimeError
     assert os.listdir(tmp_path) == ["mine"]
 
@@ -169,7 +167,7 @@ def test_folder_with_files_is_refused_before_any_work(tmp_path):
     path = tmp_path / "out"
     path.mkdir()
     (path / "mine").write_text("mine")
-    with pytest.raises(InputError, match="already holds files"), whole_folder(path):
+    with pytest.raises(InputError, match="already holds files"), results_folder(path, "run"):
         pytest.fail("the body ran")
     assert os.listdir(tmp_path) == ["out"]
     assert (path / "mine").read_text() == "mine"
@@ -178,8 +176,11 @@ def test_folder_with_files_is_refused_before_any_work(tmp_path):
 def test_folder_that_is_filled_meanwhile_is_not_overwritten(tmp_path):
     """Learning takes minutes, so two runs with the same name can overlap."""
     path = tmp_path / "out"
-    with pytest.raises(InputError, match=r"filled meanwhile.*out-2"), whole_folder(path) as folder:
-        (folder / "a").write_text("ours")
+    with (
+        pytest.raises(InputError, match=r"filled meanwhile.*out-2"),
+        results_folder(path, "run") as results,
+    ):
+        (results.folder / "a").write_text("ours")
         path.mkdir()
         (path / "a").write_text("theirs")
     assert (path / "a").read_text() == "theirs"
@@ -196,7 +197,7 @@ def test_folder_in_the_place_of_a_file(kind, tmp_path):
         path.write_text("mine")
     target = path / "deeper" if kind == "below a file" else path
     before = os.listdir(tmp_path)
-    with pytest.raises(InputError, match="out"), whole_folder(target):
+    with pytest.raises(InputError, match="out"), results_folder(target, "run"):
         pytest.fail("the body ran")
     assert os.listdir(tmp_path) == before
 
@@ -207,8 +208,8 @@ def test_the_working_directory_as_folder(tmp_path, monkeypatch):
     empty.mkdir()
     monkeypatch.chdir(empty)
     try:
-        with whole_folder(".") as temporary:
-            (temporary / "a").write_text("new")
+        with results_folder(".", "run") as results:
+            (results.folder / "a").write_text("new")
     except InputError as error:
         assert "out = '.'" in str(error)
         assert os.listdir(empty) == []
@@ -232,15 +233,6 @@ def test_a_place_that_cannot_become_a_folder_is_found_out_early(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="file"):
         check_free(tmp_path / "file" / "out")
-
-
-def test_fresh_folders_do_not_collide(tmp_path):
-    """Two runs within one second get two names."""
-    first = fresh_folder(tmp_path, "design")
-    first.mkdir()
-    second = fresh_folder(tmp_path, "design")
-    assert first != second and not second.exists()
-    assert first.name.startswith("design-") and second.name.startswith("design-")
 
 
 # ---------------------------------------------------------------------------------- results_folder

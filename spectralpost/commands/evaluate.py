@@ -34,10 +34,12 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
     sigma_y = schedule.sigma_y if options.sigma_y is None else options.sigma_y
     problem = image_problem(prior, degradation, sigma_y, channels=schedule.channels)
     sampler, levels = schedule.sampler(), schedule.levels
+    guidance = schedule.guidance_for(problem)
     published = heuristic(sampler, problem, levels)
-    if "eta" in published and "eta" not in default_free(sampler):
-        published["eta"] = schedule.guidance["eta"]
-    schedules = {"published default": published, "this schedule": schedule.guidance}
+    # By band, eta has been learned: it is nothing that the others are given.
+    if "eta" in published and "eta" not in default_free(sampler) and guidance["eta"].ndim == 1:
+        published["eta"] = guidance["eta"]
+    schedules = {"published default": published, "this schedule": guidance}
     if options.relearn:
         learned = learn_with_progress(
             sampler,
@@ -51,10 +53,9 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
         schedules["tuned constant"] = learned.baseline_guidance["tuned_constant"]
         schedules["learned for this problem"] = learned.guidance
     transfers = {
-        name: transfer_of(sampler, problem, levels, guidance)
-        for name, guidance in schedules.items()
+        name: transfer_of(sampler, problem, levels, weights) for name, weights in schedules.items()
     }
-    eta = schedule.guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
+    eta = guidance.get("eta", jnp.zeros_like(levels.alpha[1:]))
     transfers["exact reference"] = transfer_of("score", problem, levels, {"eta": eta})
     return Result(
         title=f"{options.schedule.name} on {degradation.name}, sigma_y = {sigma_y:g}",

@@ -14,6 +14,7 @@ from ..images import PixelRange
 from ..noise import num_steps_of
 from ..options import Restore
 from ..prior import resized
+from ..problem import image_problem
 from ..restoration import measure, restore
 from ..schedule_file import load_schedule
 from .console import Say, console, image_psnr, quiet
@@ -51,6 +52,7 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     )
     prior = resized(prior, image.shape[1:])
     degradation = schedule.degradation(prior.shape)
+    problem = image_problem(prior, degradation, schedule.sigma_y, channels=len(image))
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
     y = measure(degradation, image, schedule.sigma_y, noise_key) if options.simulate else image
     steps = num_steps_of(schedule.levels)
@@ -62,7 +64,7 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         degradation,
         y,
         schedule.levels,
-        schedule.guidance,
+        schedule.guidance_for(problem),
         sampler_key,
         sigma_y=schedule.sigma_y,
         num_samples=options.samples,
