@@ -284,8 +284,7 @@ def _affine(
     With mean None all is relative to the prior mean. The offset is fn where x_t and y are just
     what the mean gives, or 0 where that is known.
     """
-    # Inlined, so nothing but tracing changes: once for all three derivatives.
-    gains = _slopes(jax.jit(partial(fn, None), inline=True), problem, 3)
+    gains = _slopes(partial(fn, None), problem, 3)
     offset = jnp.zeros_like(problem.spectrum)
     if not sampler.equivariant:
         mean = problem.mean
@@ -324,16 +323,13 @@ def _measurement(problem: Problem, norm: Norm) -> Measurement:
 def _slopes(fn: Callable[..., Array], problem: Problem, num_args: int) -> list[Array]:
     """The derivatives of an affine fn by each argument: [F] | [B, k, k].
 
-    Modes (blocks) do not mix, so one tangent of ones (one per mode of a block) finds them all.
+    Modes (blocks) do not mix, so one cotangent of ones (one per mode of a block) finds them all;
+    in reverse mode, since that takes one pass through fn for all arguments.
     """
-    zeros = [jnp.zeros_like(problem.spectrum)] * num_args
-
-    def slope(i: int, tangent: Array) -> Array:
-        at = lambda x: fn(*zeros[:i], x, *zeros[i + 1 :])  # noqa: E731
-        return jax.jvp(at, (zeros[i],), (jnp.broadcast_to(tangent, zeros[i].shape),))[1]
-
+    zero = jnp.zeros_like(problem.spectrum)
+    pull = jax.vjp(fn, *[zero] * num_args)[1]
     if problem.basis is None:
-        one = jnp.ones((), problem.spectrum.dtype)
-        return [slope(i, one) for i in range(num_args)]
-    units = jnp.eye(problem.spectrum.shape[-1], dtype=problem.spectrum.dtype)[:, None, :]
-    return [jax.vmap(partial(slope, i), out_axes=-1)(units) for i in range(num_args)]
+        return list(pull(jnp.ones_like(zero)))
+    units = jnp.eye(zero.shape[-1], dtype=zero.dtype)[:, None, :]
+    rows = jax.vmap(pull, out_axes=-2)(jnp.broadcast_to(units, (units.shape[0], *zero.shape)))
+    return list(rows)
