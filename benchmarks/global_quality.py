@@ -60,9 +60,9 @@ def main() -> None:
                 sp.learn(sampler, problem, levels)  # compiles
                 losses, seconds = [], []
                 for seed in (1, 2, 3):
-                    begin = time.perf_counter()
+                    begun = time.perf_counter()
                     result = sp.learn(sampler, problem, levels, search=sp.Search(seed=seed))
-                    seconds.append(time.perf_counter() - begin)
+                    seconds.append(time.perf_counter() - begun)
                     losses.append(result.history[-1])
                 final = reference(sampler, problem, levels)
                 share = np.mean(final <= 1.005 * final[0])

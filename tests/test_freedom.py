@@ -303,22 +303,25 @@ def test_the_same_problem_twice_is_that_problem():
 def test_references_and_the_worst_case():
     """Losses relative to references; the worst case is bought with the average."""
     references = (0.02, 0.005)
-    many = FEW._replace(starts=48)  # 16 may end in a lesser minimum
-    average, worst = (
-        learned(2, search=many, several=Several(worst_case, references))
-        for worst_case in (False, True)
-    )
-    ratios = [result.losses / np.asarray(references) for result in (average, worst)]
-    assert ratios[1].max() < 0.999 * ratios[0].max()
-    assert ratios[1].mean() >= ratios[0].mean() * (1 - 1e-4)
     size = np.mean(references)
-    np.testing.assert_allclose(average.loss, ratios[0].mean() * size, rtol=1e-12)
-    norm = np.mean(ratios[1] ** 50) ** (1 / 50)
-    np.testing.assert_allclose(worst.loss, norm * size, rtol=1e-12)
+    # Searches end in one of several minima. Each begins where the one before it ended, so what it
+    # finds is at least as good by its own measure, whatever the minimum.
+    begun_at = functools.partial(learn, dps(), [PROBLEM, OTHER], LEVELS, **BARE)
+    first = learned(2, several=Several(False, references))
+    worst = begun_at(first.guidance, several=Several(True, references))
+    average = begun_at(worst.guidance, several=Several(False, references))
+    ratios = [result.losses / np.asarray(references) for result in (first, worst, average)]
+    norms = [np.mean(ratio**50) ** (1 / 50) for ratio in ratios]
+    assert norms[1] < 0.999 * norms[0]
+    assert ratios[2].mean() <= ratios[1].mean() * (1 + 1e-9)
+    for result, ratio in ((first, ratios[0]), (average, ratios[2])):
+        np.testing.assert_allclose(result.loss, ratio.mean() * size, rtol=1e-12)
+    np.testing.assert_allclose(worst.loss, norms[1] * size, rtol=1e-12)
     np.testing.assert_allclose(worst.history[-1], worst.loss, rtol=1e-9)
-    # a problem with a small reference counts more than without
-    plain = learned(2, search=many)
-    assert average.losses[1] < plain.losses[1] and average.losses[0] > plain.losses[0]
+    # Unweighted: the average of the losses themselves counts, and no schedule has a lower one.
+    plain = begun_at(average.guidance)
+    assert plain.losses.mean() <= average.losses.mean() * (1 + 1e-9)
+    assert plain.losses[1] / plain.losses[0] > average.losses[1] / average.losses[0]
 
 
 LEVELS_ARE_A_FLAG = r"free = 'levels': .*freedom=Freedom\(levels=True\)"
