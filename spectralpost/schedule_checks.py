@@ -1,6 +1,5 @@
 """What a schedule file may hold: each check is about some of its fields and names them."""
 
-import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -11,10 +10,11 @@ from jax import Array
 from .degradations import DEGRADATIONS, make_degradation
 from .errors import InputError
 from .images import PixelRange, check_pixel_range
-from .noise import TRAIN_STEPS, NoiseLevel, check_levels, num_steps_of, vp_cosine, vp_linear
+from .noise import NoiseLevel, check_levels, num_steps_of, training_grid
 from .plain_json import brief
 from .samplers import SAMPLERS, make_sampler
 from .samplers.base import Guidance, Sampler
+from .signatures import options_of, parsed_words
 
 LARGEST_STEPS = 100_000  # also of time steps and of whole-number options
 LARGEST_SHAPE = 2**27  # pixels of a plane
@@ -24,7 +24,6 @@ SMALLEST, LARGEST = 1e-15, 1e15  # sigma_y and pixel values: single precision ha
 # Degradations are tried on grids of at most so many pixels, the second if the first is too small
 # for a kernel: on the image itself, building one can take minutes.
 TRIAL_PIXELS = (2**16, 2**22)
-GRIDS = {"vp-linear": vp_linear, "vp-cosine": vp_cosine}  # whose time steps say alpha
 
 
 def check_grid(levels: NoiseLevel) -> None:
@@ -63,17 +62,16 @@ def check_timesteps(timesteps: tuple[int, ...], levels: NoiseLevel, grid: str) -
         raise InputError(
             f"levels.timestep: {len(timesteps)} values, {steps} are needed, one per step"
         )
-    name = grid.partition(",")[0].strip().replace("_", "-")
-    largest = TRAIN_STEPS if name in GRIDS else LARGEST_STEPS
+    trained = _trained_on(grid)
+    largest = LARGEST_STEPS if trained is None else num_steps_of(trained)
     for i, step in enumerate(timesteps):
         if not 0 <= step < largest or (i > 0 and step >= timesteps[i - 1]):
             raise InputError(
                 f"levels.timestep[{i}] = {step}: must descend, from below {largest} to 0 at least"
             )
-    if name not in GRIDS:
+    if trained is None:
         return
-    trained = GRIDS[name](TRAIN_STEPS)
-    rows = TRAIN_STEPS - 1 - np.asarray(timesteps)  # noisiest first
+    rows = largest - 1 - np.asarray(timesteps)  # noisiest first
     for field_name in ("alpha", "sigma"):
         wanted = np.asarray(getattr(trained, field_name), float)[rows] ** 2
         found = np.asarray(getattr(levels, field_name), float)[:-1] ** 2
@@ -82,8 +80,19 @@ def check_timesteps(timesteps: tuple[int, ...], levels: NoiseLevel, grid: str) -
             i = wrong[0]
             raise InputError(
                 f"levels.timestep[{i}] = {timesteps[i]}: {field_name}^2 is {wanted[i]:.6g} there "
-                f"on the grid {name}, that of levels.{field_name} is {found[i]:.6g}"
+                f"on the grid {grid}, that of levels.{field_name} is {found[i]:.6g}"
             )
+
+
+def _trained_on(grid: str) -> NoiseLevel | None:
+    """The levels of all time steps of a network, by the label of a grid: its name, then what of
+    its options was changed. None for a label that says nothing of that kind."""
+    name, *rest = (word.strip() for word in grid.split(","))
+    words = tuple(word for word in rest if "=" in word)
+    try:
+        return training_grid(name.replace("-", "_"), **parsed_words("levels.grid", words))
+    except InputError:  # the user's own words, or a grid without time steps
+        return None
 
 
 def check_sizes(
@@ -154,17 +163,14 @@ def _made(
     make: Callable[..., Any],
 ) -> Any:
     """make(name, **options). InputError that names the field, whatever is wrong with them."""
-    if name not in table:
-        return make(name)  # raises, and says what there is
-    known = inspect.signature(table[name]).parameters
-    allowed = [one for one in known if one not in ("problem", "shape", "name", "options")]
+    known = options_of(table[name]) if name in table else {}
     for option, value in options.items():
-        if option not in allowed:
-            has = f"has {', '.join(allowed)}" if allowed else "has no options"
-            raise InputError(f"{field}: {brief(option)} is unknown, {name} {has}")
-        wanted = _wanted(known[option].default, value)
-        if wanted:
-            raise InputError(f"{field}.{option} = {brief(value)}: must be {wanted}")
+        whole = option in known and known[option].annotation is int
+        if whole and isinstance(value, int | float) and not abs(value) <= LARGEST_STEPS:
+            raise InputError(
+                f"{field}.{option} = {brief(value)}: must be a whole number, up to {LARGEST_STEPS} "
+                "in size"
+            )
     try:
         return make(name, **options)
     # A factory checks what it knows; types and sizes that no caller in Python uses may still
@@ -172,18 +178,3 @@ def _made(
     except (TypeError, ValueError, ArithmeticError, LookupError, MemoryError) as error:
         message = str(error) if isinstance(error, InputError) else f"{brief(options)}: {error}"
         raise InputError(f"{field}: {message}") from error
-
-
-def _wanted(default: Any, value: Any) -> str | None:
-    """What an option with that default must be, None if the value is of that kind."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    if isinstance(default, bool):
-        return None if isinstance(value, bool) else "true or false"
-    if isinstance(default, int):
-        right = number and abs(value) <= LARGEST_STEPS
-        return None if right else f"a whole number, up to {LARGEST_STEPS} in size"
-    if isinstance(default, float):
-        return None if number else "a number"
-    if isinstance(default, str):
-        return None if isinstance(value, str) else "a text"
-    return None  # the factory alone knows

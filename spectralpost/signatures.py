@@ -5,6 +5,7 @@ is what its signature says, so a new one needs nothing here.
 """
 
 import inspect
+import reprlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import NoneType, UnionType
@@ -66,12 +67,12 @@ def checked_options(
     for option, value in options.items():
         if option not in parameters:
             known = f"its options: {', '.join(parameters)}" if parameters else "it has no options"
-            raise InputError(f"{kind} {name!r}: has no option {option!r}; {known}")
+            raise InputError(f"{kind} {name!r}: has no option {reprlib.repr(option)}; {known}")
         try:
             checked[option] = fitted(value, parameters[option].annotation)
         except TypeError as error:
             raise InputError(
-                f"{kind} {name!r}, option {option} = {value!r}: must be {error}"
+                f"{kind} {name!r}, option {option} = {reprlib.repr(value)}: must be {error}"
             ) from None
     for option, parameter in parameters.items():
         if parameter.default is inspect.Parameter.empty and option not in checked:

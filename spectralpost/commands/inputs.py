@@ -95,7 +95,7 @@ def grid_of(options: ProblemOptions, steps: int) -> Grid:
 
 def rounded(grid: Grid, learned: NoiseLevel) -> Grid:
     """The grid with learned levels: of a vp grid the nearest that the network knows."""
-    label = f"{grid.name}, learned"
+    label = f"{grid.label}, learned"
     if grid.timesteps is None:
         return grid._replace(levels=learned, label=label)
     trained = training_grid(grid.name, **grid.options)
