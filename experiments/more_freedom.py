@@ -2,7 +2,7 @@
 
 A sampler's published constant is one number. It can be tuned, follow a curve of three knots, differ
 from step to step, from one band of frequencies to the next (`bands`), come with a learned share of
-fresh noise (eta; DiffPIR's zeta), or with learned noise levels (`free` names "levels"), which a
+fresh noise (eta; DiffPIR's zeta), or with learned noise levels (`Freedom(levels=True)`), which a
 network may need rounded to the time steps it was trained on. Each is learned in turn and held
 against the exact conditional score in the same steps, on the given grid and on the learned one.
 

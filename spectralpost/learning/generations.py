@@ -23,7 +23,7 @@ from .loss import Loss
 CHUNK = 20  # iterations between two looks at the loss
 PATIENCE = 10  # generations without progress
 SHORT = 20  # from twice as many steps on, every second level is explored first
-EASY = 2 / 3  # of independent starts that come within 1 % of the best at once
+EASY = 0.9  # of independent starts that come within 1 % of the best at once
 KEPT = 12  # parents of a generation
 LEAST_SQUARES = Method("lm", 0.0)
 
