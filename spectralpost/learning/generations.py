@@ -22,8 +22,9 @@ from .loss import Loss
 
 CHUNK = 20  # iterations between two looks at the loss
 PATIENCE = 10  # generations without progress
+EASY_PATIENCE = 3  # the same where the landscape is easy
 SHORT = 20  # from twice as many steps on, every second level is explored first
-EASY = 0.9  # of independent starts that come within 1 % of the best at once
+EASY = 2 / 3  # of independent starts that come within 1 % of the best at once
 KEPT = 12  # parents of a generation
 LEAST_SQUARES = Method("lm", 0.0)
 
@@ -187,7 +188,7 @@ def generations(
 ) -> tuple[np.ndarray, bool]:
     """The best few vectors, [KEPT, P], from those given and perturbed copies; is it easy?
 
-    fresh: the starts are independent, and generations end if the landscape is easy.
+    fresh: the starts are independent, which shows whether the landscape is easy.
     """
     num, dtype = _num_lanes(loss, search), loss.parameters.levels.alpha.dtype
     kept = min(KEPT, -(-num // 2))
@@ -208,7 +209,8 @@ def generations(
         stale = 0 if best < before * (1 - 1e-3) else stale + 1
         if fresh and generation == 0 and num >= KEPT:
             easy = bool(np.mean(losses <= 1.01 * best) >= EASY)
-        if stale >= patience or easy:
+            patience = min(patience, EASY_PATIENCE) if easy else patience
+        if stale >= patience:
             break
         vectors = next_generation(random, parents, loss, num)
     return parents[:kept], easy
