@@ -287,6 +287,14 @@ def test_tuned_constants_of_two_weights():
     assert result.baselines["tuned_constant"] <= jnp.nanmin(losses) * (1 + 1e-6)
 
 
+def test_a_search_begins_at_the_schedule_that_is_given():
+    """Whatever the range of its weights: early ones may be a million times those that matter."""
+    given = {"eta": jnp.zeros(STEPS), "zeta": jnp.geomspace(1e-12, 0.1, STEPS)}
+    still = Search(starts=1, max_iterations=1, optimizer="adam", learning_rate=1e-9)
+    result = learn(dps(), PROBLEM, LEVELS, given, search=still)
+    np.testing.assert_allclose(result.guidance["zeta"], given["zeta"], rtol=1e-6)
+
+
 def test_fixed_weights_stay_exactly():
     """Awkward numbers, to the bit; the published zeta is only where the search starts."""
     eta = jnp.asarray([0.9, 1 / 3, 0.1 + 0.2, 0.0, 1.0])

@@ -21,7 +21,7 @@ from ..samplers.base import Guidance
 T = TypeVar("T")
 
 # Published defaults may sit on a boundary (0, or 1 for "unit"), where u would be infinite.
-BOUNDARY = 1e-4  # for "nonnegative" relative to the schedule's largest weight
+BOUNDARY = 1e-4  # for "nonnegative" relative to the schedule's smallest weight that is not 0
 
 
 def to_weight(constraint: str, u: Array) -> Array:
@@ -41,8 +41,10 @@ def from_weight(constraint: str, weight: Array) -> Array:
     """The inverse of `to_weight`, kept `BOUNDARY` away from where u is infinite."""
     xp = namespace(weight)
     if constraint == "nonnegative":
-        largest = xp.max(weight)
-        return xp.log(xp.maximum(weight, BOUNDARY * xp.where(largest > 0, largest, 1)))
+        # All others stay: early weights may be a million times those that matter.
+        smallest = xp.min(xp.where(weight > 0, weight, xp.inf))
+        lowest = BOUNDARY * xp.where(smallest < xp.inf, smallest, 1)
+        return xp.log(xp.where(weight > 0, weight, lowest))
     weight = xp.clip(weight, BOUNDARY, 1 - BOUNDARY)
     return xp.log(weight) - xp.log1p(-weight)
 
