@@ -6,6 +6,9 @@ from .degradations import identity as identity
 from .degradations import motion_blur as motion_blur
 from .degradations import uniform_blur as uniform_blur
 from .denoisers.gaussian import GaussianDenoiser as GaussianDenoiser
+from .denoisers.unet import UNetDenoiser as UNetDenoiser
+from .denoisers.unet import load_unet as load_unet
+from .denoisers.unet import save_unet as save_unet
 from .designers import Designer as Designer
 from .designers import design_schedule as design_schedule
 from .designers import shipped_designer as shipped_designer

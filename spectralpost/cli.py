@@ -21,6 +21,7 @@ from .options import (
     Restore,
     Samplers,
     Tradeoff,
+    Train,
     from_yaml,
 )
 
@@ -31,6 +32,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "tradeoff": (Tradeoff, "tradeoff"),
     "evaluate": (Evaluate, "evaluate"),
     "restore": (Restore, "restore"),
+    "train": (Train, "train"),
     "samplers": (Samplers, "samplers"),
     "degradations": (Degradations, "degradations"),
 }

@@ -211,6 +211,21 @@ def restored_figure(
     return figure
 
 
+def training_figure(
+    sigmas: Sequence[float], gain: Sequence[float], losses: Sequence[tuple[int, float]], title: str
+) -> "Figure":
+    """How a network was trained: loss by step, and its gain in dB on the Gaussian denoiser."""
+    figure = _figure((9, 3.6))
+    left, right = figure.subplots(1, 2)
+    left.semilogy(*zip(*losses, strict=True), "o-", color=COLOURS["learned"])
+    left.set(xlabel="step", ylabel="loss (1: nothing learned)")
+    right.axhline(0, color="black", linewidth=0.8)
+    right.semilogx(sigmas, gain, "o-", color=COLOURS["learned"])
+    right.set(xlabel="sigma, pixels in [-1, 1]", ylabel="PSNR over the Gaussian denoiser's (dB)")
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
 def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: int = 130) -> None:
     """Write a figure as PNG, and forget it; InputError if the file cannot be written."""
     try:

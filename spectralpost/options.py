@@ -179,6 +179,34 @@ class Restore:
 
 
 @dataclass
+class Train:
+    """Train a small denoising network on images."""
+
+    data: tuple[str, ...] = ()
+    """Folders of images, and files of 8-bit arrays [N, H, W, planes]: FILE.npy, FILE.npz:NAME."""
+    channels: Literal["rgb", "luminance"] = "rgb"
+    """Colour, or luminance alone."""
+    steps: int = 20_000
+    """Steps of training."""
+    batch: int = 64
+    """Patches of 32x32 pixels a step; larger ones are fewer."""
+    patch: int = 32
+    """Side of the patches, in pixels; smaller images are taken whole."""
+    learning_rate: float = 1e-3
+    """Of Adam."""
+    width: int = 48
+    """Channels of the network at half the resolution; twice as many at a quarter."""
+    blocks: int = 4
+    """Residual blocks at each of its three stages."""
+    seed: int = 0
+    """Of weights, patches and noise."""
+    checkpoints: Path = Path("runs/unet-checkpoints")
+    """Folder of checkpoints. A run that finds some of its own there goes on from the last."""
+    out: Path | None = None
+    """New folder for the results (default: a fresh one under runs/)."""
+
+
+@dataclass
 class Samplers:
     """List the samplers with their updates, weights and references."""
 

@@ -1,0 +1,259 @@
+"""The U-Net denoiser, its files, its training and the command that trains it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compiling import quick_compilation
+from flax.serialization import msgpack_restore, msgpack_serialize
+
+from spectralpost.cli import main
+from spectralpost.denoisers import training
+from spectralpost.denoisers.gaussian import GaussianDenoiser
+from spectralpost.denoisers.training import LEVELS, Recipe, train, wiener
+from spectralpost.denoisers.unet import (
+    DATA_STD,
+    UNetDenoiser,
+    initial_denoiser,
+    load_unet,
+    save_unet,
+)
+from spectralpost.errors import InputError
+from spectralpost.noise import NoiseLevel
+from spectralpost.prior import from_images
+
+EPS = float(np.finfo(np.float32).eps)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def compile_quickly():
+    with quick_compilation():
+        yield
+
+
+def some_unet(planes=3, seed=0) -> UNetDenoiser:
+    """Small, with weights that are not those that training starts from, where much is zero."""
+    unet = initial_denoiser(planes, width=4, blocks=1, seed=seed)
+    rng = np.random.default_rng(seed)
+    noisy = lambda leaf: leaf + jnp.asarray(0.1 * rng.normal(size=leaf.shape), np.float32)  # noqa: E731
+    return unet.replace(params=jax.tree.map(noisy, unet.params))
+
+
+UNET = some_unet()
+LEVEL = NoiseLevel(jnp.asarray(0.8), jnp.asarray(0.6))
+
+
+@pytest.fixture
+def images(getkey):
+    return jax.random.uniform(getkey(), (5, 3, 12, 8), np.float32, -1, 1)
+
+
+def test_before_training_pixels_are_independent(images):
+    alpha, sigma = LEVEL
+    gain = alpha * DATA_STD**2 / (alpha**2 * DATA_STD**2 + sigma**2)
+    found = initial_denoiser(3, 4, 1, seed=0)(images, LEVEL)
+    np.testing.assert_allclose(found, float(gain) * images, rtol=8 * EPS)
+
+
+def test_any_leading_axes_and_dtype(images):
+    one_by_one = jnp.stack([UNET(image, LEVEL) for image in images])
+    np.testing.assert_allclose(UNET(images, LEVEL), one_by_one, atol=64 * EPS)
+    nested = UNET(images[None, :, :, :, :], LEVEL)
+    assert nested.shape == (1, *images.shape) and nested.dtype == np.float32
+    double = UNET(images.astype(np.float64), LEVEL)
+    assert double.dtype == np.float64
+    np.testing.assert_allclose(double, UNET(images, LEVEL), atol=64 * EPS)
+    grey = some_unet(planes=1)(images[:, 0], LEVEL)
+    assert grey.shape == (5, 12, 8)
+
+
+def test_another_pixel_range(images):
+    """The same network sees the same image."""
+    there = UNET.in_range((10.0, 14.0))  # 12 + 2 x
+    level = NoiseLevel(LEVEL.alpha, 2 * LEVEL.sigma)
+    found = there(2 * images + 12 * LEVEL.alpha.astype(np.float32), level)
+    np.testing.assert_allclose(found, 2 * UNET(images, LEVEL) + 12, rtol=64 * EPS)
+
+
+@pytest.mark.parametrize("level", [(0.0, 1.0), (1e-4, 1.0), (1.0, 1e-3), (1.0, 80.0), (1.0, 0.0)])
+def test_every_level_has_an_answer(level, images):
+    """Pure noise and no noise included; without noise the image is its own estimate."""
+    alpha, sigma = map(jnp.asarray, level)
+    found = UNET(images, NoiseLevel(alpha, sigma))
+    assert np.all(np.isfinite(found))
+    if sigma == 0:
+        np.testing.assert_allclose(found, images, atol=4 * EPS)
+
+
+def test_derivative_by_the_image(images):
+    """Samplers differentiate it: against differences, along a random direction."""
+    at = lambda x: jnp.sum(UNET(x, LEVEL) ** 2)  # noqa: E731
+    direction = jnp.cos(jnp.arange(images.size, dtype=np.float32)).reshape(images.shape)
+    slope = jnp.vdot(jax.grad(at)(images), direction)
+    step = 2.0**-5
+    difference = (at(images + step * direction) - at(images - step * direction)) / (2 * step)
+    np.testing.assert_allclose(slope, difference, rtol=2e-3)  # of rounding / step, and step^2
+
+
+@pytest.mark.parametrize("shape", [(3, 10, 8), (3, 8, 9), (4, 8, 8), (8, 8), (8,)])
+def test_images_it_does_not_take(shape):
+    with pytest.raises(InputError, match=r"x_t of shape .*\[\.\.\., 3, H, W\].*divisible by 4"):
+        UNET(jnp.zeros(shape), LEVEL)
+
+
+def test_files(tmp_path, images):
+    """Half precision in the file; bytes that are no network are refused in one line."""
+    path = tmp_path / "a.msgpack"
+    save_unet(path, UNET.in_range((0.0, 1.0)))
+    loaded = load_unet(path)
+    assert jax.tree.structure(loaded) == jax.tree.structure(UNET.in_range((0.0, 1.0)))
+    for ours, theirs in zip(jax.tree.leaves(loaded), jax.tree.leaves(UNET), strict=True):
+        np.testing.assert_array_equal(ours, np.asarray(theirs, np.float16).astype(np.float32))
+    with pytest.raises(InputError, match="exists"):
+        save_unet(path, UNET)
+    content = msgpack_restore(path.read_bytes())
+    broken = {
+        "cut": path.read_bytes()[:-100],
+        "other": b"PNG",
+        "newer": msgpack_serialize(content | {"format": 2}),
+        "wider": msgpack_serialize(content | {"width": 8}),
+        "fewer": msgpack_serialize(content | {"weights": {}}),
+        "range": msgpack_serialize(content | {"pixel_range": [1.0, 0.0]}),
+    }
+    for name, content in broken.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match=rf"network '.*{name}': cannot be read") as caught:
+            load_unet(tmp_path / name)
+        assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match="cannot be read"):
+        load_unet(tmp_path / "missing")
+
+
+# ---------------------------------------------------------------------------------------- training
+
+TINY = Recipe(steps=6, batch=4, patch=16, width=4, blocks=1, learning_rate=0.01)
+
+
+def smooth_images(num=40, side=20, planes=3) -> np.ndarray:
+    """Ramps of random colours: easy to denoise."""
+    rng = np.random.default_rng(0)
+    ramps = np.linspace(-1, 1, side)[:, None] * rng.normal(size=(num, 1, 1, 1))
+    colours = rng.normal(size=(num, 1, 1, planes))
+    values = 128 + 60 * colours + 40 * ramps[..., None, :, :].reshape(num, side, 1, 1)
+    return np.clip(np.broadcast_to(values, (num, side, side, planes)), 0, 255).astype(np.uint8)
+
+
+SETS = [smooth_images(), smooth_images(24, 32)]
+
+
+@pytest.fixture
+def often(monkeypatch):
+    monkeypatch.setattr(training, "EVERY", 2)
+
+
+def test_training_goes_on_as_if_not_interrupted(tmp_path, often):
+    def interrupt(progress):
+        raise KeyboardInterrupt
+
+    whole = train(SETS, TINY, tmp_path / "whole")
+    assert [step for step, _ in whole.losses] == [2, 4, 6]
+    told = []
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(training, "TELL", 3)
+        train(SETS, TINY, tmp_path / "parts", interrupt)
+    parts = train(SETS, TINY, tmp_path / "parts", told.append)
+    assert parts.losses == whole.losses and parts.psnr == whole.psnr
+    for ours, theirs in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    # nothing is left to do
+    assert train(SETS, TINY, tmp_path / "parts").losses == whole.losses
+
+
+def test_other_checkpoints_are_refused(tmp_path, often):
+    train(SETS, TINY, tmp_path / "a")
+    for recipe, sets, name in (
+        (TINY._replace(width=8), SETS, "width = 4, not 8"),
+        (TINY, SETS[:1], "images"),
+    ):
+        with pytest.raises(InputError, match=f"checkpoints .*{name}.*choose another folder"):
+            train(sets, recipe, tmp_path / "a")
+    (tmp_path / "b").mkdir()
+    (tmp_path / "b" / "notes.txt").write_text("mine")
+    with pytest.raises(InputError, match="other files"):
+        train(SETS, TINY, tmp_path / "b")
+    (tmp_path / "a" / "recipe.json").write_text("{")
+    with pytest.raises(InputError, match="cannot be used"):
+        train(SETS, TINY, tmp_path / "a")
+
+
+def test_training_learns(tmp_path):
+    """A network that was trained for some seconds beats independent pixels by far."""
+    recipe = TINY._replace(steps=150, batch=16)
+    trained = train(SETS, recipe, tmp_path / "a")
+    alone = initial_denoiser(3, 4, 1, seed=0)
+    kept_out = [images[:2] for images in SETS]
+    before = training.validate(alone, SETS, kept_out, 16)["network"]
+    after = training.validate(trained.denoiser, SETS, kept_out, 16)["network"]
+    i = LEVELS.index(0.5)
+    assert after[i] > before[i] + 1
+
+
+@pytest.mark.parametrize(
+    ("sets", "recipe", "match"),
+    [
+        ([], TINY, "one set"),
+        ([SETS[0].astype(float)], TINY, "float64"),
+        ([SETS[0][..., :2]], TINY, "planes"),
+        ([SETS[0], smooth_images(planes=1)], TINY, "one and with three"),
+        ([SETS[0][:5]], TINY, "20 images"),
+        ([SETS[0][:, :8]], TINY, "16 pixels"),
+        (SETS, TINY._replace(patch=10), "patch = 10.*divisible by 4"),
+        (SETS, TINY._replace(steps=0), "steps = 0"),
+        (SETS, TINY._replace(learning_rate=0.0), "learning_rate = 0.0"),
+    ],
+)
+def test_bad_training_data_and_recipes(sets, recipe, match, tmp_path):
+    with pytest.raises(InputError, match=match):
+        train(sets, recipe, tmp_path / "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_wiener_of_one_plane_and_of_planes_without_correlation(getkey):
+    """Where planes are not correlated, rotating them changes nothing."""
+    images = np.asarray(jax.random.uniform(getkey(), (64, 1, 8, 8), np.float32, -1, 1))
+    x_t = jax.random.normal(getkey(), (3, 1, 8, 8), np.float32)
+    level = NoiseLevel(jnp.float32(0.8), jnp.float32(0.6))
+    plain = GaussianDenoiser.of(from_images(images[:, 0]))
+    np.testing.assert_allclose(wiener(images)(x_t, level)[:, 0], plain(x_t[:, 0], level), atol=1e-5)
+
+
+def test_command(tmp_path, capsys, often):
+    """Trains on a folder and a file; the network it writes can be read."""
+    from PIL import Image
+
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for i, image in enumerate(smooth_images(20, 40)):
+        Image.fromarray(image).save(folder / f"{i}.png")
+    np.savez(tmp_path / "b.npz", train=SETS[0], test=SETS[1])
+    command = (
+        f"train --data {folder} {tmp_path}/b.npz --steps 2 --batch 4 --patch 16 --width 4 "
+        f"--blocks 1 --checkpoints {tmp_path}/checkpoints"
+    )
+    main([*command.split(), "--out", str(tmp_path / "out")])
+    out = capsys.readouterr().out
+    assert "gain" in out and "0.05" in out
+    assert load_unet(tmp_path / "out" / "unet.msgpack").width == 4
+    assert (tmp_path / "out" / "training.png").stat().st_size > 10_000
+    for change, match in {
+        f"--data {tmp_path}/b.npz:tst": "holds train, test",
+        f"--data {tmp_path}/none.npz": "cannot be read",
+        f"--data {tmp_path}/nothing": "no such folder",
+        "--width 8": "width = 4, not 8",
+        "--learning-rate 2": "learning_rate = 2",
+    }.items():
+        with pytest.raises(SystemExit) as ended:
+            main([*command.split(), *change.split(), "--out", str(tmp_path / "other")])
+        error = capsys.readouterr().err
+        assert ended.value.code == 2 and match in error and error.count("\n") == 1
+        assert not (tmp_path / "other").exists()
