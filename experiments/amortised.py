@@ -2,7 +2,7 @@
 
 `learn` searches for seconds, problem by problem. Here a network is trained once per sampler, on 384
 random problems of 64x64 pixels and VP grids of 8, 10, 13, 17, 20, 25, 38 and 50 steps, and then
-gives the schedule of a new problem in about a millisecond.
+gives the schedule of a new problem in milliseconds.
 
     python experiments/amortised.py --out FILE.png --save DIR     writes a figure, the designers
     python experiments/amortised.py --quick                       a small version that checks itself
@@ -12,27 +12,27 @@ W2^2 relative to that of `learn` on problems not seen: median, 90th percentile, 
 10, 20 and 50 steps; "other S": 15 and 30; "other kind": 128x128 pixels, a Matern prior and a disc.
 
                        designed                tuned constant       published default (median)
-    pigdm    trained S    1.011  1.031  1.037     1.068  1.120  1.138     1.15
-             other S      1.020  1.064  1.084     1.063  1.111  1.121     2.17
-             other kind   1.011  1.020  1.023     1.018  1.024  1.026     1.25
-    diffpir  trained S    1.004  1.018  1.028     1.235  1.807  2.086     8.22
-             other S      1.006  1.014  1.024     1.353  2.045  2.050    11.44
-             other kind   1.012  1.016  1.018     1.150  1.192  1.202     6.61
-    mpgd     trained S    1.064  1.105  1.194     1.235  1.586  1.963     4.69
-             other S      1.161  2.208  4.127     1.513  10.67  31.37     3.97
-             other kind   1.100  1.249  1.306     1.432  1.750  1.811     2.03
-    dps      trained S    1.028  1.086  1.090     1.234  1.644  1.787    11.72
-             other S      1.080  1.121  1.143     1.364  1.729  1.888    23.26
-             other kind   1.058  1.078  1.082     1.383  1.476  1.493    51.12
+    pigdm    trained S    1.010  1.020  1.038     1.069  1.114  1.137     1.14
+             other S      1.013  1.072  1.108     1.058  1.113  1.128     2.17
+             other kind   1.012  1.024  1.028     1.018  1.024  1.026     1.24
+    diffpir  trained S    1.003  1.023  1.028     1.233  1.805  2.086     7.89
+             other S      1.005  1.019  1.022     1.350  2.045  2.051    11.31
+             other kind   1.011  1.018  1.020     1.139  1.187  1.198     6.44
+    mpgd     trained S    1.071  1.145  1.161     1.248  1.593  1.945     4.68
+             other S      1.161  2.258  4.202     1.504  10.67  31.39     3.99
+             other kind   1.095  1.267  1.336     1.432  1.732  1.788     2.03
+    dps      trained S    1.030  1.095  1.126     1.240  1.643  1.857    11.70
+             other S      1.089  1.114  1.150     1.377  1.706  1.903    23.18
+             other kind   1.064  1.081  1.082     1.377  1.468  1.486    50.84
 
 There are 12, 8 and 4 problems of each. MPGD's worst is denoising (H = I) at sigma_y 0.015 in 15
 steps, where learned schedules gain most: its tuned constant is 31 times worse. Designed schedules
-keep to the limit of amplification, 3, only on average: the largest are 5.4 (PiGDM), 1.2 (DiffPIR),
-6.8 (MPGD) and 3.2 (DPS), so a ratio may owe something to that.
+keep to the limit of amplification, 3, only on average: the largest are 23 (PiGDM), 1.2 (DiffPIR),
+8.0 (MPGD) and 5.3 (DPS), so a ratio may owe something to that.
 
-Training took 50 to 70 s a sampler, a design 0.9 to 1.3 ms and a search 1.6 to 2.8 s, without
-compilation, on two shared cores. The full run also prints what 20 L-BFGS iterations of one search
-make of a design, and of the tuned constant.
+Beside other work on two cores training took 136 to 159 s a sampler, a design 1.8 to 4 ms and a
+search 1.8 to 3.6 s, without compilation. The full run also prints what 20 L-BFGS iterations of one
+search make of a design, and of the tuned constant.
 """
 
 import sys
