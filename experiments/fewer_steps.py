@@ -19,11 +19,11 @@ from five photographs, restored is a tile of the sixth. W2^2 per pixel; PSNR in 
                          W2^2    PSNR   PSNR (photograph)   amplification
     tuned at 1000         0.00030   22.79               24.24           17.53
     unchanged at 100      0.00488   21.59               23.51           19.31
-    tuned again at 100    0.00069   23.03               24.69          128.52
+    tuned again at 100    0.00069   23.03               24.69          128.51
     learned at 100        0.00068   23.03               24.68            3.00
     unchanged at 50       0.01047   20.85               23.08           18.93
-    tuned again at 50     0.00131   23.01               24.89          134.67
-    learned at 50         0.00095   23.31               25.10            3.00
+    tuned again at 50     0.00131   23.01               24.89          134.68
+    learned at 50         0.00095   23.32               25.12            2.96
     unchanged at 20       0.02708   19.33               22.20           14.74
     tuned again at 20     0.00368   23.12               25.45          118.34
     learned at 20         0.00220   23.87               26.14            3.00
