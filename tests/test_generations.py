@@ -25,7 +25,7 @@ from spectralpost.learning import (
     preparing,
 )
 from spectralpost.learning.generations import (
-    EASY_PATIENCE,
+    AGREED_PATIENCE,
     KICKS,
     PATIENCE,
     best_distinct,
@@ -253,9 +253,9 @@ DOZEN = {"search": FEW._replace(starts=12)}  # three may agree by chance
 def test_an_easy_landscape_is_soon_left():
     """One number: all starts find the same minimum in the first generation, no other a better."""
     result = learn(dps(), PROBLEM, LEVELS, freedom=Freedom(knots=1), **BARE | DOZEN)
-    assert len(result.explored) == 1 + EASY_PATIENCE and result.converged
+    assert len(result.explored) == 1 + AGREED_PATIENCE and result.converged
     np.testing.assert_allclose(np.ptp(np.log(result.guidance["zeta"])), 0, atol=1e-12)
-    assert len(whole().explored) > 1 + EASY_PATIENCE
+    assert len(whole().explored) > 1 + AGREED_PATIENCE
 
 
 def test_easy_weights_do_not_end_the_search_for_levels():

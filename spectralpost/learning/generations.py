@@ -22,9 +22,11 @@ from .loss import Loss
 
 CHUNK = 20  # iterations between two looks at the loss
 PATIENCE = 10  # generations without progress
-EASY_PATIENCE = 3  # the same where the landscape is easy
+AGREED_PATIENCE = 3  # the same where starts agree
 SHORT = 20  # from twice as many steps on, every second level is explored first
-EASY = 2 / 3  # of independent starts that come within 1 % of the best at once
+# Shares of independent starts that come within 1 % of the best at once. There may be several minima
+# within 1 %, so that only nearly all of them say that there is one place to go to.
+AGREED, EASY = 2 / 3, 0.9
 KEPT = 12  # parents of a generation
 LEAST_SQUARES = Method("lm", 0.0)
 
@@ -208,8 +210,9 @@ def generations(
         parents, best = best_distinct(np.asarray(lanes.vector), losses, kept)
         stale = 0 if best < before * (1 - 1e-3) else stale + 1
         if fresh and generation == 0 and num >= KEPT:
-            easy = bool(np.mean(losses <= 1.01 * best) >= EASY)
-            patience = min(patience, EASY_PATIENCE) if easy else patience
+            share = np.mean(losses <= 1.01 * best)
+            easy = bool(share >= EASY)
+            patience = min(patience, AGREED_PATIENCE) if share >= AGREED else patience
         if stale >= patience:
             break
         vectors = next_generation(random, parents, loss, num)
