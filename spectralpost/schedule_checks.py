@@ -90,8 +90,12 @@ def _trained_on(grid: str) -> NoiseLevel | None:
     name, *rest = (word.strip() for word in grid.split(","))
     words = tuple(word for word in rest if "=" in word)
     try:
-        return training_grid(name.replace("-", "_"), **parsed_words("levels.grid", words))
-    except InputError:  # the user's own words, or a grid without time steps
+        options = parsed_words("levels.grid", words)
+        steps = options.get("train_steps", 1)
+        if isinstance(steps, int | float) and steps > LARGEST_STEPS:  # no network has so many
+            return None
+        return training_grid(name.replace("-", "_"), **options)
+    except (InputError, RecursionError):  # the user's own words, or a grid without time steps
         return None
 
 

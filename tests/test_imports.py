@@ -50,7 +50,7 @@ SHARED = {
     "degradations": ("base",),
     "samplers": ("base", "steps"),
     "designers": ("network",),
-    "denoisers": ("gaussian", "unet"),
+    "denoisers": ("gaussian", "unet", "checkpoints"),
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {

@@ -502,7 +502,9 @@ def test_trials_keep_what_divides_a_side():
 
 def test_time_steps_are_held_against_the_grid_only_where_it_is_known(tmp_path):
     """A text that names no grid of time steps says nothing about them, but that they descend."""
-    for grid in ("", "my own network", "ve-karras", "vp-linear of 4000 steps"):
+    deep = "vp_linear, beta_end=" + "[" * 5000
+    endless = "vp_linear, train_steps=10000000000"
+    for grid in ("", "my own network", "ve-karras", "vp-linear of 4000 steps", deep, endless):
         save_schedule(
             tmp_path / "a.json", replace(FULL, grid=grid, timesteps=(7, 5, 3)), overwrite=True
         )

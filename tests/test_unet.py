@@ -8,6 +8,7 @@ from compiling import quick_compilation
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from spectralpost.cli import main
+from spectralpost.degradations import gaussian_blur
 from spectralpost.denoisers import training
 from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.denoisers.training import LEVELS, Recipe, train, wiener
@@ -19,8 +20,11 @@ from spectralpost.denoisers.unet import (
     save_unet,
 )
 from spectralpost.errors import InputError
-from spectralpost.noise import NoiseLevel
+from spectralpost.noise import NoiseLevel, vp_linear
+from spectralpost.options import Train
 from spectralpost.prior import from_images
+from spectralpost.restoration import restore
+from spectralpost.samplers import SAMPLERS
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -118,6 +122,7 @@ def test_files(tmp_path, images):
         "newer": msgpack_serialize(content | {"format": 2}),
         "wider": msgpack_serialize(content | {"width": 8}),
         "fewer": msgpack_serialize(content | {"weights": {}}),
+        "endless": msgpack_serialize(content | {"blocks": 10**9}),
         "range": msgpack_serialize(content | {"pixel_range": [1.0, 0.0]}),
     }
     for name, content in broken.items():
@@ -127,6 +132,17 @@ def test_files(tmp_path, images):
         assert "\n" not in str(caught.value)
     with pytest.raises(InputError, match="cannot be read"):
         load_unet(tmp_path / "missing")
+
+
+def test_samplers_restore_with_it(images, getkey):
+    """A colour image, by a sampler that differentiates its denoiser."""
+    y, levels = images[0], vp_linear(3)
+    blur, sampler = gaussian_blur(y.shape[1:], 1.0), SAMPLERS["dps"]()
+    weights = {"zeta": jnp.full(3, 0.1), "eta": jnp.zeros(3)}
+    found = restore(sampler, UNET, blur, y, levels, weights, getkey(), sigma_y=0.1)
+    assert found.shape == y.shape and found.dtype == y.dtype and np.all(np.isfinite(found))
+    with pytest.raises(InputError, match=r"3, H, W"):
+        restore(sampler, UNET, blur, y[0], levels, weights, getkey(), sigma_y=0.1)
 
 
 # ---------------------------------------------------------------------------------------- training
@@ -149,6 +165,7 @@ SETS = [smooth_images(), smooth_images(24, 32)]
 @pytest.fixture
 def often(monkeypatch):
     monkeypatch.setattr(training, "EVERY", 2)
+    monkeypatch.setattr(training, "TELL", 3)
 
 
 def test_training_goes_on_as_if_not_interrupted(tmp_path, often):
@@ -157,11 +174,11 @@ def test_training_goes_on_as_if_not_interrupted(tmp_path, often):
 
     whole = train(SETS, TINY, tmp_path / "whole")
     assert [step for step, _ in whole.losses] == [2, 4, 6]
-    told = []
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(training, "TELL", 3)
+    with pytest.raises(KeyboardInterrupt):
         train(SETS, TINY, tmp_path / "parts", interrupt)
+    told = []
     parts = train(SETS, TINY, tmp_path / "parts", told.append)
+    assert [progress.step for progress in told] == [3, 6]
     assert parts.losses == whole.losses and parts.psnr == whole.psnr
     for ours, theirs in zip(*map(jax.tree.leaves, (parts, whole)), strict=True):
         np.testing.assert_array_equal(ours, theirs)
@@ -218,13 +235,31 @@ def test_bad_training_data_and_recipes(sets, recipe, match, tmp_path):
     assert not (tmp_path / "a").exists()
 
 
-def test_wiener_of_one_plane_and_of_planes_without_correlation(getkey):
-    """Where planes are not correlated, rotating them changes nothing."""
+def test_wiener_does_not_depend_on_the_axes_of_colour(getkey):
+    """Images with rotated colours are denoised to rotated images."""
+    scales = np.float32([1.0, 0.6, 0.3])[:, None, None]
+    images = scales * np.asarray(jax.random.uniform(getkey(), (64, 3, 8, 8), np.float32, -1, 1))
+    x_t = jax.random.normal(getkey(), (5, 3, 8, 8), np.float32)
+    axes = np.linalg.qr(np.arange(9, dtype=np.float32).reshape(3, 3) + np.eye(3))[0]
+    turn = lambda x: np.einsum("nchw,dc->ndhw", x, axes.astype(np.float32))  # noqa: E731
+    level = NoiseLevel(jnp.float32(0.8), jnp.float32(0.6))
+    found, plain = wiener(turn(images))(turn(x_t), level), wiener(images)(x_t, level)
+    np.testing.assert_allclose(found, turn(plain), atol=64 * EPS * float(jnp.abs(x_t).max()))
+
+
+def test_wiener_of_one_plane(getkey):
+    """It is the Gaussian denoiser."""
     images = np.asarray(jax.random.uniform(getkey(), (64, 1, 8, 8), np.float32, -1, 1))
     x_t = jax.random.normal(getkey(), (3, 1, 8, 8), np.float32)
     level = NoiseLevel(jnp.float32(0.8), jnp.float32(0.6))
     plain = GaussianDenoiser.of(from_images(images[:, 0]))
-    np.testing.assert_allclose(wiener(images)(x_t, level)[:, 0], plain(x_t[:, 0], level), atol=1e-5)
+    np.testing.assert_allclose(
+        wiener(images)(x_t, level)[:, 0], plain(x_t[:, 0], level), atol=64 * EPS
+    )
+
+
+def test_defaults_of_the_command_are_those_of_the_recipe():
+    assert Recipe(**{name: getattr(Train(), name) for name in Recipe._fields}) == Recipe()
 
 
 def test_command(tmp_path, capsys, often):

@@ -13,7 +13,7 @@ from .. import figures
 from ..denoisers.training import LEVELS, Progress, Recipe, Trained, train
 from ..denoisers.unet import save_unet
 from ..errors import InputError
-from ..images import REC_709, stream_folder, tiles
+from ..images import REC_709, Channels, stream_folder, tiles
 from ..options import Train
 from .console import Say, console, quiet
 
@@ -73,7 +73,7 @@ def present(result: Result) -> None:
     console.print(table)
 
 
-def images_of(given: str, channels: str, patch: int, notes: list[str]) -> list[np.ndarray]:
+def images_of(given: str, channels: Channels, patch: int, notes: list[str]) -> list[np.ndarray]:
     """Sets of images [N, H, W, planes] of 8 bits: of a folder, or of a file FILE.npz:NAME.
 
     Photographs of a folder are cut into tiles of two patches a side where they are large enough,
@@ -83,7 +83,7 @@ def images_of(given: str, channels: str, patch: int, notes: list[str]) -> list[n
     if name or given.endswith((".npz", ".npy")):
         return [_in_channels(_stored(Path(path + ".npz" if name else given), name), channels)]
     found = defaultdict(list)
-    folder = stream_folder(given, channels, (0.0, 255.0), notice=notes.append)  # type: ignore
+    folder = stream_folder(given, channels, (0.0, 255.0), notice=notes.append)
     for file, image in folder:
         side = 2 * patch if min(image.shape[1:]) >= 2 * patch else patch
         cut = tiles(image, side)
@@ -109,13 +109,13 @@ def _stored(path: Path, name: str) -> np.ndarray:
             if name not in names:
                 raise InputError(f"data = '{path}:{name}': holds {', '.join(names)}")
             return stored[name]
+    except InputError:
+        raise
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, InputError):
-            raise
         raise InputError(f"data = {str(path)!r}: cannot be read ({error})") from error
 
 
-def _in_channels(images: np.ndarray, channels: str) -> np.ndarray:
+def _in_channels(images: np.ndarray, channels: Channels) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise InputError(
             f"data of shape {images.shape}, {images.dtype}: 8 bits [N, H, W] or [N, H, W, planes] "

@@ -6,11 +6,9 @@ that a sampler may ask for.
 """
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -19,10 +17,11 @@ import numpy as np
 import optax
 from jax import Array
 
+from ..algebra import namespace
 from ..errors import InputError
-from ..files import whole_file
 from ..noise import NoiseLevel
 from ..prior import from_images
+from .checkpoints import Checkpoints
 from .gaussian import GaussianDenoiser
 from .unet import DATA_STD, UNetDenoiser, initial_denoiser
 
@@ -32,6 +31,7 @@ WARM_UP = 500  # steps until the learning rate is reached
 DECAY = 0.999  # of the moving average of the weights, at most
 EVERY, TELL = 500, 20  # steps between two checkpoints, and between two lines of progress
 VALIDATION = 0.05  # share of the images that is kept out
+VALIDATED, MODELLED = 256, 2048  # patches of a set: to validate on, and for the Gaussian model
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # sigma of the validation curve, alpha = 1
 
 
@@ -96,7 +96,8 @@ def train(
     """
     recipe.check()
     _check_sets(sets, recipe)
-    folder = _Checkpoints(checkpoints, recipe, sets)
+    about = {"format": 1, "images": _digest(sets), **recipe._asdict()}
+    folder = Checkpoints(checkpoints, about)
     kept_out, sets = zip(*(_split(images, recipe.seed) for images in sets), strict=True)
     first = initial_denoiser(sets[0].shape[-1], recipe.width, recipe.blocks, recipe.seed)
     optimizer = _optimizer(recipe)
@@ -104,7 +105,7 @@ def train(
     state = State(first.params, average, optimizer.init(first.params), jnp.zeros((), np.int32))
     state, losses = folder.latest(state)
     pixels = np.asarray([images[..., 0].size for images in sets], float)
-    running = []
+    network, running = first.replace(params=None), []
     for step in range(int(state.step), recipe.steps):
         # Every step has random numbers of its own, so that one that goes on does as if it had
         # not been interrupted.
@@ -112,12 +113,12 @@ def train(
         images = sets[random.choice(len(sets), p=pixels / pixels.sum())]
         batch = _patches(random, images, recipe.patch, _batch(images, recipe))
         key = jax.random.fold_in(jax.random.key(recipe.seed), step)
-        state, loss = _step(state, batch, key, recipe=recipe, network=first.replace(params=None))
+        state, loss = _step(state, batch, key, recipe=recipe, network=network)
         running.append(loss)
         if (step + 1) % EVERY == 0 or step + 1 == recipe.steps:
             losses.append((step + 1, float(np.mean(running))))
             running = []
-            folder.save(state, losses)
+            folder.save(step + 1, state, losses)
         if tell is not None and (step + 1) % TELL == 0:
             tell(Progress(step + 1, recipe.steps, float(np.mean(running or [losses[-1][1]]))))
     folder.close()
@@ -130,21 +131,23 @@ def validate(
     sets: Sequence[np.ndarray],
     kept_out: Sequence[np.ndarray],
     patch: int,
-    most: int = 256,
 ) -> dict[str, list[float]]:
-    """PSNR in dB at LEVELS on patches that were kept out: of the network, and of the Gaussian
-    denoiser of the training patches, colours decorrelated."""
-    found = {"network": [], "gaussian": []}
+    """PSNR in dB at LEVELS: of the network, and of the Gaussian denoiser of training patches,
+    colours decorrelated.
+
+    sets and kept_out are pairs of sets [N, H, W, planes] of 8 bits. All pixels of VALIDATED random
+    patches of each set kept out count alike; sets whose patches are of one size share a model.
+    """
     random = np.random.default_rng(0)
     groups = {}
     for images, held in zip(sets, kept_out, strict=True):
         side = _side(held, patch)
-        model = [_centre(_patches(random, images, patch, 2048))]
-        truth = [_centre(_patches(random, held, patch, most))]
+        model = [_centre(_patches(random, images, patch, MODELLED))]
+        truth = [_centre(_patches(random, held, patch, VALIDATED))]
         before = groups.get(side, ([], []))
         groups[side] = (before[0] + model, before[1] + truth)
     network = partial(jax.jit(UNetDenoiser.in_unit_range), denoiser)
-    errors = {name: np.zeros(len(LEVELS)) for name in found}
+    errors = {name: np.zeros(len(LEVELS)) for name in ("network", "gaussian")}
     count = 0
     for model, truth in groups.values():
         x_0 = jnp.asarray(np.concatenate(truth))
@@ -231,8 +234,9 @@ def _step(
 
 def _centre(images: np.ndarray | Array) -> Any:
     """8 bits [N, H, W, planes] -> [N, planes, H, W] in [-1, 1]."""
-    xp = jnp if isinstance(images, Array) else np
-    return xp.moveaxis(images, -1, 1).astype(np.float32) / np.float32(127.5) - np.float32(1)
+    return namespace(images).moveaxis(images, -1, 1).astype(np.float32) / np.float32(
+        127.5
+    ) - np.float32(1)
 
 
 # --------------------------------------------------------------------------------------- its data
@@ -260,6 +264,13 @@ def _side(images: np.ndarray, patch: int) -> int:
     return min(patch, *(side // 4 * 4 for side in images.shape[1:3]))
 
 
+def _digest(sets: Sequence[np.ndarray]) -> str:
+    digest = hashlib.sha256()
+    for images in sets:
+        digest.update(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes())
+    return digest.hexdigest()[:16]
+
+
 def _batch(images: np.ndarray, recipe: Recipe) -> int:
     """Patches a step, so that every step has as many pixels."""
     return max(round(recipe.batch * 32**2 / _side(images, recipe.patch) ** 2), 1)
@@ -281,68 +292,3 @@ def _patches(random: np.random.Generator, images: np.ndarray, patch: int, num: i
     mirrored = 1 - 2 * random.integers(2, size=num)
     rows = zip(which, tops, lefts, mirrored, strict=True)
     return np.stack([images[i, a : a + side, b : b + side][:, ::way] for i, a, b, way in rows])
-
-
-class _Checkpoints:
-    """The last states of a training, by Orbax."""
-
-    def __init__(self, folder: str | os.PathLike[str], recipe: Recipe, sets: Sequence[np.ndarray]):
-        import orbax.checkpoint as ocp
-
-        digest = hashlib.sha256()
-        for images in sets:
-            digest.update(repr(images.shape).encode() + np.ascontiguousarray(images).tobytes())
-        about = {"format": 1, "images": digest.hexdigest()[:16], **recipe._asdict()}
-        path = Path(folder).absolute()
-        self.ocp, self.about = ocp, path / "recipe.json"
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            if self.about.exists():
-                _check_about(folder, json.loads(self.about.read_text()), about)
-            elif any(path.iterdir()):
-                raise InputError(f"checkpoints {str(folder)!r}: holds other files")
-            else:
-                with whole_file(self.about) as temporary:
-                    temporary.write_text(json.dumps(about, indent=1) + "\n")
-        except (OSError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"checkpoints {str(folder)!r}: cannot be used ({error})") from error
-        options = ocp.CheckpointManagerOptions(
-            max_to_keep=2, create=True, enable_async_checkpointing=False
-        )
-        self.manager = ocp.CheckpointManager(path / "states", options=options)
-
-    def latest(self, state: State) -> tuple[State, list[tuple[int, float]]]:
-        """The last state and the losses until then; the given one if there is none."""
-        step = self.manager.latest_step()
-        if step is None:
-            return state, []
-        args = self.ocp.args
-        restored = self.manager.restore(
-            step,
-            args=args.Composite(
-                state=args.StandardRestore(state),
-                losses=args.JsonRestore(),
-            ),
-        )
-        return restored.state, [(int(step), float(loss)) for step, loss in restored.losses]
-
-    def save(self, state: State, losses: list[tuple[int, float]]) -> None:
-        args = self.ocp.args
-        self.manager.save(
-            int(state.step),
-            args=args.Composite(state=args.StandardSave(state), losses=args.JsonSave(losses)),
-        )
-
-    def close(self) -> None:
-        self.manager.close()
-
-
-def _check_about(folder: str | os.PathLike[str], stored: dict, wanted: dict) -> None:
-    for name, value in wanted.items():
-        if stored.get(name) != value:
-            raise InputError(
-                f"checkpoints {str(folder)!r}: of {name} = {stored.get(name)}, not {value}; choose "
-                "another folder"
-            )

@@ -95,7 +95,8 @@ class UNetDenoiser:
     """(x_t, t) -> x_hat for images [..., planes, H, W], or [..., H, W] if it has one plane.
 
     A pytree: weights are leaves. H and W have to be divisible by 4, pixels are in `pixel_range`.
-    Computes in single precision, whatever x_t has, and returns the dtype of x_t.
+    Computes in single precision, whatever x_t has, and returns the dtype of x_t. Raises InputError
+    for images of another shape.
     """
 
     params: Any
@@ -173,6 +174,8 @@ def load_unet(path: str | os.PathLike[str]) -> UNetDenoiser:
         if content["format"] != 1:
             raise ValueError(f"format {content['format']}, this version reads 1")
         about = [int(content[name]) for name in ("planes", "width", "blocks")]
+        if not 0 < about[2] <= len(content["weights"]):  # before a network of that size is made
+            raise ValueError(f"{about[2]} blocks")
         params = nnx.to_pure_dict(_abstract(*about)[1])
         leaves, structure = jax.tree_util.tree_flatten_with_path(params)
         weights = []
@@ -199,7 +202,7 @@ def _abstract(planes: int, width: int, blocks: int) -> tuple[nnx.GraphDef, nnx.S
 
 def _network(params: Any, planes: int, width: int, blocks: int) -> UNet:
     definition, state = _abstract(planes, width, blocks)
-    state = jax.tree.map(lambda leaf: leaf, state)
+    state = jax.tree.map(lambda leaf: leaf, state)  # a copy, to be filled
     nnx.replace_by_pure_dict(state, params)
     return nnx.merge(definition, state)
 

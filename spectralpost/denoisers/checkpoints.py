@@ -1,0 +1,76 @@
+"""Checkpoints of a training, by Orbax: a run finds its own and goes on."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ..errors import InputError
+from ..files import whole_file
+
+T = TypeVar("T")  # arrays, as the training keeps them
+
+
+class Checkpoints:
+    """The last states of a training.
+
+    about  what it is a training of, as JSON has it. InputError if the folder holds those of
+           another, or other files, or cannot be used
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], about: dict[str, Any]):
+        import orbax.checkpoint as ocp
+
+        path = Path(folder).absolute()
+        self.ocp, self.about = ocp, path / "recipe.json"
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            if self.about.exists():
+                _check_about(folder, json.loads(self.about.read_text()), about)
+            elif any(path.iterdir()):
+                raise InputError(f"checkpoints {str(folder)!r}: holds other files")
+            else:
+                with whole_file(self.about) as temporary:
+                    temporary.write_text(json.dumps(about, indent=1) + "\n")
+        except InputError:
+            raise
+        except (OSError, ValueError) as error:
+            raise InputError(f"checkpoints {str(folder)!r}: cannot be used ({error})") from error
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=2, create=True, enable_async_checkpointing=False
+        )
+        self.manager = ocp.CheckpointManager(path / "states", options=options)
+
+    def latest(self, state: T) -> tuple[T, list[tuple[int, float]]]:
+        """The last state and the losses until then; the given one if there is none."""
+        step = self.manager.latest_step()
+        if step is None:
+            return state, []
+        args = self.ocp.args
+        restored = self.manager.restore(
+            step,
+            args=args.Composite(
+                state=args.StandardRestore(state),
+                losses=args.JsonRestore(),
+            ),
+        )
+        return restored.state, [(int(step), float(loss)) for step, loss in restored.losses]
+
+    def save(self, step: int, state: Any, losses: list[tuple[int, float]]) -> None:
+        args = self.ocp.args
+        self.manager.save(
+            step,
+            args=args.Composite(state=args.StandardSave(state), losses=args.JsonSave(losses)),
+        )
+
+    def close(self) -> None:
+        self.manager.close()
+
+
+def _check_about(folder: str | os.PathLike[str], stored: dict, wanted: dict) -> None:
+    for name, value in wanted.items():
+        if stored.get(name) != value:
+            raise InputError(
+                f"checkpoints {str(folder)!r}: of {name} = {stored.get(name)}, not {value}; choose "
+                "another folder"
+            )
