@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.core import Tracer
 from jax.typing import ArrayLike
 
 from .errors import InputError
@@ -52,7 +53,7 @@ def as_floating(name: str, value: ArrayLike, dtype: np.dtype | None = None) -> A
 
 def is_concrete(value: Any) -> bool:
     """Whether there are numbers to check: not while JAX traces a function (`jit`, `vmap`)."""
-    return not any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves(value))
+    return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
 
 
 def _real(name: str, value: Any) -> np.dtype:

@@ -87,7 +87,7 @@ def parse(arguments: Sequence[str]) -> Any:
         defaults[name] = {"default": kind(**values)}
     union: Any = None
     for name, (kind, _) in COMMANDS.items():
-        text = kind.__doc__
+        text = kind.__doc__ or ""
         if arguments[:1] == [name]:
             text += " --config FILE.yaml gives values of these options; flags win."
         command = tyro.conf.subcommand(name, description=text, **defaults.get(name, {}))

@@ -33,7 +33,7 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> None
     import jax
 
     if folder is None:
-        folder = jax.config.jax_compilation_cache_dir
+        folder = jax.config.values["jax_compilation_cache_dir"]
     if folder == "":
         return
     # Most programs are small, but hundreds of them take longer than the few large ones.

@@ -3,6 +3,7 @@
 import os
 import sys
 from contextlib import suppress
+from typing import Any
 
 
 class InputError(ValueError):
@@ -27,10 +28,10 @@ def shown(path: str | bytes | os.PathLike) -> str:
     return encodable(repr(os.fsdecode(path)))
 
 
-def check_whole(name: str, value: object, minimum: int = 1) -> int:
+def check_whole(name: str, value: Any, minimum: int = 1) -> int:
     """The value as an int; InputError unless it is a whole number >= minimum (10.0 is one)."""
     with suppress(OverflowError, TypeError, ValueError):
-        number = int(value)  # ty: ignore[invalid-argument-type]
+        number = int(value)
         kind = str(getattr(value, "dtype", type(value).__name__))  # NumPy has a bool of its own
         if number == value and number >= minimum and kind != "bool":
             return number

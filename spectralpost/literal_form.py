@@ -10,7 +10,7 @@ from jax import Array
 from .errors import InputError
 from .noise import NoiseLevel, step_pairs
 from .problem import Problem
-from .samplers.base import Guidance, Sampler, check_guidance
+from .samplers.base import Conversion, Guidance, Sampler, check_guidance
 from .transfer import (
     Transfer,
     compose,
@@ -29,12 +29,12 @@ def to_literal(
     By the mean-field norms along this sampler's own trajectory: at the same law the literal form
     divides by the same norm. InputError if the sampler has no literal form.
     """
-    literal = _literal(sampler)
+    literal, convert, _ = _literal(sampler)
     check_guidance(sampler, levels, guidance, problem.spectrum.size)
     t, s = step_pairs(levels)
     one = jnp.ones((t.alpha.shape[0], 1), problem.spectrum.dtype)
     # The norms do not depend on the weight that is converted (see `Sampler`): any number will do.
-    likely = sampler.to_literal(guidance, one, levels)
+    likely = convert(guidance, one, levels)
 
     def step(law: Transfer, inputs) -> tuple[Transfer, Array]:
         t, s, guidance_t, likely_t = inputs
@@ -43,7 +43,7 @@ def to_literal(
 
     start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
     norms = jax.lax.scan(step, start, (t, s, guidance, likely))[1]
-    return sampler.to_literal(guidance, norms[:, None], levels)
+    return convert(guidance, norms[:, None], levels)
 
 
 def from_literal(
@@ -51,11 +51,14 @@ def from_literal(
 ) -> Guidance:
     """The weights that take the same steps as `sampler.literal` with these, in the mean-field
     closure, leaves [S]. InputError if the sampler has no literal form."""
-    norms = mean_field_norms(_literal(sampler), problem, levels, literal_guidance)
-    return sampler.from_literal(literal_guidance, norms, levels)
+    literal, _, convert = _literal(sampler)
+    norms = mean_field_norms(literal, problem, levels, literal_guidance)
+    return convert(literal_guidance, norms, levels)
 
 
-def _literal(sampler: Sampler) -> Sampler:
-    if sampler.literal is None:
+def _literal(sampler: Sampler) -> tuple[Sampler, Conversion, Conversion]:
+    """The literal form, and the conversions to it and from it."""
+    literal, to, back = sampler.literal, sampler.to_literal, sampler.from_literal
+    if literal is None or to is None or back is None:
         raise InputError(f"sampler = {sampler.name!r}: has no form that divides by a norm")
-    return sampler.literal
+    return literal, to, back

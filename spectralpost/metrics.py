@@ -263,7 +263,7 @@ def _bias_cov(problem: Problem, transfer: Transfer, ideal_gain: Array) -> Array:
     return congruence(transfer.data_gain - ideal_gain, measurement_cov(problem))
 
 
-def _deterministic(cov: Array, tiny: float) -> Array:
+def _deterministic(cov: Array, tiny: ArrayLike) -> Array:
     """Whether a block's law has a direction without variance, as far as rounding tells: [B].
 
     Relative to the modes' own variances, which may be of very different size.

@@ -125,4 +125,7 @@ def fitted(value: Any, wanted: Any) -> Any:
             raise TypeError("a number") from None
     if wanted in (str, Path) and not isinstance(value, str | Path):
         raise TypeError("a text")
-    return wanted(value) if wanted in (int, Path) else value
+    plain: Any = value
+    if wanted is int:
+        return int(plain)
+    return Path(plain) if wanted is Path else value

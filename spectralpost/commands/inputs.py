@@ -236,7 +236,7 @@ def complete(options: Options) -> Options:
             if parameter.default is not parameter.empty
         }
         for flag, (owner, _, option) in SHORT.items():
-            if owner == field and flag == "kernel" and options.kernel is not None:
+            if owner == field and flag == "kernel" and getattr(options, flag) is not None:
                 del given[option]
             elif owner == field:
                 changes[flag] = None

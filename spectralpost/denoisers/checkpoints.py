@@ -54,7 +54,7 @@ class Checkpoints:
                 losses=args.JsonRestore(),
             ),
         )
-        return restored.state, [(int(step), float(loss)) for step, loss in restored.losses]
+        return restored["state"], [(int(step), float(loss)) for step, loss in restored["losses"]]
 
     def save(self, step: int, state: Any, losses: list[tuple[int, float]]) -> None:
         args = self.ocp.args

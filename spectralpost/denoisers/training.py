@@ -8,6 +8,7 @@ that a sampler may ask for.
 import hashlib
 import os
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -105,7 +106,7 @@ def train(
     state = State(first.params, average, optimizer.init(first.params), jnp.zeros((), np.int32))
     state, losses = folder.latest(state)
     pixels = np.asarray([images[..., 0].size for images in sets], float)
-    network, running = first.replace(params=None), []
+    network, running = replace(first, params=None), []
     for step in range(int(state.step), recipe.steps):
         # Every step has random numbers of its own, so that one that goes on does as if it had
         # not been interrupted.
@@ -122,7 +123,7 @@ def train(
         if tell is not None and (step + 1) % TELL == 0:
             tell(Progress(step + 1, recipe.steps, float(np.mean(running or [losses[-1][1]]))))
     folder.close()
-    trained = first.replace(params=state.average)
+    trained = replace(first, params=state.average)
     return Trained(trained, validate(trained, sets, kept_out, recipe.patch), losses)
 
 
@@ -218,7 +219,7 @@ def _step(
     weight = (sigma**2 + d2) / (sigma**2 * d2)
 
     def loss_of(params: Any) -> Array:
-        x_hat = network.replace(params=params).in_unit_range(x_t, NoiseLevel(1 + 0 * sigma, sigma))
+        x_hat = replace(network, params=params).in_unit_range(x_t, NoiseLevel(1 + 0 * sigma, sigma))
         return jnp.mean(weight * jnp.mean((x_hat - x_0) ** 2, axis=(1, 2, 3)))
 
     with jax.numpy_dtype_promotion("standard"), jax.numpy_rank_promotion("allow"):

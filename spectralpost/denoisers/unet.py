@@ -10,6 +10,7 @@ so that F has to be of unit size at every level, and alpha may be 0.
 """
 
 import os
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -136,7 +137,8 @@ class UNetDenoiser:
     def in_range(self, pixel_range: PixelRange) -> "UNetDenoiser":
         """The same network for images in another pixel range."""
         check_pixel_range(pixel_range)
-        return self.replace(pixel_range=tuple(map(float, pixel_range)))
+        low, high = map(float, pixel_range)
+        return replace(self, pixel_range=(low, high))
 
     def _check(self, shape: tuple[int, ...]) -> None:
         wanted = "[..., H, W]" if self.planes == 1 else f"[..., {self.planes}, H, W]"
@@ -186,7 +188,7 @@ def load_unet(path: str | os.PathLike[str]) -> UNetDenoiser:
             weights.append(jnp.asarray(weight))
         planes, width, blocks = about
         denoiser = UNetDenoiser(jax.tree.unflatten(structure, weights), planes, width, blocks)
-        return denoiser.in_range(content["pixel_range"])
+        return denoiser.in_range(tuple(content["pixel_range"]))
     except Exception as error:  # flax and msgpack raise all kinds for bytes that are not theirs
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(f"network {str(path)!r}: cannot be read ({reason})") from error

@@ -4,7 +4,9 @@ MessagePack as flax writes it: no pickle, and nothing in it unpacks to more than
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,8 +38,9 @@ def load_designer(path: str | os.PathLike[str], sampler: Sampler | None = None) 
     """Read what `save_designer` wrote; InputError if that fails or it is for another sampler."""
     try:
         with open(path, "rb") as file:
-            content = msgpack_restore(file.read(LARGEST))
-        designer = Designer(**content | {"free": tuple(content["free"])})
+            content: Any = msgpack_restore(file.read(LARGEST))
+        content["free"] = tuple(content["free"])
+        designer = Designer(**content)
         _check(designer)
     except Exception as error:  # flax and msgpack raise all kinds for bytes that are not theirs
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -74,7 +77,7 @@ def _check(designer: Designer) -> None:
         lambda: initial_params(jax.random.key(0), designer.free, designer.width)
     )
     scale = jax.ShapeDtypeStruct((FEATURES + len(designer.free),), np.float32)
-    wanted = designer.replace(params=params, centre=scale, spread=scale)
+    wanted = replace(designer, params=params, centre=scale, spread=scale)
     if jax.tree.map(_kind, designer) != jax.tree.map(_kind, wanted):
         raise ValueError("arrays of other names, shapes or precision")
     if not all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(designer)):

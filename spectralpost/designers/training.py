@@ -3,6 +3,8 @@
 It needs no schedules to imitate.
 """
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -76,7 +78,7 @@ def train(
     )
 
     def loss_of(params, chosen: Problem, levels: NoiseLevel, features: Array, base: Array) -> Array:
-        now = designer.replace(params=params)
+        now = replace(designer, params=params)
 
         def one(problem: Problem, features: Array, base: Array) -> Array:
             u = dict(zip(free, apply_network(now, features, base).T, strict=True))
@@ -103,7 +105,7 @@ def train(
         key = jax.random.fold_in(jax.random.key(seed), i)
         params, state, loss = update(params, state, key, grids[which], *inputs[which])
         history.append(loss)
-    return designer.replace(params=params), np.asarray(history, float)
+    return replace(designer, params=params), np.asarray(history, float)
 
 
 def penalised_loss(

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +43,8 @@ class LearnResult(NamedTuple):
     final_losses: np.ndarray  # of all schedules that were refined to the end, best first
     converged: bool  # False if max_iterations or the user ended the search
     interrupted: bool  # by the user: this is the best so far
-    kept: Guidance  # unconstrained numbers of all refined schedules, best first, for `resume`
+    # Unconstrained numbers of all refined schedules, best first, for `resume`.
+    kept: dict[str, np.ndarray]
 
 
 def learn(
@@ -135,7 +136,7 @@ def learn(
 
     combined = lambda losses: float(jax.jit(Loss.combined)(loss, losses))  # noqa: E731
     losses = losses_on(learned.levels, learned.guidance)
-    eta = prepared.heuristic.get("eta", np.zeros_like(np.asarray(levels.alpha)[1:]))
+    eta: Any = prepared.heuristic.get("eta", np.zeros_like(np.asarray(levels.alpha)[1:]))
     exact = np.asarray([evaluate_exact(p, levels, eta, objective) for p in problems])
     return LearnResult(
         guidance=learned.guidance,

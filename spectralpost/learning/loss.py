@@ -7,7 +7,7 @@ sum of squares it gives residuals and Jacobian as well.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -209,7 +209,7 @@ def loss_of(
     watched: Problem | None = None,
 ) -> Loss:
     """The loss of `parameters` on problems, in the dtype of the levels."""
-    number = partial(np.asarray, dtype=parameters.levels.alpha.dtype)
+    number: Any = partial(np.asarray, dtype=parameters.levels.alpha.dtype)
     return Loss(
         objective=objective,
         parameters=parameters,

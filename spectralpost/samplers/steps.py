@@ -1,6 +1,7 @@
 """Arithmetic that published steps share."""
 
 from collections.abc import Callable
+from typing import TypedDict
 
 import jax
 import jax.numpy as jnp
@@ -69,9 +70,16 @@ def misfit_descent(
     return x_hat, weight * descent
 
 
+class Conversions(TypedDict):
+    """Both conversions of a Sampler with a literal form."""
+
+    to_literal: Conversion
+    from_literal: Conversion
+
+
 def norm_conversion(
     weight: str, literal_weight: str, divisor: Callable[[Array, NoiseLevel], Array]
-) -> dict[str, Conversion]:
+) -> Conversions:
     """`to_literal` and `from_literal` of a Sampler, for weight = literal_weight / divisor.
 
     divisor (norm [S], levels) -> [S]: what the literal form divides its weight by
