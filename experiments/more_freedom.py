@@ -15,16 +15,16 @@ uniform steps of the linear VP grid. W2^2 per pixel to the true posterior, all m
                                     dps 10 diffpir 10   pigdm 10     dps 20 diffpir 20   pigdm 20
     published default             0.214466   0.049981   0.012737   0.184885   0.030602   0.004912
     tuned constant                0.033460   0.014578   0.012412   0.020122   0.006482   0.003825
-    weights, 3 knots              0.029036   0.011674   0.011984   0.016060   0.003637   0.003586
-    weights, every step           0.027488   0.011654   0.011636   0.013465   0.003606   0.003529
-    weights in 2 bands            0.015097   0.011208   0.011414   0.006241   0.003331   0.003480
-    weights in 4 bands            0.014118   0.011143   0.010762   0.005833   0.003324   0.003115
-    weights + fresh noise         0.020800   0.011419   0.011632   0.006551   0.003352   0.003461
-    weights + levels              0.004805   0.001134   0.001321   0.002278   0.000368   0.000558
-    the same, rounded levels      0.004389   0.001135   0.001318   0.001631   0.000369   0.000529
-    all, 4 bands                  0.000934   0.000857   0.000854   0.000297   0.000217   0.000262
+    weights, 3 knots              0.028806   0.011674   0.011984   0.016060   0.003637   0.003586
+    weights, every step           0.027487   0.011654   0.011636   0.013098   0.003606   0.003527
+    weights in 2 bands            0.015103   0.011208   0.011412   0.006239   0.003331   0.003487
+    weights in 4 bands            0.014119   0.011143   0.010763   0.005830   0.003324   0.003118
+    weights + fresh noise         0.020800   0.011419   0.011680   0.006461   0.003352   0.003506
+    weights + levels              0.004364   0.001134   0.001321   0.001712   0.000365   0.000485
+    the same, rounded levels      0.004001   0.001135   0.001318   0.001478   0.000365   0.000483
+    all, 4 bands                  0.001103   0.000855   0.000872   0.000276   0.000217   0.000273
     exact score                   0.012061   0.012061   0.012061   0.003546   0.003546   0.003546
-    exact score, learned levels   0.002230   0.001069   0.001063   0.000471   0.000295   0.000335
+    exact score, learned levels   0.001751   0.001067   0.001064   0.000601   0.000293   0.000284
 
 Where the steps are placed is worth most: learned levels gain a factor of 6 to 10 on the weights of
 every step, for every sampler, and rounding them to a network's time steps costs nothing once the
@@ -37,18 +37,18 @@ MSE of 256 restored images, drawn from the prior, against the closed form (all r
 steps restore the same images):
 
                                       measured     (s.e.)  predicted     z
-    dps 10     weights, every step    0.112538 (0.000220)   0.112285  +1.1
-    dps 10     all, 4 bands           0.128802 (0.000197)   0.128581  +1.1
-    diffpir 10 weights, every step    0.099654 (0.000162)   0.099380  +1.7
-    diffpir 10 all, 4 bands           0.129039 (0.000197)   0.128870  +0.9
-    pigdm 10   weights, every step    0.099545 (0.000157)   0.099370  +1.1
-    pigdm 10   all, 4 bands           0.129115 (0.000197)   0.128887  +1.2
-    dps 20     weights, every step    0.119821 (0.000218)   0.119636  +0.8
-    dps 20     all, 4 bands           0.135166 (0.000202)   0.135079  +0.4
-    diffpir 20 weights, every step    0.116197 (0.000196)   0.116236  -0.2
-    diffpir 20 all, 4 bands           0.135884 (0.000205)   0.135662  +1.1
-    pigdm 20   weights, every step    0.117150 (0.000183)   0.116975  +1.0
-    pigdm 20   all, 4 bands           0.135191 (0.000212)   0.134998  +0.9
+    dps 10     weights, every step    0.112540 (0.000220)  0.112288  +1.1
+    dps 10     all, 4 bands           0.127416 (0.000195)  0.127257  +0.8
+    diffpir 10 weights, every step    0.099654 (0.000162)  0.099380  +1.7
+    diffpir 10 all, 4 bands           0.129041 (0.000196)  0.128853  +1.0
+    pigdm 10   weights, every step    0.099545 (0.000157)  0.099370  +1.1
+    pigdm 10   all, 4 bands           0.129025 (0.000201)  0.128745  +1.4
+    dps 20     weights, every step    0.119830 (0.000219)  0.119612  +1.0
+    dps 20     all, 4 bands           0.135617 (0.000203)  0.135467  +0.7
+    diffpir 20 weights, every step    0.116197 (0.000196)  0.116236  -0.2
+    diffpir 20 all, 4 bands           0.135801 (0.000206)  0.135606  +0.9
+    pigdm 20   weights, every step    0.117173 (0.000184)  0.116998  +1.0
+    pigdm 20   all, 4 bands           0.134907 (0.000201)  0.134735  +0.9
 """
 
 import json
