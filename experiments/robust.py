@@ -44,11 +44,11 @@ of each problem's own schedule (all modes), and of the others as multiples of it
              mean                                      1.51     1.16     1.14     1.20
              largest                                   1.78     1.51     1.40     1.34
 
-Both with 48 starts. DPS's nominal schedule is excellent near its own problem and 13 to 36 times worse
-where the exponent is 2.5: it sits at the edge of stability. Learned for the range, the largest ratio
-is 1.7 (best worst case) or 2.7 (best on average). DiffPIR's weights follow sigma_y: its nominal
-schedule is at most 1.51 times worse, and almost always better than a constant tuned for the very
-problem.
+Both with 48 starts. DPS's nominal schedule is excellent near its own problem and 13 to 36 times
+worse where the exponent is 2.5: it sits at the edge of stability. Learned for the range, the
+largest ratio is 1.7 (best worst case) or 2.7 (best on average). DiffPIR's weights follow sigma_y:
+its nominal schedule is at most 1.51 times worse, and almost always better than a constant tuned for
+the very problem.
 """
 
 import json

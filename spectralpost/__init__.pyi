@@ -5,6 +5,7 @@ from .degradations import gaussian_blur as gaussian_blur
 from .degradations import identity as identity
 from .degradations import motion_blur as motion_blur
 from .degradations import uniform_blur as uniform_blur
+from .denoisers.calibrating import calibrate as calibrate
 from .denoisers.gaussian import GaussianDenoiser as GaussianDenoiser
 from .denoisers.unet import UNetDenoiser as UNetDenoiser
 from .denoisers.unet import load_unet as load_unet

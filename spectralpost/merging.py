@@ -13,7 +13,7 @@ from .problem import Problem
 
 
 def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
-    """Merge modes with equal (spectrum, response); every loss of this package is unchanged.
+    """Merge modes with equal spectrum, response and calibration; no loss of this package changes.
 
     Returns the smaller problem, weights added up, and the index [F] of each old mode's new row.
     A symmetric image problem loses most of its modes: f and -f always coincide, and all of equal
@@ -34,6 +34,9 @@ def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
     responses = np.rint(response / max(response.max(), np.finfo(float).tiny) * one)
     rank = lambda keys: np.unique(keys, return_inverse=True)[1]  # noqa: E731
     index = rank(rank(spectra) * rows + rank(responses))
+    if problem.calibration is not None:
+        for ratios in np.rint(np.asarray(problem.calibration.ratio, float).T * one):
+            index = rank(index * rows + rank(ratios))
     return _merge(problem, index), index
 
 
@@ -67,6 +70,8 @@ def stack_problems(problems: Sequence[Problem]) -> Problem:
     """
     if len({(p.basis is None, p.spectrum.shape[1:]) for p in problems}) != 1:
         raise InputError("problems: all or none must have blocks, and these of one size")
+    if len({p.calibration is None for p in problems}) != 1:
+        raise InputError("problems: all or none must be calibrated")
     rows = max(problem.spectrum.shape[0] for problem in problems)
     filled = [pad_modes(problem, rows) for problem in problems]
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
@@ -98,12 +103,16 @@ def _merge(problem: Problem, index: np.ndarray) -> Problem:
     def average(values: Array) -> np.ndarray:
         return np.bincount(index, weight * np.asarray(values, float)) / total
 
-    dtype = problem.spectrum.dtype
+    dtype, calibration = problem.spectrum.dtype, problem.calibration
+    if calibration is not None:
+        ratios = [jnp.asarray(average(column), dtype) for column in calibration.ratio.T]
+        calibration = calibration._replace(ratio=jnp.stack(ratios, axis=1))
     return problem._replace(
         spectrum=jnp.asarray(average(problem.spectrum), dtype),
         response=jnp.asarray(average(problem.response), dtype),
         mean=jnp.asarray(np.sqrt(average(problem.mean**2)), dtype),
         weight=jnp.asarray(total, dtype),
+        calibration=calibration,
     )
 
 

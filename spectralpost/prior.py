@@ -22,6 +22,7 @@ import numpy as np
 from jax import Array
 
 from .algebra import safe_divide
+from .calibration import LEVELS, Profile
 from .errors import InputError
 from .files import whole_file
 from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range, printable
@@ -40,6 +41,7 @@ class Prior:
     mean: np.ndarray  # [H, W]
     pixel_range: PixelRange
     source: str  # where it comes from, in words
+    calibration: Profile | None = None  # of the denoiser that is used with it, see `calibrate`
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -47,9 +49,10 @@ class Prior:
 
     @property
     def hash(self) -> str:
-        """Of spectrum, mean and pixel range: equal for priors that are the same numbers."""
+        """Of all numbers: equal for priors that are the same."""
         digest = hashlib.sha256()
-        for part in (self.spectrum, self.mean, np.asarray(self.pixel_range)):
+        numbers = (self.spectrum, self.mean, np.asarray(self.pixel_range))
+        for part in (*numbers, *(self.calibration or ())):
             digest.update(repr(part.shape).encode())
             digest.update(np.ascontiguousarray(part, dtype="<f8").tobytes())
         return digest.hexdigest()[:16]
@@ -158,7 +161,8 @@ def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
         raise InputError(f"a pixelwise mean of size {prior.shape} cannot be used at size {shape}")
     spectrum = on_grid(prior.spectrum, shape)
     source = f"{prior.source}, resized from {'x'.join(map(str, prior.shape))}"
-    return Prior(spectrum, np.full(shape, prior.mean.flat[0]), prior.pixel_range, source)
+    mean = np.full(shape, prior.mean.flat[0])
+    return Prior(spectrum, mean, prior.pixel_range, source, prior.calibration)
 
 
 def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
@@ -170,6 +174,7 @@ def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
             mean=prior.mean,
             pixel_range=np.asarray(prior.pixel_range),
             source=np.asarray(prior.source),
+            **({} if prior.calibration is None else prior.calibration._asdict()),
         )
 
 
@@ -189,6 +194,7 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
             _check_archive(file, name)
             with np.load(file, allow_pickle=False) as stored:
                 spectrum, mean, pixel_range, source = (stored[key] for key in _STORED)
+                profile = [stored[key] for key in Profile._fields if key in stored.files]
     except InputError:
         raise
     except Exception as error:  # a broken archive raises a dozen kinds
@@ -211,10 +217,27 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
         raise InputError(f"{name}: source must be a text")
     low, high = map(float, pixel_range)
     check_pixel_range((low, high))
-    return Prior(spectrum.astype(float), mean.astype(float), (low, high), printable(str(source)))
+    calibration = _checked_profile(name, profile) if profile else None
+    source = printable(str(source))
+    return Prior(spectrum.astype(float), mean.astype(float), (low, high), source, calibration)
 
 
 _STORED = ("spectrum", "mean", "pixel_range", "source")
+
+
+def _checked_profile(name: str, profile: list[np.ndarray]) -> Profile:
+    """A calibration that was stored; InputError if its numbers cannot be one."""
+    calibration = Profile(*profile) if len(profile) == 2 else None
+    if calibration is not None and all(part.dtype.kind == "f" for part in profile):
+        frequency, ratio = (part.astype(float) for part in profile)
+        rows = frequency.size
+        ascending = frequency.ndim == 1 and rows and np.all(np.diff(frequency) > 0)
+        finite = np.all(np.isfinite(frequency)) and np.all(np.isfinite(ratio))
+        if ascending and finite and ratio.shape == (rows, LEVELS.size) and np.all(ratio >= 0):
+            return Profile(frequency, ratio)
+    raise InputError(
+        f"{name}: a calibration is ascending frequencies [R] and ratios >= 0 [R, {LEVELS.size}]"
+    )
 
 
 def _check_archive(file: BinaryIO, name: str) -> None:
@@ -222,7 +245,8 @@ def _check_archive(file: BinaryIO, name: str) -> None:
     is read, as a few bytes can claim any size."""
     largest = 8 * MAX_VALUES
     with zipfile.ZipFile(file) as archive:
-        for key in _STORED:
+        extra = [key for key in Profile._fields if f"{key}.npy" in archive.namelist()]
+        for key in (*_STORED, *extra):
             entry = archive.getinfo(f"{key}.npy")
             with archive.open(entry) as member:
                 version = np.lib.format.read_magic(member)

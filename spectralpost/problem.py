@@ -24,10 +24,11 @@ from .algebra import (
     is_concrete,
     safe_divide,
 )
+from .calibration import Calibration
 from .degradations import Degradation
 from .errors import InputError, check_whole
 from .noise import NoiseLevel
-from .prior import Prior, denoiser_gain, noisy_variance
+from .prior import Prior, denoiser_gain, frequency, noisy_variance
 
 
 class Problem(NamedTuple):
@@ -39,6 +40,7 @@ class Problem(NamedTuple):
     mean: Array  # prior mean                                            [F] | [B, k]
     weight: Array  # how many identical modes (blocks) a row stands for  [F] | [B]
     sigma_y: Array  # standard deviation of the measurement noise        []
+    calibration: Calibration | None = None  # how the denoiser's Jacobian differs from its gain
 
 
 class Posterior(NamedTuple):
@@ -106,7 +108,13 @@ def image_problem(
         raise InputError(f"prior of size {prior.shape}, degradation of size {degradation.shape}")
     mean = degradation.to_modes(prior.mean)
     weight = np.full(mean.shape, channels)
-    return make_problem(np.ravel(prior.spectrum), degradation.response, sigma_y, mean, weight)
+    problem = make_problem(np.ravel(prior.spectrum), degradation.response, sigma_y, mean, weight)
+    if prior.calibration is None:
+        return problem
+    low, high = prior.pixel_range
+    ratio = prior.calibration.on(np.ravel(frequency(prior.shape)))
+    number = partial(jnp.asarray, dtype=problem.spectrum.dtype)
+    return problem._replace(calibration=Calibration(number(ratio), number((high - low) / 2)))
 
 
 # ------------------------------------------------------------------------------- closed-form facts
@@ -114,10 +122,15 @@ def image_problem(
 
 def denoise(problem: Problem, x_t: Array, t: NoiseLevel) -> Array:
     """E[x_0 | x_t] relative to the mean, for x_t of shape [F] | [B, k]."""
-    gain = denoiser_gain(problem.spectrum, t)
-    if problem.basis is None:
-        return gain * x_t
-    return apply_gain(problem.basis, gain * apply_gain(problem.basis.mT, x_t))
+    return _by_prior(problem, denoiser_gain(problem.spectrum, t), x_t)
+
+
+def denoiser_jacobian(problem: Problem, v: Array, t: NoiseLevel) -> Array:
+    """J v (and J^T v), J the derivative of the denoiser at this level: see `calibration`."""
+    jacobian = denoiser_gain(problem.spectrum, t)
+    if problem.calibration is not None:
+        jacobian = problem.calibration.at(t) * jacobian
+    return _by_prior(problem, jacobian, v)
 
 
 def denoiser_cov(problem: Problem, t: NoiseLevel) -> Array:
@@ -173,6 +186,13 @@ def per_pixel(problem: Problem, values: Array) -> Array:
     """Average over all pixels of a quantity of the modes, [F] | [B, k]."""
     rows = values if values.ndim == 1 else values.sum(axis=-1)
     return jnp.sum(problem.weight * rows) / num_pixels(problem)
+
+
+def _by_prior(problem: Problem, gain: Array, x: Array) -> Array:
+    """A gain for each eigenvector of the prior, applied to x."""
+    if problem.basis is None:
+        return gain * x
+    return apply_gain(problem.basis, gain * apply_gain(problem.basis.mT, x))
 
 
 def _covariance(problem: Problem, variances: Array) -> Array:

@@ -33,6 +33,7 @@ from .prior import noisy_variance
 from .problem import (
     Problem,
     denoise,
+    denoiser_jacobian,
     measurement_cov,
     num_pixels,
     per_pixel,
@@ -41,6 +42,23 @@ from .problem import (
 from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
 
 Norm = Callable[[Array], Array]
+
+
+class ModelDenoiser(NamedTuple):
+    """The denoiser of the model, in mode coordinates; relative to the prior mean, or (mean given)
+    of signals as they are."""
+
+    problem: Problem
+    mean: Array | None = None
+
+    def __call__(self, x: Array, level: NoiseLevel) -> Array:
+        if self.mean is None:
+            return denoise(self.problem, x, level)
+        return self.mean + denoise(self.problem, x - level.alpha * self.mean, level)
+
+    def vjp(self, x: Array, level: NoiseLevel) -> tuple[Array, Callable[[Array], Array]]:
+        """x_hat and v -> J^T v, for `samplers.steps.denoise_with_vjp`."""
+        return self(x, level), lambda v: denoiser_jacobian(self.problem, v, level)
 
 
 class Transfer(NamedTuple):
@@ -306,13 +324,8 @@ def _update(
 ) -> Array:
     """One update with the exact denoiser, for signals relative to the prior mean or (mean given)
     as they are."""
-
-    def denoiser(x: Array, level: NoiseLevel) -> Array:
-        if mean is None:
-            return denoise(problem, x, level)
-        return mean + denoise(problem, x - level.alpha * mean, level)
-
     measurement = _measurement(problem, norm)
+    denoiser = ModelDenoiser(problem, mean)
     return sampler.update(denoiser, measurement, Step(t, s, x_t, y, eps, guidance_t))
 
 

@@ -19,6 +19,7 @@ READING_ORDER = (
     "options",
     "algebra",
     "noise",
+    "calibration",
     "pixels",
     "images",
     "degradations",

@@ -20,6 +20,7 @@ from jax.sharding import AxisType, PartitionSpec
 
 from ..algebra import floating
 from ..errors import InputError
+from ..merging import pad_modes
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem, num_pixels
@@ -134,18 +135,13 @@ def _split(problem: Problem, num: int) -> Problem:
     """Equal chunks of rows, leaves [num, rows of a chunk], filled up with rows of weight 0."""
     rows = problem.spectrum.shape[0]
     size = -(-rows // num)
-    missing = num * size - rows
 
-    def split(leaf: Array, mode: str) -> Array:
-        return jnp.pad(leaf, (0, missing), mode=mode).reshape(num, size)
+    def split(leaf: Array) -> Array:
+        if leaf.ndim == 0:
+            return jnp.broadcast_to(leaf, (num,))
+        return leaf.reshape(num, size, *leaf.shape[1:])
 
-    return problem._replace(
-        spectrum=split(problem.spectrum, "edge"),
-        response=split(problem.response, "edge"),
-        mean=split(problem.mean, "edge"),
-        weight=split(problem.weight, "constant"),
-        sigma_y=jnp.broadcast_to(problem.sigma_y, (num,)),
-    )
+    return jax.tree.map(split, pad_modes(problem, num * size))
 
 
 def _of_chunk(

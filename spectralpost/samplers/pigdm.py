@@ -1,11 +1,10 @@
 """Pseudo-inverse guided diffusion models (PiGDM)."""
 
-import jax
 from jax import Array
 
 from ..noise import NoiseLevel
 from .base import Denoise, Measurement, Sampler, Step, constant, factory, pure_noise
-from .steps import ddim_step, noise_estimate, pseudo_inverse
+from .steps import ddim_step, denoise_with_vjp, noise_estimate, pseudo_inverse
 
 
 @factory
@@ -32,13 +31,13 @@ def pigdm(
     def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
         t, s, x_t, y, _, guidance = step
         h, sigma_y = measurement.response, measurement.sigma_y
-        x_hat, vjp = jax.vjp(lambda x: denoise(x, t), x_t)
+        x_hat, vjp = denoise_with_vjp(denoise, x_t, t)
         r = y - h * x_hat
         if noiseless:
-            (g,) = vjp(pseudo_inverse(h, threshold) * r)
+            g = vjp(pseudo_inverse(h, threshold) * r)
         else:
             r2 = t.sigma**2 / (t.sigma**2 + t.alpha**2)
-            (g,) = vjp(r2 * h * r / (r2 * h**2 + sigma_y**2))
+            g = vjp(r2 * h * r / (r2 * h**2 + sigma_y**2))
         x_s = ddim_step(step, x_hat, noise_estimate(x_t, x_hat, t), guidance["eta"])
         return x_s + guidance["weight"] * s.alpha * t.alpha * g
 

@@ -52,6 +52,20 @@ def ddnm_step(step: Step, x_hat: Array, eps_hat: Array, eta: Array) -> Array:
     return s.alpha * x_hat + s.sigma * (safe_sqrt(1 - eta**2) * eps_hat + eta * step.eps)
 
 
+def denoise_with_vjp(
+    denoise: Denoise, x_t: Array, t: NoiseLevel
+) -> tuple[Array, Callable[[Array], Array]]:
+    """x_hat, and v -> J^T v with J = d x_hat / d x_t.
+
+    A denoiser that knows its own derivative says it by a method `vjp`, as the model's does, whose
+    gain and Jacobian may differ (see `calibration`); others are differentiated.
+    """
+    if hasattr(denoise, "vjp"):
+        return denoise.vjp(x_t, t)
+    x_hat, pull = jax.vjp(lambda x: denoise(x, t), x_t)
+    return x_hat, lambda v: pull(v)[0]
+
+
 def misfit_descent(
     denoise: Denoise, measurement: Measurement, step: Step, *, normalised: bool
 ) -> tuple[Array, Array]:
@@ -62,9 +76,9 @@ def misfit_descent(
 
     with r = y - H x_hat, J = d x_hat / d x_t. See `samplers.dps` for its source.
     """
-    x_hat, vjp = jax.vjp(lambda x: denoise(x, step.t), step.x_t)
+    x_hat, vjp = denoise_with_vjp(denoise, step.x_t, step.t)
     r = step.y - measurement.response * x_hat
-    (descent,) = vjp(measurement.response * r)
+    descent = vjp(measurement.response * r)
     weights = step.guidance
     weight = weights["scale"] / measurement.norm(r) if normalised else 2 * weights["zeta"]
     return x_hat, weight * descent

@@ -2,7 +2,6 @@
 
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -10,7 +9,7 @@ from ..errors import InputError
 from ..noise import NoiseLevel
 from ..prior import denoiser_gain
 from .base import Denoise, Guidance, Measurement, Sampler, Step, check_choice, constant, factory
-from .steps import ddim_step, heun_step, noise_estimate
+from .steps import ddim_step, denoise_with_vjp, heun_step, noise_estimate
 
 
 @factory
@@ -55,16 +54,16 @@ def tmpd(
 
         def guided(x: Array, level: NoiseLevel) -> Array:
             alpha, sigma = level
-            x_hat, vjp = jax.vjp(lambda x: denoise(x, level), x)
+            x_hat, vjp = denoise_with_vjp(denoise, x, level)
             r = step.y - h * x_hat
             # Without signal in x (alpha = 0) J is 0: any positive number keeps the system regular.
             noise = jnp.where(alpha > 0, alpha * (measurement.sigma_y / sigma) ** 2, 1)
             if row_sum is None:
-                v = measurement.solve(lambda v: h * vjp(h * v)[0] + noise * v, r)
+                v = measurement.solve(lambda v: h * vjp(h * v) + noise * v, r)
             else:
                 h_0, variance = row_sum
                 v = r / (h_0**2 * denoiser_gain(jnp.asarray(variance, h.dtype), level) + noise)
-            return x_hat + weights["weight"] * vjp(h * v)[0]
+            return x_hat + weights["weight"] * vjp(h * v)
 
         if heun:
             return heun_step(guided, step)

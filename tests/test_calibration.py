@@ -1,0 +1,267 @@
+"""A denoiser's error against the Gaussian model's: calibration, and closed forms that use it."""
+
+from functools import partial
+
+import chex
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spectralpost as sp
+from spectralpost.calibration import LEVELS, Calibration, Profile
+from spectralpost.denoisers.calibrating import _rings
+from spectralpost.denoisers.gaussian import GaussianDenoiser
+from spectralpost.learning.jacobian import linearise
+from spectralpost.merging import bin_modes, stack_problems, unique_modes
+from spectralpost.noise import NoiseLevel
+from spectralpost.prior import draw, frequency, load_prior, resized, save_prior
+from spectralpost.transfer import step_transfer
+
+SHAPE = (16, 16)
+SCALES, PROBABILITIES = np.array([0.2, 3.0]), np.array([0.7, 0.3])  # mean 1.04
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return sp.power_law(SHAPE, 2.0, std=0.3, pixel_range=(-9.0, 9.0))
+
+
+def mixture_denoiser(prior, x_t, t):
+    """Exact for x_0 | c ~ N(0, c C), images [..., H, W]: gains weighted by p(c | x_t)."""
+    spectrum = jnp.asarray(prior.spectrum)
+    x = jnp.fft.fft2(x_t, norm="ortho")
+    variance = t.alpha**2 * SCALES[:, None, None] * spectrum[None] + t.sigma**2
+    power = jnp.abs(x[..., None, :, :]) ** 2
+    fits = -0.5 * jnp.sum(power / variance + jnp.log(variance), axis=(-2, -1))
+    share = jax.nn.softmax(fits + jnp.log(PROBABILITIES), axis=-1)
+    gains = t.alpha * SCALES[:, None, None] * spectrum[None] / variance
+    gain = jnp.sum(share[..., None, None] * gains, axis=-3)
+    return jnp.fft.ifft2(gain.astype(x.dtype) * x, norm="ortho").real
+
+
+def draw_mixture(prior, num):
+    """With each scale's share exact, which would be most of the error."""
+    scales = np.repeat(SCALES, np.rint(num * PROBABILITIES).astype(int))
+    return np.sqrt(scales)[:, None, None] * draw(prior, num, seed=2)
+
+
+@pytest.fixture(scope="module")
+def calibrated(prior):
+    """The prior of the mixture's own second moments, with the mixture denoiser's calibration."""
+    mean = float(SCALES @ PROBABILITIES)
+    scaled = sp.Prior(mean * prior.spectrum, prior.mean, prior.pixel_range, "mixture")
+    with jax.numpy_rank_promotion("allow"):
+        return sp.calibrate(scaled, partial(mixture_denoiser, prior), draw_mixture(prior, 600))
+
+
+def test_the_gaussian_denoiser_has_ratio_1(prior):
+    images = draw(prior, 400, seed=3)
+    profile = sp.calibrate(prior, GaussianDenoiser.of(prior), images).calibration
+    # A ring's squared error is a sum of independent squares of normal variables: a ratio of n of
+    # them has the standard deviation sqrt(2 / n), n the images times the pixels of a ring.
+    pixels = np.bincount(_rings(frequency(SHAPE))[0])
+    z = (profile.ratio - 1) / np.sqrt(2 / (400 * pixels))[:, None]
+    assert np.abs(z).max() < 4.5 and z.std() < 1.3
+
+
+def test_ratios_predict_the_mean_jacobian(prior, calibrated):
+    """Of the exact denoiser of a mixture: E J = ratio x gain on every ring, and ratio < 1."""
+    images = jnp.asarray(draw_mixture(prior, 400))
+    ring = _rings(frequency(SHAPE))[0]
+    pixels = np.bincount(ring)
+    for k in (3, 5, 6, 8):
+        t = NoiseLevel(jnp.asarray(1.0), jnp.asarray(9 * LEVELS[k]))
+        keys = jax.random.split(jax.random.key(k))
+        x_t = images + t.sigma * jax.random.normal(keys[0], images.shape)
+        v = jax.random.normal(keys[1], images.shape)
+        with jax.numpy_rank_promotion("allow"):
+            pushed = jax.jvp(lambda x: mixture_denoiser(prior, x, t), (x_t,), (v,))[1]  # noqa: B023
+        product = np.fft.fft2(v, norm="ortho").conj() * np.fft.fft2(pushed, norm="ortho")
+        trace = np.stack([np.bincount(ring, one.real.ravel()) for one in product]) / pixels
+        measured = trace.mean(axis=0)
+        error = trace.std(axis=0, ddof=1) / np.sqrt(len(images))
+        gain = calibrated.spectrum / (calibrated.spectrum + float(t.sigma) ** 2)
+        # Over a ring J averages as the model's error does, by alpha / sigma^2 m.
+        gain = np.bincount(ring, gain.ravel()) / pixels
+        predicted = calibrated.calibration.ratio[:, k] * gain
+        assert np.abs((measured - predicted) / np.hypot(error, 0.02 * measured)).max() < 4.5
+    # A least-squares denoiser is never worse; ring 0 has 9 pixels in 600 images.
+    assert calibrated.calibration.ratio.max() < 1 + 4.5 * np.sqrt(2 / (600 * 9))
+    assert calibrated.calibration.ratio[:, 4:8].min() < 0.8
+
+
+def problem_of(prior, std=1.0):
+    return sp.image_problem(prior, sp.gaussian_blur(prior.shape, std), 0.1)
+
+
+def test_a_ratio_of_1_changes_nothing(prior):
+    problem = problem_of(prior)
+    ones = jnp.ones((problem.spectrum.size, LEVELS.size))
+    same = problem._replace(calibration=Calibration(ones, jnp.asarray(9.0)))
+    levels = sp.vp_linear(5)
+    for name in ("dps", "pigdm", "tmpd", "mcg", "diffpir"):
+        sampler = sp.SAMPLERS[name]()
+        guidance = sampler.heuristic(problem, levels)
+        chex.assert_trees_all_close(
+            sp.sampler_transfer(sampler, problem, levels, guidance),
+            sp.sampler_transfer(sampler, same, levels, guidance),
+            rtol=1e-10,
+            atol=1e-12,
+        )
+
+
+def test_gain_and_jacobian_enter_where_the_update_has_them(calibrated):
+    """DPS and PiGDM by hand: x_s = DDIM(g x_t) + weight J h (y - h g x_t), g and J two numbers."""
+    problem = problem_of(calibrated)
+    t, s = (
+        NoiseLevel(jnp.asarray(0.8), jnp.asarray(0.6)),
+        NoiseLevel(jnp.asarray(0.9), jnp.sqrt(0.19)),
+    )
+    g = t.alpha * problem.spectrum / (t.alpha**2 * problem.spectrum + t.sigma**2)
+    octaves = np.log2(0.6 / (0.8 * 9))
+    i = int(np.floor(octaves)) + 7
+    share = octaves - np.floor(octaves)
+    table = np.asarray(problem.calibration.ratio)
+    j = ((1 - share) * table[:, i] + share * table[:, i + 1]) * g
+    assert np.abs(j / g - 1).max() > 0.05
+    h = problem.response
+    r2 = 0.6**2
+    weights = {
+        "dps": ({"zeta": jnp.asarray(0.7), "eta": jnp.asarray(0.0)}, 2 * 0.7 * j * h),
+        "pigdm": (
+            {"weight": jnp.asarray(0.7), "eta": jnp.asarray(0.0)},
+            0.7 * 0.9 * 0.8 * j * r2 * h / (r2 * h**2 + problem.sigma_y**2),
+        ),
+    }
+    for name, (guidance, pull) in weights.items():
+        one = step_transfer(sp.SAMPLERS[name](), problem, t, s, guidance)
+        ddim = s.alpha * g + s.sigma * (1 - t.alpha * g) / t.sigma
+        np.testing.assert_allclose(one.state_gain, ddim - pull * h * g, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(one.data_gain, pull, rtol=1e-9, atol=1e-12)
+
+
+def test_samplers_without_jacobian_do_not_see_it(calibrated):
+    problem, levels = problem_of(calibrated), sp.vp_linear(4)
+    for name in ("diffpir", "mpgd", "ddnm", "ddrm", "dds", "reddiff", "ilvr", "dmps"):
+        sampler = sp.SAMPLERS[name]()
+        guidance = sampler.heuristic(problem, levels)
+        chex.assert_trees_all_equal(
+            sp.sampler_transfer(sampler, problem, levels, guidance),
+            sp.sampler_transfer(sampler, problem._replace(calibration=None), levels, guidance),
+        )
+
+
+def test_ratios_between_levels(prior):
+    rows = jnp.asarray(np.random.default_rng(0).uniform(0.2, 1, (3, LEVELS.size)))
+    calibration = Calibration(rows, jnp.asarray(2.0))
+    at = lambda sigma, alpha=1.0: calibration.at(NoiseLevel(jnp.asarray(alpha), jnp.asarray(sigma)))  # noqa: E731
+    np.testing.assert_allclose(at(2 * LEVELS[4]), rows[:, 4], rtol=1e-12)
+    np.testing.assert_allclose(at(LEVELS[4], 0.5), rows[:, 4], rtol=1e-12)
+    middle = (rows[:, 4] + rows[:, 5]) / 2
+    np.testing.assert_allclose(at(2 * np.sqrt(LEVELS[4] * LEVELS[5])), middle, rtol=1e-12)
+    np.testing.assert_allclose(at(1.0, 0.0), rows[:, -1], rtol=1e-12)
+    np.testing.assert_allclose(at(0.0), rows[:, 0], rtol=1e-12)
+
+
+def test_merging_keeps_losses(calibrated):
+    problem, levels = problem_of(calibrated), sp.vp_linear(6)
+    sampler = sp.SAMPLERS["pigdm"]()
+    guidance = sampler.heuristic(problem, levels)
+    loss = lambda p: float(sp.wasserstein2(p, sp.sampler_transfer(sampler, p, levels, guidance)))  # noqa: E731
+    small = unique_modes(problem)[0]
+    assert small.spectrum.size < problem.spectrum.size / 4
+    np.testing.assert_allclose(loss(small), loss(problem), rtol=1e-9)
+    np.testing.assert_allclose(loss(bin_modes(small, 30)[0]), loss(problem), rtol=0.05)
+    both = stack_problems([small, bin_modes(small, 20)[0]])
+    assert both.calibration.ratio.shape == (2, small.spectrum.size, LEVELS.size)
+    with pytest.raises(sp.InputError, match="all or none must be calibrated"):
+        stack_problems([small, small._replace(calibration=None)])
+
+
+def test_all_gradients_agree(calibrated):
+    """Reverse mode through the trajectory, the chunked engine, the Jacobian of the chain."""
+    problem = unique_modes(problem_of(calibrated))[0]
+    levels, sampler = sp.vp_linear(5), sp.SAMPLERS["pigdm"]()
+    guidance = sampler.heuristic(problem, levels)
+
+    def loss(weight):
+        transfer = sp.sampler_transfer(sampler, problem, levels, guidance | {"weight": weight})
+        return sp.wasserstein2(problem, transfer)
+
+    by_hand = jax.grad(loss)(guidance["weight"])
+    value, chunked = sp.loss_and_gradient(sampler, problem, levels, guidance, ("weight",), chunk=16)
+    np.testing.assert_allclose(value, loss(guidance["weight"]), rtol=1e-10)
+    np.testing.assert_allclose(chunked["weight"], by_hand, rtol=1e-8, atol=1e-14)
+    residuals = lambda problem, transfer: transfer.state_gain + transfer.data_gain  # noqa: E731
+    moved = {"weight": jnp.eye(5)}
+    by_chain, _ = linearise(sampler, problem, levels, guidance, {"weight": moved}, residuals)
+
+    def all_residuals(weight):
+        transfer = sp.sampler_transfer(sampler, problem, levels, guidance | {"weight": weight})
+        return residuals(problem, transfer)
+
+    whole = jax.jacfwd(all_residuals)(guidance["weight"])
+    jacobian = by_chain.jacobian["weight"].sum(axis=1)
+    np.testing.assert_allclose(jacobian.T, whole, rtol=1e-8, atol=1e-12)
+
+
+def test_learned_for_the_jacobian(calibrated):
+    problem, levels, sampler = problem_of(calibrated), sp.vp_linear(4), sp.SAMPLERS["pigdm"]()
+    problem = unique_modes(problem)[0]
+    search = sp.Search(starts=2)
+    plain = sp.learn(sampler, problem._replace(calibration=None), levels, search=search)
+    learned = sp.learn(sampler, problem, levels, plain.guidance, search=search)
+    assert learned.loss < learned.baselines["heuristic"]
+    assert learned.loss <= learned.baselines["tuned_constant"]
+
+
+def test_files_sizes_and_hashes(calibrated, tmp_path):
+    save_prior(tmp_path / "prior.npz", calibrated)
+    stored = load_prior(tmp_path / "prior.npz")
+    chex.assert_trees_all_equal(stored.calibration, calibrated.calibration)
+    assert stored.hash == calibrated.hash
+    bare = sp.Prior(calibrated.spectrum, calibrated.mean, calibrated.pixel_range, "mixture")
+    assert bare.hash != calibrated.hash
+    larger = resized(calibrated, (32, 32))
+    assert larger.calibration is calibrated.calibration
+    ratio = problem_of(larger).calibration.ratio
+    assert ratio.shape == (32 * 32, LEVELS.size) and np.all(np.isfinite(ratio))
+
+
+@pytest.mark.parametrize(
+    "frequency, ratio",
+    [
+        (np.array([0.2, 0.1]), np.ones((2, LEVELS.size))),
+        (np.array([0.1, 0.2]), np.ones((2, 3))),
+        (np.array([0.1, 0.2]), -np.ones((2, LEVELS.size))),
+        (np.array([0.1, np.nan]), np.ones((2, LEVELS.size))),
+        (np.zeros(0), np.ones((0, LEVELS.size))),
+        (np.array(["a", "b"]), np.ones((2, LEVELS.size))),
+    ],
+)
+def test_broken_calibrations_are_refused(prior, tmp_path, frequency, ratio):
+    broken = sp.Prior(prior.spectrum, prior.mean, prior.pixel_range, "x", Profile(frequency, ratio))
+    save_prior(tmp_path / "prior.npz", broken)
+    with pytest.raises(sp.InputError, match="a calibration is ascending frequencies"):
+        load_prior(tmp_path / "prior.npz")
+
+
+def test_bad_input(prior):
+    images = draw(prior, 8, seed=3)
+    same = lambda x, t: x  # noqa: E731
+    for given, denoiser, message in (
+        (
+            images[:2],
+            GaussianDenoiser.of(prior),
+            "images: 2 calibrate to .* only; about .* are",
+        ),
+        (images[:1], GaussianDenoiser.of(prior), "images: 1 calibrate to inf% only; about 64"),
+        (images[0], same, r"images of shape \(16, 16\)"),
+        (images + 100, same, "outside of the prior's range -9 to 9"),
+        (images * np.nan, same, "outside of the prior's range"),
+        (images, lambda x, t: x[:, :8], r"returns the shape \(8, 8, 16\) for \(8, 16, 16\)"),
+        (images, lambda x, t: x * jnp.nan, "returns NaN"),
+    ):
+        with pytest.raises(sp.InputError, match=message):
+            sp.calibrate(prior, denoiser, given)
