@@ -1,3 +1,6 @@
+from .colour import ColourPrior as ColourPrior
+from .colour import colour_problem as colour_problem
+from .colour import from_colour_images as from_colour_images
 from .compiled import keep_compiled_programs as keep_compiled_programs
 from .degradations import Degradation as Degradation
 from .degradations import from_kernel as from_kernel
@@ -6,6 +9,7 @@ from .degradations import identity as identity
 from .degradations import motion_blur as motion_blur
 from .degradations import uniform_blur as uniform_blur
 from .denoisers.calibrating import calibrate as calibrate
+from .denoisers.gaussian import ColourDenoiser as ColourDenoiser
 from .denoisers.gaussian import GaussianDenoiser as GaussianDenoiser
 from .denoisers.unet import UNetDenoiser as UNetDenoiser
 from .denoisers.unet import load_unet as load_unet

@@ -26,6 +26,7 @@ READING_ORDER = (
     "spectra",
     "prior",
     "problem",
+    "colour",
     "merging",
     "samplers",
     "transfer",

@@ -10,8 +10,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from spectralpost.cli import main
 from spectralpost.degradations import gaussian_blur
 from spectralpost.denoisers import training
-from spectralpost.denoisers.gaussian import GaussianDenoiser
-from spectralpost.denoisers.training import LEVELS, Recipe, train, wiener
+from spectralpost.denoisers.training import LEVELS, Recipe, train
 from spectralpost.denoisers.unet import (
     DATA_STD,
     UNetDenoiser,
@@ -22,7 +21,6 @@ from spectralpost.denoisers.unet import (
 from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, vp_linear
 from spectralpost.options import Train
-from spectralpost.prior import from_images
 from spectralpost.restoration import restore
 from spectralpost.samplers import SAMPLERS
 
@@ -233,29 +231,6 @@ def test_bad_training_data_and_recipes(sets, recipe, match, tmp_path):
     with pytest.raises(InputError, match=match):
         train(sets, recipe, tmp_path / "a")
     assert not (tmp_path / "a").exists()
-
-
-def test_wiener_does_not_depend_on_the_axes_of_colour(getkey):
-    """Images with rotated colours are denoised to rotated images."""
-    scales = np.float32([1.0, 0.6, 0.3])[:, None, None]
-    images = scales * np.asarray(jax.random.uniform(getkey(), (64, 3, 8, 8), np.float32, -1, 1))
-    x_t = jax.random.normal(getkey(), (5, 3, 8, 8), np.float32)
-    axes = np.linalg.qr(np.arange(9, dtype=np.float32).reshape(3, 3) + np.eye(3))[0]
-    turn = lambda x: np.einsum("nchw,dc->ndhw", x, axes.astype(np.float32))  # noqa: E731
-    level = NoiseLevel(jnp.float32(0.8), jnp.float32(0.6))
-    found, plain = wiener(turn(images))(turn(x_t), level), wiener(images)(x_t, level)
-    np.testing.assert_allclose(found, turn(plain), atol=64 * EPS * float(jnp.abs(x_t).max()))
-
-
-def test_wiener_of_one_plane(getkey):
-    """It is the Gaussian denoiser."""
-    images = np.asarray(jax.random.uniform(getkey(), (64, 1, 8, 8), np.float32, -1, 1))
-    x_t = jax.random.normal(getkey(), (3, 1, 8, 8), np.float32)
-    level = NoiseLevel(jnp.float32(0.8), jnp.float32(0.6))
-    plain = GaussianDenoiser.of(from_images(images[:, 0]))
-    np.testing.assert_allclose(
-        wiener(images)(x_t, level)[:, 0], plain(x_t[:, 0], level), atol=64 * EPS
-    )
 
 
 def test_defaults_of_the_command_are_those_of_the_recipe():

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +12,12 @@ from jax.typing import ArrayLike
 
 from ..algebra import as_floating
 from ..calibration import LEVELS, Profile
+from ..colour import ColourPrior
 from ..errors import InputError
 from ..noise import NoiseLevel
 from ..prior import Prior, frequency, resized
+
+P = TypeVar("P", Prior, ColourPrior)
 
 RINGS = 12  # of radial frequency
 BATCH = 32  # images denoised at once
@@ -21,17 +25,18 @@ ENOUGH, TOO_FEW = 0.05, 0.1  # standard error of a ratio that is good, and that 
 
 
 def calibrate(
-    prior: Prior,
+    prior: P,
     denoiser: Callable[[Array, NoiseLevel], Array],
     images: ArrayLike,
     *,
     seed: int = 0,
-) -> Prior:
+) -> P:
     """The prior with the `Profile` of a denoiser, measured on images by forward passes only.
 
     images   [N, H, W] or [N, planes, H, W], in the prior's pixel range, like those that the prior
              is of, better none that the denoiser was trained on; the prior is resized to theirs.
-             Planes count alike. Each is denoised once at each of `LEVELS`, alpha = 1
+             Planes count alike, or by axis where the prior is of colour. Each is denoised once at
+             each of `LEVELS`, alpha = 1
     denoiser (x_t, t) -> x_hat of a batch of such images
 
     The ratio of a ring of frequencies is its squared error over that of the prior's Gaussian
@@ -48,11 +53,14 @@ def calibrate(
     low, high = prior.pixel_range
     if not (jnp.min(x_0) >= low and jnp.max(x_0) <= high):
         raise InputError(f"images: pixels outside of the prior's range {low:g} to {high:g}, or NaN")
-    prior = resized(prior, x_0.shape[-2:])
-    ring, centres = _rings(frequency(prior.shape))
-    spectrum = np.ravel(prior.spectrum)
+    colour = isinstance(prior, ColourPrior)
+    if colour and x_0.shape[1:-2] != prior.axes.shape[:1]:
+        raise InputError(f"images of shape {x_0.shape}: {len(prior.axes)} planes are needed")
+    size = x_0.shape[-2:]
+    axes = prior.resized(size).planes if colour else (resized(prior, size),)
+    ring, centres = _rings(frequency(size))
     run = jax.jit(lambda x_t, t: denoiser(x_t, t))
-    ratio = np.zeros((len(centres), LEVELS.size))
+    ratio = np.zeros((len(axes), len(centres), LEVELS.size))
     worst = 0.0
     for k, level in enumerate(LEVELS * (high - low) / 2):
         t = NoiseLevel(jnp.ones((), x_0.dtype), jnp.asarray(level, x_0.dtype))
@@ -62,11 +70,13 @@ def calibrate(
             batch = x_0[i : i + BATCH]
             eps = jax.random.normal(jax.random.fold_in(key, i), batch.shape, batch.dtype)
             x_hat = _checked(run(batch + t.sigma * eps, t), batch)
-            parts.append(_ring_energy(np.asarray(x_hat - batch, float), ring, len(centres)))
-        of_images = np.concatenate(parts)  # [N, R]
-        expected = np.bincount(ring, level**2 * spectrum / (spectrum + level**2), len(centres))
+            error = prior.rotated(x_hat - batch) if colour else x_hat - batch
+            parts.append(_ring_energy(np.asarray(error, float), ring, len(axes)))
+        of_images = np.concatenate(parts)  # [N, axes, R]
+        variances = [level**2 * axis.spectrum / (axis.spectrum + level**2) for axis in axes]
+        expected = np.stack([np.bincount(ring, one.ravel()) for one in variances])
         mean = of_images.mean(axis=0)
-        ratio[:, k] = np.divide(mean, expected, out=np.ones_like(mean), where=expected > 0)
+        ratio[..., k] = np.divide(mean, expected, out=np.ones_like(mean), where=expected > 0)
         error = of_images.std(axis=0, ddof=1) / np.sqrt(len(x_0)) if len(x_0) > 1 else np.inf
         worst = max(worst, float(np.median(error / np.maximum(mean, np.finfo(float).tiny))))
     if worst > TOO_FEW:
@@ -75,7 +85,12 @@ def calibrate(
             f"images: {len(x_0)} calibrate to {worst:.0%} only; about {needed:.0f} are needed for "
             f"{ENOUGH:.0%}"
         )
-    return replace(prior, calibration=Profile(centres, ratio))
+    profiles = [Profile(centres, of_axis) for of_axis in ratio]
+    if not colour:
+        return replace(prior, calibration=profiles[0])
+    pairs = zip(prior.planes, profiles, strict=True)
+    planes = [replace(plane, calibration=profile) for plane, profile in pairs]
+    return replace(prior, planes=tuple(planes))
 
 
 def _rings(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -86,11 +101,12 @@ def _rings(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ring, np.bincount(ring, f) / np.bincount(ring)
 
 
-def _ring_energy(errors: np.ndarray, ring: np.ndarray, num: int) -> np.ndarray:
-    """Energy of errors [N, (planes,) H, W] in each ring, of the average plane: [N, R]."""
+def _ring_energy(errors: np.ndarray, ring: np.ndarray, axes: int) -> np.ndarray:
+    """Energy of errors [N, (planes,) H, W] in each ring, [N, axes, R]: by axis, or (one axis) of the
+    average plane."""
     power = np.abs(np.fft.fft2(errors, norm="ortho")) ** 2
-    power = power.reshape(len(errors), -1, ring.size).mean(axis=1)
-    return np.stack([np.bincount(ring, one, num) for one in power])
+    power = power.reshape(len(errors), axes, -1, ring.size).mean(axis=2)
+    return np.stack([[np.bincount(ring, one) for one in image] for image in power])
 
 
 def _checked(x_hat: Array, batch: Array) -> Array:

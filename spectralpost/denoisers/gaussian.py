@@ -1,11 +1,13 @@
-"""The denoiser of the model: exact for a stationary Gaussian prior, images [..., H, W]."""
+"""The denoisers of the model: exact for stationary Gaussian priors, images [..., H, W]."""
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ..algebra import as_floating, floating
+from ..colour import ColourPrior
 from ..noise import NoiseLevel
 from ..prior import Prior, denoiser_gain
 
@@ -35,3 +37,24 @@ class GaussianDenoiser(NamedTuple):
         gain = denoiser_gain(prior.spectrum, t)[..., : centred.shape[-1]].astype(centred.dtype)
         denoised = jnp.broadcast_to(gain, centred.shape) * centred
         return mean + jnp.fft.irfftn(denoised, s=self.mean.shape, axes=axes)
+
+
+class ColourDenoiser(NamedTuple):
+    """The exact denoiser of a `ColourPrior`, for images [..., C, H, W]: `GaussianDenoiser` along
+    each axis. Build it with `ColourDenoiser.of(prior)`."""
+
+    planes: GaussianDenoiser  # leaves [C, H, W]
+    axes: Array  # [C, C]
+
+    @classmethod
+    def of(cls, prior: ColourPrior) -> "ColourDenoiser":
+        spectra = jnp.stack([jnp.asarray(plane.spectrum) for plane in prior.planes])
+        means = jnp.stack([jnp.asarray(plane.mean) for plane in prior.planes])
+        return cls(GaussianDenoiser(spectra, means), jnp.asarray(prior.axes))
+
+    def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
+        x_t = as_floating("x_t", x_t)
+        planes, axes, t = floating(self.planes, self.axes, t, dtype=x_t.dtype)
+        rotated = jnp.einsum("...chw,ca->...ahw", x_t, axes)
+        along = jax.vmap(lambda plane, x: plane(x, t), in_axes=(0, -3), out_axes=-3)
+        return jnp.einsum("...ahw,ca->...chw", along(planes, rotated), axes)

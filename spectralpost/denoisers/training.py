@@ -19,11 +19,11 @@ import optax
 from jax import Array
 
 from ..algebra import namespace
+from ..colour import from_colour_images
 from ..errors import InputError
 from ..noise import NoiseLevel
-from ..prior import from_images
 from .checkpoints import Checkpoints
-from .gaussian import GaussianDenoiser
+from .gaussian import ColourDenoiser
 from .unet import DATA_STD, UNetDenoiser, initial_denoiser
 
 LOG_SIGMA = (-1.2, 1.3)  # mean and standard deviation of log sigma of most samples
@@ -152,7 +152,8 @@ def validate(
     count = 0
     for model, truth in groups.values():
         x_0 = jnp.asarray(np.concatenate(truth))
-        gaussian = wiener(np.concatenate(model))
+        prior = from_colour_images(np.concatenate(model))
+        gaussian = jax.jit(ColourDenoiser.of(prior).__call__)
         count += x_0.size
         for i, sigma in enumerate(LEVELS):
             level = NoiseLevel(jnp.float32(1.0), jnp.float32(sigma))
@@ -162,25 +163,6 @@ def validate(
                 parts = [one(part, level) for part in jnp.array_split(x_t, -(-len(x_t) // 64))]
                 errors[name][i] += float(jnp.sum((jnp.concatenate(parts) - x_0) ** 2))
     return {name: (10 * np.log10(4 * count / error)).tolist() for name, error in errors.items()}
-
-
-def wiener(images: np.ndarray) -> Callable[[Array, NoiseLevel], Array]:
-    """The Gaussian denoiser of images [N, planes, H, W] in [-1, 1], by decorrelated planes."""
-    colours = np.moveaxis(images, 1, -1).reshape(-1, images.shape[1])
-    axes = np.linalg.eigh(np.atleast_2d(np.cov(colours.T)))[1].astype(np.float32)
-    rotated = np.einsum("nchw,ca->nahw", images, axes)
-    reach = float(np.abs(rotated).max()) + 1
-    planes = [
-        GaussianDenoiser.of(from_images(rotated[:, i], pixel_range=(-reach, reach)))
-        for i in range(len(axes))
-    ]
-
-    def denoise(x_t: Array, t: NoiseLevel) -> Array:
-        x_t = jnp.einsum("nchw,ca->anhw", x_t, axes)
-        x_hat = jnp.stack([plane(x, t) for plane, x in zip(planes, x_t, strict=True)])
-        return jnp.einsum("anhw,ca->nchw", x_hat, axes)
-
-    return jax.jit(denoise)
 
 
 # --------------------------------------------------------------------------------------- one step
