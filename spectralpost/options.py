@@ -115,6 +115,10 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     """Folder of an earlier run with the same options, whose search goes on."""
     photo: Path | None = None
     """Photograph to degrade and restore (default: the first image, kept out of the prior)."""
+    denoiser: str = "gaussian"
+    """What restores it. gaussian: the prior's own; unet: the network that comes with this package,
+    or unet:FILE of `spectralpost train`; module:function: yours, (x_t, level) -> x_hat of images
+    [..., C, H, W]."""
 
 
 @dataclass(kw_only=True)
@@ -158,7 +162,7 @@ class Evaluate(LearningOptions, DegradationOptions):
 
 @dataclass
 class Restore:
-    """Restore an image with a schedule and the Gaussian denoiser of its prior."""
+    """Restore an image with a schedule and a denoiser."""
 
     image: "tyro.conf.Positional[Path]"
     """Degraded image; with --simulate the clean one, which is degraded first."""
@@ -166,6 +170,9 @@ class Restore:
     """Schedule file."""
     prior: Path | None = None
     """Prior file (default: prior.npz beside the schedule)."""
+    denoiser: str = "gaussian"
+    """gaussian: of the prior; unet: the network that comes with this package, or unet:FILE of
+    `spectralpost train`; module:function: yours, (x_t, level) -> x_hat of images [..., C, H, W]."""
     white_level: float | None = None
     """Pixel value that is white in an integer file (default: the largest that its type holds)."""
     simulate: bool = False

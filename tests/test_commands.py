@@ -5,6 +5,7 @@ import inspect
 import json
 import os
 import re
+import shlex
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from commandline import QUICK, SHAPE, SIGMA_Y, SMALL, compile_quickly, metrics_i
 from pictures import texture, write
 
 from spectralpost import metrics
+from spectralpost.cli import main
 from spectralpost.commands import compare, console, tradeoff
 from spectralpost.commands.inputs import complete, degradation_choice, grid_of, inputs_of
 from spectralpost.degradations import DEGRADATIONS, gaussian_blur
@@ -518,3 +520,36 @@ def test_schedules_by_band_are_evaluated_and_restored(w, tmp_path, capsys):
     np.testing.assert_allclose(
         other, one, rtol=0, atol=1.01 * 2 / 255
     )  # one grey value, by rounding
+
+
+# ------------------------------------------------------------------------------- other denoisers
+
+
+@pytest.mark.parametrize("denoiser", ["unet", "denoisers_of_mine:halved"])
+def test_restore_with_another_denoiser(denoiser, w, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "denoisers_of_mine.py").write_text("def halved(x_t, t):\n    return x_t / 2\n")
+    command = f"restore {w}/images/0.png --schedule {w}/designed/schedule.json --simulate"
+    assert "PSNR" in run(f"{command} --denoiser {denoiser} --out out", capsys)
+    run(f"{command} --out plain", capsys)
+    first, plain = (load_image(tmp_path / name / "restored-1.png") for name in ("out", "plain"))
+    assert np.mean((first - plain) ** 2) > 1e-4
+
+
+@pytest.mark.parametrize(
+    "denoiser, message",
+    [
+        ("ffd", "denoiser = 'ffd': allowed are gaussian, unet, unet:FILE, module:function"),
+        ("unet:none.msgpack", "network 'none.msgpack': cannot be read"),
+        ("no_such_module:f", "denoiser = 'no_such_module:f': No module named"),
+        ("math:no_such_function", "denoiser = 'math:no_such_function': module 'math' has no"),
+        ("math:pi", "denoiser = 'math:pi': is not a function"),
+        ("builtins:zip", "denoiser = 'builtins:zip': returns zip for an image of shape"),
+    ],
+)
+def test_bad_denoisers_are_refused(denoiser, message, w, tmp_path, capsys):
+    command = f"restore {w}/images/0.png --schedule {w}/designed/schedule.json"
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(f"{command} --denoiser {denoiser} --out {tmp_path}/out"))
+    assert stopped.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "out").exists()

@@ -11,13 +11,12 @@ import numpy as np
 from rich.table import Table
 
 from .. import figures, metrics
-from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
 from ..learning import LearnResult, heuristic, sensitivity
 from ..noise import NoiseLevel
 from ..options import Design
 from ..prior import save_prior
-from ..restoration import measure, restore
+from ..restoration import PixelDenoiser, measure, restore
 from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
 from ..transfer import Transfer
@@ -34,7 +33,17 @@ from .console import (
     quiet,
     transfer_of,
 )
-from .inputs import Grid, Inputs, free_weights, grid_of, inputs_of, sampler_of, title_of
+from .inputs import (
+    Grid,
+    Inputs,
+    denoiser_in_words,
+    denoiser_of,
+    free_weights,
+    grid_of,
+    inputs_of,
+    sampler_of,
+    title_of,
+)
 
 SEARCH = "search.npz"  # what --resume goes on from
 
@@ -51,6 +60,7 @@ class Result(NamedTuple):
     importance: Guidance  # see `sensitivity`
     panels: list[figures.Panel]  # the photograph
     photo_rows: dict[str, dict[str, float]]  # its PSNR, measured and predicted
+    denoiser: str  # what restored it, in words
     notes: tuple[str, ...]  # what there is to say of the files
 
 
@@ -62,6 +72,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
     resume = None if options.resume is None else load_search(options.resume / SEARCH)
     inputs = inputs_of(options, options.photo)
     prior, problem = inputs.prior, inputs.problem
+    denoiser = denoiser_of(options.denoiser, prior, inputs.photo.shape)
 
     def start(levels: NoiseLevel) -> Guidance:
         guidance = heuristic(sampler, problem, levels)
@@ -81,7 +92,9 @@ def compute(options: Design, say: Say = quiet) -> Result:
     }
     rows = {name: metrics_of(problem, transfer, prior) for name, transfer in transfers.items()}
     importance = sensitivity(sampler, inputs.small, grid.levels, result.guidance, result.free)
-    panels, photo_rows = _restore_photo(options, sampler, inputs, grid, schedules, transfers)
+    panels, photo_rows = _restore_photo(
+        options, sampler, inputs, grid, schedules, transfers, denoiser
+    )
     schedule = Schedule(
         sampler_name=sampler.name,
         sampler_options=sampler_options,
@@ -113,6 +126,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         importance,
         panels,
         photo_rows,
+        denoiser_in_words(options.denoiser),
         inputs.notes,
     )
 
@@ -148,7 +162,7 @@ def present(result: Result) -> None:
     if learned.search is not learned.result:
         console.print(f"Learned levels: {levels_in_words(learned.grid)}", soft_wrap=True)
     console.print(metric_table(result.rows, result.title))
-    title = f"{inputs.photo_name}, restored with the Gaussian denoiser: PSNR in dB"
+    title = f"{inputs.photo_name}, restored with {result.denoiser}: PSNR in dB"
     table = Table(title=title)
     table.add_column("schedule")
     for column in ("measured", "predicted, this image", "predicted, average image"):
@@ -203,6 +217,7 @@ def _restore_photo(
     grid: Grid,
     schedules: dict[str, Guidance],
     transfers: dict[str, Transfer],
+    denoiser: PixelDenoiser,
 ) -> tuple[list[figures.Panel], dict[str, dict[str, float]]]:
     """The panels of the photograph, and PSNR measured and predicted for each schedule."""
     prior, degradation = inputs.prior, inputs.degradation
@@ -219,7 +234,7 @@ def _restore_photo(
     for name in ("heuristic", "learned"):
         restored = restore(
             sampler,
-            GaussianDenoiser.of(prior),
+            denoiser,
             degradation,
             y,
             grid.levels,

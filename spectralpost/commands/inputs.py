@@ -1,15 +1,20 @@
 """What options stand for: sampler, noise levels, degradation, prior, problem."""
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
+import jax
 import numpy as np
 
 from .. import images
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..degradations.kernels import kernel_note, load_kernel
+from ..denoisers.gaussian import GaussianDenoiser
+from ..denoisers.unet import load_unet
 from ..errors import InputError
 from ..merging import bin_modes, unique_modes
 from ..noise import (
@@ -23,6 +28,7 @@ from ..noise import (
 from ..options import SHORT, Compare, DegradationOptions, Design, ProblemOptions, Tradeoff, choice
 from ..prior import Prior, excess_kurtosis, from_images, load_prior
 from ..problem import Problem, image_problem
+from ..restoration import PixelDenoiser
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
 from ..schedule_file import Schedule
@@ -75,6 +81,43 @@ def sampler_of(options: Design | Tradeoff) -> tuple[Sampler, dict[str, Any]]:
         raise InputError("sampler = 'exact': is a reference, with nothing to learn")
     sampler = make_sampler(name, **given)
     return sampler, _changed(SAMPLERS[name], given)
+
+
+def denoiser_of(name: str, prior: Prior, shape: tuple[int, ...]) -> PixelDenoiser:
+    """What --denoiser names, for images [C, H, W] of this shape in the prior's pixel range."""
+    module, colon, rest = name.partition(":")
+    if name == "gaussian":
+        return GaussianDenoiser.of(prior)
+    if module == "unet":
+        network = load_unet(Path(rest) if colon else None).in_range(prior.pixel_range)
+        return _checked(name, network, shape)
+    if not (module and rest):
+        raise InputError(
+            f"denoiser = {name!r}: allowed are gaussian, unet, unet:FILE, module:function"
+        )
+    try:
+        sys.path.insert(0, "")  # a module of the folder that one is in, as with python -m
+        found: Any = getattr(import_module(module), rest)
+    except (ImportError, AttributeError) as error:
+        raise InputError(f"denoiser = {name!r}: {error}") from error
+    if not callable(found):
+        raise InputError(f"denoiser = {name!r}: is not a function (x_t, level) -> x_hat")
+    return _checked(name, found, shape)
+
+
+def denoiser_in_words(name: str) -> str:
+    return "the Gaussian denoiser" if name == "gaussian" else f"the denoiser {name}"
+
+
+def _checked(name: str, denoiser: PixelDenoiser, shape: tuple[int, ...]) -> PixelDenoiser:
+    """The denoiser; InputError, before any work is done, if it does not take such images."""
+    image: Any = jax.ShapeDtypeStruct(shape, np.float32)
+    number: Any = jax.ShapeDtypeStruct((), np.float32)
+    returned = jax.eval_shape(lambda x, t: denoiser(x, t), image, NoiseLevel(number, number))
+    if getattr(returned, "shape", None) != shape:
+        got = getattr(returned, "shape", type(returned).__name__)
+        raise InputError(f"denoiser = {name!r}: returns {got} for an image of shape {shape}")
+    return denoiser
 
 
 def free_weights(options: Design | Tradeoff) -> tuple[str, ...] | None:

@@ -1,4 +1,4 @@
-"""`spectralpost restore`: an image, with a schedule and the Gaussian denoiser of its prior."""
+"""`spectralpost restore`: an image, with a schedule and a denoiser."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import figures, images
-from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
 from ..images import PixelRange
 from ..noise import num_steps_of
@@ -18,7 +17,7 @@ from ..problem import image_problem
 from ..restoration import measure, restore
 from ..schedule_file import load_schedule
 from .console import Say, console, image_psnr, quiet
-from .inputs import stored_prior
+from .inputs import denoiser_in_words, denoiser_of, stored_prior
 
 
 class Result(NamedTuple):
@@ -51,16 +50,18 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         )
     )
     prior = resized(prior, image.shape[1:])
+    denoiser = denoiser_of(options.denoiser, prior, image.shape)
     degradation = schedule.degradation(prior.shape)
     problem = image_problem(prior, degradation, schedule.sigma_y, channels=len(image))
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
     y = measure(degradation, image, schedule.sigma_y, noise_key) if options.simulate else image
     steps = num_steps_of(schedule.levels)
-    title = f"{options.image.name}: {schedule.sampler_name}, {steps} steps"
+    words = denoiser_in_words(options.denoiser)
+    title = f"{options.image.name}: {schedule.sampler_name}, {steps} steps, {words}"
     say(title)
     samples = restore(
         schedule.sampler(),
-        GaussianDenoiser.of(prior),
+        denoiser,
         degradation,
         y,
         schedule.levels,

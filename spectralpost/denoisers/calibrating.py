@@ -102,8 +102,10 @@ def _rings(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _ring_energy(errors: np.ndarray, ring: np.ndarray, axes: int) -> np.ndarray:
-    """Energy of errors [N, (planes,) H, W] in each ring, [N, axes, R]: by axis, or (one axis) of the
-    average plane."""
+    """Energy of errors [N, (planes,) H, W] in each ring, by axis or (axes = 1) of all planes.
+
+    Returns [N, axes, R].
+    """
     power = np.abs(np.fft.fft2(errors, norm="ortho")) ** 2
     power = power.reshape(len(errors), axes, -1, ring.size).mean(axis=2)
     return np.stack([[np.bincount(ring, one) for one in image] for image in power])

@@ -12,6 +12,7 @@ so that F has to be of unit size at every level, and alpha may be 0.
 import os
 from dataclasses import replace
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import flax.struct
@@ -28,6 +29,7 @@ from ..files import whole_file
 from ..images import PIXEL_RANGE, PixelRange, check_pixel_range
 from ..noise import NoiseLevel
 
+SHIPPED = Path(__file__).with_name("unet.msgpack")
 LARGEST = 2**26  # bytes of a file
 FREQUENCIES = 16  # of the level, as the network sees it
 EMBEDDING = 128
@@ -168,8 +170,10 @@ def save_unet(path: str | os.PathLike[str], denoiser: UNetDenoiser) -> None:
         temporary.write_bytes(msgpack_serialize(content))
 
 
-def load_unet(path: str | os.PathLike[str]) -> UNetDenoiser:
-    """Read what `save_unet` wrote; InputError if that fails."""
+def load_unet(path: str | os.PathLike[str] | None = None) -> UNetDenoiser:
+    """Read what `save_unet` wrote; InputError if that fails. None: the network that comes with this
+    package, for colour images in [-1, 1] (docs/network.md)."""
+    path = SHIPPED if path is None else path
     try:
         with open(path, "rb") as file:
             content = msgpack_restore(file.read(LARGEST))
