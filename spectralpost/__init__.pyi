@@ -18,6 +18,8 @@ from .designers import Designer as Designer
 from .designers import design_schedule as design_schedule
 from .designers import shipped_designer as shipped_designer
 from .errors import InputError as InputError
+from .learning import BARE as BARE
+from .learning import NETWORK as NETWORK
 from .learning import Freedom as Freedom
 from .learning import LearnResult as LearnResult
 from .learning import Prices as Prices

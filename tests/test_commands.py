@@ -553,3 +553,19 @@ def test_bad_denoisers_are_refused(denoiser, message, w, tmp_path, capsys):
         main(shlex.split(f"{command} --denoiser {denoiser} --out {tmp_path}/out"))
     assert stopped.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
+    """It is calibrated, limited, and restores the photograph; files hold the calibrated prior."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "denoisers_of_mine.py").write_text("def halved(x_t, t):\n    return x_t / 2\n")
+    command = f"design --images {w}/images --sampler pigdm --steps 4 {SMALL}"
+    monkeypatch.setattr("spectralpost.denoisers.calibrating.TOO_FEW", np.inf)
+    out = run(f"{command} --denoiser denoisers_of_mine:halved --out a", capsys)
+    assert "the denoiser denoisers_of_mine:halved" in " ".join(out.split())
+    prior = load_prior(tmp_path / "a" / "prior.npz")
+    assert (
+        prior.calibration is not None and load_schedule("a/schedule.json").prior_hash == prior.hash
+    )
+    run(f"{command} --limits bare --out b", capsys)
+    assert load_prior(tmp_path / "b" / "prior.npz").calibration is None

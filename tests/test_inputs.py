@@ -30,7 +30,7 @@ def folder_of(path, num=4, **options):
 def test_prior_and_photo_of_a_folder(size, tmp_path):
     """The first image is kept out; tiles if asked for; the kurtosis is of the same planes."""
     folder = load_folder(folder_of(tmp_path))
-    prior, photo, name, kurtosis = prior_and_photo(Design(images=tmp_path, size=size))
+    prior, photo, name, kurtosis, _ = prior_and_photo(Design(images=tmp_path, size=size))
     first, *others = folder.values()
     inside = slice(None) if size is None else slice(2, 5)
     np.testing.assert_array_equal(photo, first[:, inside, inside])
@@ -75,7 +75,7 @@ def test_names_can_be_printed(tmp_path):
     except OSError:
         pytest.skip("this file system refuses such names")
     given = folder / os.fsdecode(b"\xff.png")
-    prior, _, name, _ = prior_and_photo(Design(images=folder), given)
+    prior, _, name, *_ = prior_and_photo(Design(images=folder), given)
     assert f"{prior.source} {name}".isprintable() and name == "\\udcff.png"
 
 

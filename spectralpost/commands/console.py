@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from .. import metrics
-from ..learning import Freedom, LearnResult, Search, learn
+from ..learning import BARE, Freedom, LearnResult, Prices, Search, learn
 from ..learning import Progress as SearchProgress
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
@@ -74,6 +74,7 @@ def learn_with_progress(
     *,
     objective: Objective = wasserstein2,
     learn_levels: bool = False,
+    prices: Prices = BARE,
     starts: int = STARTS,
     seed: int = 0,
     resume: Guidance | None = None,
@@ -97,6 +98,7 @@ def learn_with_progress(
         free,
         objective=objective,
         freedom=Freedom(levels=learn_levels),
+        prices=prices,
         search=Search(starts=starts, seed=seed),
         progress=progress,
         resume=resume,

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from .. import figures, metrics
 from ..errors import InputError
-from ..learning import LearnResult, heuristic, sensitivity
+from ..learning import BARE, NETWORK, LearnResult, heuristic, sensitivity
 from ..noise import NoiseLevel
 from ..options import Design
 from ..prior import save_prior
@@ -36,6 +36,7 @@ from .console import (
 from .inputs import (
     Grid,
     Inputs,
+    calibrated,
     denoiser_in_words,
     denoiser_of,
     free_weights,
@@ -70,9 +71,15 @@ def compute(options: Design, say: Say = quiet) -> Result:
     free, grid = free_weights(options), grid_of(options, options.steps)
     _check_eta(options, sampler)
     resume = None if options.resume is None else load_search(options.resume / SEARCH)
+    is_network = options.denoiser != "gaussian"
+    limits = options.limits or ("network" if is_network else "bare")
+    prices = NETWORK if limits == "network" else BARE
     inputs = inputs_of(options, options.photo)
+    denoiser = denoiser_of(options.denoiser, inputs.prior, inputs.photo.shape)
+    if is_network:
+        say("calibrating the denoiser")
+        inputs = calibrated(options, inputs, denoiser)
     prior, problem = inputs.prior, inputs.problem
-    denoiser = denoiser_of(options.denoiser, prior, inputs.photo.shape)
 
     def start(levels: NoiseLevel) -> Guidance:
         guidance = heuristic(sampler, problem, levels)
@@ -80,7 +87,9 @@ def compute(options: Design, say: Say = quiet) -> Result:
             guidance["eta"] = jnp.full_like(guidance["eta"], options.eta)
         return guidance
 
-    learned = learn_on_grid(options, sampler, inputs, grid, start, free, resume=resume, say=say)
+    learned = learn_on_grid(
+        options, sampler, inputs, grid, start, free, resume=resume, prices=prices, say=say
+    )
     grid, result = learned.grid, learned.result
     say("evaluating")
     schedules = result.baseline_guidance | {"learned": result.guidance}

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 import jax
 import numpy as np
@@ -13,6 +13,7 @@ import numpy as np
 from .. import images
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..degradations.kernels import kernel_note, load_kernel
+from ..denoisers.calibrating import calibrate
 from ..denoisers.gaussian import GaussianDenoiser
 from ..denoisers.unet import load_unet
 from ..errors import InputError
@@ -35,6 +36,7 @@ from ..schedule_file import Schedule
 from ..signatures import as_words, checked_options, fitted, options_of
 
 BUILT_IN_SIZE = 128
+LOOKED_AT, CALIBRATED_ON = 1024, 64  # images: a random choice of the first
 
 Options = TypeVar("Options")
 
@@ -60,18 +62,35 @@ class Inputs(NamedTuple):
     photo_name: str
     kurtosis: float  # excess, of the whitened images
     notes: tuple[str, ...]  # what there is to say of the files
+    images: Callable[[], Iterator[np.ndarray]]  # those of the prior, [C, H, W] or [N, C, H, W]
 
 
 def inputs_of(options: Design | Compare | Tradeoff, photo: Path | None = None) -> Inputs:
     """Prior, degradation and problem; the photograph is the first image, or the one at `photo`."""
     notes: set[str] = set()
     name, given = degradation_choice(options, notes)  # before images are read: that takes a while
-    prior, planes, photo_name, kurtosis = prior_and_photo(options, photo, notes)
+    prior, planes, photo_name, kurtosis, images_again = prior_and_photo(options, photo, notes)
     degradation = make_degradation(name, prior.shape, **given)
     problem = image_problem(prior, degradation, options.sigma_y, channels=len(planes))
     small = merged(problem, options.bins)
     said = tuple(sorted(notes))
-    return Inputs(prior, degradation, problem, small, planes, photo_name, kurtosis, said)
+    return Inputs(
+        prior, degradation, problem, small, planes, photo_name, kurtosis, said, images_again
+    )
+
+
+def calibrated(options: Design, inputs: Inputs, denoiser: PixelDenoiser) -> Inputs:
+    """The same for another denoiser than the Gaussian one: see `calibrate`."""
+    some: list[np.ndarray] = []
+    for images_or_one in inputs.images():
+        some += list(images_or_one if images_or_one.ndim == 4 else images_or_one[None])
+        if len(some) >= LOOKED_AT:
+            break
+    chosen = np.random.default_rng(options.seed).permutation(len(some))[:CALIBRATED_ON]
+    prior = calibrate(inputs.prior, denoiser, np.stack([some[i] for i in chosen]))
+    channels = len(inputs.photo)
+    problem = image_problem(prior, inputs.degradation, options.sigma_y, channels=channels)
+    return inputs._replace(prior=prior, problem=problem, small=merged(problem, options.bins))
 
 
 def sampler_of(options: Design | Tradeoff) -> tuple[Sampler, dict[str, Any]]:
@@ -102,7 +121,7 @@ def denoiser_of(name: str, prior: Prior, shape: tuple[int, ...]) -> PixelDenoise
         raise InputError(f"denoiser = {name!r}: {error}") from error
     if not callable(found):
         raise InputError(f"denoiser = {name!r}: is not a function (x_t, level) -> x_hat")
-    return _checked(name, found, shape)
+    return _checked(name, cast(PixelDenoiser, found), shape)
 
 
 def denoiser_in_words(name: str) -> str:
@@ -170,8 +189,8 @@ def degradation_choice(
 
 def prior_and_photo(
     options: ProblemOptions, given: Path | None, notes: set[str]
-) -> tuple[Prior, np.ndarray, str, float]:
-    """The prior, a photograph [C, H, W] kept out of it, its name, and the set's kurtosis.
+) -> tuple[Prior, np.ndarray, str, float, Callable[[], Iterator[np.ndarray]]]:
+    """The prior, a photograph [C, H, W] kept out of it, its name, the set's kurtosis, its images.
 
     The photograph is the one `given`, or the first image. What there is to say of the files is
     added to `notes`: a set, as they are read twice, and say everything twice.
@@ -224,7 +243,7 @@ def prior_and_photo(
     )
     photo = photo[:, top : top + prior.shape[0], left : left + prior.shape[1]].astype(float)
     kurtosis = excess_kurtosis(prior, planes())
-    return prior, photo, photo_name, kurtosis
+    return prior, photo, photo_name, kurtosis, planes
 
 
 def title_of(options: ProblemOptions, steps: int, inputs: Inputs, grid: str) -> str:

@@ -53,6 +53,13 @@ class Prices(NamedTuple):
             raise InputError(f"smoothness = {self.smoothness}: must be a number >= 0")
 
 
+# For the model's own denoiser: limits that only rounding needs.
+BARE = Prices()
+# For a trained network: no step may rely on another to shrink again what it blew up, since a
+# network's slope is the model's on average only (`experiments/real_networks.py`).
+NETWORK = Prices(max_amplification=1.5, smoothness=0.1)
+
+
 class Several(NamedTuple):
     """How the losses of several problems become one.
 
