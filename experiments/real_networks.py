@@ -87,7 +87,7 @@ def main(options: Options) -> None:
     # What is restored from the training images is kept out of the prior.
     train = train[options.images :]
     prior = from_colour_images(train)
-    calibrated = calibrate(prior, jax.jit(network), train[:: len(train) // 256][:256])
+    calibrated = calibrate(prior, network, train[:: len(train) // 256][:256])
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cells.json"
     cells = json.loads(path.read_text()) if path.exists() else {}
