@@ -55,7 +55,7 @@ from spectralpost import (
 )
 
 NETWORK = Prices(max_amplification=1.5, smoothness=0.1)
-BINS = 400
+BINS = 200
 PLAIN = ("published", "tuned", "bare", "network", "network + J")
 RICH = ("network + levels", "network + J + levels", "network + J + levels + scales")
 
@@ -117,7 +117,7 @@ def of_cell(name, steps, degradation, problems, network: UNetDenoiser, x_0) -> d
     """Scores of every image by schedule, and what the model predicts."""
     sampler, levels = SAMPLERS[name](), vp_linear(steps)
     plain, calibrated = problems
-    search = Search(starts=24)
+    search = Search(starts=16)
 
     def learned(problem, prices=NETWORK, scales=False, free_levels=False):
         start, several, several_problems = time.perf_counter(), Several(), problem
@@ -135,7 +135,9 @@ def of_cell(name, steps, degradation, problems, network: UNetDenoiser, x_0) -> d
             several=several,
             search=search,
         )
-        return result, time.perf_counter() - start
+        seconds = time.perf_counter() - start
+        print(f"  learned in {seconds:.0f} s: {result.loss:.6f}", file=sys.stderr, flush=True)
+        return result, seconds
 
     found = {
         "bare": learned(plain, Prices()),

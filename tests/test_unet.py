@@ -16,6 +16,7 @@ from spectralpost.denoisers.training import LEVELS, Recipe, train
 from spectralpost.denoisers.unet import (
     DATA_STD,
     UNetDenoiser,
+    convolve,
     initial_denoiser,
     load_unet,
     save_unet,
@@ -286,3 +287,15 @@ def test_the_shipped_network_on_photographs_that_it_has_not_seen():
         gain = 10 * np.log10(errors[1] / errors[0])
         print(f"sigma {sigma:g}: {gain:+.2f} dB")
         assert gain > (1 if sigma == 0.1 else 0)
+
+
+@pytest.mark.parametrize("side", [1, 3])
+def test_derivatives_of_a_convolution_are_those_of_jax(side, getkey):
+    x = jax.random.normal(getkey(), (2, 6, 5, 3))
+    kernel = jax.random.normal(getkey(), (side, side, 3, 4))
+    cotangent = jax.random.normal(getkey(), (2, 6, 5, 4))
+    y, pull = jax.vjp(convolve, x, kernel)
+    plain, pull_plain = jax.vjp(convolve.fun, x, kernel)
+    np.testing.assert_array_equal(y, plain)
+    for ours, theirs in zip(pull(cotangent), pull_plain(cotangent), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-12, atol=1e-12)

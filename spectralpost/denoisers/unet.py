@@ -11,7 +11,7 @@ so that F has to be of unit size at every level, and alpha may be 0.
 
 import os
 from dataclasses import replace
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -37,16 +37,49 @@ DATA_STD = 0.5  # of a pixel in [-1, 1]
 LOG_RANGE = 12.0  # of log(sigma / alpha) that the network is shown; both ends are clear cases
 
 
+@jax.custom_vjp
+def convolve(x: Array, kernel: Array) -> Array:
+    """Images [N, H, W, I] with a kernel [h, w, I, O] of odd sides, zeros around: [N, H, W, O].
+
+    Its derivative by x is the convolution with the kernel turned round. JAX says that by permuted
+    dimensions, for which XLA on CPUs has no fast program: this is 5 times faster, and 25 times in a
+    loop, where samplers have it. Has no forward mode.
+    """
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+
+
+def _convolve_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
+    return convolve(x, kernel), (x, kernel)
+
+
+def _convolve_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    turned = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
+    by_kernel = jax.vjp(partial(convolve.fun, x), kernel)[1](cotangent)[0]
+    return convolve(cotangent, turned), by_kernel
+
+
+convolve.defvjp(_convolve_forward, _convolve_backward)
+
+
+class Conv(nnx.Conv):
+    """`nnx.Conv` without stride, by `convolve`."""
+
+    def __call__(self, inputs: Array) -> Array:
+        return convolve(inputs, self.kernel[...]) + self.bias[...]
+
+
 class Block(nnx.Module):
     """x + conv(silu(level-dependent affine map of conv(silu(x)))). Without any norm over the image,
     so that a patch is denoised alike whatever is around it."""
 
     def __init__(self, width: int, *, rngs: nnx.Rngs):
-        self.first = nnx.Conv(width, width, (3, 3), rngs=rngs)
+        self.first = Conv(width, width, (3, 3), rngs=rngs)
         self.level = nnx.Linear(EMBEDDING, 2 * width, rngs=rngs)
         # A block begins as the identity.
         zeros = nnx.initializers.zeros_init()
-        self.second = nnx.Conv(width, width, (3, 3), kernel_init=zeros, rngs=rngs)
+        self.second = Conv(width, width, (3, 3), kernel_init=zeros, rngs=rngs)
 
     def __call__(self, x: Array, level: Array) -> Array:
         scale, shift = jnp.split(self.level(level)[:, None, None, :], 2, axis=-1)
@@ -68,14 +101,14 @@ class UNet(nnx.Module):
             nnx.silu,
         )
         blocks_of = lambda width: nnx.List([Block(width, rngs=rngs) for _ in range(blocks)])  # noqa: E731
-        self.first = nnx.Conv(4 * planes, width, (3, 3), rngs=rngs)
+        self.first = Conv(4 * planes, width, (3, 3), rngs=rngs)
         self.before = blocks_of(width)
-        self.down = nnx.Conv(4 * width, 2 * width, (1, 1), rngs=rngs)
+        self.down = Conv(4 * width, 2 * width, (1, 1), rngs=rngs)
         self.inside = blocks_of(2 * width)
-        self.up = nnx.Conv(2 * width, 4 * width, (1, 1), rngs=rngs)
+        self.up = Conv(2 * width, 4 * width, (1, 1), rngs=rngs)
         self.after = blocks_of(width)
         zeros = nnx.initializers.zeros_init()
-        self.last = nnx.Conv(width, 4 * planes, (3, 3), kernel_init=zeros, rngs=rngs)
+        self.last = Conv(width, 4 * planes, (3, 3), kernel_init=zeros, rngs=rngs)
 
     def __call__(self, x: Array, level: Array) -> Array:
         frequencies = jnp.geomspace(0.5, 16.0, FREQUENCIES, dtype=x.dtype)
