@@ -14,6 +14,7 @@ Scored by the energy score, E ||x - x_0|| - E ||x - x'|| / 2 of two samples x, x
 root mean square per pixel: proper, so its expectation is least for the true posterior.
 
     python experiments/real_networks.py --data cifar10.npz --out DIR
+    python experiments/real_networks.py --quick     one small cell on built-in photographs, checked
 
 The data are 8-bit images [N, H, W, 3] in the arrays `train`, for prior and calibration, and `test`.
 Every cell is kept in DIR/cells.json once it is done: a run that is stopped goes on from there.
@@ -32,10 +33,14 @@ import numpy as np
 import tyro
 
 from spectralpost import (
+    BARE,
+    NETWORK,
     SAMPLERS,
+    ColourPrior,
+    Degradation,
     Freedom,
     InputError,
-    Prices,
+    LearnResult,
     Problem,
     Search,
     Several,
@@ -49,23 +54,32 @@ from spectralpost import (
     learn,
     load_unet,
     measure,
+    over_scales,
     restore,
     unique_modes,
     vp_linear,
 )
+from spectralpost.images import built_in_photographs, tiles
 
-NETWORK = Prices(max_amplification=1.5, smoothness=0.1)
 BINS = 200
-PLAIN = ("published", "tuned", "bare", "network", "network + J")
-RICH = ("network + levels", "network + J + levels", "network + J + levels + scales")
+LEARNED = (
+    "bare",
+    "network",
+    "network + J",
+    "network + levels",
+    "network + J + levels",
+    "network + J + levels + scales",
+)
 
 
 @dataclass
 class Options:
-    data: Path
+    data: Path | None = None
     """File .npz with the arrays `train` and `test` of 8-bit images [N, H, W, 3]."""
-    out: Path
+    out: Path = Path("runs/real_networks")
     """Folder of the results; cells that it holds are not computed again."""
+    quick: bool = False
+    """One small cell on built-in photographs, kept nowhere."""
     network: Path | None = None
     """A network file of `spectralpost train` (default: the shipped one)."""
     samplers: tuple[str, ...] = ("dps", "pigdm", "mpgd", "diffpir")
@@ -80,14 +94,15 @@ class Options:
 
 
 def main(options: Options) -> None:
+    if options.quick:
+        return quick()
+    if options.data is None:
+        raise InputError("data: name a file .npz with the arrays train and test")
     network = load_unet(options.network)
-    unit = lambda images: np.moveaxis(images, -1, 1).astype(np.float32) / 127.5 - 1  # noqa: E731
     with np.load(options.data) as stored:
         train, test = unit(stored["train"]), unit(stored[options.split][: options.images])
     # What is restored from the training images is kept out of the prior.
-    train = train[options.images :]
-    prior = from_colour_images(train)
-    calibrated = calibrate(prior, network, train[:: len(train) // 256][:256])
+    priors = priors_of(network, train[options.images :])
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cells.json"
     cells = json.loads(path.read_text()) if path.exists() else {}
@@ -95,9 +110,7 @@ def main(options: Options) -> None:
         key = f"{name}, {steps}, {sigma_y}, {options.blur}, {options.split}, {options.images}"
         if key not in cells:
             degradation = gaussian_blur(test.shape[2:], options.blur)
-            problems = [
-                small(colour_problem(one, degradation, sigma_y)) for one in (prior, calibrated)
-            ]
+            problems = [small(colour_problem(one, degradation, sigma_y)) for one in priors]
             cells[key] = of_cell(name, steps, degradation, problems, network, test)
             temporary = path.with_suffix(".new")
             temporary.write_text(json.dumps(cells, indent=1))
@@ -105,48 +118,75 @@ def main(options: Options) -> None:
         show(key, cells[key])
 
 
+def quick() -> None:
+    """Levels learned for a network beat the tuned constant, and that the published one."""
+    photographs = built_in_photographs("rgb", (-1.0, 1.0)).values()
+    images = np.concatenate([tiles(one, 32)[::4] for one in photographs if len(one) == 3])
+    images = np.random.default_rng(0).permutation(images.astype(np.float32))
+    network, test = load_unet(), images[:8]
+    degradation = gaussian_blur((32, 32), 1.5)
+    priors = priors_of(network, images[8:])
+    problems = [small(colour_problem(one, degradation, 0.05)) for one in priors]
+    labels = ("bare", "network + levels")
+    cell = of_cell("diffpir", 5, degradation, problems, network, test, labels, starts=2)
+    show("diffpir, 5 steps", cell)
+    energy = {label: np.mean(scores["energy"]) for label, scores in cell.items()}
+    if not energy["network + levels"] < energy["tuned"] < energy["published"]:
+        sys.exit("real_networks: learned levels, tuned constant, published default: not in order")
+
+
+def unit(images: np.ndarray) -> np.ndarray:
+    """8 bits [N, H, W, 3] -> [N, 3, H, W] in [-1, 1]."""
+    return np.moveaxis(images, -1, 1).astype(np.float32) / 127.5 - 1
+
+
+def priors_of(network: UNetDenoiser, images: np.ndarray) -> tuple[ColourPrior, ColourPrior]:
+    """The prior of images, plain and calibrated."""
+    prior = from_colour_images(images)
+    return prior, calibrate(prior, network, images[:: max(len(images) // 256, 1)][:256])
+
+
 def small(problem: Problem) -> Problem:
     return bin_modes(unique_modes(problem)[0], BINS)[0]
 
 
-def scaled(problem: Problem, factor: float) -> Problem:
-    return problem._replace(spectrum=factor * problem.spectrum)
+def of_cell(
+    name: str,
+    steps: int,
+    degradation: Degradation,
+    problems: list[Problem],
+    network: UNetDenoiser,
+    x_0: np.ndarray,
+    labels: tuple[str, ...] = LEARNED,
+    starts: int = 16,
+) -> dict:
+    """Scores of every image by schedule, and what the model predicts.
 
-
-def of_cell(name, steps, degradation, problems, network: UNetDenoiser, x_0) -> dict:
-    """Scores of every image by schedule, and what the model predicts."""
+    problems  of the prior as it is, and calibrated
+    """
     sampler, levels = SAMPLERS[name](), vp_linear(steps)
     plain, calibrated = problems
-    search = Search(starts=16)
+    search = Search(starts=starts)
 
-    def learned(problem, prices=NETWORK, scales=False, free_levels=False):
-        start, several, several_problems = time.perf_counter(), Several(), problem
-        if scales:
-            reference = learn(sampler, problem, levels, search=Search(starts=2, max_iterations=1))
-            r = reference.baselines["tuned_constant"]
-            several = Several(references=(r, 15 * r, r))
-            several_problems = [problem, scaled(problem, 5.0), scaled(problem, 0.2)]
+    def learned(label: str) -> tuple[LearnResult, float]:
+        start, words = time.perf_counter(), label.split(" + ")
+        problem = calibrated if "J" in words else plain
+        scales = "scales" in words
+        all_of_them, several = over_scales(problem) if scales else ([problem], Several())
         result = learn(
             sampler,
-            several_problems,
+            all_of_them,
             levels,
-            freedom=Freedom(levels=free_levels),
-            prices=prices,
+            freedom=Freedom(levels="levels" in words),
+            prices=BARE if "bare" in words else NETWORK,
             several=several,
             search=search,
         )
         seconds = time.perf_counter() - start
-        print(f"  learned in {seconds:.0f} s: {result.loss:.6f}", file=sys.stderr, flush=True)
+        print(f"  {name}, {steps}, {label}: {seconds:.0f} s", file=sys.stderr, flush=True)
         return result, seconds
 
-    found = {
-        "bare": learned(plain, Prices()),
-        "network": learned(plain),
-        "network + J": learned(calibrated),
-        "network + levels": learned(plain, free_levels=True),
-        "network + J + levels": learned(calibrated, free_levels=True),
-        "network + J + levels + scales": learned(calibrated, free_levels=True, scales=True),
-    }
+    found = {label: learned(label) for label in labels}
     first = found["bare"][0]
     schedules = {
         "published": (levels, first.baseline_guidance["heuristic"]),

@@ -30,6 +30,7 @@ from .learning import evaluate_exact as evaluate_exact
 from .learning import heuristic as heuristic
 from .learning import learn as learn
 from .learning import loss_and_gradient as loss_and_gradient
+from .learning import over_scales as over_scales
 from .learning import per_mode as per_mode
 from .learning import sensitivity as sensitivity
 from .literal_form import from_literal as from_literal

@@ -119,9 +119,10 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     """What the schedule is for, and restores the photograph. gaussian: the prior's own; unet: the
     network that comes with this package, or unet:FILE of `spectralpost train`; module:function:
     yours, (x_t, level) -> x_hat of images [..., C, H, W]. Networks are calibrated on the images."""
-    limits: Literal["bare", "network"] | None = None
-    """bare: the model's optimum. network: no step amplifies by more than 1.5, and neighbours are
-    alike, as a network needs (default: bare for the Gaussian denoiser, network for others)."""
+    limits: Literal["auto", "bare", "network"] = "auto"
+    """bare: the model's optimum. network: no step amplifies by more than 1.5, neighbours are alike,
+    and the spectrum is 1/5 to 5 times what it is on average, as a network needs. auto: bare for the
+    Gaussian denoiser, network for others."""
 
 
 @dataclass(kw_only=True)

@@ -567,5 +567,12 @@ def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     assert (
         prior.calibration is not None and load_schedule("a/schedule.json").prior_hash == prior.hash
     )
-    run(f"{command} --limits bare --out b", capsys)
+    plain = load_schedule("a/schedule.json").guidance["weight"]
+    run(f"{command} --limits network --out b", capsys)
+    run(f"{command} --out c", capsys)
     assert load_prior(tmp_path / "b" / "prior.npz").calibration is None
+    limited, bare = (load_schedule(f"{name}/schedule.json").guidance["weight"] for name in "bc")
+    assert not np.array_equal(limited, bare) and not np.array_equal(limited, plain)
+    # Neighbouring steps are alike.
+    rough = lambda weight: np.abs(np.diff(np.log(weight), 2)).max()  # noqa: E731
+    assert rough(limited) < rough(bare)

@@ -14,7 +14,16 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from .. import metrics
-from ..learning import BARE, Freedom, LearnResult, Prices, Search, learn
+from ..learning import (
+    BARE,
+    NETWORK,
+    Freedom,
+    LearnResult,
+    Search,
+    Several,
+    learn,
+    over_scales,
+)
 from ..learning import Progress as SearchProgress
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
@@ -74,14 +83,17 @@ def learn_with_progress(
     *,
     objective: Objective = wasserstein2,
     learn_levels: bool = False,
-    prices: Prices = BARE,
+    for_network: bool = False,
     starts: int = STARTS,
     seed: int = 0,
     resume: Guidance | None = None,
     say: Say = quiet,
     title: str = "learning",
 ) -> LearnResult:
-    """`learn` as all commands call it, telling how far it is."""
+    """`learn` as all commands call it, telling how far it is.
+
+    for_network  with the limits that a trained network needs, over scales of the spectrum
+    """
     say(f"{title}: compiling and looking for the best constant")
 
     def progress(news: SearchProgress) -> None:
@@ -90,15 +102,17 @@ def learn_with_progress(
             "left unless better is found (Ctrl-C: take this)"
         )
 
+    problems, several = over_scales(problem) if for_network else ([problem], Several())
     return learn(
         sampler,
-        problem,
+        problems,
         levels,
         guidance,
         free,
         objective=objective,
         freedom=Freedom(levels=learn_levels),
-        prices=prices,
+        prices=NETWORK if for_network else BARE,
+        several=several,
         search=Search(starts=starts, seed=seed),
         progress=progress,
         resume=resume,

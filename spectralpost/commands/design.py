@@ -12,7 +12,7 @@ from rich.table import Table
 
 from .. import figures, metrics
 from ..errors import InputError
-from ..learning import BARE, NETWORK, LearnResult, heuristic, sensitivity
+from ..learning import LearnResult, heuristic, sensitivity
 from ..noise import NoiseLevel
 from ..options import Design
 from ..prior import save_prior
@@ -72,8 +72,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
     _check_eta(options, sampler)
     resume = None if options.resume is None else load_search(options.resume / SEARCH)
     is_network = options.denoiser != "gaussian"
-    limits = options.limits or ("network" if is_network else "bare")
-    prices = NETWORK if limits == "network" else BARE
+    for_network = options.limits == "network" or (options.limits == "auto" and is_network)
     inputs = inputs_of(options, options.photo)
     denoiser = denoiser_of(options.denoiser, inputs.prior, inputs.photo.shape)
     if is_network:
@@ -88,7 +87,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         return guidance
 
     learned = learn_on_grid(
-        options, sampler, inputs, grid, start, free, resume=resume, prices=prices, say=say
+        options, sampler, inputs, grid, start, free, resume=resume, for_network=for_network, say=say
     )
     grid, result = learned.grid, learned.result
     say("evaluating")
@@ -183,7 +182,7 @@ def present(result: Result) -> None:
     near = np.sum(losses <= 1.01 * losses[0])
     console.print(
         f"Learned on {inputs.small.spectrum.size} of {inputs.problem.spectrum.size} modes (loss "
-        f"off by {_binning_error(learned.result.loss, result.rows['learned']['W2^2'])}); {near} of "
+        f"off by {_binning_error(learned.result.losses[0], result.rows['learned']['W2^2'])}); {near} of "
         f"the {len(losses)} schedules that were refined end within 1 % of the best"
         f"{_how_it_ended(learned.result)}.\n"
         f"Model: Gaussian, stationary, no clipping, no network error. Excess kurtosis of the "

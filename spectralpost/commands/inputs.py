@@ -83,9 +83,13 @@ def calibrated(options: Design, inputs: Inputs, denoiser: PixelDenoiser) -> Inpu
     """The same for another denoiser than the Gaussian one: see `calibrate`."""
     some: list[np.ndarray] = []
     for images_or_one in inputs.images():
-        some += list(images_or_one if images_or_one.ndim == 4 else images_or_one[None])
+        several = images_or_one if images_or_one.ndim == 4 else images_or_one[None]
+        # A grey image among colour ones is none that the denoiser takes.
+        some += [image for image in several if image.shape == inputs.photo.shape]
         if len(some) >= LOOKED_AT:
             break
+    if not some:
+        raise InputError("images: none with as many planes as the photograph, to calibrate on")
     chosen = np.random.default_rng(options.seed).permutation(len(some))[:CALIBRATED_ON]
     prior = calibrate(inputs.prior, denoiser, np.stack([some[i] for i in chosen]))
     channels = len(inputs.photo)

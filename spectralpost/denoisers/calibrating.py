@@ -21,7 +21,7 @@ P = TypeVar("P", Prior, ColourPrior)
 
 RINGS = 12  # of radial frequency
 BATCH = 32  # images denoised at once
-ENOUGH, TOO_FEW = 0.05, 0.1  # standard error of a ratio that is good, and that is refused
+ENOUGH, TOO_FEW = 0.05, 0.2  # standard error of a ratio that is good, and that is refused
 
 
 def calibrate(

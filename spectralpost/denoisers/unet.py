@@ -37,6 +37,11 @@ DATA_STD = 0.5  # of a pixel in [-1, 1]
 LOG_RANGE = 12.0  # of log(sigma / alpha) that the network is shown; both ends are clear cases
 
 
+def _plain_convolution(x: Array, kernel: Array) -> Array:
+    dimensions = ("NHWC", "HWIO", "NHWC")
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+
+
 @jax.custom_vjp
 def convolve(x: Array, kernel: Array) -> Array:
     """Images [N, H, W, I] with a kernel [h, w, I, O] of odd sides, zeros around: [N, H, W, O].
@@ -45,8 +50,7 @@ def convolve(x: Array, kernel: Array) -> Array:
     dimensions, for which XLA on CPUs has no fast program: this is 5 times faster, and 25 times in a
     loop, where samplers have it. Has no forward mode.
     """
-    dimensions = ("NHWC", "HWIO", "NHWC")
-    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=dimensions)
+    return _plain_convolution(x, kernel)
 
 
 def _convolve_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Array]]:
@@ -56,7 +60,7 @@ def _convolve_forward(x: Array, kernel: Array) -> tuple[Array, tuple[Array, Arra
 def _convolve_backward(saved: tuple[Array, Array], cotangent: Array) -> tuple[Array, Array]:
     x, kernel = saved
     turned = jnp.swapaxes(jnp.flip(kernel, (0, 1)), 2, 3)
-    by_kernel = jax.vjp(partial(convolve.fun, x), kernel)[1](cotangent)[0]
+    by_kernel = jax.vjp(partial(_plain_convolution, x), kernel)[1](cotangent)[0]
     return convolve(cotangent, turned), by_kernel
 
 
@@ -67,6 +71,7 @@ class Conv(nnx.Conv):
     """`nnx.Conv` without stride, by `convolve`."""
 
     def __call__(self, inputs: Array) -> Array:
+        assert self.bias is not None
         return convolve(inputs, self.kernel[...]) + self.bias[...]
 
 

@@ -7,6 +7,6 @@ from .gradient import loss_and_gradient
 from .guidance import per_mode
 from .lanes import Method, advance, begin
 from .learn import LearnResult, learn, sensitivity
-from .loss import BARE, NETWORK, Loss, Prices, Several, loss_of
+from .loss import BARE, NETWORK, Loss, Prices, Several, loss_of, over_scales
 from .parameters import Freedom, Parameters, Schedule, parameters_of, schedule_of
 from .preparing import Prepared, default_free, prepare

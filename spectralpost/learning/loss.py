@@ -58,6 +58,8 @@ BARE = Prices()
 # For a trained network: no step may rely on another to shrink again what it blew up, since a
 # network's slope is the model's on average only (`experiments/real_networks.py`).
 NETWORK = Prices(max_amplification=1.5, smoothness=0.1)
+# Of the spectrum, and what losses are relative to: images are locally Gaussian of varying scale.
+SCALES, REFERENCES = (1.0, 5.0, 0.2), (1.0, 15.0, 1.0)
 
 
 class Several(NamedTuple):
@@ -80,6 +82,17 @@ class Several(NamedTuple):
             given = ", ".join(f"{value:g}" for value in values.ravel())
             raise InputError(f"references = {given}: {num} finite numbers > 0 are needed")
         return values.mean() / values
+
+
+def over_scales(problem: Problem) -> tuple[list[Problem], Several]:
+    """The first arguments of a search for one schedule that serves flat and busy parts of an image.
+
+    Returns the problem with 1, 5 and 1/5 of its spectrum, for `learn`, and how their losses become
+    one, its `several`. So no step relies on a cancellation that only the mean spectrum promises.
+    Numbers chosen on training images (`experiments/real_networks.py`).
+    """
+    problems = [problem._replace(spectrum=scale * problem.spectrum) for scale in SCALES]
+    return problems, Several(references=REFERENCES)
 
 
 @partial(
