@@ -15,6 +15,7 @@ import pytest
 from cases import circular, many_blocks
 from compiling import quick_compilation
 
+import spectralpost as sp
 from spectralpost import transfer
 from spectralpost.degradations import motion_blur
 from spectralpost.errors import InputError
@@ -617,3 +618,14 @@ def test_no_finite_loss():
     with pytest.raises(InputError, match="no constant weight of dps has a finite loss"):
         learn(dps(), problem, LEVELS, guidance)
     assert not np.isfinite(evaluate(dps(), problem, LEVELS, guidance, wasserstein2))
+
+
+def test_over_scales_is_a_search_over_scaled_spectra():
+    """Losses relative to 1, 15 and 1, for 1, 5 and 1/5 of the spectrum."""
+    problem = circular().problem
+    problems, several = sp.over_scales(problem)
+    for one, scale in zip(problems, (1.0, 5.0, 0.2), strict=True):
+        np.testing.assert_allclose(one.spectrum, scale * problem.spectrum, rtol=1e-12)
+        chex.assert_trees_all_equal(one._replace(spectrum=problem.spectrum), problem)
+    relative = several.scales(3) / several.scales(3)[0]
+    np.testing.assert_allclose(relative, [1, 1 / 15, 1], rtol=1e-12)

@@ -180,9 +180,10 @@ def present(result: Result) -> None:
     console.print(table)
     losses = learned.result.final_losses
     near = np.sum(losses <= 1.01 * losses[0])
+    binned = float(learned.result.losses[0])
     console.print(
         f"Learned on {inputs.small.spectrum.size} of {inputs.problem.spectrum.size} modes (loss "
-        f"off by {_binning_error(learned.result.losses[0], result.rows['learned']['W2^2'])}); {near} of "
+        f"off by {_binning_error(binned, result.rows['learned']['W2^2'])}); {near} of "
         f"the {len(losses)} schedules that were refined end within 1 % of the best"
         f"{_how_it_ended(learned.result)}.\n"
         f"Model: Gaussian, stationary, no clipping, no network error. Excess kurtosis of the "
