@@ -106,6 +106,7 @@ def main(options: Options) -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cells.json"
     cells = json.loads(path.read_text()) if path.exists() else {}
+    shown = {}
     for name, steps, sigma_y in product(options.samplers, options.steps, options.sigma_y):
         key = f"{name}, {steps}, {sigma_y}, {options.blur}, {options.split}, {options.images}"
         if key not in cells:
@@ -116,6 +117,8 @@ def main(options: Options) -> None:
             temporary.write_text(json.dumps(cells, indent=1))
             temporary.replace(path)
         show(key, cells[key])
+        shown[f"{name:<8} {steps:<3} {sigma_y:<5g}"] = cells[key]
+    table(shown)
 
 
 def quick() -> None:
@@ -246,6 +249,22 @@ def show(key: str, cell: dict) -> None:
             f"{scores['learn_s']:.0f} s {scores['restore_s']:.0f} s"
         )
     sys.stdout.flush()
+
+
+def table(cells: dict[str, dict]) -> None:
+    """Energy score of the tuned constant, and what others have more of it in % (standard error)."""
+    labels = ("published", *LEARNED)
+    heads = [label.replace("network + ", "+ ") for label in labels]
+    heads[-1] = "all"
+    print("\nsampler  S   s_y    tuned" + "".join(f"{head:>15}" for head in heads))
+    for name, cell in cells.items():
+        tuned = np.asarray(cell["tuned"]["energy"])
+        print(f"{name} {tuned.mean():.4f}", end="")
+        for label in labels:
+            gap = 100 * (np.asarray(cell[label]["energy"]) - tuned) / tuned.mean()
+            error = gap.std(ddof=1) / np.sqrt(gap.size)
+            print(f"{f'{gap.mean():+.1f} ({error:.1f})':>15}", end="")
+        print()
 
 
 if __name__ == "__main__":
