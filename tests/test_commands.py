@@ -562,14 +562,17 @@ def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     command = f"design --images {w}/images --sampler pigdm --steps 4 {SMALL}"
     monkeypatch.setattr("spectralpost.denoisers.calibrating.TOO_FEW", np.inf)
     out = run(f"{command} --denoiser denoisers_of_mine:halved --out a", capsys)
-    assert "the denoiser denoisers_of_mine:halved" in " ".join(out.split())
+    out = " ".join(out.split())
+    assert "the denoiser denoisers_of_mine:halved" in out
+    # Half of x_t is no estimate of a photograph.
+    assert "dB worse than predicted" in out and "Do not use it" in out
     prior = load_prior(tmp_path / "a" / "prior.npz")
     assert (
         prior.calibration is not None and load_schedule("a/schedule.json").prior_hash == prior.hash
     )
     plain = load_schedule("a/schedule.json").guidance["weight"]
     run(f"{command} --limits network --out b", capsys)
-    run(f"{command} --out c", capsys)
+    assert "Do not use it" not in run(f"{command} --out c", capsys)
     assert load_prior(tmp_path / "b" / "prior.npz").calibration is None
     limited, bare = (load_schedule(f"{name}/schedule.json").guidance["weight"] for name in "bc")
     assert not np.array_equal(limited, bare) and not np.array_equal(limited, plain)

@@ -47,6 +47,7 @@ from .inputs import (
 )
 
 SEARCH = "search.npz"  # what --resume goes on from
+FAR_OFF = 3.0  # dB below its prediction: a restoration that diverges
 
 
 class Result(NamedTuple):
@@ -180,6 +181,13 @@ def present(result: Result) -> None:
     console.print(table)
     losses = learned.result.final_losses
     near = np.sum(losses <= 1.01 * losses[0])
+    measured, predicted, _ = result.photo_rows["learned"].values()
+    if measured < predicted - FAR_OFF:
+        console.print(
+            f"The photograph is {predicted - measured:.0f} dB worse than predicted: "
+            f"{result.denoiser} is too far from the model for this schedule. Do not use it; try "
+            "another sampler."
+        )
     binned = float(learned.result.losses[0])
     console.print(
         f"Learned on {inputs.small.spectrum.size} of {inputs.problem.spectrum.size} modes (loss "
