@@ -31,11 +31,6 @@ class ColourPrior:
     planes: tuple[Prior, ...]  # of each axis, the least variance first
 
     @property
-    def shape(self) -> tuple[int, ...]:
-        """Of a plane."""
-        return self.planes[0].shape
-
-    @property
     def pixel_range(self) -> PixelRange:
         """Of the planes of an image. Those of an axis can go beyond."""
         return self.planes[0].pixel_range

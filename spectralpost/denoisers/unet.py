@@ -47,8 +47,8 @@ def convolve(x: Array, kernel: Array) -> Array:
     """Images [N, H, W, I] with a kernel [h, w, I, O] of odd sides, zeros around: [N, H, W, O].
 
     Its derivative by x is the convolution with the kernel turned round. JAX says that by permuted
-    dimensions, for which XLA on CPUs has no fast program: this is 5 times faster, and 25 times in a
-    loop, where samplers have it. Has no forward mode.
+    dimensions, for which XLA on CPUs has no fast program, least of all in a loop, where samplers
+    have it. Has no forward mode.
     """
     return _plain_convolution(x, kernel)
 

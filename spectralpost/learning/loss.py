@@ -85,11 +85,10 @@ class Several(NamedTuple):
 
 
 def over_scales(problem: Problem) -> tuple[list[Problem], Several]:
-    """The first arguments of a search for one schedule that serves flat and busy parts of an image.
+    """The problem with 1, 5 and 1/5 of its spectrum, and how the three losses become one.
 
-    Returns the problem with 1, 5 and 1/5 of its spectrum, for `learn`, and how their losses become
-    one, its `several`. So no step relies on a cancellation that only the mean spectrum promises.
-    Numbers chosen on training images (`experiments/real_networks.py`).
+    `problem` and `several` of `learn`, for one schedule that serves flat and busy parts of an image
+    alike. What it buys on a network, and where it does not suffice: docs/real_networks.md.
     """
     problems = [problem._replace(spectrum=scale * problem.spectrum) for scale in SCALES]
     return problems, Several(references=REFERENCES)
