@@ -5,10 +5,11 @@ seen. Each cell (sampler, number of steps, sigma_y) restores the same measuremen
 noise, by the published default, by the constant tuned on the model, and by learned schedules:
 
     bare       `learn` as it is: the model's optimum, limits that only double precision needs
-    network    `NETWORK` prices: amplification within 1.5, neighbouring steps alike
-    + J        on the calibrated problem as well: Jacobian and gain of the network, not the model's
+    limits     amplification and roughness as in `for_network`
     + levels   noise levels learned as well
-    + scales   on the average over images of 5 times and 1/5 of the spectrum as well
+    + J        on the calibrated problem as well: the network's Jacobian, not the model's
+    + scales   over images of 5 times and 1/5 of the spectrum as well
+    network    `for_network`: all of these, and for PiGDM and MPGD their eta as well
 
 Scored by the energy score, E ||x - x_0|| - E ||x - x'|| / 2 of two samples x, x' a measurement,
 root mean square per pixel: proper, so its expectation is least for the true posterior.
@@ -26,6 +27,7 @@ import time
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -33,28 +35,26 @@ import numpy as np
 import tyro
 
 from spectralpost import (
-    BARE,
-    NETWORK,
     SAMPLERS,
-    ColourPrior,
     Degradation,
     Freedom,
     InputError,
     LearnResult,
+    Prices,
+    Prior,
     Problem,
     Search,
-    Several,
     UNetDenoiser,
     bin_modes,
     calibrate,
-    colour_problem,
     evaluate,
-    from_colour_images,
+    for_network,
+    from_images,
     gaussian_blur,
+    image_problem,
     learn,
     load_unet,
     measure,
-    over_scales,
     restore,
     unique_modes,
     vp_linear,
@@ -64,11 +64,11 @@ from spectralpost.images import built_in_photographs, tiles
 BINS = 200
 LEARNED = (
     "bare",
+    "limits",
+    "limits + levels",
+    "limits + levels + J",
+    "limits + levels + J + scales",
     "network",
-    "network + J",
-    "network + levels",
-    "network + J + levels",
-    "network + J + levels + scales",
 )
 
 
@@ -111,7 +111,7 @@ def main(options: Options) -> None:
         key = f"{name}, {steps}, {sigma_y}, {options.blur}, {options.split}, {options.images}"
         if key not in cells:
             degradation = gaussian_blur(test.shape[2:], options.blur)
-            problems = [small(colour_problem(one, degradation, sigma_y)) for one in priors]
+            problems = [small(image_problem(one, degradation, sigma_y)) for one in priors]
             cells[key] = of_cell(name, steps, degradation, problems, network, test)
             temporary = path.with_suffix(".new")
             temporary.write_text(json.dumps(cells, indent=1))
@@ -129,12 +129,12 @@ def quick() -> None:
     network, test = load_unet(), images[:8]
     degradation = gaussian_blur((32, 32), 1.5)
     priors = priors_of(network, images[8:])
-    problems = [small(colour_problem(one, degradation, 0.05)) for one in priors]
-    labels = ("bare", "network + levels")
+    problems = [small(image_problem(one, degradation, 0.05)) for one in priors]
+    labels = ("bare", "network")
     cell = of_cell("diffpir", 5, degradation, problems, network, test, labels, starts=2)
     show("diffpir, 5 steps", cell)
     energy = {label: np.mean(scores["energy"]) for label, scores in cell.items()}
-    if not energy["network + levels"] < energy["tuned"] < energy["published"]:
+    if not energy["network"] < energy["tuned"] < energy["published"]:
         sys.exit("real_networks: learned levels, tuned constant, published default: not in order")
 
 
@@ -143,9 +143,9 @@ def unit(images: np.ndarray) -> np.ndarray:
     return np.moveaxis(images, -1, 1).astype(np.float32) / 127.5 - 1
 
 
-def priors_of(network: UNetDenoiser, images: np.ndarray) -> tuple[ColourPrior, ColourPrior]:
+def priors_of(network: UNetDenoiser, images: np.ndarray) -> tuple[Prior, Prior]:
     """The prior of images, plain and calibrated."""
-    prior = from_colour_images(images)
+    prior = from_images(images, colour=True)
     return prior, calibrate(prior, network, images[:: max(len(images) // 256, 1)][:256])
 
 
@@ -173,18 +173,15 @@ def of_cell(
 
     def learned(label: str) -> tuple[LearnResult, float]:
         start, words = time.perf_counter(), label.split(" + ")
-        problem = calibrated if "J" in words else plain
-        scales = "scales" in words
-        all_of_them, several = over_scales(problem) if scales else ([problem], Several())
-        result = learn(
-            sampler,
-            all_of_them,
-            levels,
-            freedom=Freedom(levels="levels" in words),
-            prices=BARE if "bare" in words else NETWORK,
-            several=several,
-            search=search,
-        )
+        options: Any = for_network(sampler)
+        if "network" not in words:
+            prices = options["prices"]._replace(scales=())
+            if "scales" in words:
+                prices = options["prices"]
+            prices = Prices() if "bare" in words else prices
+            options = {"prices": prices, "freedom": Freedom(levels="levels" in words)}
+        problem = calibrated if {"J", "network"} & {*words} else plain
+        result = learn(sampler, problem, levels, **options, search=search)
         seconds = time.perf_counter() - start
         print(f"  {name}, {steps}, {label}: {seconds:.0f} s", file=sys.stderr, flush=True)
         return result, seconds
@@ -254,8 +251,7 @@ def show(key: str, cell: dict) -> None:
 def table(cells: dict[str, dict]) -> None:
     """Energy score of the tuned constant, and what others have more of it in % (standard error)."""
     labels = ("published", *LEARNED)
-    heads = [label.replace("network + ", "+ ") for label in labels]
-    heads[-1] = "all"
+    heads = [label.replace("limits + ", "+ ").replace("levels", "l.") for label in labels]
     print("\nsampler  S   s_y    tuned" + "".join(f"{head:>15}" for head in heads))
     for name, cell in cells.items():
         tuned = np.asarray(cell["tuned"]["energy"])

@@ -1,6 +1,3 @@
-from .colour import ColourPrior as ColourPrior
-from .colour import colour_problem as colour_problem
-from .colour import from_colour_images as from_colour_images
 from .compiled import keep_compiled_programs as keep_compiled_programs
 from .degradations import Degradation as Degradation
 from .degradations import from_kernel as from_kernel
@@ -9,7 +6,6 @@ from .degradations import identity as identity
 from .degradations import motion_blur as motion_blur
 from .degradations import uniform_blur as uniform_blur
 from .denoisers.calibrating import calibrate as calibrate
-from .denoisers.gaussian import ColourDenoiser as ColourDenoiser
 from .denoisers.gaussian import GaussianDenoiser as GaussianDenoiser
 from .denoisers.unet import UNetDenoiser as UNetDenoiser
 from .denoisers.unet import load_unet as load_unet
@@ -18,8 +14,6 @@ from .designers import Designer as Designer
 from .designers import design_schedule as design_schedule
 from .designers import shipped_designer as shipped_designer
 from .errors import InputError as InputError
-from .learning import BARE as BARE
-from .learning import NETWORK as NETWORK
 from .learning import Freedom as Freedom
 from .learning import LearnResult as LearnResult
 from .learning import Prices as Prices
@@ -27,10 +21,10 @@ from .learning import Search as Search
 from .learning import Several as Several
 from .learning import evaluate as evaluate
 from .learning import evaluate_exact as evaluate_exact
+from .learning import for_network as for_network
 from .learning import heuristic as heuristic
 from .learning import learn as learn
 from .learning import loss_and_gradient as loss_and_gradient
-from .learning import over_scales as over_scales
 from .learning import per_mode as per_mode
 from .learning import sensitivity as sensitivity
 from .literal_form import from_literal as from_literal

@@ -47,9 +47,14 @@ class Profile(NamedTuple):
     """Ratios by radial frequency, as a prior keeps them: for images of any size."""
 
     frequency: np.ndarray  # [R], in cycles per pixel, ascending
-    ratio: np.ndarray  # [R, K], at LEVELS
+    ratio: np.ndarray  # [R, K], at LEVELS; of colour [C, R, K]
 
     def on(self, frequency: np.ndarray) -> np.ndarray:
-        """Linear in between, constant beyond: [...] -> [..., K]."""
-        columns = [np.interp(frequency, self.frequency, column) for column in self.ratio.T]
-        return np.stack(columns, axis=-1)
+        """Linear in between, constant beyond: [F] -> [F, K], of colour [C F, K]."""
+        planes = self.ratio.reshape(-1, *self.ratio.shape[-2:])
+        return np.concatenate(
+            [
+                np.stack([np.interp(frequency, self.frequency, one) for one in plane.T], axis=-1)
+                for plane in planes
+            ]
+        )

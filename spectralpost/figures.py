@@ -2,8 +2,10 @@
 
 import os
 from collections.abc import Sequence
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
+import jax
 import numpy as np
 
 from .errors import InputError
@@ -34,8 +36,6 @@ LINES = {
     "learned": "-",
     "exact reference": ":",
 }
-
-
 HARDLY = 1e-3  # sensitivity of a weight that hardly matters
 
 
@@ -59,14 +59,16 @@ def report_figure(
 ) -> "Figure":
     """Schedule, transfer gain and output spread per frequency, and loss history.
 
-    problem of all modes of a plane [H * W]; transfers: label -> total transfer on it, labels as in
-    COLOURS. sensitivity (`learning.sensitivity`): learned weights that hardly matter are hollow.
+    problem of all modes of a plane, or of all axes (shown is the last, with most variance), and
+    transfers on it by label in COLOURS. By `sensitivity`, weights that hardly matter are hollow.
     """
     figure = _figure((12, 8.4))
     schedule, history, gain, spread = figure.subplots(2, 2).ravel()
     _draw_schedule(schedule, levels, result, sensitivity or {})
     _draw_history(history, result, objective)
     f = frequency(shape).ravel()
+    last = partial(jax.tree.map, lambda leaf: leaf[-f.size :] if leaf.ndim else leaf)
+    problem, transfers = last(problem), {label: last(one) for label, one in transfers.items()}
     response, ideal = np.asarray(problem.response), ideal_posterior(problem)
     _draw_spectrum(gain, f, response * np.asarray(ideal.gain), "true posterior")
     _draw_spectrum(spread, f, np.sqrt(np.asarray(ideal.var)), "true posterior")

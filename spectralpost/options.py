@@ -57,7 +57,7 @@ class ProblemOptions(DegradationOptions):
     """Cut all images into tiles of this side, in pixels (default: images as they are; 128 for the
     built-in photographs)."""
     channels: Literal["rgb", "luminance"] = "rgb"
-    """Colour planes as independent images, or their luminance alone."""
+    """Colour, or luminance alone."""
     pixel_range: tuple[float, float] = (-1.0, 1.0)
     """Pixel values of black and white, as the denoiser takes them; sigma_y is in these units."""
     white_level: float | None = None
@@ -120,9 +120,9 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     network that comes with this package, or unet:FILE of `spectralpost train`; module:function:
     yours, (x_t, level) -> x_hat of images [..., C, H, W]. Networks are calibrated on the images."""
     limits: Literal["auto", "bare", "network"] = "auto"
-    """bare: the model's optimum. network: no step amplifies by more than 1.5, neighbours are alike,
-    and the spectrum is 1/5 to 5 times what it is on average, as a network needs. auto: bare for the
-    Gaussian denoiser, network for others."""
+    """bare: the model's optimum. network: what a trained network needs, see `sp.for_network`:
+    limits on amplification and roughness, scales of the spectrum, learned noise levels. auto: bare
+    for the Gaussian denoiser, network for others."""
 
 
 @dataclass(kw_only=True)

@@ -7,25 +7,29 @@ the unitary transform, so that
     spectrum[k] = E |F (x_0 - mean)|_k^2,       mean over k of spectrum = variance of a pixel.
 
 All values are in units of the pixel range (spectrum in its square).
+
+Colour. The planes of photographs are far from independent: nearly all of their variance is common
+to all three. Rotated by Q, the eigenvectors of the covariance of a pixel's planes, they are
+uncorrelated, and each rotated plane has a spectrum of its own. A degradation that treats planes
+alike commutes with Q, and noise stays white, so a mode is (axis, frequency): still independent
+scalars, one weight schedule for all. Samplers run on planes as they are; only the prior's numbers
+are of axes.
 """
 
 import hashlib
 import math
-import os
-import warnings
-import zipfile
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import BinaryIO, Literal
+from dataclasses import dataclass, replace
+from typing import Literal
 
+import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 from .algebra import safe_divide
-from .calibration import LEVELS, Profile
+from .calibration import Profile
 from .errors import InputError
-from .files import whole_file
-from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range, printable
+from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range
 from .noise import NoiseLevel
 from .spectra import batches, mean_and_spectrum, on_grid
 
@@ -35,24 +39,34 @@ MAX_VARIANCE = WIDTHS[1] ** 2 * MAX_VALUES  # of a mode: all pixels swing alike,
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """A stationary Gaussian prior for one plane."""
+    """A stationary Gaussian prior, for each plane alike, or (axes given) for colour images."""
 
-    spectrum: np.ndarray  # [H, W] (or [n] for signals), variances >= 0, FFT order
-    mean: np.ndarray  # [H, W]
-    pixel_range: PixelRange
+    spectrum: np.ndarray  # [H, W] (or [n] for signals), variances >= 0, FFT order; axes: [C, H, W]
+    mean: np.ndarray  # [H, W]; axes: [C, H, W], along them
+    pixel_range: PixelRange  # of the planes of an image; along axes pixels can go beyond
     source: str  # where it comes from, in words
     calibration: Profile | None = None  # of the denoiser that is used with it, see `calibrate`
+    # [C, C], orthonormal: column a holds the planes' shares of axis a; the least variance first.
+    axes: np.ndarray | None = None
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return self.spectrum.shape
+        """Of a plane."""
+        return self.spectrum.shape if self.axes is None else self.spectrum.shape[1:]
+
+    def along_axes(self, images: Array) -> Array:
+        """Images [..., C, H, W] as the prior's numbers are: turned into its axes, if it has any."""
+        if self.axes is None:
+            return images
+        return jnp.einsum("...chw,ca->...ahw", images, self.axes.astype(images.dtype))
 
     @property
     def hash(self) -> str:
         """Of all numbers: equal for priors that are the same."""
         digest = hashlib.sha256()
         numbers = (self.spectrum, self.mean, np.asarray(self.pixel_range))
-        for part in (*numbers, *(self.calibration or ())):
+        axes = () if self.axes is None else (self.axes,)
+        for part in (*numbers, *axes, *(self.calibration or ())):
             digest.update(repr(part.shape).encode())
             digest.update(np.ascontiguousarray(part, dtype="<f8").tobytes())
         return digest.hexdigest()[:16]
@@ -116,6 +130,7 @@ def matern(
 def from_images(
     planes: np.ndarray | Iterable[np.ndarray],
     *,
+    colour: bool = False,
     mean: Literal["constant", "pixelwise"] = "constant",
     window: Literal["none", "hann"] = "none",
     pixel_range: PixelRange = PIXEL_RANGE,
@@ -125,6 +140,8 @@ def from_images(
 
     planes   an array, or anything that yields planes [H, W] or sets of them [..., H, W]: it is gone
              through once, so that a folder need not fit in memory. Summed in float64.
+    colour   images [N, C, H, W], or what yields [C, H, W] or [..., C, H, W]: a spectrum for each
+             axis of colour
     mean     "constant": one grey value, which is all that a stationary model has. "pixelwise": the
              average plane, for aligned sets such as faces (wants many more images than one).
     window   "none": the spectrum of the planes as they are, wrapped around. Circular degradations
@@ -140,10 +157,13 @@ def from_images(
     if window not in ("none", "hann"):
         raise InputError(f"window = {window!r}: allowed are none, hann")
     low, high = map(float, pixel_range)
-    if isinstance(planes, np.ndarray) and (planes.ndim != 3 or 0 in planes.shape):
-        raise InputError(f"planes of shape {planes.shape}: [N, H, W] with N >= 1 is needed")
-    centre, spectrum = mean_and_spectrum(planes, mean, window, (low, high))
-    return Prior(spectrum, centre, (low, high), source)
+    centre, spectra = mean_and_spectrum(planes, colour, mean, window, (low, high))
+    if not colour:
+        return Prior(spectra[0, 0], centre[0], (low, high), source)
+    axes = np.linalg.eigh(spectra.mean(axis=(2, 3)))[1]  # of the covariance of a pixel's planes
+    along = np.einsum("ca,da,cdhw->ahw", axes, axes, spectra)
+    turned = np.einsum("chw,ca->ahw", centre, axes)
+    return Prior(np.maximum(along, 0), turned, (low, high), source, axes=axes)
 
 
 def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
@@ -157,107 +177,15 @@ def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
         return prior
     if len(shape) != len(prior.shape):
         raise InputError(f"a prior of size {prior.shape} cannot be used at size {shape}")
-    if np.ptp(prior.mean) > 0:
+    planes = prior.mean.shape[: prior.mean.ndim - len(prior.shape)]  # (C,) of colour, else ()
+    means = prior.mean.reshape(*planes, -1)
+    if np.any(np.ptp(means, axis=-1) > 0):
         raise InputError(f"a pixelwise mean of size {prior.shape} cannot be used at size {shape}")
-    spectrum = on_grid(prior.spectrum, shape)
+    spectra = prior.spectrum.reshape(-1, *prior.shape)
+    spectrum = np.stack([on_grid(one, shape) for one in spectra]).reshape(*planes, *shape)
     source = f"{prior.source}, resized from {'x'.join(map(str, prior.shape))}"
-    mean = np.full(shape, prior.mean.flat[0])
-    return Prior(spectrum, mean, prior.pixel_range, source, prior.calibration)
-
-
-def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
-    """Write a prior as .npz (plain arrays, no pickle); InputError if the file exists."""
-    with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            spectrum=prior.spectrum,
-            mean=prior.mean,
-            pixel_range=np.asarray(prior.pixel_range),
-            source=np.asarray(prior.source),
-            **({} if prior.calibration is None else prior.calibration._asdict()),
-        )
-
-
-def load_prior(path: str | os.PathLike[str]) -> Prior:
-    """Read a prior written by `save_prior`.
-
-    Raises InputError if the file is missing, is not one, or holds what no prior has: other types or
-    shapes, numbers that are not finite, a negative spectrum, more than `MAX_VALUES` values.
-    """
-    name = f"prior {str(path)!r}"
-    if not os.path.isfile(path):
-        raise InputError(f"{name}: missing, or not a prior file")
-    try:
-        # Opened here, since NumPy leaves a broken archive open.
-        with open(path, "rb") as file, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of old versions of the format
-            _check_archive(file, name)
-            with np.load(file, allow_pickle=False) as stored:
-                spectrum, mean, pixel_range, source = (stored[key] for key in _STORED)
-                profile = [stored[key] for key in Profile._fields if key in stored.files]
-    except InputError:
-        raise
-    except Exception as error:  # a broken archive raises a dozen kinds
-        raise InputError(f"{name}: missing, or not a prior file") from error
-    for key, values in (("spectrum", spectrum), ("mean", mean), ("pixel_range", pixel_range)):
-        if values.dtype.kind not in "fiu" or not np.all(np.isfinite(values)):
-            raise InputError(f"{name}: {key} must be finite numbers")
-    if spectrum.ndim not in (1, 2) or spectrum.size == 0:
-        raise InputError(f"{name}: spectrum of shape {spectrum.shape}; [H, W] or [n] is needed")
-    if spectrum.min() < 0 or not spectrum.max() < MAX_VARIANCE:
-        raise InputError(
-            f"{name}: spectrum from {spectrum.min():g} to {spectrum.max():g}; "
-            f"allowed is 0 to {MAX_VARIANCE:g}"
-        )
-    if mean.shape != spectrum.shape:
-        raise InputError(f"{name}: mean of shape {mean.shape}, spectrum {spectrum.shape}")
-    if pixel_range.shape != (2,):
-        raise InputError(f"{name}: pixel_range of shape {pixel_range.shape}; (low, high) is needed")
-    if source.dtype.kind != "U" or source.shape != ():
-        raise InputError(f"{name}: source must be a text")
-    low, high = map(float, pixel_range)
-    check_pixel_range((low, high))
-    calibration = _checked_profile(name, profile) if profile else None
-    source = printable(str(source))
-    return Prior(spectrum.astype(float), mean.astype(float), (low, high), source, calibration)
-
-
-_STORED = ("spectrum", "mean", "pixel_range", "source")
-
-
-def _checked_profile(name: str, profile: list[np.ndarray]) -> Profile:
-    """A calibration that was stored; InputError if its numbers cannot be one."""
-    calibration = Profile(*profile) if len(profile) == 2 else None
-    if calibration is not None and all(part.dtype.kind == "f" for part in profile):
-        frequency, ratio = (part.astype(float) for part in profile)
-        rows = frequency.size
-        ascending = frequency.ndim == 1 and rows and np.all(np.diff(frequency) > 0)
-        finite = np.all(np.isfinite(frequency)) and np.all(np.isfinite(ratio))
-        if ascending and finite and ratio.shape == (rows, LEVELS.size) and np.all(ratio >= 0):
-            return Profile(frequency, ratio)
-    raise InputError(
-        f"{name}: a calibration is ascending frequencies [R] and ratios >= 0 [R, {LEVELS.size}]"
-    )
-
-
-def _check_archive(file: BinaryIO, name: str) -> None:
-    """InputError if an array is larger than allowed, or than its part of the file: before any of it
-    is read, as a few bytes can claim any size."""
-    largest = 8 * MAX_VALUES
-    with zipfile.ZipFile(file) as archive:
-        extra = [key for key in Profile._fields if f"{key}.npy" in archive.namelist()]
-        for key in (*_STORED, *extra):
-            entry = archive.getinfo(f"{key}.npy")
-            with archive.open(entry) as member:
-                version = np.lib.format.read_magic(member)
-                read = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}[version]
-                shape, _, dtype = getattr(np.lib.format, read)(member)
-            size = math.prod(shape) * dtype.itemsize
-            if size > largest or entry.file_size > largest + 2**16:
-                raise InputError(f"{name}: {key} of shape {shape}; at most {MAX_VALUES} values")
-            if size > entry.file_size:
-                raise InputError(f"{name}: {key} of shape {shape} is cut short")
-    file.seek(0)
+    mean = means[..., 0].reshape(*planes, *(1 for _ in shape)) + np.zeros(shape)
+    return replace(prior, spectrum=spectrum, mean=mean, source=source)
 
 
 def _with_std(
@@ -296,11 +224,12 @@ def _check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def draw(prior: Prior, num: int, seed: int = 0) -> np.ndarray:
-    """Independent samples of the prior, [num, *shape]."""
-    white = np.random.default_rng(seed).normal(size=(num, *prior.shape))
-    axes = tuple(range(1, white.ndim))
+    """Independent samples of the prior, [num, *shape], of colour [num, C, H, W]."""
+    white = np.random.default_rng(seed).normal(size=(num, *prior.spectrum.shape))
+    axes = tuple(range(-len(prior.shape), 0))
     shaped = np.sqrt(prior.spectrum) * np.fft.fftn(white, axes=axes)
-    return prior.mean + np.fft.ifftn(shaped, axes=axes).real
+    samples = prior.mean + np.fft.ifftn(shaped, axes=axes).real
+    return samples if prior.axes is None else np.einsum("nahw,ca->nchw", samples, prior.axes)
 
 
 def excess_kurtosis(prior: Prior, planes: np.ndarray | Iterable[np.ndarray]) -> float:
@@ -308,13 +237,14 @@ def excess_kurtosis(prior: Prior, planes: np.ndarray | Iterable[np.ndarray]) -> 
 
     Each plane is whitened by the prior's spectrum, which turns the model into independent standard
     normal pixels; returned is their fourth moment / squared second moment - 3. Planes as for
-    `from_images`.
+    `from_images`; of colour, along the axes.
     """
     amplitude = np.sqrt(prior.spectrum)
     inverse = np.divide(1, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
     num, second, fourth = 0, 0.0, 0.0
-    for batch in batches(planes):
-        whitened = np.fft.ifft2(np.fft.fft2(batch - prior.mean) * inverse).real
+    for batch in batches(planes, colour=prior.axes is not None):
+        along = batch if prior.axes is None else np.einsum("nchw,ca->nahw", batch, prior.axes)
+        whitened = np.fft.ifft2(np.fft.fft2(along - prior.mean) * inverse).real
         square = whitened**2
         num += square.size
         second += square.sum()

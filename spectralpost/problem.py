@@ -95,20 +95,26 @@ def make_problem(
 
 
 def image_problem(
-    prior: Prior, degradation: Degradation, sigma_y: ArrayLike, channels: int = 1
+    prior: Prior, degradation: Degradation, sigma_y: ArrayLike, channels: int | None = None
 ) -> Problem:
     """The problem of restoring images of `channels` planes: one mode per pixel of a plane, [F].
 
-    Each mode has weight `channels`. Losses are averages per pixel, so the number of planes matters
-    only to samplers that divide by the norm of a whole image. Raises InputError for channels that
-    are no whole number >= 1, for two sizes, and as `make_problem`.
+    Each mode has weight `channels` (default 1). Losses are averages per pixel, so the number of
+    planes matters only to samplers that divide by the norm of a whole image. Of a prior of colour
+    the modes of all axes, [C F], each of weight 1, for a degradation that treats planes alike.
+    Raises InputError for channels that are no whole number >= 1, or not the prior's, for two sizes,
+    and as `make_problem`.
     """
-    channels = check_whole("channels", channels)
+    planes = 1 if prior.axes is None else len(prior.axes)
+    channels = planes if channels is None else check_whole("channels", channels)
+    if planes > 1 and channels != planes:
+        raise InputError(f"channels = {channels}: the prior is of {planes}")
     if prior.shape != degradation.shape:
         raise InputError(f"prior of size {prior.shape}, degradation of size {degradation.shape}")
-    mean = degradation.to_modes(prior.mean)
-    weight = np.full(mean.shape, channels)
-    problem = make_problem(np.ravel(prior.spectrum), degradation.response, sigma_y, mean, weight)
+    mean = jnp.ravel(degradation.to_modes(prior.mean))
+    response = np.tile(degradation.response, planes)
+    weight = np.full(mean.shape, channels // planes)
+    problem = make_problem(np.ravel(prior.spectrum), response, sigma_y, mean, weight)
     if prior.calibration is None:
         return problem
     low, high = prior.pixel_range

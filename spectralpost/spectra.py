@@ -16,61 +16,71 @@ BATCH = 2**18  # pixels that are transformed at a time: many small planes, or on
 
 def mean_and_spectrum(
     planes: np.ndarray | Iterable[np.ndarray],
+    colour: bool,
     mean: Literal["constant", "pixelwise"],
     window: Literal["none", "hann"],
     pixel_range: tuple[float, float],
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and averaged periodogram, each [H, W], of planes: see `prior.from_images`."""
+    """Mean [C, H, W] and averaged cross-periodograms [C, C, H, W] (their real parts) of images
+    [C, H, W]; without colour each plane is an image, C = 1. See `prior.from_images`."""
     low, high = pixel_range
     slack = 1e-6 * (high - low)  # float32 images carried through a change of range
     num, centre, power, taper = 0, np.zeros(0), np.zeros(0), np.ones(0)
-    for batch in batches(planes):
-        if not np.all(np.isfinite(batch)):
+    for batch in batches(planes, colour):
+        images = batch if colour else batch[:, None]
+        if not np.all(np.isfinite(images)):
             raise InputError("planes: NaN or infinite pixels")
-        if batch.min() < low - slack or batch.max() > high + slack:
+        if images.min() < low - slack or images.max() > high + slack:
             raise InputError(
-                f"planes: pixels from {batch.min():g} to {batch.max():g}, "
+                f"planes: pixels from {images.min():g} to {images.max():g}, "
                 f"outside of the pixel range [{low:g}, {high:g}]"
             )
         if num == 0:
-            centre, power = np.zeros(batch.shape[1:]), np.zeros(batch.shape[1:])
-            taper = _taper(batch.shape[1:], window)
+            centre = np.zeros(images.shape[1:])
+            power = np.zeros((images.shape[1], *images.shape[1:]))
+            taper = _taper(images.shape[2:], window)
         # Means and sums of squares about them, merged frequency by frequency: nothing cancels.
         # Source: Chan, Golub, LeVeque, "Algorithms for computing the sample variance", 1983.
-        count, average = len(batch), batch.mean(axis=0)
+        count, average = len(images), images.mean(axis=0)
         difference = average - centre
-        power += _periodogram(taper * (batch - average)).sum(axis=0)
-        power += num * count / (num + count) * _periodogram(taper * difference)
+        power += _periodograms(taper * (images - average))
+        power += num * count / (num + count) * _periodograms(taper * difference[None])
         num += count
         centre += count / num * difference
     if num == 0:
         raise InputError("planes: none; [N, H, W] with N >= 1 is needed")
     if mean == "constant":
-        average, centre = centre, np.full(centre.shape, centre.mean())
-        power += num * _periodogram(taper * (average - centre))
-    if power.max() <= (1e-12 * (high - low)) ** 2 * power.size * num:
+        average = centre
+        centre = np.broadcast_to(average.mean(axis=(1, 2), keepdims=True), average.shape).copy()
+        power += num * _periodograms(taper * (average - centre)[None])
+    if power.max() <= (1e-12 * (high - low)) ** 2 * centre[0].size * num:
         raise InputError("planes: no variance; a prior needs images that differ from their mean")
     return centre, power / num
 
 
-def batches(planes: np.ndarray | Iterable[np.ndarray]) -> Iterator[np.ndarray]:
-    """Planes as float64 [n, H, W], about `BATCH` pixels at a time.
+def batches(
+    planes: np.ndarray | Iterable[np.ndarray], colour: bool = False
+) -> Iterator[np.ndarray]:
+    """Planes as float64 [n, H, W], of colour images as [n, C, H, W], about `BATCH` pixels at a
+    time.
 
-    From an array [N, H, W], or from anything that yields planes [H, W] or sets of them
-    [..., H, W]. Raises InputError for another shape and for planes of two sizes.
+    From an array [N, H, W] ([N, C, H, W]), or from anything that yields planes [H, W] ([C, H, W])
+    or sets of them [..., H, W]. Raises InputError for another shape and for two sizes.
     """
+    ndim, needed = (3, "planes, H, W]") if colour else (2, "H, W]")
     if isinstance(planes, np.ndarray):
-        if planes.ndim != 3 or 0 in planes.shape:
-            raise InputError(f"planes of shape {planes.shape}: [N, H, W] with N >= 1 is needed")
+        if planes.ndim != ndim + 1 or 0 in planes.shape:
+            kind = "images" if colour else "planes"
+            raise InputError(f"{kind} of shape {planes.shape}: [N, {needed} with N >= 1 is needed")
         planes = [planes]
     shape = None
     for given in planes:
         some = np.asarray(given)
-        if some.ndim < 2 or 0 in some.shape[-2:]:
-            raise InputError(f"a plane of shape {some.shape}: [H, W] is needed")
-        shape = shape or some.shape[-2:]
-        if some.shape[-2:] != shape:
-            sizes = sorted("x".join(map(str, size)) for size in (shape, some.shape[-2:]))
+        if some.ndim < ndim or 0 in some.shape[-2:]:
+            raise InputError(f"a plane of shape {some.shape}: [{needed} is needed")
+        shape = shape or some.shape[-ndim:]
+        if some.shape[-ndim:] != shape:
+            sizes = sorted("x".join(map(str, size)) for size in (shape, some.shape[-ndim:]))
             raise InputError(f"images of mixed sizes: {', '.join(sizes)}")
         some = some.reshape(-1, *shape)
         count = max(1, BATCH // some[0].size) if len(some) else 1
@@ -86,8 +96,11 @@ def _taper(shape: tuple[int, ...], window: str) -> np.ndarray:
     return taper / np.sqrt(np.mean(taper**2))
 
 
-def _periodogram(planes: np.ndarray) -> np.ndarray:
-    return np.abs(np.fft.fft2(planes, norm="ortho")) ** 2
+def _periodograms(images: np.ndarray) -> np.ndarray:
+    """Products of the transforms of all pairs of planes, summed over images: [C, C, H, W]."""
+    turned = np.fft.fft2(images, norm="ortho")
+    pairs = [(turned[:, c, None] * turned.conj()).real.sum(axis=0) for c in range(images.shape[1])]
+    return np.stack(pairs)
 
 
 def on_grid(spectrum: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:

@@ -211,25 +211,6 @@ def solver(problem: Problem) -> Callable[[Callable[[Array], Array], Array], Arra
     return lambda operator, r: divide(_slopes(operator, problem, 1)[0], r)
 
 
-def denoiser_calls(sampler: Sampler, problem: Problem) -> int:
-    """How often one step calls the denoiser, derivatives not counted."""
-    calls = 0
-
-    def counted(x: Array, level: NoiseLevel) -> Array:
-        nonlocal calls
-        calls += 1
-        return denoise(problem, x, level)
-
-    def step(x: Array, one: Array) -> Array:
-        guidance = dict.fromkeys(sampler.constraint, one)
-        measurement = _measurement(problem, jnp.linalg.norm)
-        t, s = NoiseLevel(one, 2 * one), NoiseLevel(one, one)
-        return sampler.update(counted, measurement, Step(t, s, x, x, x, guidance))
-
-    jax.eval_shape(step, problem.spectrum, problem.sigma_y)
-    return calls
-
-
 # -------------------------------------------------------------------------------------- machinery
 
 

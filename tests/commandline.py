@@ -13,7 +13,8 @@ from compiling import quick_compilation
 from pictures import texture, write
 
 from spectralpost.cli import main
-from spectralpost.prior import Prior, power_law, save_prior
+from spectralpost.prior import Prior, power_law
+from spectralpost.prior_file import save_prior
 
 SHAPE = (16, 16)
 SIGMA_Y = 0.05

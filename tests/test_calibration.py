@@ -15,7 +15,8 @@ from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.learning.jacobian import linearise
 from spectralpost.merging import bin_modes, stack_problems, unique_modes
 from spectralpost.noise import NoiseLevel
-from spectralpost.prior import draw, frequency, load_prior, resized, save_prior
+from spectralpost.prior import draw, frequency, resized
+from spectralpost.prior_file import load_prior, save_prior
 from spectralpost.transfer import step_transfer
 
 SHAPE = (16, 16)

@@ -27,7 +27,7 @@ from spectralpost.images import load_image, save_image
 from spectralpost.learning import Freedom, Search
 from spectralpost.noise import GRIDS, vp_linear, vp_timesteps
 from spectralpost.options import Compare, Design, Evaluate, Tradeoff, choice
-from spectralpost.prior import load_prior
+from spectralpost.prior_file import load_prior
 from spectralpost.problem import image_problem
 from spectralpost.restoration import measure
 from spectralpost.samplers import SAMPLERS

@@ -25,11 +25,12 @@ READING_ORDER = (
     "degradations",
     "spectra",
     "prior",
+    "prior_file",
     "problem",
-    "colour",
     "merging",
     "samplers",
     "transfer",
+    "denoiser_use",
     "literal_form",
     "metrics",
     "learning",
@@ -68,6 +69,7 @@ ORDERED = {
         "generations",
         "preparing",
         "learn",
+        "for_network",
     )
 }
 

@@ -11,7 +11,7 @@ from spectralpost.commands import inputs
 from spectralpost.commands.inputs import degradation_choice
 from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
-from spectralpost.images import all_planes, load_folder
+from spectralpost.images import load_folder
 from spectralpost.options import Design
 from spectralpost.prior import excess_kurtosis, from_images
 
@@ -28,25 +28,27 @@ def folder_of(path, num=4, **options):
 
 @pytest.mark.parametrize("size", [None, 3])
 def test_prior_and_photo_of_a_folder(size, tmp_path):
-    """The first image is kept out; tiles if asked for; the kurtosis is of the same planes."""
+    """The first image is kept out; tiles if asked for; the kurtosis is of the same images."""
     folder = load_folder(folder_of(tmp_path))
     prior, photo, name, kurtosis, _ = prior_and_photo(Design(images=tmp_path, size=size))
     first, *others = folder.values()
     inside = slice(None) if size is None else slice(2, 5)
     np.testing.assert_array_equal(photo, first[:, inside, inside])
     assert name == "0.png"
-    planes = all_planes(others)
+    images = np.stack(others)
     if size == 3:  # 2 x 2 tiles, one pixel of margin
-        planes = np.stack([p[i : i + 3, j : j + 3] for p in planes for i in (1, 4) for j in (1, 4)])
-    expected = from_images(planes)
-    np.testing.assert_allclose(prior.spectrum, expected.spectrum, rtol=1e-12)
-    np.testing.assert_allclose(kurtosis, excess_kurtosis(expected, planes), rtol=1e-10)
+        corners = [(i, j) for i in (1, 4) for j in (1, 4)]
+        images = np.concatenate([images[..., i : i + 3, j : j + 3] for i, j in corners])
+    expected = from_images(images, colour=True)
+    np.testing.assert_allclose(prior.spectrum, expected.spectrum, rtol=1e-10)
+    np.testing.assert_allclose(kurtosis, excess_kurtosis(expected, images), rtol=1e-10)
 
 
 @pytest.mark.parametrize("grey", ["0.png", "3.png"])
 def test_a_grey_image_does_not_make_the_photograph_grey(grey, tmp_path):
     write(folder_of(tmp_path) / grey, pixels(8, 8, seed=9))
-    assert prior_and_photo(Design(images=tmp_path))[1].shape == (3, 8, 8)
+    prior, photo, *_ = prior_and_photo(Design(images=tmp_path))
+    assert photo.shape == prior.spectrum.shape == (3, 8, 8)
 
 
 def test_twelve_bits_are_said_in_one_line(tmp_path):

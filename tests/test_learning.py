@@ -17,6 +17,8 @@ from compiling import quick_compilation
 
 import spectralpost as sp
 from spectralpost import transfer
+from spectralpost.calibration import LEVELS as KNOWN_LEVELS
+from spectralpost.calibration import Calibration
 from spectralpost.degradations import motion_blur
 from spectralpost.errors import InputError
 from spectralpost.learning import (
@@ -32,11 +34,13 @@ from spectralpost.learning import (
     lanes,
     learn,
     levenberg_marquardt,
+    prepare,
     preparing,
     sensitivity,
 )
 from spectralpost.learning.generations import KEPT, PATIENCE
 from spectralpost.learning.guidance import constrain, unconstrain
+from spectralpost.learning.loss import rescaled
 from spectralpost.merging import unique_modes
 from spectralpost.metrics import kl, wasserstein2
 from spectralpost.noise import NoiseLevel, vp_cosine, vp_linear
@@ -620,12 +624,46 @@ def test_no_finite_loss():
     assert not np.isfinite(evaluate(dps(), problem, LEVELS, guidance, wasserstein2))
 
 
-def test_over_scales_is_a_search_over_scaled_spectra():
-    """Losses relative to 1, 15 and 1, for 1, 5 and 1/5 of the spectrum."""
+def test_scales_are_more_problems():
+    """Losses relative to 1, 15 and 1, of 1, 5 and 1/5 of the spectrum; figures are of the first."""
     problem = circular().problem
-    problems, several = sp.over_scales(problem)
-    for one, scale in zip(problems, (1.0, 5.0, 0.2), strict=True):
-        np.testing.assert_allclose(one.spectrum, scale * problem.spectrum, rtol=1e-12)
-        chex.assert_trees_all_equal(one._replace(spectrum=problem.spectrum), problem)
-    relative = several.scales(3) / several.scales(3)[0]
-    np.testing.assert_allclose(relative, [1, 1 / 15, 1], rtol=1e-12)
+    copies = [problem._replace(spectrum=scale * problem.spectrum) for scale in (1.0, 5.0, 0.2)]
+    several = sp.Several(references=(1.0, 15.0, 1.0))
+    levels, search = sp.vp_linear(5), sp.Search(starts=2, max_iterations=20)
+    scaled = learn(pigdm(), problem, levels, prices=sp.Prices(scales=(5.0, 0.2)), search=search)
+    by_hand = prepare(pigdm(), copies, levels, several=several)
+    prepared = prepare(pigdm(), [problem], levels, prices=sp.Prices(scales=(5.0, 0.2)))
+    vector = jnp.asarray(np.linspace(-1, 1, 5))
+    np.testing.assert_allclose(prepared.loss(vector), by_hand.loss(vector), rtol=1e-12)
+    alone = learn(pigdm(), problem, levels, search=search)
+    chex.assert_trees_all_equal(scaled.baseline_guidance, alone.baseline_guidance)
+    assert scaled.baselines == alone.baselines and scaled.losses.shape == (1,)
+    found = float(evaluate(pigdm(), problem, levels, scaled.guidance, wasserstein2))
+    assert scaled.loss == pytest.approx(found, rel=1e-9)
+    assert alone.loss < scaled.loss < scaled.baselines["tuned_constant"]
+    with pytest.raises(InputError, match="scales = 5, -1: must be finite numbers > 0"):
+        learn(pigdm(), problem, levels, prices=sp.Prices(scales=(5.0, -1.0)))
+
+
+def test_a_busy_part_has_the_models_jacobian():
+    problem = circular().problem
+    ratio = jnp.full((problem.spectrum.size, KNOWN_LEVELS.size), 0.5)
+    calibrated = problem._replace(calibration=Calibration(ratio, jnp.asarray(1.0)))
+    np.testing.assert_array_equal(rescaled(calibrated, 5.0).calibration.ratio, jnp.ones_like(ratio))
+    np.testing.assert_array_equal(rescaled(calibrated, 0.2).calibration.ratio, ratio)
+    assert rescaled(problem, 5.0).calibration is None
+
+
+def test_for_network():
+    """Strict where the denoiser is differentiated; what is learned can be named."""
+    made = {name: make() for name, make in TABLE.items()}
+    limits = {name: sp.for_network(one)["prices"].max_amplification for name, one in made.items()}
+    strict = {name for name, limit in limits.items() if limit == 1.5}
+    assert strict == {"dps", "mcg", "pigdm", "tmpd"} and set(limits.values()) == {1.5, 3.0}
+    assert sp.for_network(pigdm())["free"] == ("weight", "eta")
+    assert sp.for_network(dps())["free"] == ("zeta",)
+    options = sp.for_network(pigdm())
+    few = sp.Search(starts=2, max_iterations=20)
+    assert options["freedom"].levels and options["prices"].scales == (5.0, 0.2)
+    result = learn(pigdm(), circular().problem, sp.vp_linear(4), **options, search=few)
+    assert result.free == ("weight", "eta")

@@ -16,12 +16,11 @@ from spectralpost.prior import (
     draw,
     excess_kurtosis,
     from_images,
-    load_prior,
     matern,
     power_law,
     resized,
-    save_prior,
 )
+from spectralpost.prior_file import load_prior, save_prior
 
 WIDE = (-100.0, 100.0)
 # Of a sum of some dozens of positive numbers.

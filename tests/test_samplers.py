@@ -23,6 +23,7 @@ from cases import (
     total_and_steps,
 )
 
+from spectralpost.denoiser_use import denoiser_calls, differentiates_denoiser
 from spectralpost.errors import InputError
 from spectralpost.metrics import kl, mse, perception, wasserstein2
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, vp_linear
@@ -42,7 +43,6 @@ from spectralpost.samplers.steps import ddim_step, noise_estimate
 from spectralpost.samplers.tmpd import tmpd
 from spectralpost.transfer import (
     Transfer,
-    denoiser_calls,
     sampler_transfer,
     solver,
     step_transfer,
@@ -473,6 +473,11 @@ def test_calls_of_the_denoiser():
     assert denoiser_calls(exact(problem, "flow"), problem) == 2
     assert denoiser_calls(daps(ode_steps=3), problem) == 3
     assert denoiser_calls(dds(cg_steps=5), problem) == 1
+
+
+def test_samplers_that_differentiate_the_denoiser():
+    found = {name for name, make in SAMPLERS.items() if differentiates_denoiser(make())}
+    assert found == {"dps", "mcg", "pigdm", "tmpd"}
 
 
 def test_amplification_of_an_estimate_of_the_clean_signal():

@@ -8,10 +8,9 @@ from compiling import quick_compilation
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from spectralpost.cli import main
-from spectralpost.colour import from_colour_images
 from spectralpost.degradations import gaussian_blur
 from spectralpost.denoisers import training
-from spectralpost.denoisers.gaussian import ColourDenoiser
+from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.denoisers.training import LEVELS, Recipe, train
 from spectralpost.denoisers.unet import (
     DATA_STD,
@@ -25,6 +24,7 @@ from spectralpost.errors import InputError
 from spectralpost.images import built_in_photographs, tiles
 from spectralpost.noise import NoiseLevel, vp_linear
 from spectralpost.options import Train
+from spectralpost.prior import from_images
 from spectralpost.restoration import restore
 from spectralpost.samplers import SAMPLERS
 
@@ -278,7 +278,7 @@ def test_the_shipped_network_on_photographs_that_it_has_not_seen():
     photographs = built_in_photographs("rgb", (-1.0, 1.0)).values()
     planes = [one for one in photographs if one.shape[0] == 3]
     images = np.concatenate([tiles(one, 128)[:6] for one in planes]).astype(np.float32)
-    gaussian = ColourDenoiser.of(from_colour_images(images))
+    gaussian = GaussianDenoiser.of(from_images(images, colour=True))
     network, images = load_unet(), jnp.asarray(images[::5])
     for i, sigma in enumerate((0.05, 0.1, 0.2, 0.5, 1.0)):
         level = NoiseLevel(jnp.float32(1.0), jnp.float32(sigma))

@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from rich.table import Table
 
 from .. import figures, metrics
+from ..denoiser_use import denoiser_calls
 from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
 from ..learning import heuristic
@@ -20,7 +21,6 @@ from ..restoration import measure, restore
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
 from ..samplers.exact import KINDS, Kind, exact
-from ..transfer import denoiser_calls
 from .console import (
     LABELS,
     Say,
@@ -174,19 +174,20 @@ def _closure(sampler: Sampler, inputs: Inputs, levels: NoiseLevel, options: Comp
     """
     prior, degradation, problem = inputs.prior, inputs.degradation, inputs.problem
     guidance = heuristic(sampler, problem, levels)
-    channels = round(float(problem.weight[0]))
-    x_0 = jnp.asarray(draw(prior, CHECK_IMAGES * channels, options.seed))
-    x_0 = x_0.reshape(CHECK_IMAGES, channels, *prior.shape)
+    num = CHECK_IMAGES * (1 if prior.axes is not None else len(inputs.photo))
+    x_0 = jnp.asarray(draw(prior, num, options.seed))
+    x_0 = x_0.reshape(CHECK_IMAGES, len(inputs.photo), *prior.shape)
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
     y = measure(degradation, x_0, options.sigma_y, noise_key)
     denoiser = GaussianDenoiser.of(prior)
     restored = restore(
         sampler, denoiser, degradation, y, levels, guidance, sampler_key, sigma_y=options.sigma_y
     )
-    modes = degradation.to_modes(x_0 - jnp.broadcast_to(prior.mean, x_0.shape))
+    along = prior.along_axes(x_0)
+    modes = degradation.to_modes(along - jnp.broadcast_to(prior.mean, along.shape))
     transfer = transfer_of(sampler, problem, levels, guidance)
     errors = jax.vmap(lambda plane: metrics.image_mse(problem, transfer, plane))
-    predicted = jnp.mean(errors(modes.reshape(-1, modes.shape[-1])))
+    predicted = jnp.mean(errors(modes.reshape(-1, problem.spectrum.size)))
     return float(jnp.mean((restored - x_0) ** 2) / predicted)
 
 

@@ -15,14 +15,12 @@ from rich.table import Table
 
 from .. import metrics
 from ..learning import (
-    BARE,
-    NETWORK,
     Freedom,
     LearnResult,
+    Prices,
     Search,
-    Several,
+    for_network,
     learn,
-    over_scales,
 )
 from ..learning import Progress as SearchProgress
 from ..metrics import Objective, wasserstein2
@@ -35,6 +33,7 @@ from ..samplers.exact import Kind, exact
 from ..transfer import Transfer, sampler_transfer
 from .inputs import Grid, Inputs, rounded
 
+AS_GIVEN, BARE = Freedom(), Prices()  # what `learn` takes by default
 Say = Callable[[str], None]  # shows a text that says how far a command is
 
 LABELS = {
@@ -82,18 +81,15 @@ def learn_with_progress(
     free: tuple[str, ...] | None = None,
     *,
     objective: Objective = wasserstein2,
-    learn_levels: bool = False,
-    for_network: bool = False,
+    freedom: Freedom = AS_GIVEN,
+    prices: Prices = BARE,
     starts: int = STARTS,
     seed: int = 0,
     resume: Guidance | None = None,
     say: Say = quiet,
     title: str = "learning",
 ) -> LearnResult:
-    """`learn` as all commands call it, telling how far it is.
-
-    for_network  with the limits that a trained network needs, over scales of the spectrum
-    """
+    """`learn` as all commands call it, telling how far it is."""
     say(f"{title}: compiling and looking for the best constant")
 
     def progress(news: SearchProgress) -> None:
@@ -102,17 +98,15 @@ def learn_with_progress(
             "left unless better is found (Ctrl-C: take this)"
         )
 
-    problems, several = over_scales(problem) if for_network else ([problem], Several())
     return learn(
         sampler,
-        problems,
+        problem,
         levels,
         guidance,
         free,
         objective=objective,
-        freedom=Freedom(levels=learn_levels),
-        prices=NETWORK if for_network else BARE,
-        several=several,
+        freedom=freedom,
+        prices=prices,
         search=Search(starts=starts, seed=seed),
         progress=progress,
         resume=resume,
@@ -134,20 +128,27 @@ def learn_on_grid(
     grid: Grid,
     start: Callable[[NoiseLevel], Guidance],
     free: tuple[str, ...] | None,
+    *,
+    network: bool = False,
     **others: Any,
 ) -> Learned:
     """Learn weights; with learn_levels levels and weights, then weights for the rounded levels.
 
-    start   the schedule to begin with, for levels
-    others  of `learn_with_progress`
+    start    the schedule to begin with, for levels
+    network  as `for_network` says, levels included
+    others   of `learn_with_progress`
     """
     others |= {"starts": options.starts, "seed": options.seed}
     small, levels = inputs.small, grid.levels
-    if not options.learn_levels:
+    if network:
+        chosen = for_network(sampler)
+        free = chosen["free"] if free is None else free
+        others["prices"] = chosen["prices"]
+    if not (options.learn_levels or network):
         result = learn_with_progress(sampler, small, levels, start(levels), free, **others)
         return Learned(grid, result, result)
     search = learn_with_progress(
-        sampler, small, levels, start(levels), free, learn_levels=True, **others
+        sampler, small, levels, start(levels), free, freedom=Freedom(levels=True), **others
     )
     grid = rounded(grid, search.levels)
     others |= {"resume": None}

@@ -15,7 +15,7 @@ from ..errors import InputError
 from ..learning import LearnResult, heuristic, sensitivity
 from ..noise import NoiseLevel
 from ..options import Design
-from ..prior import save_prior
+from ..prior_file import save_prior
 from ..restoration import PixelDenoiser, measure, restore
 from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
@@ -73,7 +73,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
     _check_eta(options, sampler)
     resume = None if options.resume is None else load_search(options.resume / SEARCH)
     is_network = options.denoiser != "gaussian"
-    for_network = options.limits == "network" or (options.limits == "auto" and is_network)
+    network = options.limits == "network" or (options.limits == "auto" and is_network)
     inputs = inputs_of(options, options.photo)
     denoiser = denoiser_of(options.denoiser, inputs.prior, inputs.photo.shape)
     if is_network:
@@ -88,7 +88,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         return guidance
 
     learned = learn_on_grid(
-        options, sampler, inputs, grid, start, free, resume=resume, for_network=for_network, say=say
+        options, sampler, inputs, grid, start, free, resume=resume, network=network, say=say
     )
     grid, result = learned.grid, learned.result
     say("evaluating")
@@ -245,8 +245,9 @@ def _restore_photo(
         figures.Panel("photograph", inputs.photo),
         figures.Panel("measurement", np.asarray(y), f"measured {image_psnr(y, x_0, prior):.1f} dB"),
     ]
-    mean = degradation.to_modes(jnp.asarray(prior.mean))
-    modes = degradation.to_modes(x_0) - mean[None]
+    along = prior.along_axes(x_0)
+    modes = degradation.to_modes(along - jnp.broadcast_to(prior.mean, along.shape))
+    modes = modes.reshape(-1, inputs.problem.spectrum.size)  # of each plane, or of all axes
     rows = {}
     for name in ("heuristic", "learned"):
         restored = restore(

@@ -27,7 +27,8 @@ from ..noise import (
     training_grid,
 )
 from ..options import SHORT, Compare, DegradationOptions, Design, ProblemOptions, Tradeoff, choice
-from ..prior import Prior, excess_kurtosis, from_images, load_prior
+from ..prior import Prior, excess_kurtosis, from_images
+from ..prior_file import load_prior
 from ..problem import Problem, image_problem
 from ..restoration import PixelDenoiser
 from ..samplers import SAMPLERS, make_sampler
@@ -229,14 +230,20 @@ def prior_and_photo(
 
     def planes() -> Iterator[np.ndarray]:
         for name, image in found:
-            if name != kept_out:
-                yield image if size is None else images.tiles(image, size)
+            if name == kept_out:
+                continue
+            if colour:  # a grey image among others
+                image = np.broadcast_to(image, (len(photo), *image.shape[1:]))
+            yield image if size is None else images.tiles(image, size)
 
+    colour = len(photo) > 1
     if size is not None:
         source += f", tiles of {size}x{size}"
         if not any(map(len, planes())):
             raise InputError(f"size = {size}: no image is that large")
-    prior = from_images(planes(), window=options.window, pixel_range=pixel_range, source=source)
+    prior = from_images(
+        planes(), colour=colour, window=options.window, pixel_range=pixel_range, source=source
+    )
     if any(have < want for have, want in zip(photo.shape[1:], prior.shape, strict=True)):
         raise InputError(
             f"photo {photo_name!r} of size {photo.shape[1]}x{photo.shape[2]}: "

@@ -50,6 +50,8 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         )
     )
     prior = resized(prior, image.shape[1:])
+    if prior.axes is not None:  # a grey image is one whose planes are equal
+        image = jnp.broadcast_to(image, (len(prior.axes), *prior.shape))
     denoiser = denoiser_of(options.denoiser, prior, image.shape)
     degradation = schedule.degradation(prior.shape)
     problem = image_problem(prior, degradation, schedule.sigma_y, channels=len(image))

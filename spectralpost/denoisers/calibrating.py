@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,9 @@ from jax.typing import ArrayLike
 
 from ..algebra import as_floating
 from ..calibration import LEVELS, Profile
-from ..colour import ColourPrior
 from ..errors import InputError
 from ..noise import NoiseLevel
 from ..prior import Prior, frequency, resized
-
-P = TypeVar("P", Prior, ColourPrior)
 
 RINGS = 12  # of radial frequency
 BATCH = 32  # images denoised at once
@@ -25,12 +21,12 @@ ENOUGH, TOO_FEW = 0.05, 0.2  # standard error of a ratio that is good, and that 
 
 
 def calibrate(
-    prior: P,
+    prior: Prior,
     denoiser: Callable[[Array, NoiseLevel], Array],
     images: ArrayLike,
     *,
     seed: int = 0,
-) -> P:
+) -> Prior:
     """The prior with the `Profile` of a denoiser, measured on images by forward passes only.
 
     images   [N, H, W] or [N, planes, H, W], in the prior's pixel range, like those that the prior
@@ -40,8 +36,8 @@ def calibrate(
     denoiser (x_t, t) -> x_hat of a batch of such images
 
     The ratio of a ring of frequencies is its squared error over that of the prior's Gaussian
-    denoiser (the expectation, not that on these images). The samplers which multiply by the
-    denoiser's Jacobian then have closed forms with J = ratio x gain: see `calibration`. Source:
+    denoiser (the expectation, not that on these images), at most 1. The samplers which multiply by
+    the denoiser's Jacobian then have closed forms with J = ratio x gain: see `calibration`. Source:
     Tweedie's second identity, Cov(x_0 | x_t) = (sigma^2 / alpha) J.
 
     Raises InputError for images of another size or range than the denoiser's, a denoiser that
@@ -53,14 +49,13 @@ def calibrate(
     low, high = prior.pixel_range
     if not (jnp.min(x_0) >= low and jnp.max(x_0) <= high):
         raise InputError(f"images: pixels outside of the prior's range {low:g} to {high:g}, or NaN")
-    colour = isinstance(prior, ColourPrior)
-    if colour and x_0.shape[1:-2] != prior.axes.shape[:1]:
+    if prior.axes is not None and x_0.shape[1:-2] != prior.axes.shape[:1]:
         raise InputError(f"images of shape {x_0.shape}: {len(prior.axes)} planes are needed")
     size = x_0.shape[-2:]
-    axes = prior.resized(size).planes if colour else (resized(prior, size),)
+    spectra = resized(prior, size).spectrum.reshape(-1, *size)
     ring, centres = _rings(frequency(size))
     run = jax.jit(lambda x_t, t: denoiser(x_t, t))
-    ratio = np.zeros((len(axes), len(centres), LEVELS.size))
+    ratio = np.zeros((len(spectra), len(centres), LEVELS.size))
     worst = 0.0
     for k, level in enumerate(LEVELS * (high - low) / 2):
         t = NoiseLevel(jnp.ones((), x_0.dtype), jnp.asarray(level, x_0.dtype))
@@ -70,13 +65,16 @@ def calibrate(
             batch = x_0[i : i + BATCH]
             eps = jax.random.normal(jax.random.fold_in(key, i), batch.shape, batch.dtype)
             x_hat = _checked(run(batch + t.sigma * eps, t), batch)
-            error = prior.rotated(x_hat - batch) if colour else x_hat - batch
-            parts.append(_ring_energy(np.asarray(error, float), ring, len(axes)))
+            error = prior.along_axes(x_hat - batch)
+            parts.append(_ring_energy(np.asarray(error, float), ring, len(spectra)))
         of_images = np.concatenate(parts)  # [N, axes, R]
-        variances = [level**2 * axis.spectrum / (axis.spectrum + level**2) for axis in axes]
+        variances = level**2 * spectra / (spectra + level**2)
         expected = np.stack([np.bincount(ring, one.ravel()) for one in variances])
         mean = of_images.mean(axis=0)
-        ratio[..., k] = np.divide(mean, expected, out=np.ones_like(mean), where=expected > 0)
+        measured = np.divide(mean, expected, out=np.ones_like(mean), where=expected > 0)
+        # The exact denoiser is nowhere worse than the Gaussian one. What a network has beyond is
+        # its own error, no covariance: Tweedie's identity does not hold of it.
+        ratio[..., k] = np.minimum(measured, 1)
         error = of_images.std(axis=0, ddof=1) / np.sqrt(len(x_0)) if len(x_0) > 1 else np.inf
         worst = max(worst, float(np.median(error / np.maximum(mean, np.finfo(float).tiny))))
     if worst > TOO_FEW:
@@ -85,12 +83,8 @@ def calibrate(
             f"images: {len(x_0)} calibrate to {worst:.0%} only; about {needed:.0f} are needed for "
             f"{ENOUGH:.0%}"
         )
-    profiles = [Profile(centres, of_axis) for of_axis in ratio]
-    if not colour:
-        return replace(prior, calibration=profiles[0])
-    pairs = zip(prior.planes, profiles, strict=True)
-    planes = [replace(plane, calibration=profile) for plane, profile in pairs]
-    return replace(prior, planes=tuple(planes))
+    profile = Profile(centres, ratio[0] if prior.axes is None else ratio)
+    return replace(prior, calibration=profile)
 
 
 def _rings(f: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

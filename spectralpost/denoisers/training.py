@@ -19,11 +19,11 @@ import optax
 from jax import Array
 
 from ..algebra import namespace
-from ..colour import from_colour_images
 from ..errors import InputError
 from ..noise import NoiseLevel
+from ..prior import from_images
 from .checkpoints import Checkpoints
-from .gaussian import ColourDenoiser
+from .gaussian import GaussianDenoiser
 from .unet import DATA_STD, UNetDenoiser, initial_denoiser
 
 LOG_SIGMA = (-1.2, 1.3)  # mean and standard deviation of log sigma of most samples
@@ -152,8 +152,8 @@ def validate(
     count = 0
     for model, truth in groups.values():
         x_0 = jnp.asarray(np.concatenate(truth))
-        prior = from_colour_images(np.concatenate(model))
-        gaussian = jax.jit(ColourDenoiser.of(prior).__call__)
+        prior = from_images(np.concatenate(model), colour=True)
+        gaussian = jax.jit(GaussianDenoiser.of(prior).__call__)
         count += x_0.size
         for i, sigma in enumerate(LEVELS):
             level = NoiseLevel(jnp.float32(1.0), jnp.float32(sigma))

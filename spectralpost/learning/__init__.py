@@ -1,12 +1,13 @@
 """Learning schedules: one door, `learn`. Reading order: guidance, jacobian, gradient, parameters,
-loss, levenberg_marquardt, lanes, baselines, generations, preparing, learn."""
+loss, levenberg_marquardt, lanes, baselines, generations, preparing, learn, for_network."""
 
 from .baselines import evaluate, evaluate_exact, heuristic, tuned_constant
+from .for_network import ForNetwork, for_network
 from .generations import LEAST_SQUARES, Progress, Search, random_starts
 from .gradient import loss_and_gradient
 from .guidance import per_mode
 from .lanes import Method, advance, begin
 from .learn import LearnResult, learn, sensitivity
-from .loss import BARE, NETWORK, Loss, Prices, Several, loss_of, over_scales
+from .loss import Loss, Prices, Several, loss_of
 from .parameters import Freedom, Parameters, Schedule, parameters_of, schedule_of
 from .preparing import Prepared, default_free, prepare

@@ -134,7 +134,7 @@ def learn(
             found.append(evaluate(sampler, one, levels, on, objective))
         return np.asarray(found)
 
-    combined = lambda losses: float(jax.jit(Loss.combined)(loss, losses))  # noqa: E731
+    combined = lambda losses: float(jax.jit(Loss.combined)(prepared.given, losses))  # noqa: E731
     losses = losses_on(learned.levels, learned.guidance)
     eta: Any = prepared.heuristic.get("eta", np.zeros_like(np.asarray(levels.alpha)[1:]))
     exact = np.asarray([evaluate_exact(p, levels, eta, objective) for p in problems])

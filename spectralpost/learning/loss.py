@@ -41,25 +41,22 @@ class Prices(NamedTuple):
     smoothness         a zigzag by a factor of e from step to step costs this fraction of the tuned
                        constant's loss (`guidance.roughness`): steps that do not matter follow their
                        neighbours. 0 gives the bare optimum
+    scales             the schedule also serves images of c times the spectrum, c each of these:
+                       flat and busy parts of an image, see `rescaled`
     """
 
     max_amplification: float = 3.0
     smoothness: float = 1e-4
+    scales: tuple[float, ...] = ()
 
     def check(self) -> None:
         if not self.max_amplification >= 1:
             raise InputError(f"max_amplification = {self.max_amplification}: must be >= 1")
         if not 0 <= self.smoothness < np.inf:
             raise InputError(f"smoothness = {self.smoothness}: must be a number >= 0")
-
-
-# For the model's own denoiser: limits that only rounding needs.
-BARE = Prices()
-# For a trained network: no step may rely on another to shrink again what it blew up, since a
-# network's slope is the model's on average only (`experiments/real_networks.py`).
-NETWORK = Prices(max_amplification=1.5, smoothness=0.1)
-# Of the spectrum, and what losses are relative to: images are locally Gaussian of varying scale.
-SCALES, REFERENCES = (1.0, 5.0, 0.2), (1.0, 15.0, 1.0)
+        if not all(0 < scale < np.inf for scale in self.scales):
+            given = ", ".join(f"{scale:g}" for scale in self.scales)
+            raise InputError(f"scales = {given}: must be finite numbers > 0")
 
 
 class Several(NamedTuple):
@@ -84,14 +81,31 @@ class Several(NamedTuple):
         return values.mean() / values
 
 
-def over_scales(problem: Problem) -> tuple[list[Problem], Several]:
-    """The problem with 1, 5 and 1/5 of its spectrum, and how the three losses become one.
+def rescaled(problem: Problem, scale: float) -> Problem:
+    """The problem of images whose spectrum is `scale` times as large.
 
-    `problem` and `several` of `learn`, for one schedule that serves flat and busy parts of an image
-    alike. What it buys on a network, and where it does not suffice: docs/real_networks.md.
+    Images are locally Gaussian of varying scale (Wainwright, Simoncelli, "Scale Mixtures of
+    Gaussians and the Statistics of Natural Images", 1999): flat where it is small, busy where it is
+    large. A calibration is an average over all parts. Where an image is busy a network's Jacobian
+    is larger, up to the gain of the spectrum that is there, which is what it is taken for.
     """
-    problems = [problem._replace(spectrum=scale * problem.spectrum) for scale in SCALES]
-    return problems, Several(references=REFERENCES)
+    calibration = problem.calibration
+    if calibration is not None and scale > 1:
+        calibration = calibration._replace(ratio=jnp.ones_like(calibration.ratio))
+    return problem._replace(spectrum=scale * problem.spectrum, calibration=calibration)
+
+
+def with_scales(
+    problems: Sequence[Problem], several: Several, scales: Sequence[float]
+) -> tuple[list[Problem], Several]:
+    """The problems, and `rescaled` copies of each, whose losses count relative to max(1, 3 scale).
+
+    That is about how much larger they are: none of the copies should outweigh the others.
+    """
+    references = several.references or [1.0] * len(problems)
+    copies = [rescaled(problem, scale) for scale in scales for problem in problems]
+    relative = [max(1.0, 3 * scale) * one for scale in scales for one in references]
+    return [*problems, *copies], several._replace(references=[*references, *relative])
 
 
 @partial(

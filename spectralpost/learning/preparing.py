@@ -18,7 +18,7 @@ from .baselines import heuristic, tuned_constant
 from .generations import LEAST_SQUARES, Search
 from .gradient import CHUNK as LARGE
 from .lanes import Method
-from .loss import Loss, Prices, Several, binned, loss_of
+from .loss import Loss, Prices, Several, binned, loss_of, with_scales
 from .parameters import LEVELS, Freedom, parameters_of
 
 WATCHED = 400  # modes whose amplification is watched where there are very many
@@ -28,6 +28,7 @@ class Prepared(NamedTuple):
     """The loss of a search, and where it begins."""
 
     loss: Loss
+    given: Loss  # the same of the problems that were given, without prices
     method: Method
     heuristic: Guidance  # the schedule that was given, or the published default
     constant: Guidance  # the tuned constant
@@ -61,10 +62,11 @@ def prepare(
     freedom.check(levels, problems)
 
     rows, blocks = problems[0].spectrum.shape[0], problems[0].basis is not None
-    plain = len(problems) == 1 and freedom.bands is None and not freedom.levels and not blocks
+    everything, together = with_scales(problems, several, prices.scales)
+    plain = len(everything) == 1 and freedom.bands is None and not freedom.levels and not blocks
     chunked = plain and rows > 2 * LARGE and method.optimizer != "lm"
     chunked = chunked and not divides_by_norms(sampler, problems[0])
-    # Nobody who tunes a constant looks at amplification: the baseline is not held to the limit.
+    # Nobody who tunes a constant looks at amplification or scales: the baseline is free of them.
     unlimited = loss_of(
         parameters_of(sampler, levels, given, free, knots=1),
         problems,
@@ -84,13 +86,18 @@ def prepare(
         problem=problems[0],
     )
     number = partial(np.asarray, dtype=levels.alpha.dtype)
+    loss = unlimited
+    if prices.scales:
+        loss = loss_of(unlimited.parameters, everything, objective, several=together)
+        # The constant need not work at other scales: as though it were as good there.
+        constant_loss *= float(loss.scales[0] / unlimited.scales[0])
     loss = replace(
-        unlimited,
+        loss,
         parameters=parameters,
         max_growth=number(np.log(prices.max_amplification)),
         rough_price=number(prices.smoothness * constant_loss),
     )
-    return Prepared(loss, method, given, constant)
+    return Prepared(loss, unlimited, method, given, constant)
 
 
 def default_free(sampler: Sampler) -> tuple[str, ...]:

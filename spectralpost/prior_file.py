@@ -1,0 +1,127 @@
+"""Priors as .npz files of plain arrays."""
+
+import math
+import os
+import warnings
+import zipfile
+from typing import BinaryIO
+
+import numpy as np
+
+from .calibration import LEVELS, Profile
+from .errors import InputError
+from .files import whole_file
+from .images import check_pixel_range, printable
+from .prior import MAX_VALUES, MAX_VARIANCE, Prior
+
+
+def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
+    """Write a prior as .npz (plain arrays, no pickle); InputError if the file exists."""
+    with whole_file(path) as temporary, open(temporary, "wb") as file:
+        np.savez_compressed(
+            file,
+            spectrum=prior.spectrum,
+            mean=prior.mean,
+            pixel_range=np.asarray(prior.pixel_range),
+            source=np.asarray(prior.source),
+            **({} if prior.calibration is None else prior.calibration._asdict()),
+            **({} if prior.axes is None else {"axes": prior.axes}),
+        )
+
+
+def load_prior(path: str | os.PathLike[str]) -> Prior:
+    """Read a prior written by `save_prior`.
+
+    Raises InputError if the file is missing, is not one, or holds what no prior has: other types or
+    shapes, numbers that are not finite, a negative spectrum, more than `MAX_VALUES` values.
+    """
+    name = f"prior {str(path)!r}"
+    if not os.path.isfile(path):
+        raise InputError(f"{name}: missing, or not a prior file")
+    try:
+        # Opened here, since NumPy leaves a broken archive open.
+        with open(path, "rb") as file, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of old versions of the format
+            _check_archive(file, name)
+            with np.load(file, allow_pickle=False) as stored:
+                spectrum, mean, pixel_range, source = (stored[key] for key in _STORED)
+                axes = stored["axes"] if "axes" in stored.files else None
+                profile = [stored[key] for key in Profile._fields if key in stored.files]
+    except InputError:
+        raise
+    except Exception as error:  # a broken archive raises a dozen kinds
+        raise InputError(f"{name}: missing, or not a prior file") from error
+    for key, values in (("spectrum", spectrum), ("mean", mean), ("pixel_range", pixel_range)):
+        if values.dtype.kind not in "fiu" or not np.all(np.isfinite(values)):
+            raise InputError(f"{name}: {key} must be finite numbers")
+    allowed = ("[H, W] or [n]", (1, 2)) if axes is None else ("[C, H, W]", (3,))
+    if spectrum.ndim not in allowed[1] or spectrum.size == 0:
+        raise InputError(f"{name}: spectrum of shape {spectrum.shape}; {allowed[0]} is needed")
+    if axes is not None:
+        _check_axes(name, axes, len(spectrum))
+    if spectrum.min() < 0 or not spectrum.max() < MAX_VARIANCE:
+        raise InputError(
+            f"{name}: spectrum from {spectrum.min():g} to {spectrum.max():g}; "
+            f"allowed is 0 to {MAX_VARIANCE:g}"
+        )
+    if mean.shape != spectrum.shape:
+        raise InputError(f"{name}: mean of shape {mean.shape}, spectrum {spectrum.shape}")
+    if pixel_range.shape != (2,):
+        raise InputError(f"{name}: pixel_range of shape {pixel_range.shape}; (low, high) is needed")
+    if source.dtype.kind != "U" or source.shape != ():
+        raise InputError(f"{name}: source must be a text")
+    low, high = map(float, pixel_range)
+    check_pixel_range((low, high))
+    planes = () if axes is None else spectrum.shape[:1]
+    calibration = _checked_profile(name, profile, planes) if profile else None
+    spectrum, mean, source = spectrum.astype(float), mean.astype(float), printable(str(source))
+    return Prior(spectrum, mean, (low, high), source, calibration, axes)
+
+
+def _check_axes(name: str, axes: np.ndarray, planes: int) -> None:
+    right = axes.dtype.kind == "f" and axes.shape == (planes, planes)
+    if not (right and np.allclose(axes.T @ axes, np.eye(planes), atol=1e-6)):
+        raise InputError(f"{name}: axes of shape {axes.shape}; an orthonormal [C, C] is needed")
+
+
+_STORED = ("spectrum", "mean", "pixel_range", "source")
+
+
+def _checked_profile(name: str, profile: list[np.ndarray], planes: tuple[int, ...]) -> Profile:
+    """A calibration that was stored; InputError if its numbers cannot be one."""
+    calibration = Profile(*profile) if len(profile) == 2 else None
+    if calibration is not None and all(part.dtype.kind == "f" for part in profile):
+        frequency, ratio = (part.astype(float) for part in profile)
+        rows = frequency.size
+        ascending = frequency.ndim == 1 and rows and np.all(np.diff(frequency) > 0)
+        finite = np.all(np.isfinite(frequency)) and np.all(np.isfinite(ratio))
+        if (
+            ascending
+            and finite
+            and ratio.shape == (*planes, rows, LEVELS.size)
+            and np.all(ratio >= 0)
+        ):
+            return Profile(frequency, ratio)
+    raise InputError(
+        f"{name}: a calibration is ascending frequencies [R] and ratios >= 0 [R, {LEVELS.size}]"
+    )
+
+
+def _check_archive(file: BinaryIO, name: str) -> None:
+    """InputError if an array is larger than allowed, or than its part of the file: before any of it
+    is read, as a few bytes can claim any size."""
+    largest = 8 * MAX_VALUES
+    with zipfile.ZipFile(file) as archive:
+        extra = [key for key in (*Profile._fields, "axes") if f"{key}.npy" in archive.namelist()]
+        for key in (*_STORED, *extra):
+            entry = archive.getinfo(f"{key}.npy")
+            with archive.open(entry) as member:
+                version = np.lib.format.read_magic(member)
+                read = {(1, 0): "read_array_header_1_0", (2, 0): "read_array_header_2_0"}[version]
+                shape, _, dtype = getattr(np.lib.format, read)(member)
+            size = math.prod(shape) * dtype.itemsize
+            if size > largest or entry.file_size > largest + 2**16:
+                raise InputError(f"{name}: {key} of shape {shape}; at most {MAX_VALUES} values")
+            if size > entry.file_size:
+                raise InputError(f"{name}: {key} of shape {shape} is cut short")
+    file.seek(0)
