@@ -319,7 +319,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
             LINES["learned"],
             color=COLOURS["learned"],
             alpha=0.45,
-            label="exploring (few bins)",
+            label="exploring (few bins), with prices",
         )
     axes.plot(
         CHUNK * np.arange(found + 1, found + refined + 1),
@@ -328,7 +328,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
         color=COLOURS["learned"],
         marker="o",
         markersize=4,
-        label="refining",
+        label="refining, with prices",
     )
     labels = {
         "heuristic": "published default",

@@ -240,15 +240,16 @@ def optimal_tradeoff(problem: Problem) -> Tradeoff:
     return Tradeoff(per_pixel(problem, ideal.var), perception(problem, mean))
 
 
-def image_mse(problem: Problem, transfer: Transfer, x_0: ArrayLike) -> Array:
+def image_mse(problem: Problem, transfer: Transfer, x_0: ArrayLike, num_samples: int = 1) -> Array:
     """E ||output - x_0||^2 per pixel for one given image x_0, over all noise only.
 
-    x_0 [F] in mode coordinates, relative to the mean. A linear prediction, so it holds for an image
-    that does not follow the prior, as long as the Gaussian denoiser is used. For diagonal problems.
+    Of the mean of `num_samples` outputs for one measurement. x_0 [F] in mode coordinates, relative
+    to the mean. A linear prediction, so it holds for an image that does not follow the prior, as
+    long as the Gaussian denoiser is used. For diagonal problems.
     """
     x_0 = as_floating("x_0", x_0, problem.spectrum.dtype)
     bias = (transfer.data_gain * problem.response - 1) * x_0 + transfer.offset
-    spread = (transfer.data_gain * problem.sigma_y) ** 2 + output_cov(transfer)
+    spread = (transfer.data_gain * problem.sigma_y) ** 2 + output_cov(transfer) / num_samples
     return per_pixel(problem, bias**2 + spread)
 
 

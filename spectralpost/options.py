@@ -81,7 +81,7 @@ class LearningOptions:
 
     starts: int = STARTS
     """Searches run side by side."""
-    bins: int = 800
+    bins: int = 1000
     """Frequencies are merged into this many bins while learning; the table is exact again."""
     seed: int = 0
     """Of the search, and of all noise that is drawn."""

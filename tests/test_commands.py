@@ -118,19 +118,23 @@ def test_measured_psnr_is_the_predicted_one(name, w):
     if name == "heuristic":
         guidance = sampler.heuristic(problem, schedule.levels)
     law = sampler_transfer(sampler, problem, schedule.levels, guidance)
-    x_0 = degradation.to_modes(jnp.asarray(load_image(w / "images" / "0.png") - prior.mean))
+    along = np.einsum("chw,ca->ahw", load_image(w / "images" / "0.png"), prior.axes)
+    x_0 = degradation.to_modes(jnp.asarray(along - prior.mean)).ravel()
     b = np.asarray(law.data_gain * problem.response - 1) * np.asarray(x_0) + np.asarray(law.offset)
     v = np.asarray((law.data_gain * schedule.sigma_y) ** 2 + metrics.output_cov(law))
-    v = np.broadcast_to(v, b.shape)
     expected, error = np.mean(b**2 + v), np.sqrt(np.sum(2 * v**2 + 4 * b**2 * v)) / b.size
 
     found = metrics_in(w / "designed")["0.png"][name]
     peak = 2.0**2
     np.testing.assert_allclose(
-        found["PSNR predicted, this image"], 10 * np.log10(peak / expected), rtol=1e-9
+        found["one sample, predicted"], 10 * np.log10(peak / expected), rtol=1e-9
     )
-    measured = peak / 10 ** (found["PSNR measured"] / 10)
+    measured = peak / 10 ** (found["one sample"] / 10)
     assert abs(measured - expected) < 5 * error
+    own = np.mean(np.asarray(metrics.output_cov(law)))
+    mean_of = 10 ** (found["mean of 8, predicted"] / -10) * peak
+    np.testing.assert_allclose(mean_of, expected - 7 / 8 * own, rtol=1e-9)
+    assert abs(peak / 10 ** (found["mean of 8"] / 10) - mean_of) < 5 * error
     assert error < 0.1 * expected  # else this would test nothing
 
 

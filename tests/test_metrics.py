@@ -23,7 +23,7 @@ from spectralpost.metrics import (
 )
 from spectralpost.noise import vp_linear
 from spectralpost.prior import Prior, power_law
-from spectralpost.problem import ideal_posterior, image_problem, make_problem
+from spectralpost.problem import ideal_posterior, image_problem, make_problem, per_pixel
 from spectralpost.samplers.dps import dps
 from spectralpost.transfer import Transfer, sampler_transfer
 
@@ -326,6 +326,18 @@ def test_image_mse_is_the_dense_expectation():
     spread = np.trace(sigma_y**2 * B @ B.T + A @ A.T + Q)
     wanted = (bias @ bias + spread) / len(mu)
     np.testing.assert_allclose(image_mse(problem, transfer, jnp.asarray(x_0)), wanted, rtol=1e-12)
+
+
+def test_image_mse_of_the_mean_of_samples():
+    """The sampler's own noise is averaged out, the measurement's is not."""
+    problem = with_weights(PROBLEMS["modes"]())
+    transfer = random_transfer(problem)
+    x_0 = jnp.linspace(-1, 1, problem.spectrum.size)
+    one, many = (image_mse(problem, transfer, x_0, num) for num in (1, 10**9))
+    own = per_pixel(problem, output_cov(transfer))
+    np.testing.assert_allclose(one - many, own, rtol=1e-8)
+    eight = image_mse(problem, transfer, x_0, 8)
+    np.testing.assert_allclose(eight - many, own / 8, rtol=1e-7)
 
 
 def test_image_mse_averages_to_the_mse():
