@@ -1,5 +1,7 @@
 """The experiments run, and print what their docstrings say."""
 
+import gzip
+import json
 import os
 import subprocess
 import sys
@@ -51,3 +53,40 @@ def test_amortised_from_end_to_end(tmp_path):
     unknown = run(script, "--samplers", "ddrm", cwd=tmp_path)
     assert unknown.returncode == 1
     assert unknown.stderr == "amortised: sampler = 'ddrm': allowed are pigdm, diffpir, mpgd, dps\n"
+
+
+def test_real_tuning_from_files(tmp_path):
+    """Table, figure and numbers of searches; those that the model cannot express are left out."""
+    script = next(script for script in EXPERIMENTS if script.stem == "real_tuning")
+    f = np.maximum(np.hypot(*np.meshgrid(np.arange(8), np.arange(8))), 1)
+    sigmas = np.geomspace(80, 0.005, 20)
+    np.savez(
+        tmp_path / "statistics.npz",
+        dct_variance=np.stack([6 / f**2] * 3),
+        sigmas=np.append(sigmas, 0),
+        mse=np.append(0.1 * sigmas**2 / (1 + sigmas**2), 0),
+    )
+    rows = ["sampler_family,task,method,steps,lpips,guidance_strength"]
+    for task, method in (("gaussian_deblur", "dps"), ("super_resolution", "mpgd")):
+        for s in np.geomspace(1e-2, 1e3, 40):
+            rows.append(f"ddpm_eta1,{task},{method},5,{0.3 + 0.1 * abs(np.log10(s / 10))},{s}")
+    rows += ["ddpm_eta1,inpainting,dps,5,0.1,3", "ddpm_eta1,gaussian_deblur,pigdm,5,0.1,3"]
+    with gzip.open(tmp_path / "trials.csv.gz", "wt") as file:
+        file.write("\n".join(rows))
+    files = ("--data", "trials.csv.gz", "--statistics", "statistics.npz")
+    done = run(script, *files, "--out", "results", cwd=tmp_path, env=QUICKLY_COMPILED)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "results" / "real_tuning.json").read_text())
+    assert [name.split() for name in found] == [
+        ["dps", "blur", "3", "DDPM", "5"],
+        ["mpgd", "sr", "x4", "DDPM", "5"],
+    ]
+    for one in found.values():
+        assert 5 < one["real"]["best"] < 20 and not one["real"]["at_end"]
+        within = [one["predicted"][f"W2, {rule}"] for rule in ("minimum", "3 %", "30 %")]
+        assert within == sorted(within, reverse=True)
+    assert (tmp_path / "results" / "real_tuning.png").read_bytes().startswith(b"\x89PNG")
+
+    missing = run(script, *files[:2], cwd=tmp_path)
+    assert missing.returncode == 1
+    assert missing.stderr == "real_tuning: data, statistics: name both files (or --quick)\n"
