@@ -382,8 +382,8 @@ def figure_of(cells: list[Cell], found: dict[str, dict]) -> Figure:
             axes.set_axis_off()
         for axes, cell in zip(axes_row, row, strict=False):
             handles = facet(axes, cell, found[cell.name])
-        axes_row[0].set_ylabel("LPIPS (network)", fontsize=9)
-        handles[-1].axes.set_ylabel("error per pixel (model)", fontsize=9)
+        axes_row[0].set_ylabel("network: LPIPS", fontsize=9)
+        handles[-1].axes.set_ylabel("model: error, pixels in [-1, 1]", fontsize=9)
     figure.supxlabel("guidance_strength s", fontsize=11)
     figure.legend(handles=handles, loc="outside upper center", ncols=4, fontsize=9)
     return figure
