@@ -1,3 +1,7 @@
+from .borders import cropped as cropped
+from .borders import extended as extended
+from .borders import on_canvas as on_canvas
+from .borders import restore_crop as restore_crop
 from .compiled import keep_compiled_programs as keep_compiled_programs
 from .degradations import Degradation as Degradation
 from .degradations import from_kernel as from_kernel
@@ -50,6 +54,7 @@ from .prior import draw as draw
 from .prior import from_images as from_images
 from .prior import matern as matern
 from .prior import power_law as power_law
+from .prior import resized as resized
 from .problem import Posterior as Posterior
 from .problem import Problem as Problem
 from .problem import ideal_posterior as ideal_posterior

@@ -37,6 +37,7 @@ READING_ORDER = (
     "designers",
     "denoisers",
     "restoration",
+    "borders",
     "schedule_checks",
     "schedule_file",
     "figures",
