@@ -181,6 +181,11 @@ class Restore:
     """Pixel value that is white in an integer file (default: the largest that its type holds)."""
     simulate: bool = False
     """Degrade the image first, then restore it, and report PSNR."""
+    borders: Literal["auto", "extend", "draw", "circular"] = "auto"
+    """extend: the image is the crop of a larger scene, so its blur is not circular; it is restored
+    on a canvas with a margin as wide as the blur, filled with what is expected there. draw: each
+    sample has a margin of its own, drawn; more error, honest spread. circular: the blur is. auto:
+    extend, but circular with --simulate, whose blur is."""
     samples: int = 1
     """Number of restored images to draw."""
     seed: int = 0

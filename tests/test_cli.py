@@ -189,6 +189,10 @@ BAD = {
         r"a\.png.*cannot be read",
     ),
     "no samples": (f"{RESTORE} --samples 0", "samples = 0"),
+    "borders of a simulated blur": (
+        f"{RESTORE} --simulate --borders extend",
+        "borders = 'extend'.*--simulate",
+    ),
     "restore a broken schedule": (
         "restore {w}/images/0.png --schedule {w}/broken/schedule.json --out {out}",
         "not a JSON file",
@@ -330,7 +334,7 @@ def test_errors_of_the_program_keep_their_traceback(monkeypatch):
         Evaluate(Path("a.json"), relearn=False, degradation="identity", sigma_y=0.1),
         Evaluate(Path("a.json"), prior=Path("p.npz"), seed=3),
         Restore(Path("a.png"), Path("a.json"), simulate=True, samples=3),
-        Restore(Path("a.png"), Path("a.json")),
+        Restore(Path("a.png"), Path("a.json"), borders="circular"),
     ],
 )
 def test_options_survive_their_config_file(options, tmp_path):

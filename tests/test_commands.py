@@ -369,6 +369,24 @@ def test_restore_a_measurement_of_another_size(w, tmp_path, capsys):
     assert np.mean((restored - clean) ** 2) < np.var(clean)
 
 
+def test_an_image_is_restored_as_the_crop_that_it_is(w, tmp_path, capsys):
+    """Unless told otherwise, and the output says so; a simulated measurement is circular."""
+    scene = load_image(write(tmp_path / "scene.png", texture((48, 40), seed=9)))
+    y = measure(gaussian_blur((48, 40), 1.0), jnp.asarray(scene), SIGMA_Y, jax.random.key(0))
+    save_image(tmp_path / "y.png", np.asarray(y)[:, 12:36, 10:30])
+    command = f"restore {tmp_path}/y.png --schedule {w}/designed/schedule.json --samples 8"
+    errors = {}
+    for borders in ("auto", "extend", "draw", "circular"):
+        out = run(f"{command} --borders {borders} --out {tmp_path}/{borders}", capsys)
+        assert ("canvas of 32x32" in " ".join(out.split())) == (borders != "circular")
+        samples = [load_image(tmp_path / borders / f"restored-{i}.png") for i in range(1, 9)]
+        assert np.any(samples[0] != samples[1])
+        errors[borders] = np.mean((np.stack(samples) - scene[:, 12:36, 10:30]) ** 2)
+    assert errors["auto"] == errors["extend"] < errors["draw"] < errors["circular"]
+    simulated = f"restore {w}/images/0.png --schedule {w}/designed/schedule.json --simulate"
+    assert "canvas" not in run(f"{simulated} --out {tmp_path}/simulated", capsys)
+
+
 def test_evaluate_changes_the_schedules_own_degradation(w, tmp_path, capsys):
     """An option without --degradation is one of the schedule's."""
     command = f"evaluate {w}/designed/schedule.json --no-relearn"

@@ -1,5 +1,6 @@
 """`spectralpost restore`: an image, with a schedule and a denoiser."""
 
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import figures, images
+from ..borders import on_canvas, restore_crop
 from ..errors import InputError
 from ..images import PixelRange
 from ..noise import num_steps_of
@@ -36,6 +38,10 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     """Restore an image; with simulate, degrade it first."""
     if options.samples < 1:
         raise InputError(f"samples = {options.samples}: must be >= 1")
+    if options.simulate and options.borders in ("extend", "draw"):
+        raise InputError(
+            f"borders = {options.borders!r}: the blur of --simulate is circular; leave one out"
+        )
     schedule = load_schedule(options.schedule)
     prior = stored_prior(options.schedule, options.prior, schedule)
     channels = "luminance" if schedule.channels == 1 else "rgb"
@@ -49,11 +55,21 @@ def compute(options: Restore, say: Say = quiet) -> Result:
             notice=notes.append,
         )
     )
-    prior = resized(prior, image.shape[1:])
     if prior.axes is not None:  # a grey image is one whose planes are equal
-        image = jnp.broadcast_to(image, (len(prior.axes), *prior.shape))
-    denoiser = denoiser_of(options.denoiser, prior, image.shape)
-    degradation = schedule.degradation(prior.shape)
+        image = jnp.broadcast_to(image, (len(prior.axes), *image.shape[1:]))
+    degradation = schedule.degradation(image.shape[1:])
+    is_crop = not options.simulate and options.borders != "circular"
+    if is_crop:
+        if has_pixelwise_mean(prior):
+            raise InputError(
+                "prior: its mean differs from pixel to pixel and ends where the image does; "
+                "allowed is --borders circular"
+            )
+        degradation = on_canvas(degradation)
+        if degradation.shape != image.shape[1:]:
+            notes.append(_canvas_in_words(degradation.shape))
+    prior = resized(prior, degradation.shape)
+    denoiser = denoiser_of(options.denoiser, prior, (len(image), *degradation.shape))
     problem = image_problem(prior, degradation, schedule.sigma_y, channels=len(image))
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
     y = measure(degradation, image, schedule.sigma_y, noise_key) if options.simulate else image
@@ -61,7 +77,8 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     words = denoiser_in_words(options.denoiser)
     title = f"{options.image.name}: {schedule.sampler_name}, {steps} steps, {words}"
     say(title)
-    samples = restore(
+    of_crop = partial(restore_crop, prior=prior, drawn=options.borders == "draw")
+    samples = (of_crop if is_crop else restore)(
         schedule.sampler(),
         denoiser,
         degradation,
@@ -76,6 +93,13 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     photo = np.asarray(image) if options.simulate else None
     return Result(
         title, prior.pixel_range, photo, np.asarray(y), np.asarray(samples), tuple(notes), known
+    )
+
+
+def _canvas_in_words(shape: tuple[int, ...]) -> str:
+    return (
+        f"borders: as a crop of a larger scene, restored on a canvas of {shape[0]}x{shape[1]} "
+        "pixels and cropped; --borders circular for an image whose blur is circular"
     )
 
 
