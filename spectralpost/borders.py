@@ -20,6 +20,7 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.fft
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -110,7 +111,8 @@ def extended(
     half = (*(slice(None),) * (len(shape) - 1), slice(shape[-1] // 2 + 1))
 
     def filtered(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
-        return np.fft.irfftn(np.fft.rfftn(x, axes=axes) * gain[half], s=shape, axes=axes)
+        modes = scipy.fft.rfftn(x, axes=axes, workers=-1) * gain[half]
+        return np.asarray(scipy.fft.irfftn(modes, s=shape, axes=axes, workers=-1))
 
     unknown = np.ones(shape)
     unknown[inside] = 0
@@ -159,7 +161,7 @@ def restore_crop(
     drawn         margins are drawn from their law, one for each sample; else they are its mean
 
     All else as for `restore`, but not for use inside of `jit`. Samplers that divide by a norm take
-    that of the whole canvas.
+    that of the whole canvas: their steps are shorter by the root of the ratio of areas.
     """
     y = as_floating("measurement", y)
     size = y.shape[y.ndim - len(degradation.shape) :]
