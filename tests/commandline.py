@@ -92,6 +92,8 @@ def workplace(tmp_path_factory) -> Path:
     (w / "box" / "prior.npz").write_bytes(prior)
     save_prior(w / "stranger" / "prior.npz", other)
     save_prior(w / "unit.npz", Prior(other.spectrum, other.mean, (0.0, 1.0), ""))
+    uneven = np.linspace(-0.5, 0.5, other.mean.size).reshape(SHAPE)
+    save_prior(w / "uneven.npz", Prior(other.spectrum, uneven, (-1.0, 1.0), ""))
     (w / "text.npz").write_text("no prior")
     (w / "cut.npz").write_bytes(prior[:100])
     np.save(w / "array.npy", np.ones(SHAPE))

@@ -189,6 +189,10 @@ BAD = {
         r"a\.png.*cannot be read",
     ),
     "no samples": (f"{RESTORE} --samples 0", "samples = 0"),
+    "borders of a mean that ends there": (
+        f"{RESTORE} --prior {{w}}/uneven.npz",
+        "mean differs from pixel to pixel.*--borders circular",
+    ),
     "borders of a simulated blur": (
         f"{RESTORE} --simulate --borders extend",
         "borders = 'extend'.*--simulate",
