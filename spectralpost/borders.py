@@ -85,8 +85,9 @@ def extended(
     """A measured crop [..., h, w] in the middle of a canvas [..., H, W], whose margin is filled in.
 
     prior, degradation  of the canvas: `resized(prior, shape)` and `on_canvas(degradation)`
-    key                 the margin is drawn from its law given the crop, for each plane on its own,
-                        noise of the measurement included; None: it is the mean of that law
+    key                 the margin is drawn from its law given the crop, for each plane on its own
+                        (of colour each axis), noise of the measurement included; None: it is the
+                        mean of that law
     sigma_y             in units of the pixel range
 
     Conditional simulation: y' + K (y - y') of a field y' drawn from the model is a draw from the
@@ -108,10 +109,11 @@ def extended(
     inside = _inside(y.shape[y.ndim - len(shape) :], shape)
     variance = degradation.response.reshape(shape) ** 2 * prior.spectrum + sigma_y**2
     mean = np.asarray(degradation.apply(prior.mean), float)
-    half = (*(slice(None),) * (len(shape) - 1), slice(shape[-1] // 2 + 1))
+    half = slice(shape[-1] // 2 + 1)
+    crop = np.asarray(prior.along_axes(y), float)
 
     def filtered(x: np.ndarray, gain: np.ndarray) -> np.ndarray:
-        modes = scipy.fft.rfftn(x, axes=axes, workers=-1) * gain[half]
+        modes = scipy.fft.rfftn(x, axes=axes, workers=-1) * gain[..., half]
         return np.asarray(scipy.fft.irfftn(modes, s=shape, axes=axes, workers=-1))
 
     unknown = np.ones(shape)
@@ -121,14 +123,14 @@ def extended(
     if key is not None:
         white = np.asarray(jax.random.normal(key, field.shape), float)
         drawn = filtered(white, np.sqrt(variance))
-    field[..., *inside] = np.asarray(y, float) - mean[inside] - drawn[..., *inside]
+    field[..., *inside] = crop - mean[..., *inside] - drawn[..., *inside]
     margin = _conjugate_gradients(
         lambda x: unknown * filtered(x, 1 / variance),
         lambda x: unknown * filtered(x, variance),
         -unknown * filtered(field, 1 / variance),
         axes,
     )
-    canvas = mean + drawn + margin
+    canvas = prior.along_planes(mean + drawn + margin)
     canvas[..., *inside] = np.asarray(y)
     return jnp.asarray(canvas, y.dtype)
 

@@ -60,6 +60,10 @@ class Prior:
             return images
         return jnp.einsum("...chw,ca->...ahw", images, self.axes.astype(images.dtype))
 
+    def along_planes(self, turned: np.ndarray) -> np.ndarray:
+        """The way back: [..., C, H, W]."""
+        return turned if self.axes is None else np.einsum("...ahw,ca->...chw", turned, self.axes)
+
     @property
     def hash(self) -> str:
         """Of all numbers: equal for priors that are the same."""
@@ -179,7 +183,7 @@ def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
         raise InputError(f"a prior of size {prior.shape} cannot be used at size {shape}")
     planes = prior.mean.shape[: prior.mean.ndim - len(prior.shape)]  # (C,) of colour, else ()
     means = prior.mean.reshape(*planes, -1)
-    if np.any(np.ptp(means, axis=-1) > 0):
+    if has_pixelwise_mean(prior):
         raise InputError(f"a pixelwise mean of size {prior.shape} cannot be used at size {shape}")
     spectra = prior.spectrum.reshape(-1, *prior.shape)
     spectrum = np.stack([on_grid(one, shape) for one in spectra]).reshape(*planes, *shape)
@@ -223,13 +227,18 @@ def _check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return shape
 
 
+def has_pixelwise_mean(prior: Prior) -> bool:
+    """Whether the mean differs from pixel to pixel, as of aligned images."""
+    size_axes = tuple(range(-len(prior.shape), 0))
+    return bool(np.any(np.ptp(prior.mean, axis=size_axes) > 0))
+
+
 def draw(prior: Prior, num: int, seed: int = 0) -> np.ndarray:
     """Independent samples of the prior, [num, *shape], of colour [num, C, H, W]."""
     white = np.random.default_rng(seed).normal(size=(num, *prior.spectrum.shape))
     axes = tuple(range(-len(prior.shape), 0))
     shaped = np.sqrt(prior.spectrum) * np.fft.fftn(white, axes=axes)
-    samples = prior.mean + np.fft.ifftn(shaped, axes=axes).real
-    return samples if prior.axes is None else np.einsum("nahw,ca->nchw", samples, prior.axes)
+    return prior.along_planes(prior.mean + np.fft.ifftn(shaped, axes=axes).real)
 
 
 def excess_kurtosis(prior: Prior, planes: np.ndarray | Iterable[np.ndarray]) -> float:

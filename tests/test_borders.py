@@ -302,3 +302,22 @@ def test_samples_are_independent_and_reproducible(drawn):
     assert run(0).shape == y.shape
     with pytest.raises(InputError, match="samples = 0"):
         run(0, num_samples=0)
+
+
+def test_colours_are_filled_along_the_axes_of_the_prior():
+    """Axis by axis as planes of its own prior are; equal planes stay equal."""
+    rng = np.random.default_rng(0)
+    images = rng.normal(size=(60, 3, 16, 16)).cumsum(-1).cumsum(-2) / 20
+    images[:, 1] = 0.8 * images[:, 0] + 0.2 * images[:, 1]
+    wide = (-99.0, 99.0)
+    prior = from_images(images, colour=True, pixel_range=wide)
+    blur = on_canvas(gaussian_blur((16, 16), 1.0))
+    canvas = resized(prior, blur.shape)
+    y = jnp.asarray(images[0])
+    found = extended(y, canvas, blur, None, sigma_y=0.1)
+    np.testing.assert_array_equal(cropped(found, (16, 16)), y)
+    turned = prior.along_axes(y)
+    for axis in range(3):
+        plane = Prior(canvas.spectrum[axis], canvas.mean[axis], wide, "")
+        alone = extended(turned[axis], plane, blur, None, sigma_y=0.1)
+        np.testing.assert_allclose(prior.along_axes(found)[axis], alone, rtol=1e-6, atol=1e-6)

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..images import PixelRange
 from ..noise import num_steps_of
 from ..options import Restore
-from ..prior import resized
+from ..prior import has_pixelwise_mean, resized
 from ..problem import image_problem
 from ..restoration import measure, restore
 from ..schedule_file import load_schedule
