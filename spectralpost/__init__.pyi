@@ -10,6 +10,9 @@ from .degradations import identity as identity
 from .degradations import motion_blur as motion_blur
 from .degradations import uniform_blur as uniform_blur
 from .denoisers.calibrating import calibrate as calibrate
+from .denoisers.ffdnet import FFDNetDenoiser as FFDNetDenoiser
+from .denoisers.ffdnet import load_ffdnet as load_ffdnet
+from .denoisers.gaussian import GaussianAbove as GaussianAbove
 from .denoisers.gaussian import GaussianDenoiser as GaussianDenoiser
 from .denoisers.unet import UNetDenoiser as UNetDenoiser
 from .denoisers.unet import load_unet as load_unet

@@ -117,8 +117,9 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     """Photograph to degrade and restore (default: the first image, kept out of the prior)."""
     denoiser: str = "gaussian"
     """What the schedule is for, and restores the photograph. gaussian: the prior's own; unet: the
-    network that comes with this package, or unet:FILE of `spectralpost train`; module:function:
-    yours, (x_t, level) -> x_hat of images [..., C, H, W]. Networks are calibrated on the images."""
+    network that comes with this package, or unet:FILE of `spectralpost train`; ffdnet:FILE: weights
+    as its authors publish them; module:function: yours, (x_t, level) -> x_hat of images
+    [..., C, H, W]. Networks are calibrated on the images."""
     limits: Literal["auto", "bare", "network"] = "auto"
     """bare: the model's optimum. network: what a trained network needs, see `sp.for_network`:
     limits on amplification and roughness, scales of the spectrum, learned noise levels. auto: bare
@@ -176,7 +177,8 @@ class Restore:
     """Prior file (default: prior.npz beside the schedule)."""
     denoiser: str = "gaussian"
     """gaussian: of the prior; unet: the network that comes with this package, or unet:FILE of
-    `spectralpost train`; module:function: yours, (x_t, level) -> x_hat of images [..., C, H, W]."""
+    `spectralpost train`; ffdnet:FILE: weights as its authors publish them; module:function: yours,
+    (x_t, level) -> x_hat of images [..., C, H, W]."""
     white_level: float | None = None
     """Pixel value that is white in an integer file (default: the largest that its type holds)."""
     simulate: bool = False

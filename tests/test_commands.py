@@ -561,7 +561,8 @@ def test_restore_with_another_denoiser(denoiser, w, tmp_path, capsys, monkeypatc
 @pytest.mark.parametrize(
     "denoiser, message",
     [
-        ("ffd", "denoiser = 'ffd': allowed are gaussian, unet, unet:FILE, module:function"),
+        ("ffd", "denoiser = 'ffd': allowed are gaussian, unet, unet:FILE, ffdnet:FILE"),
+        ("ffdnet:none.pth", "weights 'none.pth': cannot be read"),
         ("unet:none.msgpack", "network 'none.msgpack': cannot be read"),
         ("no_such_module:f", "denoiser = 'no_such_module:f': No module named"),
         ("math:no_such_function", "denoiser = 'math:no_such_function': module 'math' has no"),

@@ -17,6 +17,7 @@ READING_ORDER = (
     "plain_json",
     "signatures",
     "options",
+    "state_dict",
     "algebra",
     "noise",
     "calibration",

@@ -14,6 +14,7 @@ from .. import images
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..degradations.kernels import kernel_note, load_kernel
 from ..denoisers.calibrating import calibrate
+from ..denoisers.ffdnet import load_ffdnet
 from ..denoisers.gaussian import GaussianDenoiser
 from ..denoisers.unet import load_unet
 from ..errors import InputError
@@ -117,8 +118,11 @@ def denoiser_of(name: str, prior: Prior, shape: tuple[int, ...]) -> PixelDenoise
         return _checked(name, network, shape)
     if not (module and rest):
         raise InputError(
-            f"denoiser = {name!r}: allowed are gaussian, unet, unet:FILE, module:function"
+            f"denoiser = {name!r}: allowed are gaussian, unet, unet:FILE, ffdnet:FILE, "
+            "module:function"
         )
+    if module == "ffdnet":
+        return _checked(name, load_ffdnet(Path(rest), prior), shape)
     try:
         sys.path.insert(0, "")  # a module of the folder that one is in, as with python -m
         found: Any = getattr(import_module(module), rest)
