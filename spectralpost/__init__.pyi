@@ -14,6 +14,9 @@ from .denoisers.ffdnet import FFDNetDenoiser as FFDNetDenoiser
 from .denoisers.ffdnet import load_ffdnet as load_ffdnet
 from .denoisers.gaussian import GaussianAbove as GaussianAbove
 from .denoisers.gaussian import GaussianDenoiser as GaussianDenoiser
+from .denoisers.pytorch import TorchDenoiser as TorchDenoiser
+from .denoisers.pytorch import torch_denoiser as torch_denoiser
+from .denoisers.pytorch import torch_eps_denoiser as torch_eps_denoiser
 from .denoisers.unet import UNetDenoiser as UNetDenoiser
 from .denoisers.unet import load_unet as load_unet
 from .denoisers.unet import save_unet as save_unet

@@ -1,6 +1,8 @@
 """Imports point one way: reading order is import order."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +20,7 @@ READING_ORDER = (
     "signatures",
     "options",
     "state_dict",
+    "torch_call",
     "algebra",
     "noise",
     "calibration",
@@ -129,6 +132,17 @@ def test_imports_point_one_way(path):
     order = ORDERED.get(me, SHARED.get(me, ()))
     before = order[: order.index(path.stem)] if path.stem in order else order
     assert siblings <= {f".{name}" for name in before}
+
+
+def test_torch_is_imported_by_those_who_use_it():
+    program = (
+        "import sys, spectralpost\n"
+        "for name in spectralpost.__all__: getattr(spectralpost, name)\n"
+        "import spectralpost.commands.inputs\n"
+        "assert 'torch' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_the_check_sees_every_form_of_import():
