@@ -3,9 +3,14 @@
 Files are written by PyTorch where it is there; what is refused needs none.
 """
 
+import os
 import pickle
+import re
+import subprocess
+import sys
 import zipfile
 from collections import OrderedDict
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -172,6 +177,25 @@ def test_a_sampler_restores_with_it(tmp_path, getkey):
     assert np.max(np.abs(found - run(GaussianDenoiser.of(PRIOR)))) > 0.01
     with pytest.raises(InputError, match=r"FFDNet takes \[\.\.\., 3, H, W\]"):
         denoiser_of(f"ffdnet:{path}", PRIOR, (1, 9, 6))
+
+
+@pytest.mark.parametrize("block", [0, 1], ids=["pytorch", "ffdnet"])
+def test_examples_of_the_documentation(block, tmp_path):
+    """As a reader would run them, FFDNet's on small images and with other weights."""
+    text = (Path(__file__).parent.parent / "docs" / "denoisers.md").read_text("utf-8")
+    program = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)[block]
+    saved(tmp_path / "ffdnet_color.pth", weights_of(3))
+    done = subprocess.run(
+        [sys.executable, "-c", program.replace("128", "16")],
+        cwd=tmp_path,
+        env=os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and "nan" not in done.stdout
 
 
 # ------------------------------------------------------------------------------------------- files
