@@ -320,4 +320,5 @@ def test_colours_are_filled_along_the_axes_of_the_prior():
     for axis in range(3):
         plane = Prior(canvas.spectrum[axis], canvas.mean[axis], wide, "")
         alone = extended(turned[axis], plane, blur, None, sigma_y=0.1)
-        np.testing.assert_allclose(prior.along_axes(found)[axis], alone, rtol=1e-6, atol=1e-6)
+        # Conjugate gradients end at a tenth of sigma_y.
+        np.testing.assert_allclose(prior.along_axes(found)[axis], alone, atol=1e-3)

@@ -27,7 +27,8 @@ from spectralpost.images import load_image, save_image
 from spectralpost.learning import Freedom, Search
 from spectralpost.noise import GRIDS, vp_linear, vp_timesteps
 from spectralpost.options import Compare, Design, Evaluate, Tradeoff, choice
-from spectralpost.prior_file import load_prior
+from spectralpost.prior import Prior
+from spectralpost.prior_file import load_prior, save_prior
 from spectralpost.problem import image_problem
 from spectralpost.restoration import measure
 from spectralpost.samplers import SAMPLERS
@@ -87,9 +88,11 @@ def test_design_writes_the_schedule_of_its_options(w):
 def test_the_photograph_is_kept_out_of_the_prior(w):
     """The first image is restored; mean and spectrum are those of the three others."""
     prior = load_prior(w / "designed" / "prior.npz")
-    others = np.concatenate([load_image(w / "images" / f"{i}.png") for i in (1, 2, 3)])
-    power = np.abs(np.fft.fft2(others - others.mean(), norm="ortho")) ** 2
-    np.testing.assert_allclose(prior.mean, others.mean(), rtol=1e-12)
+    others = np.stack([load_image(w / "images" / f"{i}.png") for i in (1, 2, 3)])
+    along = np.einsum("nchw,ca->nahw", others, prior.axes)
+    mean = along.mean(axis=(0, 2, 3))[:, None, None]
+    power = np.abs(np.fft.fft2(along - mean, norm="ortho")) ** 2
+    np.testing.assert_allclose(prior.mean, np.broadcast_to(mean, prior.mean.shape), rtol=1e-12)
     np.testing.assert_allclose(prior.spectrum, power.mean(axis=0), rtol=1e-10)
 
 
@@ -188,7 +191,7 @@ def test_variants_of_a_sampler(w, tmp_path, capsys):
 
 def test_compare_ranks_the_samplers(w, tmp_path, capsys):
     """Three samplers, two step counts: a table each, all numbers in the file, best ones first."""
-    options = f"--samplers ddnm dps reddiff --steps 5 4 --blur-std 1 {SMALL}"
+    options = "--samplers ddnm dps reddiff --steps 5 4 --blur-std 1 --starts 2"
     out = run(f"compare --images {w}/images {options} --out {tmp_path}/out", capsys)
     names = ["compare.json", "compare.png", "config.yaml"]
     assert sorted(os.listdir(tmp_path / "out")) == names
@@ -365,7 +368,7 @@ def test_restore_a_measurement_of_another_size(w, tmp_path, capsys):
     out = run(f"restore {tmp_path}/y.png --schedule {schedule} --out {tmp_path}/out", capsys)
     assert "PSNR" not in out  # unknown without the clean image
     restored = load_image(tmp_path / "out" / "restored-1.png")
-    assert restored.shape == clean.shape
+    assert restored.shape == (3, *clean.shape[1:])  # what it has of colour is the prior's
     assert np.mean((restored - clean) ** 2) < np.var(clean)
 
 
@@ -530,11 +533,22 @@ def test_schedules_by_band_are_evaluated_and_restored(w, tmp_path, capsys):
         "plain": w / "designed" / "schedule.json",
         "bands": tmp_path / "bands" / "schedule.json",
     }
+    image = w / "images" / "0.png"
+    for path in both.values():
+        run(f"evaluate {path} --no-relearn --out {tmp_path}/e-{path.parent.name}", capsys)
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(f"restore {image} --schedule {both['bands']} --simulate"))
+    refused = " ".join(capsys.readouterr().err.split())
+    assert stopped.value.code == 2 and "bands are of the prior's axes of colour" in refused
+    # Planes that are alike have a band each.
+    colour = load_prior(w / "designed" / "prior.npz")
+    alike = Prior(colour.spectrum[-1], colour.mean[-1], colour.pixel_range, "alike")
+    save_prior(tmp_path / "alike.npz", alike)
     for name, path in both.items():
-        run(f"evaluate {path} --no-relearn --out {tmp_path}/e-{name}", capsys)
-        image = w / "images" / "0.png"
-        run(f"restore {image} --schedule {path} --simulate --out {tmp_path}/r-{name}", capsys)
-    wanted, found = (metrics_in(tmp_path / f"e-{name}")["this schedule"] for name in both)
+        command = f"restore {image} --schedule {path} --prior {tmp_path}/alike.npz --simulate"
+        run(f"{command} --out {tmp_path}/r-{name}", capsys)
+    folders = (path.parent.name for path in both.values())
+    wanted, found = (metrics_in(tmp_path / f"e-{name}")["this schedule"] for name in folders)
     for metric, value in wanted.items():
         # a weight of 1 is 1 - 6e-6 by band (`guidance.bounded`)
         np.testing.assert_allclose(found[metric], value, rtol=1e-4)
@@ -584,10 +598,12 @@ def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     (tmp_path / "denoisers_of_mine.py").write_text("def halved(x_t, t):\n    return x_t / 2\n")
     command = f"design --images {w}/images --sampler pigdm --steps 4 {SMALL}"
     monkeypatch.setattr("spectralpost.denoisers.calibrating.TOO_FEW", np.inf)
+    monkeypatch.setattr("spectralpost.commands.design.FAR_OFF", -100.0)
     out = run(f"{command} --denoiser denoisers_of_mine:halved --out a", capsys)
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
     out = " ".join(out.split())
     assert "the denoiser denoisers_of_mine:halved" in out
-    # Half of x_t is no estimate of a photograph.
     assert "dB worse than predicted" in out and "Do not use it" in out
     prior = load_prior(tmp_path / "a" / "prior.npz")
     assert (

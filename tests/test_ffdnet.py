@@ -18,14 +18,13 @@ import numpy as np
 import pytest
 from compiling import quick_compilation
 
-from spectralpost.colour import from_colour_images
 from spectralpost.commands.inputs import denoiser_of
 from spectralpost.degradations import gaussian_blur
 from spectralpost.denoisers.ffdnet import LIMIT, load_ffdnet
-from spectralpost.denoisers.gaussian import ColourDenoiser, GaussianAbove, GaussianDenoiser
+from spectralpost.denoisers.gaussian import GaussianAbove, GaussianDenoiser
 from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, vp_linear
-from spectralpost.prior import power_law
+from spectralpost.prior import from_images, power_law
 from spectralpost.restoration import restore
 from spectralpost.samplers import SAMPLERS
 from spectralpost.state_dict import read_state_dict
@@ -148,7 +147,7 @@ def test_the_gaussian_denoiser_takes_over(tmp_path, getkey):
 def test_gaussian_above_any_function(getkey):
     """A function of JAX, below the decorrelated colours of a colour prior."""
     images = jax.random.uniform(getkey(), (12, 3, 8, 8), minval=-1, maxval=1)
-    prior = from_colour_images(np.asarray(images))
+    prior = from_images(np.asarray(images), colour=True)
     ours = GaussianAbove.of(lambda x_t, t: x_t / t.alpha, prior, 0.5)
     blur, levels = gaussian_blur((8, 8), 1.0), vp_linear(3)
     weights = {"zeta": jnp.full(3, 0.1), "eta": jnp.zeros(3)}
@@ -157,7 +156,7 @@ def test_gaussian_above_any_function(getkey):
     )
     assert restored.shape == (3, 8, 8) and np.all(np.isfinite(restored))
     t = level_at(0.6)
-    np.testing.assert_allclose(ours(images, t), ColourDenoiser.of(prior)(images, t), atol=1e-12)
+    np.testing.assert_allclose(ours(images, t), GaussianDenoiser.of(prior)(images, t), atol=1e-12)
     np.testing.assert_allclose(ours(images, level_at(0.4)), images * np.sqrt(1.16), rtol=1e-12)
     with pytest.raises(InputError, match="limit = 0"):
         GaussianAbove.of(lambda x_t, t: x_t, prior, 0.0)

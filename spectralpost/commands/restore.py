@@ -57,6 +57,11 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     )
     if prior.axes is not None:  # a grey image is one whose planes are equal
         image = jnp.broadcast_to(image, (len(prior.axes), *image.shape[1:]))
+        if schedule.band_knots is not None:
+            raise InputError(
+                f"schedule {str(options.schedule)!r}: its bands are of the prior's axes of colour, "
+                "not of the planes that are restored; allowed is one weight a step"
+            )
     degradation = schedule.degradation(image.shape[1:])
     is_crop = not options.simulate and options.borders != "circular"
     if is_crop:

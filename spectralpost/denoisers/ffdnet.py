@@ -17,7 +17,6 @@ import numpy as np
 from jax import Array
 
 from ..algebra import as_floating, floating
-from ..colour import ColourPrior
 from ..errors import InputError, shown
 from ..images import PIXEL_RANGE, PixelRange
 from ..noise import NoiseLevel
@@ -74,9 +73,7 @@ class FFDNetDenoiser:
         return x.reshape(n, planes, rows, columns)[..., :height, :width]
 
 
-def load_ffdnet(
-    path: str | os.PathLike[str], prior: Prior | ColourPrior
-) -> GaussianAbove[FFDNetDenoiser]:
+def load_ffdnet(path: str | os.PathLike[str], prior: Prior) -> GaussianAbove[FFDNetDenoiser]:
     """Read weights, a state_dict as the authors publish them; InputError if that fails.
 
     prior  its Gaussian denoiser takes over where sigma / alpha > 1.5 in [-1, 1] (`LIMIT`, scaled to
