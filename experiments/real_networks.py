@@ -33,6 +33,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from scipy.stats import spearmanr
 
 from spectralpost import (
     SAMPLERS,
@@ -59,6 +60,7 @@ from spectralpost import (
     unique_modes,
     vp_linear,
 )
+from spectralpost.denoiser_use import differentiates_denoiser
 from spectralpost.images import built_in_photographs, tiles
 
 BINS = 200
@@ -119,6 +121,7 @@ def main(options: Options) -> None:
         show(key, cells[key])
         shown[f"{name:<8} {steps:<3} {sigma_y:<5g}"] = cells[key]
     table(shown)
+    correlation(shown)
 
 
 def quick() -> None:
@@ -260,6 +263,28 @@ def table(cells: dict[str, dict]) -> None:
             gap = 100 * (np.asarray(cell[label]["energy"]) - tuned) / tuned.mean()
             error = gap.std(ddof=1) / np.sqrt(gap.size)
             print(f"{f'{gap.mean():+.1f} ({error:.1f})':>15}", end="")
+        print()
+
+
+def correlation(cells: dict[str, dict]) -> None:
+    """Rank correlation of the predicted W2 with the energy score: of all, and within cells."""
+    print("\nrank correlation of predicted W2 with energy score, of the model and calibrated")
+    by_jacobian = ("all", "with Jacobian", "without")
+    for title in by_jacobian:
+        some = [
+            cell
+            for name, cell in cells.items()
+            if title == "all"
+            or differentiates_denoiser(SAMPLERS[name.split()[0]]()) == (title == by_jacobian[1])
+        ]
+        if not some:
+            continue
+        print(f"{title:<16}", end="")
+        for model in ("W2 model", "W2 calibrated"):
+            pairs = [[(np.mean(s["energy"]), s[model]) for s in cell.values()] for cell in some]
+            over_all = spearmanr(*zip(*sum(pairs, []), strict=True)).statistic
+            within = np.mean([spearmanr(*zip(*one, strict=True)).statistic for one in pairs])
+            print(f"{over_all:8.2f} (within cells {within:.2f})", end="")
         print()
 
 

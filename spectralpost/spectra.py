@@ -79,9 +79,11 @@ def batches(
         if some.ndim < ndim or 0 in some.shape[-2:]:
             raise InputError(f"a plane of shape {some.shape}: [{needed} is needed")
         shape = shape or some.shape[-ndim:]
-        if some.shape[-ndim:] != shape:
-            sizes = sorted("x".join(map(str, size)) for size in (shape, some.shape[-ndim:]))
+        if some.shape[-2:] != shape[-2:]:
+            sizes = sorted("x".join(map(str, size[-2:])) for size in (shape, some.shape))
             raise InputError(f"images of mixed sizes: {', '.join(sizes)}")
+        if some.shape[-ndim:] != shape:
+            raise InputError(f"images of {some.shape[-3]} planes among others of {shape[0]}")
         some = some.reshape(-1, *shape)
         count = max(1, BATCH // some[0].size) if len(some) else 1
         for start in range(0, len(some), count):

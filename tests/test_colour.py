@@ -157,6 +157,8 @@ def test_bad_input(images):
     ):
         with pytest.raises(sp.InputError, match=message):
             sp.from_images(given, colour=True, pixel_range=WIDE)
+    with pytest.raises(sp.InputError, match="images of 2 planes among others of 3"):
+        sp.from_images([images[0], images[1, :2]], colour=True, pixel_range=WIDE)
 
 
 def test_one_pass_over_sets_of_images(images, prior):
