@@ -25,7 +25,7 @@ import json
 import sys
 import time
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -282,7 +282,7 @@ def correlation(cells: dict[str, dict]) -> None:
         print(f"{title:<16}", end="")
         for model in ("W2 model", "W2 calibrated"):
             pairs = [[(np.mean(s["energy"]), s[model]) for s in cell.values()] for cell in some]
-            over_all = spearmanr(*zip(*sum(pairs, []), strict=True)).statistic
+            over_all = spearmanr(*zip(*chain(*pairs), strict=True)).statistic
             within = np.mean([spearmanr(*zip(*one, strict=True)).statistic for one in pairs])
             print(f"{over_all:8.2f} (within cells {within:.2f})", end="")
         print()
