@@ -254,7 +254,7 @@ def show(key: str, cell: dict) -> None:
 def table(cells: dict[str, dict]) -> None:
     """Energy score of the tuned constant, and what others have more of it in % (standard error)."""
     labels = ("published", *LEARNED)
-    heads = [label.replace("limits + ", "+ ").replace("levels", "l.") for label in labels]
+    heads = ("published", "bare", "limits", "+l.", "+l.+J", "+l.+J+s.", "network")
     print("\nsampler  S   s_y    tuned" + "".join(f"{head:>15}" for head in heads))
     for name, cell in cells.items():
         tuned = np.asarray(cell["tuned"]["energy"])

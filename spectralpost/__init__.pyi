@@ -55,6 +55,9 @@ from .noise import rectified_flow as rectified_flow
 from .noise import ve_karras as ve_karras
 from .noise import vp_cosine as vp_cosine
 from .noise import vp_linear as vp_linear
+from .polishing import Polished as Polished
+from .polishing import energy_score as energy_score
+from .polishing import polish as polish
 from .prior import Prior as Prior
 from .prior import draw as draw
 from .prior import from_images as from_images

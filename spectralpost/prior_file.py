@@ -25,7 +25,7 @@ def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
             pixel_range=np.asarray(prior.pixel_range),
             source=np.asarray(prior.source),
             **({} if prior.calibration is None else prior.calibration._asdict()),
-            **({} if prior.axes is None else {"axes": prior.axes}),
+            **({} if prior.axes is None else {"axes": prior.axes}),  # type: ignore[arg-type]
         )
 
 

@@ -202,7 +202,8 @@ def _restore(
             return sampler.update(denoise, measurement, Step(t, s, x_t, y, eps, guidance_t)), None
 
         step_keys = jax.random.split(key, t.alpha.shape[0])
-        x_0, _ = jax.lax.scan(step, x_T, (t, s, guidance, step_keys))
+        # For who differentiates all of it: steps are computed again, instead of kept.
+        x_0, _ = jax.lax.scan(jax.checkpoint(step), x_T, (t, s, guidance, step_keys))
         return degradation.from_modes(x_0)
 
     return jax.vmap(lambda keys: jax.vmap(one)(images, keys))(keys)

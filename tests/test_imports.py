@@ -41,6 +41,7 @@ READING_ORDER = (
     "designers",
     "denoisers",
     "restoration",
+    "polishing",
     "borders",
     "schedule_checks",
     "schedule_file",

@@ -1,0 +1,114 @@
+"""Gradient steps through restorations, judged by a proper score."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spectralpost as sp
+
+SHAPE = (8, 8)
+LEVELS = sp.vp_linear(4)
+BLUR = sp.gaussian_blur(SHAPE, 1.0)
+
+
+@pytest.fixture(scope="module")
+def prior():
+    return sp.power_law(SHAPE, 2.0, std=0.4, pixel_range=(-9.0, 9.0))
+
+
+def test_energy_score_is_least_for_the_law_itself():
+    """Of normal samples around a normal truth; a point estimate and too wide samples are worse."""
+    keys = jax.random.split(jax.random.key(0), 2)
+    x_0 = jax.random.normal(keys[0], (4000, 1, 2, 2))
+    noise = jax.random.normal(keys[1], (2, 4000, 1, 2, 2))
+    scores = {scale: sp.energy_score(scale * noise, x_0) for scale in (0.0, 0.6, 1.0, 1.6)}
+    for scale in (0.0, 0.6, 1.6):
+        worse = np.asarray(scores[scale] - scores[1.0])
+        assert worse.mean() > 4 * worse.std() / np.sqrt(worse.size)
+
+
+def test_its_gradient_is_right(prior):
+    """Through DPS, which differentiates the denoiser: against finite differences."""
+    sampler, denoiser = sp.SAMPLERS["dps"](), sp.GaussianDenoiser.of(prior)
+    x_0 = jnp.asarray(sp.draw(prior, 3)[:, None])
+    y = sp.measure(BLUR, x_0, 0.1, jax.random.key(1))
+    guidance = sampler.heuristic(sp.image_problem(prior, BLUR, 0.1), LEVELS)
+    start = guidance["zeta"] * 20
+
+    def score(zeta):
+        weights = guidance | {"zeta": zeta}
+        key = jax.random.key(2)
+        x = sp.restore(sampler, denoiser, BLUR, y, LEVELS, weights, key, sigma_y=0.1, num_samples=2)
+        return jnp.mean(sp.energy_score(x, x_0))
+
+    gradient = jax.grad(score)(start)
+    for i in range(4):
+        shift = 1e-5 * start[i] * jnp.eye(4)[i]
+        by_differences = (score(start + shift) - score(start - shift)) / (2 * shift[i])
+        # Rounding eps / 1e-5 and truncation (1e-5)^2, relative.
+        np.testing.assert_allclose(gradient[i], by_differences, rtol=1e-7, atol=1e-9)
+
+
+def test_a_poor_schedule_gets_better_and_a_good_one_no_worse(prior):
+    sampler, denoiser = sp.SAMPLERS["diffpir"](), sp.GaussianDenoiser.of(prior)
+    images = sp.draw(prior, 32)
+    problem = sp.image_problem(prior, BLUR, 0.1)
+    poor = sampler.heuristic(problem, LEVELS)
+    seen = []
+    found = sp.polish(
+        sampler,
+        denoiser,
+        images,
+        BLUR,
+        0.1,
+        LEVELS,
+        poor,
+        steps=12,
+        learning_rate=0.3,
+        progress=lambda i, score: seen.append(score),
+    )
+    assert found.kept_out.min() < 0.97 * found.kept_out[0]
+    np.testing.assert_array_equal(found.kept_out[1:], seen)
+    assert found.curve.shape == (len(seen),) and found.seconds > 0
+    # The distance to the posterior, which polishing does not know, falls with the score.
+    before, after = (sp.evaluate(sampler, problem, LEVELS, g) for g in (poor, found.guidance))
+    assert after < 0.7 * before
+    # Steps that are too large make it worse: it ends early, with what it was given.
+    wild = sp.polish(
+        sampler,
+        denoiser,
+        images,
+        BLUR,
+        0.1,
+        LEVELS,
+        found.guidance,
+        free=("lambda_",),
+        steps=12,
+        learning_rate=30.0,
+        patience=2,
+    )
+    assert len(wild.curve) < 12
+    assert wild.kept_out.min() == wild.kept_out[0]
+    for name, weights in found.guidance.items():
+        np.testing.assert_array_equal(wild.guidance[name], weights)
+
+
+def test_bad_input(prior):
+    sampler, denoiser = sp.SAMPLERS["diffpir"](), sp.GaussianDenoiser.of(prior)
+    guidance = sampler.heuristic(sp.image_problem(prior, BLUR, 0.1), LEVELS)
+    images = sp.draw(prior, 8)
+    call = lambda images, **others: sp.polish(  # noqa: E731
+        sampler, denoiser, images, BLUR, 0.1, LEVELS, guidance, **others
+    )
+    for given, others, message in (
+        (images[:7], {}, "images: 7; 8 at least are needed"),
+        (images[0], {}, "images of shape"),
+        (images, {"free": ("zeta_",)}, "diffpir has lambda_, zeta"),
+        (images, {"steps": 0}, "steps = 0"),
+        (images, {"learning_rate": 0.0}, "learning_rate = 0.0: must be > 0 and finite"),
+    ):
+        with pytest.raises(sp.InputError, match=message):
+            call(given, **others)
+    with pytest.raises(sp.InputError, match="restores to NaN"):
+        sp.polish(sampler, lambda x, t: x * jnp.nan, images, BLUR, 0.1, LEVELS, guidance)
