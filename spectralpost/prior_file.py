@@ -4,7 +4,7 @@ import math
 import os
 import warnings
 import zipfile
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -17,16 +17,13 @@ from .prior import MAX_VALUES, MAX_VARIANCE, Prior
 
 def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
     """Write a prior as .npz (plain arrays, no pickle); InputError if the file exists."""
+    arrays: dict[str, Any] = {name: np.asarray(getattr(prior, name)) for name in _STORED}
+    if prior.calibration is not None:
+        arrays |= prior.calibration._asdict()
+    if prior.axes is not None:
+        arrays["axes"] = prior.axes
     with whole_file(path) as temporary, open(temporary, "wb") as file:
-        np.savez_compressed(
-            file,
-            spectrum=prior.spectrum,
-            mean=prior.mean,
-            pixel_range=np.asarray(prior.pixel_range),
-            source=np.asarray(prior.source),
-            **({} if prior.calibration is None else prior.calibration._asdict()),
-            **({} if prior.axes is None else {"axes": prior.axes}),  # type: ignore[arg-type]
-        )
+        np.savez_compressed(file, **arrays)
 
 
 def load_prior(path: str | os.PathLike[str]) -> Prior:
