@@ -358,3 +358,12 @@ def test_wrong_freedoms(problem, options, match):
 def test_one_step_has_no_gap_to_learn():
     with pytest.raises(InputError, match="levels: one step has no gap"):
         learn(dps(), PROBLEM, vp_linear(1), freedom=Freedom(levels=True))
+
+
+@pytest.mark.parametrize("bands", [None, 2])
+def test_one_more_weight_ends_no_higher(bands):
+    """A search for eta begins, among others, where that without it ends up."""
+    fewer = learned(freedom=Freedom(levels=True), free=("zeta",))
+    more = learned(freedom=Freedom(levels=True, bands=bands), free=("zeta", "eta"))
+    assert set(more.free) == {"zeta", "eta"}
+    assert more.loss < 1.01 * fewer.loss

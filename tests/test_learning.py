@@ -666,4 +666,4 @@ def test_for_network():
     few = sp.Search(starts=2, max_iterations=20)
     assert options["freedom"].levels and options["prices"].scales == (5.0, 0.2)
     result = learn(pigdm(), circular().problem, sp.vp_linear(4), **options, search=few)
-    assert result.free == ("weight", "eta")
+    assert set(result.free) == {"weight", "eta"}

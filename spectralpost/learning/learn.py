@@ -22,7 +22,7 @@ from .generations import PATIENCE, Progress, Search, Watch
 from .guidance import constrain, per_mode, unconstrain
 from .loss import Loss, Prices, Several
 from .parameters import LEVELS, Freedom, parameters_of, schedule_of
-from .preparing import Prepared, prepare
+from .preparing import Prepared, default_free, prepare
 
 COARSE = 64  # modes of the problem that is explored
 
@@ -108,6 +108,7 @@ def learn(
     )
     loss, centres = prepared.loss, (prepared.heuristic, prepared.constant)
     watch = Watch(progress)
+    usual = default_free(sampler)
     starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
     if prepared.method.optimizer == "lm":
         coarse = loss.on_bins(COARSE)
@@ -115,6 +116,10 @@ def learn(
         if starts is None:
             found = generations.explore(plain, _single(centres), search, watch)
             starts = loss.parameters.fit_weights(found)
+            names = tuple(name for name in prepared.loss.parameters.weights if name in usual)
+            if plain is not coarse and 0 < len(names) < len(loss.parameters.weights):
+                fewer = _found_with_fewer(coarse, names, prepared, search, watch)
+                starts = np.concatenate([loss.parameters.fit(fewer), starts])
         if resume is not None or plain is not coarse:
             starts, _ = generations.generations(coarse, starts, search, watch, PATIENCE)
         # The tuned constant once more: refining cannot end above it, prices included.
@@ -203,6 +208,39 @@ def _plain(loss: Loss, prepared: Prepared) -> Loss:
         parameters.sampler, parameters.levels, guidance, parameters.weights, knots=parameters.knots
     )
     return replace(loss, parameters=plain)
+
+
+def _found_with_fewer(
+    coarse: Loss, names: tuple[str, ...], prepared: Prepared, search: Search, watch: Watch
+) -> dict[str, np.ndarray]:
+    """Numbers to begin from: the weights `names` and levels learned, all other weights as given.
+
+    On levels as given the best eta is little, on learned ones much: a search for all at once ends
+    in between. By band, weights are those of one band.
+    """
+    parameters, given = coarse.parameters, _single(prepared.heuristic)
+    sampler, levels = parameters.sampler, parameters.levels
+    few = parameters_of(
+        sampler,
+        levels,
+        given,
+        names,
+        learn_levels=LEVELS in parameters.basis,
+        knots=parameters.knots,
+    )
+    loss = replace(coarse, parameters=few)
+    centres = given, _single(prepared.constant)
+    found = generations.explore(_plain(loss, prepared), centres, search, watch)
+    starts = few.fit_weights(found)
+    starts, _ = generations.generations(loss, starts, search, watch, PATIENCE)
+    u = few.numbers(starts)
+    others = [name for name in parameters.weights if name not in names]
+    rest = unconstrain(sampler.constraint, {name: given[name] for name in others})
+    u |= {name: np.tile(np.asarray(one), (len(starts), 1)) for name, one in rest.items()}
+    if parameters.band_knots is not None:
+        bands = len(parameters.band_knots)
+        u |= {name: np.repeat(u[name][:, :, None], bands, axis=2) for name in parameters.weights}
+    return u
 
 
 def _single(tree):
