@@ -476,7 +476,8 @@ def test_calls_of_the_denoiser():
 
 
 def test_samplers_that_differentiate_the_denoiser():
-    found = {name for name, make in SAMPLERS.items() if differentiates_denoiser(make())}
+    made = {name: make() for name, make in SAMPLERS.items() if name != "exact"}
+    found = {name for name, sampler in made.items() if differentiates_denoiser(sampler)}
     assert found == {"dps", "mcg", "pigdm", "tmpd"}
 
 
