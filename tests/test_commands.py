@@ -613,6 +613,10 @@ def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     run(f"{command} --limits network --out b", capsys)
     assert "Do not use it" not in run(f"{command} --out c", capsys)
     assert load_prior(tmp_path / "b" / "prior.npz").calibration is None
+    run(f"{command} --limits network --eta 0.5 --out d", capsys)
+    np.testing.assert_array_equal(load_schedule("d/schedule.json").guidance["eta"], 0.5)
+    # Of PiGDM it is learned, 1 as published.
+    assert np.all(np.asarray(load_schedule("b/schedule.json").guidance["eta"]) < 0.99)
     limited, bare = (load_schedule(f"{name}/schedule.json").guidance["weight"] for name in "bc")
     assert not np.array_equal(limited, bare) and not np.array_equal(limited, plain)
     # Neighbouring steps are alike.

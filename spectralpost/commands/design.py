@@ -12,7 +12,7 @@ from rich.table import Table
 
 from .. import figures, metrics
 from ..errors import InputError
-from ..learning import LearnResult, heuristic, sensitivity
+from ..learning import LearnResult, default_free, heuristic, sensitivity
 from ..noise import NoiseLevel
 from ..options import Design
 from ..prior_file import save_prior
@@ -72,6 +72,8 @@ def compute(options: Design, say: Say = quiet) -> Result:
     sampler, sampler_options = sampler_of(options)
     free, grid = free_weights(options), grid_of(options, options.steps)
     _check_eta(options, sampler)
+    if options.eta is not None and free is None:
+        free = default_free(sampler)  # an eta that is named is not learned
     resume = None if options.resume is None else load_search(options.resume / SEARCH)
     is_network = options.denoiser != "gaussian"
     network = options.limits == "network" or (options.limits == "auto" and is_network)

@@ -116,7 +116,7 @@ def learn(
         if starts is None:
             found = generations.explore(plain, _single(centres), search, watch)
             starts = loss.parameters.fit_weights(found)
-            names = tuple(name for name in prepared.loss.parameters.weights if name in usual)
+            names = tuple(name for name in loss.parameters.weights if name in usual)
             if plain is not coarse and 0 < len(names) < len(loss.parameters.weights):
                 fewer = _found_with_fewer(coarse, names, prepared, search, watch)
                 starts = np.concatenate([loss.parameters.fit(fewer), starts])

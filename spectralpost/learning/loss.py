@@ -102,7 +102,7 @@ def with_scales(
 
     That is about how much larger they are: none of the copies should outweigh the others.
     """
-    references = several.references or [1.0] * len(problems)
+    references = [1.0] * len(problems) if several.references is None else several.references
     copies = [rescaled(problem, scale) for scale in scales for problem in problems]
     relative = [max(1.0, 3 * scale) * one for scale in scales for one in references]
     return [*problems, *copies], several._replace(references=[*references, *relative])
