@@ -48,6 +48,7 @@ from spectralpost import (
     UNetDenoiser,
     bin_modes,
     calibrate,
+    energy_score,
     evaluate,
     for_network,
     from_images,
@@ -178,10 +179,9 @@ def of_cell(
         start, words = time.perf_counter(), label.split(" + ")
         options: Any = for_network(sampler)
         if "network" not in words:
-            prices = options["prices"]._replace(scales=())
-            if "scales" in words:
-                prices = options["prices"]
-            prices = Prices() if "bare" in words else prices
+            prices = options["prices"]
+            if "scales" not in words:
+                prices = Prices() if "bare" in words else prices._replace(scales=())
             options = {"prices": prices, "freedom": Freedom(levels="levels" in words)}
         problem = calibrated if {"J", "network"} & {*words} else plain
         result = learn(sampler, problem, levels, **options, search=search)
@@ -223,7 +223,7 @@ def of_samples(samples: np.ndarray, x_0: np.ndarray) -> dict:
     """Samples [2, N, C, H, W] of images [N, C, H, W], in [-1, 1]."""
     rms = lambda x: np.sqrt(np.mean(x.astype(float) ** 2, axis=(-3, -2, -1)))  # noqa: E731
     samples = np.nan_to_num(samples, nan=1e3, posinf=1e3, neginf=-1e3).clip(-1e3, 1e3)
-    energy = rms(samples - x_0).mean(axis=0) - rms(samples[0] - samples[1]) / 2
+    energy = np.asarray(energy_score(jnp.asarray(samples), jnp.asarray(x_0)))
     db = lambda error: float(np.mean(-20 * np.log10(error / 2)))  # noqa: E731
     error = rms(samples[0] - x_0)
     return {

@@ -26,7 +26,7 @@ from .algebra import as_floating, floating
 from .degradations import Degradation
 from .errors import InputError, check_whole
 from .learning.guidance import constrain, unconstrain
-from .learning.preparing import default_free
+from .learning.preparing import check_free, default_free
 from .noise import NoiseLevel, check_levels
 from .restoration import PixelDenoiser, measure, restore
 from .samplers.base import Guidance, Sampler, check_guidance, check_weights
@@ -72,8 +72,8 @@ def polish(
     progress  called with the number of steps and the score on the images kept out
 
     One step restores `batch` images twice and goes back through it, recomputing each sampling step
-    in turn: about five times the work of `restore`, and memory for one step of it. Raises
-    InputError for too few images, NaN, and what `restore` refuses.
+    in turn: several times the work of `restore`, and memory for one step of it. Raises InputError
+    for too few images, NaN, wrong names or numbers, and what `restore` refuses.
     """
     started = time.perf_counter()
     x_0 = as_floating("images", images)
@@ -92,9 +92,7 @@ def polish(
     check_guidance(sampler, levels, guidance)
     check_weights(sampler, guidance)
     free = default_free(sampler) if free is None else tuple(free)
-    unknown = [name for name in free if name not in sampler.constraint]
-    if unknown or not free:
-        raise InputError(f"free = {free}: {sampler.name} has {', '.join(sampler.constraint)}")
+    check_free(sampler, free)
 
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
     order = rng.permutation(len(x_0))

@@ -20,13 +20,12 @@ import hashlib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .algebra import safe_divide
+from .algebra import namespace, safe_divide
 from .calibration import Profile
 from .errors import InputError
 from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range
@@ -54,11 +53,12 @@ class Prior:
         """Of a plane."""
         return self.spectrum.shape if self.axes is None else self.spectrum.shape[1:]
 
-    def along_axes(self, images: Array) -> Array:
+    def along_axes(self, images: Any) -> Any:
         """Images [..., C, H, W] as the prior's numbers are: turned into its axes, if it has any."""
         if self.axes is None:
             return images
-        return jnp.einsum("...chw,ca->...ahw", images, self.axes.astype(images.dtype))
+        xp = namespace(images)  # NumPy's arrays stay so, in double precision
+        return xp.einsum("...chw,ca->...ahw", images, self.axes.astype(images.dtype))
 
     def along_planes(self, turned: np.ndarray) -> np.ndarray:
         """The way back: [..., C, H, W]."""
@@ -252,8 +252,7 @@ def excess_kurtosis(prior: Prior, planes: np.ndarray | Iterable[np.ndarray]) -> 
     inverse = np.divide(1, amplitude, out=np.zeros_like(amplitude), where=amplitude > 0)
     num, second, fourth = 0, 0.0, 0.0
     for batch in batches(planes, colour=prior.axes is not None):
-        along = batch if prior.axes is None else np.einsum("nchw,ca->nahw", batch, prior.axes)
-        whitened = np.fft.ifft2(np.fft.fft2(along - prior.mean) * inverse).real
+        whitened = np.fft.ifft2(np.fft.fft2(prior.along_axes(batch) - prior.mean) * inverse).real
         square = whitened**2
         num += square.size
         second += square.sum()

@@ -1,5 +1,7 @@
 """Gradient steps through restorations, judged by a proper score."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,16 +57,10 @@ def test_a_poor_schedule_gets_better_and_a_good_one_no_worse(prior):
     images = sp.draw(prior, 32)
     problem = sp.image_problem(prior, BLUR, 0.1)
     poor = sampler.heuristic(problem, LEVELS)
+    polish = partial(sp.polish, sampler, denoiser, images, BLUR, 0.1, LEVELS, steps=12)
     seen = []
-    found = sp.polish(
-        sampler,
-        denoiser,
-        images,
-        BLUR,
-        0.1,
-        LEVELS,
+    found = polish(
         poor,
-        steps=12,
         learning_rate=0.3,
         progress=lambda i, score: seen.append(score),
     )
@@ -75,19 +71,7 @@ def test_a_poor_schedule_gets_better_and_a_good_one_no_worse(prior):
     before, after = (sp.evaluate(sampler, problem, LEVELS, g) for g in (poor, found.guidance))
     assert after < 0.7 * before
     # Steps that are too large make it worse: it ends early, with what it was given.
-    wild = sp.polish(
-        sampler,
-        denoiser,
-        images,
-        BLUR,
-        0.1,
-        LEVELS,
-        found.guidance,
-        free=("lambda_",),
-        steps=12,
-        learning_rate=30.0,
-        patience=2,
-    )
+    wild = polish(found.guidance, free=("lambda_",), learning_rate=30.0, patience=2)
     assert len(wild.curve) < 12
     assert wild.kept_out.min() == wild.kept_out[0]
     for name, weights in found.guidance.items():
@@ -104,7 +88,7 @@ def test_bad_input(prior):
     for given, others, message in (
         (images[:7], {}, "images: 7; 8 at least are needed"),
         (images[0], {}, "images of shape"),
-        (images, {"free": ("zeta_",)}, "diffpir has lambda_, zeta"),
+        (images, {"free": ("zeta_",)}, "diffpir has the weights lambda_, zeta"),
         (images, {"steps": 0}, "steps = 0"),
         (images, {"learning_rate": 0.0}, "learning_rate = 0.0: must be > 0 and finite"),
     ):

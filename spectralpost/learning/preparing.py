@@ -53,7 +53,7 @@ def prepare(
         raise InputError("problem: one at least is needed")
     prices.check()
     free = default_free(sampler) if free is None else tuple(free)
-    _check_free(sampler, free)
+    check_free(sampler, free)
     given = heuristic(sampler, problems[0], levels) if guidance is None else guidance
     (given,) = floating(given, dtype=levels.alpha.dtype)
     check_guidance(sampler, levels, given)
@@ -127,7 +127,8 @@ def _method(
     return LEAST_SQUARES if applies else Method("lbfgs", 0.0)
 
 
-def _check_free(sampler: Sampler, free: tuple[str, ...]) -> None:
+def check_free(sampler: Sampler, free: tuple[str, ...]) -> None:
+    """InputError unless these are weights of the sampler, one at least, each once."""
     known = ", ".join(sampler.constraint)
     for name in free:
         if name == LEVELS:
