@@ -120,6 +120,9 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     network that comes with this package, or unet:FILE of `spectralpost train`; ffdnet:FILE: weights
     as its authors publish them; module:function: yours, (x_t, level) -> x_hat of images
     [..., C, H, W]. Networks are calibrated on the images."""
+    polish: Path | None = None
+    """Folder of clean images to polish the schedule on, with the denoiser itself: gradient steps
+    through whole restorations (`sp.polish`). Images are cut to the prior's size, 8 at least."""
     limits: Literal["auto", "bare", "network"] = "auto"
     """bare: the model's optimum. network: what a trained network needs, see `sp.for_network`:
     limits on amplification and roughness, scales of the spectrum, learned noise levels. auto: bare

@@ -23,6 +23,9 @@ SHAPE = (16, 16)
 SCALES, PROBABILITIES = np.array([0.2, 3.0]), np.array([0.7, 0.3])  # mean 1.04
 
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 @pytest.fixture(scope="module")
 def prior():
     return sp.power_law(SHAPE, 2.0, std=0.3, pixel_range=(-9.0, 9.0))

@@ -49,6 +49,7 @@ BAD = {
     "flat images": ("design --images {w}/flat --out {out}", "planes: no variance"),
     "mixed sizes": ("design --images {w}/mixed --out {out}", "mixed sizes: 16x16, 20x16"),
     "NaN pixels": ("design --images {w}/nan --out {out}", r"b\.tif.*NaN"),
+    "too few to polish on": (f"{DESIGN} --polish {{w}}/images", "polish.*4 images.*8 at least"),
     "size 1": (f"{DESIGN} --size 1", "size = 1"),
     "size too large": (f"{DESIGN} --size 17", "size = 17"),
     "missing photo": (f"{DESIGN} --photo {{w}}/no.png", r"no\.png.*no such file"),

@@ -12,6 +12,8 @@ from spectralpost.noise import NoiseLevel
 from spectralpost.prior import Prior, frequency, resized
 from spectralpost.prior_file import load_prior, save_prior
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 SHAPE = (8, 8)
 WIDE = (-9.0, 9.0)
 

@@ -62,6 +62,27 @@ def test_levels_are_learned_and_rounded_to_time_steps(w, capsys):
     assert loss < 0.9 * before
 
 
+def test_a_schedule_is_polished(w, tmp_path, capsys):
+    """From where the search ended, on images of a folder, cut to the prior's size."""
+    for i in range(8):
+        write(tmp_path / f"{i}.png", texture((18, 21), seed=i))
+    write(tmp_path / "small.png", texture((12, 30)))  # passed over
+    out = run(
+        f"design --images {w}/images {QUICK} --polish {tmp_path} --out {tmp_path}/polished", capsys
+    )
+    found = re.search(r"Polished in (\d+) steps.* ([\d.]+) before, ([\d.]+) after", out)
+    assert found is not None, out
+    steps, before, after = map(float, found.groups())
+    assert steps >= 10 and after <= before
+    path = tmp_path / "polished" / "schedule.json"
+    polished, designed = load_schedule(path), load_schedule(w / "designed" / "schedule.json")
+    assert polished.objective == "wasserstein2, polished"
+    changed = np.any(polished.guidance["zeta"] != designed.guidance["zeta"])
+    assert changed == (after < before)
+    # The model's loss is that of the schedule in the file, no less than the least.
+    assert (polished.loss > designed.loss) == changed
+
+
 def test_a_search_is_resumed(w, capsys):
     run(f"design --images {w}/images {QUICK} --resume {w}/designed --out {w}/resumed", capsys)
     again, before = (

@@ -14,6 +14,9 @@ LEVELS = sp.vp_linear(4)
 BLUR = sp.gaussian_blur(SHAPE, 1.0)
 
 
+pytestmark = pytest.mark.usefixtures("quick")
+
+
 @pytest.fixture(scope="module")
 def prior():
     return sp.power_law(SHAPE, 2.0, std=0.4, pixel_range=(-9.0, 9.0))

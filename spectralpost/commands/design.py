@@ -12,9 +12,10 @@ from rich.table import Table
 
 from .. import figures, metrics
 from ..errors import InputError
-from ..learning import LearnResult, default_free, heuristic, sensitivity
+from ..learning import LearnResult, default_free, evaluate, heuristic, sensitivity
 from ..noise import NoiseLevel
 from ..options import Design
+from ..polishing import Polished
 from ..prior_file import save_prior
 from ..restoration import PixelDenoiser, measure, restore
 from ..samplers.base import Guidance, Sampler
@@ -45,6 +46,7 @@ from .inputs import (
     sampler_of,
     title_of,
 )
+from .polish import clean_images, polish_with_progress
 
 SEARCH = "search.npz"  # what --resume goes on from
 MEAN_OF = 8  # samples
@@ -58,6 +60,8 @@ class Result(NamedTuple):
     schedule: Schedule
     inputs: Inputs
     learned: Learned
+    result: LearnResult  # what was learned for the grid's levels, and polished
+    polished: Polished | None
     rows: dict[str, dict[str, float]]  # the metrics of the average image, by key of LABELS
     transfers: dict[str, Transfer]  # by key of LABELS
     importance: Guidance  # see `sensitivity`
@@ -78,6 +82,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
     is_network = options.denoiser != "gaussian"
     network = options.limits == "network" or (options.limits == "auto" and is_network)
     inputs = inputs_of(options, options.photo)
+    clean = None if options.polish is None else clean_images(options, options.polish, inputs)
     denoiser = denoiser_of(options.denoiser, inputs.prior, inputs.photo.shape)
     if is_network:
         say("calibrating the denoiser")
@@ -93,7 +98,13 @@ def compute(options: Design, say: Say = quiet) -> Result:
     learned = learn_on_grid(
         options, sampler, inputs, grid, start, free, resume=resume, network=network, say=say
     )
-    grid, result = learned.grid, learned.result
+    grid, result, polished = learned.grid, learned.result, None
+    if clean is not None:
+        polished = polish_with_progress(
+            options, sampler, inputs, grid.levels, result, clean, denoiser, say
+        )
+        small = evaluate(sampler, inputs.small, grid.levels, polished.guidance)
+        result = result._replace(guidance=polished.guidance, losses=np.asarray([small]))
     say("evaluating")
     schedules = result.baseline_guidance | {"learned": result.guidance}
     transfers = {
@@ -122,7 +133,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         pixel_range=prior.pixel_range,
         prior_source=prior.source,
         prior_hash=prior.hash,
-        objective="wasserstein2",
+        objective="wasserstein2" if polished is None else "wasserstein2, polished",
         loss=rows["learned"]["W2^2"],
         baselines={name: rows[name]["W2^2"] for name in LABELS if name != "learned"},
         provenance=provenance(options.seed),
@@ -133,6 +144,8 @@ def compute(options: Design, say: Say = quiet) -> Result:
         schedule,
         inputs,
         learned,
+        result,
+        polished,
         rows,
         transfers,
         importance,
@@ -151,7 +164,7 @@ def write(result: Result, folder: Path) -> None:
         inputs.problem,
         inputs.prior.shape,
         learned.grid.levels,
-        learned.result,
+        result.result,
         {LABELS[name]: transfer for name, transfer in result.transfers.items()},
         result.title,
         sensitivity=result.importance,
@@ -173,6 +186,13 @@ def present(result: Result) -> None:
     inputs, learned = result.inputs, result.learned
     if learned.search is not learned.result:
         console.print(f"Learned levels: {levels_in_words(learned.grid)}", soft_wrap=True)
+    if (polished := result.polished) is not None:
+        console.print(
+            f"Polished in {polished.curve.size} steps, {polished.seconds:.0f} s: energy score on "
+            f"the images kept out {polished.kept_out[0]:.5f} before, {polished.kept_out.min():.5f} "
+            "after.",
+            soft_wrap=True,
+        )
     console.print(metric_table(result.rows, result.title))
     title = f"{inputs.photo_name}, restored with {result.denoiser}: PSNR in dB"
     table = Table(title=title, caption="predicted: in closed form, for this photograph")
@@ -182,7 +202,7 @@ def present(result: Result) -> None:
     for name, row in result.photo_rows.items():
         table.add_row(LABELS[name], *(f"{value:.2f}" for value in row.values()))
     console.print(table)
-    losses = learned.result.final_losses
+    losses = result.result.final_losses
     near = np.sum(losses <= 1.01 * losses[0])
     measured, predicted, *_ = result.photo_rows["learned"].values()
     if measured < predicted - FAR_OFF:
@@ -191,12 +211,12 @@ def present(result: Result) -> None:
             f"{result.denoiser} is too far from the model for this schedule. Do not use it; try "
             "another sampler."
         )
-    binned = float(learned.result.losses[0])
+    binned = float(result.result.losses[0])
     console.print(
         f"Learned on {inputs.small.spectrum.size} of {inputs.problem.spectrum.size} modes (loss "
         f"off by {_binning_error(binned, result.rows['learned']['W2^2'])}); {near} of "
         f"the {len(losses)} schedules that were refined end within 1 % of the best"
-        f"{_how_it_ended(learned.result)}.\n"
+        f"{_how_it_ended(result.result)}.\n"
         f"Model: Gaussian, stationary, no clipping, no network error. Excess kurtosis of the "
         f"whitened images: {inputs.kurtosis:.1f} (0 for the model).",
         soft_wrap=True,

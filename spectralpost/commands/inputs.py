@@ -253,12 +253,15 @@ def prior_and_photo(
             f"photo {photo_name!r} of size {photo.shape[1]}x{photo.shape[2]}: "
             f"smaller than the prior's {prior.shape[0]}x{prior.shape[1]}"
         )
-    top, left = (
-        (have - want) // 2 for have, want in zip(photo.shape[1:], prior.shape, strict=True)
-    )
-    photo = photo[:, top : top + prior.shape[0], left : left + prior.shape[1]].astype(float)
+    photo = centred(photo, prior.shape).astype(float)
     kurtosis = excess_kurtosis(prior, planes())
     return prior, photo, photo_name, kurtosis, planes
+
+
+def centred(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """The middle [C, height, width] of an image that is as large or larger."""
+    top, left = ((have - want) // 2 for have, want in zip(image.shape[1:], shape, strict=True))
+    return image[:, top : top + shape[0], left : left + shape[1]]
 
 
 def title_of(options: ProblemOptions, steps: int, inputs: Inputs, grid: str) -> str:

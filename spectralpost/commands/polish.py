@@ -1,0 +1,63 @@
+"""`spectralpost design --polish`: a learned schedule, polished on a folder of clean images."""
+
+from pathlib import Path
+
+import numpy as np
+
+from .. import images
+from ..errors import InputError
+from ..learning import LearnResult
+from ..noise import NoiseLevel
+from ..options import Design
+from ..polishing import KEPT_OUT, Polished, polish
+from ..restoration import PixelDenoiser
+from ..samplers.base import Sampler
+from .console import Say
+from .inputs import Inputs, centred
+
+AT_ONCE = 4  # images, twice each
+
+
+def clean_images(options: Design, folder: Path, inputs: Inputs) -> np.ndarray:
+    """Images [N, C, H, W] to polish on, the middle of each."""
+    shape = inputs.photo.shape
+    found = images.stream_folder(
+        folder, options.channels, options.pixel_range, white_level=options.white_level
+    )
+    clean = [
+        centred(np.broadcast_to(image, (shape[0], *image.shape[1:])), shape[1:])
+        for _, image in found
+        if image.shape[1] >= shape[1] and image.shape[2] >= shape[2] and len(image) in (1, shape[0])
+    ]
+    if len(clean) < 2 * KEPT_OUT:
+        raise InputError(
+            f"polish {str(folder)!r}: {len(clean)} images of {shape[1]}x{shape[2]} pixels or more; "
+            f"{2 * KEPT_OUT} at least are needed"
+        )
+    return np.stack(clean)
+
+
+def polish_with_progress(
+    options: Design,
+    sampler: Sampler,
+    inputs: Inputs,
+    levels: NoiseLevel,
+    result: LearnResult,
+    clean: np.ndarray,
+    denoiser: PixelDenoiser,
+    say: Say,
+) -> Polished:
+    say("polishing: compiling")
+    return polish(
+        sampler,
+        denoiser,
+        clean,
+        inputs.degradation,
+        options.sigma_y,
+        levels,
+        result.guidance,
+        result.free,
+        batch=AT_ONCE,
+        seed=options.seed,
+        progress=lambda step, score: say(f"polishing: step {step}, energy score {score:.5f}"),
+    )
