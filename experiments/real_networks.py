@@ -9,7 +9,8 @@ noise, by the published default, by the constant tuned on the model, and by lear
     + levels   noise levels learned as well
     + J        on the calibrated problem as well: the network's Jacobian, not the model's
     + scales   over images of 5 times and 1/5 of the spectrum as well
-    network    `for_network`: all of these, and for PiGDM and MPGD their eta as well
+    network    `for_network`: all of these, and eta for samplers that gain by it
+    polished   network, polished on training images by gradient steps through the network
 
 Scored by the energy score, E ||x - x_0|| - E ||x - x'|| / 2 of two samples x, x' a measurement,
 root mean square per pixel: proper, so its expectation is least for the true posterior.
@@ -18,12 +19,17 @@ root mean square per pixel: proper, so its expectation is least for the true pos
     python experiments/real_networks.py --quick     one small cell on built-in photographs, checked
 
 The data are 8-bit images [N, H, W, 3] in the arrays `train`, for prior and calibration, and `test`.
-Every cell is kept in DIR/cells.json once it is done: a run that is stopped goes on from there.
+Every score is kept in DIR/cells.json once it is known: a run that is stopped goes on from there,
+and one that asks for more computes what is missing. The table of all samplers:
+
+    python experiments/real_networks.py --data cifar10.npz --out DIR --schedules bare network \\
+        --blurs gaussian motion --samplers dps pigdm mpgd diffpir ddrm dds reddiff daps
 """
 
 import json
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, product
 from pathlib import Path
@@ -33,14 +39,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from matplotlib.figure import Figure
 from scipy.stats import spearmanr
 
 from spectralpost import (
     SAMPLERS,
     Degradation,
     Freedom,
+    Guidance,
     InputError,
-    LearnResult,
+    NoiseLevel,
     Prices,
     Prior,
     Problem,
@@ -57,14 +65,24 @@ from spectralpost import (
     learn,
     load_unet,
     measure,
+    motion_blur,
+    polish,
     restore,
     unique_modes,
     vp_linear,
 )
 from spectralpost.denoiser_use import differentiates_denoiser
+from spectralpost.figures import COLOURS, save_figure
 from spectralpost.images import built_in_photographs, tiles
 
 BINS = 200
+POLISH_ON = 32  # images, of those that are kept out of the prior
+FARTHEST = 60.0  # per cent that the figure shows
+BLURS = {
+    "gaussian": lambda shape: gaussian_blur(shape, 1.5),
+    "motion": lambda shape: motion_blur(shape, 9.0, 30.0),
+}
+BASELINES = ("published", "tuned")
 LEARNED = (
     "bare",
     "limits",
@@ -73,6 +91,7 @@ LEARNED = (
     "limits + levels + J + scales",
     "network",
 )
+POLISHED = "polished"
 
 
 @dataclass
@@ -88,8 +107,10 @@ class Options:
     samplers: tuple[str, ...] = ("dps", "pigdm", "mpgd", "diffpir")
     steps: tuple[int, ...] = (10, 20, 50)
     sigma_y: tuple[float, ...] = (0.05, 0.2)
-    blur: float = 1.5
-    """Standard deviation of the Gaussian blur, in pixels."""
+    blurs: tuple[str, ...] = ("gaussian",)
+    """gaussian: of std 1.5 pixels; motion: along a line of 9 pixels."""
+    schedules: tuple[str, ...] = LEARNED
+    """Learned schedules: those above, or polished."""
     images: int = 64
     """Test images restored, twice each."""
     split: str = "test"
@@ -101,6 +122,9 @@ def main(options: Options) -> None:
         return quick()
     if options.data is None:
         raise InputError("data: name a file .npz with the arrays train and test")
+    for names, known in ((options.blurs, BLURS), (options.schedules, (*LEARNED, POLISHED))):
+        if unknown := [name for name in names if name not in known]:
+            raise InputError(f"{unknown[0]!r}: allowed are {', '.join(known)}")
     network = load_unet(options.network)
     with np.load(options.data) as stored:
         train, test = unit(stored["train"]), unit(stored[options.split][: options.images])
@@ -108,21 +132,32 @@ def main(options: Options) -> None:
     priors = priors_of(network, train[options.images :])
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cells.json"
-    cells = json.loads(path.read_text()) if path.exists() else {}
+    cells: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
     shown = {}
-    for name, steps, sigma_y in product(options.samplers, options.steps, options.sigma_y):
-        key = f"{name}, {steps}, {sigma_y}, {options.blur}, {options.split}, {options.images}"
-        if key not in cells:
-            degradation = gaussian_blur(test.shape[2:], options.blur)
+    for blur, name, steps, sigma_y in product(
+        options.blurs, options.samplers, options.steps, options.sigma_y
+    ):
+        key = f"{name}, {steps}, {sigma_y}, {blur}, {options.split}, {options.images}"
+        cell = cells.setdefault(key, {})
+        if missing := [one for one in (*BASELINES, *options.schedules) if one not in cell]:
+            degradation = BLURS[blur](test.shape[2:])
             problems = [small(image_problem(one, degradation, sigma_y)) for one in priors]
-            cells[key] = of_cell(name, steps, degradation, problems, network, test)
-            temporary = path.with_suffix(".new")
-            temporary.write_text(json.dumps(cells, indent=1))
-            temporary.replace(path)
-        show(key, cells[key])
-        shown[f"{name:<8} {steps:<3} {sigma_y:<5g}"] = cells[key]
-    table(shown)
+            found = of_cell(
+                name, steps, degradation, problems, network, test, missing, train[:POLISH_ON]
+            )
+            for label, scores in found:
+                cell[label] = scores
+                temporary = path.with_suffix(".new")
+                temporary.write_text(json.dumps(cells, indent=1))
+                temporary.replace(path)
+        cell = {label: cell[label] for label in (*BASELINES, *options.schedules)}
+        show(key, cell)
+        shown[f"{name:<8} {blur:<8} {steps:<3} {sigma_y:<5g}"] = cell
+    table(shown, options.schedules)
     correlation(shown)
+    temporary = options.out / "new.png"
+    save_figure(figure(shown, options.schedules[-1]), temporary)
+    temporary.replace(options.out / "real_networks.png")
 
 
 def quick() -> None:
@@ -134,8 +169,8 @@ def quick() -> None:
     degradation = gaussian_blur((32, 32), 1.5)
     priors = priors_of(network, images[8:])
     problems = [small(image_problem(one, degradation, 0.05)) for one in priors]
-    labels = ("bare", "network")
-    cell = of_cell("diffpir", 5, degradation, problems, network, test, labels, starts=2)
+    labels = (*BASELINES, "bare", "network")
+    cell = dict(of_cell("diffpir", 5, degradation, problems, network, test, labels, starts=2))
     show("diffpir, 5 steps", cell)
     energy = {label: np.mean(scores["energy"]) for label, scores in cell.items()}
     if not energy["network"] < energy["tuned"] < energy["published"]:
@@ -164,59 +199,66 @@ def of_cell(
     problems: list[Problem],
     network: UNetDenoiser,
     x_0: np.ndarray,
-    labels: tuple[str, ...] = LEARNED,
+    labels: Sequence[str],
+    clean: np.ndarray | None = None,
     starts: int = 16,
-) -> dict:
-    """Scores of every image by schedule, and what the model predicts.
+) -> Iterator[tuple[str, dict]]:
+    """Pairs of a schedule's label and its scores: of every image, and what the model predicts.
 
     problems  of the prior as it is, and calibrated
+    clean     images to polish on
     """
     sampler, levels = SAMPLERS[name](), vp_linear(steps)
     plain, calibrated = problems
-    search = Search(starts=starts)
+    y = measure(degradation, x_0, plain.sigma_y, jax.random.key(1))
+    few = Search(starts=1, max_iterations=1)
+    baselines = learn(sampler, plain, levels, search=few).baseline_guidance
 
-    def learned(label: str) -> tuple[LearnResult, float]:
-        start, words = time.perf_counter(), label.split(" + ")
-        options: Any = for_network(sampler)
+    def schedule(label: str) -> tuple[NoiseLevel, Guidance]:
+        if label in BASELINES:
+            return levels, baselines["heuristic" if label == "published" else "tuned_constant"]
+        options: Any = for_network(sampler, levels)
+        words = {"network"} if label == POLISHED else {*label.split(" + ")}
         if "network" not in words:
             prices = options["prices"]
             if "scales" not in words:
                 prices = Prices() if "bare" in words else prices._replace(scales=())
             options = {"prices": prices, "freedom": Freedom(levels="levels" in words)}
-        problem = calibrated if {"J", "network"} & {*words} else plain
-        result = learn(sampler, problem, levels, **options, search=search)
-        seconds = time.perf_counter() - start
-        print(f"  {name}, {steps}, {label}: {seconds:.0f} s", file=sys.stderr, flush=True)
-        return result, seconds
+        problem = calibrated if {"J", "network"} & words else plain
+        result = learn(sampler, problem, levels, **options, search=Search(starts=starts))
+        at, guidance = in_single(result.levels), result.guidance
+        if label == POLISHED:
+            assert clean is not None
+            sigma_y = float(plain.sigma_y)
+            given = sampler, network, clean, degradation, sigma_y, at, guidance, result.free
+            guidance = polish(*given).guidance
+        return at, guidance
 
-    found = {label: learned(label) for label in labels}
-    first = found["bare"][0]
-    schedules = {
-        "published": (levels, first.baseline_guidance["heuristic"]),
-        "tuned": (levels, first.baseline_guidance["tuned_constant"]),
-    } | {name: (result.levels, result.guidance) for name, (result, _) in found.items()}
-    y = measure(degradation, x_0, plain.sigma_y, jax.random.key(1))
-    cell = {}
-    for label, (at, guidance) in schedules.items():
+    for label in labels:
         start = time.perf_counter()
+        at, guidance = schedule(label)
+        learned = time.perf_counter()
         samples = restore(
             sampler,
             network,
             degradation,
             y,
-            jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float32), at),
+            in_single(at),
             guidance,
             jax.random.key(2),
             sigma_y=plain.sigma_y,
             num_samples=2,
         )
         scores = of_samples(np.asarray(samples), x_0)
-        scores["restore_s"] = time.perf_counter() - start
-        scores["learn_s"] = found[label][1] if label in found else 0.0
+        scores["restore_s"], scores["learn_s"] = time.perf_counter() - learned, learned - start
         for model, problem in (("model", plain), ("calibrated", calibrated)):
             scores[f"W2 {model}"] = float(evaluate(sampler, problem, at, guidance))
-        cell[label] = scores
-    return cell
+        print(f"  {name}, {steps}, {label}: {scores['learn_s']:.0f} s", file=sys.stderr, flush=True)
+        yield label, scores
+
+
+def in_single(levels: NoiseLevel) -> NoiseLevel:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float32), levels)
 
 
 def of_samples(samples: np.ndarray, x_0: np.ndarray) -> dict:
@@ -251,19 +293,70 @@ def show(key: str, cell: dict) -> None:
     sys.stdout.flush()
 
 
-def table(cells: dict[str, dict]) -> None:
-    """Energy score of the tuned constant, and what others have more of it in % (standard error)."""
-    labels = ("published", *LEARNED)
-    heads = ("published", "bare", "limits", "+l.", "+l.+J", "+l.+J+s.", "network")
-    print("\nsampler  S   s_y    tuned" + "".join(f"{head:>15}" for head in heads))
+def gap_of(cell: dict, label: str) -> tuple[float, float]:
+    """How much more energy score than the tuned constant, in % of it, and its standard error."""
+    tuned = np.asarray(cell["tuned"]["energy"])
+    gap = 100 * (np.asarray(cell[label]["energy"]) - tuned) / tuned.mean()
+    return gap.mean(), gap.std(ddof=1) / np.sqrt(gap.size)
+
+
+def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
+    """Energy score of the tuned constant, and what others have more of it in % (standard error).
+
+    Behind the last one: its worst image, as a multiple of the median error, and how many dB a
+    sample has more than the constant's.
+    """
+    short = {"limits + levels": "+l.", "limits + levels + J": "+l.+J", LEARNED[4]: "+l.+J+s."}
+    heads = ["published", *(short.get(name, name) for name in schedules)]
+    print(f"\n{'sampler  blur     S   s_y':<27}tuned", *(f"{head:>14}" for head in heads), end="")
+    print("  worst    dB")
     for name, cell in cells.items():
-        tuned = np.asarray(cell["tuned"]["energy"])
-        print(f"{name} {tuned.mean():.4f}", end="")
-        for label in labels:
-            gap = 100 * (np.asarray(cell[label]["energy"]) - tuned) / tuned.mean()
-            error = gap.std(ddof=1) / np.sqrt(gap.size)
-            print(f"{f'{gap.mean():+.1f} ({error:.1f})':>15}", end="")
-        print()
+        print(f"{name:<24}{np.mean(cell['tuned']['energy']):8.4f}", end="")
+        for label in ("published", *schedules):
+            gap, error = gap_of(cell, label)
+            print(f"{f'{gap:+.1f} ({error:.1f})':>15}", end="")
+        last = cell[schedules[-1]]
+        print(f"{last['worst']:7.1f} {last['psnr'] - cell['tuned']['psnr']:+5.1f}")
+
+
+def figure(cells: dict[str, dict], label: str) -> Figure:
+    """Energy score of a schedule and of the published default, relative to the tuned constant."""
+    figure = Figure(figsize=(9, 1.4 + 0.22 * len(cells)), layout="constrained")
+    axes = figure.subplots()
+    rows = -np.arange(len(cells))
+    for name, words, colour, marker in (
+        ("published", "published default", COLOURS["published default"], "x"),
+        (label, f"learned, {label}", COLOURS["learned"], "o"),
+    ):
+        gap, error = np.transpose([gap_of(cell, name) for cell in cells.values()])
+        beyond = gap > FARTHEST
+        axes.errorbar(
+            np.where(beyond, np.nan, gap),
+            rows,
+            xerr=2 * error,
+            fmt=marker,
+            color=colour,
+            label=words,
+        )
+        for row, value in zip(rows[beyond], gap[beyond], strict=True):
+            axes.annotate(
+                f"{value:+.0f} % \N{RIGHTWARDS ARROW}",
+                (FARTHEST, row),
+                color=colour,
+                ha="right",
+                va="center",
+                fontsize=8,
+            )
+    axes.axvline(0, color=COLOURS["tuned constant"], label="tuned constant")
+    axes.set_yticks(rows, [" ".join(name.split()) for name in cells], fontsize=8)
+    axes.set(xlim=(None, FARTHEST + 1), ylim=(rows[-1] - 0.7, 0.7))
+    axes.set_xlabel(
+        "energy score on the network, relative to the tuned constant (%); less is better"
+    )
+    axes.set_ylabel("sampler, blur, steps, sigma_y")
+    axes.grid(axis="x", alpha=0.3)
+    figure.legend(loc="outside upper center", ncols=3)
+    return figure
 
 
 def correlation(cells: dict[str, dict]) -> None:

@@ -656,15 +656,17 @@ def test_a_busy_part_has_the_models_jacobian():
 
 
 def test_for_network():
-    """Strict where the denoiser is differentiated; what is learned can be named."""
+    """Strict where the denoiser is differentiated, more so in many steps; what is learned."""
+    few_steps, many_steps = sp.vp_linear(4), sp.vp_linear(20)
     made = {name: make() for name, make in TABLE.items() if name != "exact"}
-    limits = {name: sp.for_network(one)["prices"].max_amplification for name, one in made.items()}
+    prices = {name: sp.for_network(one, many_steps)["prices"] for name, one in made.items()}
+    limits = {name: one.max_amplification for name, one in prices.items()}
     strict = {name for name, limit in limits.items() if limit == 1.5}
     assert strict == {"dps", "mcg", "pigdm", "tmpd"} and set(limits.values()) == {1.5, 3.0}
-    assert sp.for_network(pigdm())["free"] == ("weight", "eta")
-    assert sp.for_network(dps())["free"] == ("zeta",)
-    options = sp.for_network(pigdm())
+    assert strict == {name for name, one in prices.items() if one.scales == (5.0, 0.2, 25.0)}
+    assert sp.for_network(dps(), many_steps)["free"] == ("zeta",)
+    options = sp.for_network(pigdm(), few_steps)
     few = sp.Search(starts=2, max_iterations=20)
     assert options["freedom"].levels and options["prices"].scales == (5.0, 0.2)
-    result = learn(pigdm(), circular().problem, sp.vp_linear(4), **options, search=few)
+    result = learn(pigdm(), circular().problem, few_steps, **options, search=few)
     assert set(result.free) == {"weight", "eta"}

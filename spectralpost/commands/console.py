@@ -140,11 +140,13 @@ def learn_on_grid(
     """
     others |= {"starts": options.starts, "seed": options.seed}
     small, levels = inputs.small, grid.levels
+    learn_levels = options.learn_levels
     if network:
-        chosen = for_network(sampler)
+        chosen = for_network(sampler, levels)
         free = chosen["free"] if free is None else free
         others["prices"] = chosen["prices"]
-    if not (options.learn_levels or network):
+        learn_levels |= chosen["freedom"].levels
+    if not learn_levels:
         result = learn_with_progress(sampler, small, levels, start(levels), free, **others)
         return Learned(grid, result, result)
     search = learn_with_progress(

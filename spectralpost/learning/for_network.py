@@ -3,18 +3,18 @@
 from typing import TypedDict
 
 from ..denoiser_use import differentiates_denoiser
+from ..noise import NoiseLevel, num_steps_of
 from ..samplers.base import Sampler
 from .loss import Prices
 from .parameters import Freedom
 from .preparing import default_free
 
-# Of the spectrum, see `Prices`.
-SCALES = (5.0, 0.2)
+# Of the spectrum, see `Prices`: always, and the busiest where there are MANY steps.
+SCALES, BUSIEST = (5.0, 0.2), 25.0
+MANY = 20
 SMOOTHNESS = 0.1
 # Where the denoiser is differentiated, and where not.
 STRICT, LOOSE = 1.5, 3.0
-# Samplers whose eta is worth learning on a network.
-ETA = ("pigdm", "mpgd")
 
 
 class ForNetwork(TypedDict):
@@ -25,25 +25,31 @@ class ForNetwork(TypedDict):
     prices: Prices
 
 
-def for_network(sampler: Sampler) -> ForNetwork:
+def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     """Arguments of `learn` for a schedule that a trained network uses.
 
-    `learn(sampler, problem, levels, **for_network(sampler))`, with the problem of a calibrated
-    prior (`calibrate`). Without them `learn` finds the optimum of the model, for its own denoiser.
+    `learn(sampler, problem, levels, **for_network(sampler, levels))`, with the problem of a
+    calibrated prior (`calibrate`). Without them `learn` finds the optimum of the model, for its own
+    denoiser.
 
-    Noise levels are learned as well; neighbouring steps are alike; the schedule also serves images
-    of 5 times and 1/5 of the spectrum, so that no step relies on another to undo what it did with
-    a slope that the network has on average only. For the same reason signals are held within 1.5
-    times what the denoiser was made for where the sampler differentiates it. Others see only its
-    values, which are the model's on average: 3 times, as without these arguments. eta is learned
-    for PiGDM and MPGD; DPS needs all of its fresh noise.
+    Neighbouring steps are alike, and the schedule also serves images of 5 times and 1/5 of the
+    spectrum, so that no step relies on another to undo what it did with a slope that the network
+    has on average only. For the same reason signals are held within 1.5 times what the denoiser was
+    made for where the sampler differentiates it; from 20 steps on, which have more to play off
+    against each other, at 25 times the spectrum as well. Other samplers see only the network's
+    values, which are the model's on average: 3 times, as without these arguments. Noise levels and
+    eta are learned where that pays (`Sampler.for_network`).
 
     Chosen on training images with the shipped network; what each buys: docs/real_networks.md.
     """
-    free = default_free(sampler)
-    if sampler.name in ETA:
-        free = tuple(sampler.constraint)
-    limit = STRICT if differentiates_denoiser(sampler) else LOOSE
+    eta = "eta" in sampler.for_network
+    free = tuple(sampler.constraint) if eta else default_free(sampler)
+    limit, scales = LOOSE, SCALES
+    if differentiates_denoiser(sampler):
+        limit = STRICT
+        scales += (BUSIEST,) if num_steps_of(levels) >= MANY else ()
     return ForNetwork(
-        free=free, freedom=Freedom(levels=True), prices=Prices(limit, SMOOTHNESS, SCALES)
+        free=free,
+        freedom=Freedom(levels="levels" in sampler.for_network),
+        prices=Prices(limit, SMOOTHNESS, scales),
     )

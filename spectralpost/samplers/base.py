@@ -85,6 +85,8 @@ class Sampler:
     to_literal    (guidance, norms, levels) -> guidance of `literal` that takes the same steps;
                   norms [S, 1], those that `literal` divides by (see `literal_form.to_literal`)
     from_literal  (guidance of `literal`, norms, levels) -> guidance
+    for_network   what `learn` frees for a trained network besides its default weights: of "eta" and
+                  "levels" those that pay there, by measurement (docs/real_networks.md)
     made_by       the call of a factory that made it. Two samplers of equal calls are equal, and one
                   program in JAX's caches. None, and equal to nothing but itself: a sampler that was
                   put together or changed by hand, since its functions cannot be compared
@@ -102,6 +104,7 @@ class Sampler:
     literal: "Sampler | None" = None
     to_literal: Conversion | None = None
     from_literal: Conversion | None = None
+    for_network: tuple[Literal["eta", "levels"], ...] = ("levels",)
     # Not an argument, so that `dataclasses.replace` drops it.
     made_by: partial | None = field(default=None, init=False)
 

@@ -55,6 +55,7 @@ def ddnm(*, noiseless: bool = False, threshold: float = 0.03) -> Sampler:
             "eta": constant(jnp.minimum(0.85 * factor, 1.0), levels)
         },
         constraint={"eta": "unit"},
+        for_network=(),
         reference="Wang et al., Denoising Diffusion Null-Space Model, 2023, arXiv 2212.00490",
         summary=(
             "x_hat' = x_hat + H^+ (y - H x_hat), then ddnm_step(eta)"

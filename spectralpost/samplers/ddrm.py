@@ -49,6 +49,7 @@ def ddrm() -> Sampler:
             "eta": constant(0.85, levels),
         },
         constraint={"eta_b": "unit", "eta": "unit"},
+        for_network=(),
         reference="Kawar et al., Denoising Diffusion Restoration Models, 2022, arXiv 2201.11793",
         summary="x_s from y/h where it is less noisy than level s, else pulled by (y - h x_hat)",
         start=start,

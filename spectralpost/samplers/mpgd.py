@@ -49,6 +49,7 @@ def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
         update=update,
         defaults=defaults,
         constraint={"scale": "nonnegative", "eta": "unit"},
+        for_network=("eta", "levels"),
         reference="He et al., Manifold Preserving Guided Diffusion, 2024, arXiv 2311.16424",
         summary=(
             "x_hat' = x_hat + (scale / alpha_s) H^T r / ||r||, eps_hat kept"

@@ -53,6 +53,7 @@ def pigdm(
             "eta": constant(0.0, levels),
         },
         constraint={"weight": "nonnegative", "eta": "unit"},
+        for_network=("eta", "levels"),
         reference="Song et al., Pseudoinverse-Guided Diffusion Models, 2023, ICLR",
         summary=(
             "x_s = DDIM(eta) + weight alpha_s alpha_t J^T H^+ r"
