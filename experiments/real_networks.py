@@ -46,7 +46,6 @@ from spectralpost import (
     SAMPLERS,
     Degradation,
     Freedom,
-    Guidance,
     InputError,
     NoiseLevel,
     Prices,
@@ -74,6 +73,7 @@ from spectralpost import (
 from spectralpost.denoiser_use import differentiates_denoiser
 from spectralpost.figures import COLOURS, save_figure
 from spectralpost.images import built_in_photographs, tiles
+from spectralpost.samplers.base import Guidance
 
 BINS = 200
 POLISH_ON = 32  # images, of those that are kept out of the prior
