@@ -64,6 +64,7 @@ from spectralpost import (
     learn,
     load_unet,
     measure,
+    metrics,
     motion_blur,
     polish,
     restore,
@@ -253,6 +254,11 @@ def of_cell(
         scores["restore_s"], scores["learn_s"] = time.perf_counter() - learned, learned - start
         for model, problem in (("model", plain), ("calibrated", calibrated)):
             scores[f"W2 {model}"] = float(evaluate(sampler, problem, at, guidance))
+        energy = evaluate(sampler, calibrated, at, guidance, metrics.predicted_energy_score)
+        scores["predicted"] = float(energy)
+        noise = np.asarray(at.sigma / at.alpha).tolist()
+        scores["schedule"] = {name: np.asarray(one).tolist() for name, one in guidance.items()}
+        scores["schedule"]["sigma / alpha"] = noise
         print(f"  {name}, {steps}, {label}: {scores['learn_s']:.0f} s", file=sys.stderr, flush=True)
         yield label, scores
 
@@ -360,8 +366,10 @@ def figure(cells: dict[str, dict], label: str) -> Figure:
 
 
 def correlation(cells: dict[str, dict]) -> None:
-    """Rank correlation of the predicted W2 with the energy score: of all, and within cells."""
-    print("\nrank correlation of predicted W2 with energy score, of the model and calibrated")
+    """Rank correlation of what is predicted with the energy score: of all, and within cells."""
+    titles = ("W2 model", "W2 calibrated", "predicted")
+    print("\nrank correlation with the energy score, over all and (mean of those within cells), of")
+    print(f"{'':<16}   W2, model       W2, calibrated  energy score, calibrated")
     by_jacobian = ("all", "with Jacobian", "without")
     for title in by_jacobian:
         some = [
@@ -373,11 +381,11 @@ def correlation(cells: dict[str, dict]) -> None:
         if not some:
             continue
         print(f"{title:<16}", end="")
-        for model in ("W2 model", "W2 calibrated"):
+        for model in titles:
             pairs = [[(np.mean(s["energy"]), s[model]) for s in cell.values()] for cell in some]
             over_all = spearmanr(*zip(*chain(*pairs), strict=True)).statistic
             within = np.mean([spearmanr(*zip(*one, strict=True)).statistic for one in pairs])
-            print(f"{over_all:8.2f} (within cells {within:.2f})", end="")
+            print(f"{f'{over_all:.2f} ({within:.2f})':>15}", end="")
         print()
 
 

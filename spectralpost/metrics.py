@@ -131,6 +131,14 @@ def mse(problem: Problem, transfer: Transfer) -> Array:
     return per_pixel(problem, error.ideal_var + error.bias2 + error.var)
 
 
+def predicted_energy_score(problem: Problem, transfer: Transfer) -> Array:
+    """E ||x - x_0|| - E ||x - x'|| / 2 of two outputs x, x' of one measurement, norms root mean
+    square per pixel: what `energy_score` measures, in the limit of many modes, where norms are what
+    their squares are on average. In units of the pixel range, not squared."""
+    spread = 2 * per_pixel(problem, mode_error(problem, transfer).var)
+    return safe_sqrt(mse(problem, transfer)) - safe_sqrt(spread) / 2
+
+
 def psnr(mean_squared_error: ArrayLike, pixel_range: PixelRange = PIXEL_RANGE) -> Array:
     """Peak signal-to-noise ratio in dB of a mean squared error, peak = width of the pixel range."""
     low, high = map(float, pixel_range)
