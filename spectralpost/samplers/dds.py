@@ -50,6 +50,7 @@ def dds(*, cg_steps: int | None = None) -> Sampler:
             "eta": constant(0.85, levels),
         },
         constraint={"gamma": "nonnegative", "eta": "unit"},
+        for_network=("eta", "levels"),
         reference="Chung et al., Decomposed Diffusion Sampler, 2024, arXiv 2303.05754",
         summary="x_hat' = (I + gamma H^T H)^-1 (x_hat + gamma H^T y), eps_hat kept",
     )
