@@ -13,7 +13,6 @@ SHAPE = (8, 8)
 LEVELS = sp.vp_linear(4)
 BLUR = sp.gaussian_blur(SHAPE, 1.0)
 
-
 pytestmark = pytest.mark.usefixtures("quick")
 
 
@@ -31,6 +30,28 @@ def test_energy_score_is_least_for_the_law_itself():
     for scale in (0.0, 0.6, 1.6):
         worse = np.asarray(scores[scale] - scores[1.0])
         assert worse.mean() > 4 * worse.std() / np.sqrt(worse.size)
+
+
+def test_energy_score_is_predicted(prior):
+    """By the moments of its two norms exactly; and itself, as norms of many modes vary little."""
+    sampler, denoiser = sp.SAMPLERS["diffpir"](), sp.GaussianDenoiser.of(prior)
+    problem = sp.image_problem(prior, BLUR, 0.1)
+    guidance = sampler.heuristic(problem, LEVELS)
+    x_0 = jnp.asarray(sp.draw(prior, 4000)[:, None])
+    y = sp.measure(BLUR, x_0, 0.1, jax.random.key(1))
+    key = jax.random.key(2)
+    x = sp.restore(sampler, denoiser, BLUR, y, LEVELS, guidance, key, sigma_y=0.1, num_samples=2)
+    predicted = sp.evaluate(sampler, problem, LEVELS, guidance, sp.metrics.predicted_energy_score)
+    squares = [np.mean(np.asarray(one) ** 2, axis=(1, 2, 3)) for one in (x[0] - x_0, x[0] - x[1])]
+    (error, gap), (of_error, of_gap) = np.transpose(
+        [(np.sqrt(one.mean()), one.std() / np.sqrt(one.size)) for one in squares]
+    )
+    tolerance = 4 * (of_error / (2 * error) + of_gap / (4 * gap))  # of a root: its derivative
+    np.testing.assert_allclose(predicted, error - gap / 2, atol=tolerance)
+    # E ||e|| is less than the root of E ||e||^2, by an eighth of the squares' relative variance.
+    below = [np.sqrt(one.mean()) * (one.std() / one.mean()) ** 2 / 8 for one in squares]
+    score = np.mean(sp.energy_score(x, x_0))
+    np.testing.assert_allclose(predicted, score, atol=tolerance + 1.5 * sum(below))
 
 
 def test_its_gradient_is_right(prior):
