@@ -15,6 +15,7 @@ the mean, errors are smaller, and samples differ less near the borders than the 
 """
 
 import math
+from collections.abc import Callable
 from functools import partial
 
 import jax
@@ -153,6 +154,8 @@ def restore_crop(
     sigma_y: float,
     num_samples: int | None = None,
     drawn: bool = False,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Array:
     """`restore` for an image that is smaller than its degradation, the crop of a larger scene.
 
@@ -160,7 +163,8 @@ def restore_crop(
                                             `resized(prior, degradation.shape)`
     y             one measured crop [h, w] or [C, h, w], or a batch [N, C, h, w]
     num_samples   None: one image, of the shape of y. n: [n, *y.shape], with independent noise
-    drawn         margins are drawn from their law, one for each sample; else they are its mean
+    drawn         margins are drawn from their law, one for each sample, and samples restored one by
+                  one; else they are its mean
 
     All else as for `restore`, but not for use inside of `jit`. Samplers that divide by a norm take
     that of the whole canvas: their steps are shorter by the root of the ratio of areas.
@@ -170,8 +174,19 @@ def restore_crop(
     extend = partial(extended, prior=prior, degradation=degradation, sigma_y=sigma_y)
 
     def on_it(canvas: Array, key: Array, num_samples: int | None = None) -> Array:
-        numbers = {"sigma_y": sigma_y, "num_samples": num_samples}
-        x = restore(sampler, denoiser, degradation, canvas, levels, guidance, key, **numbers)
+        x = restore(
+            sampler,
+            denoiser,
+            degradation,
+            canvas,
+            levels,
+            guidance,
+            key,
+            sigma_y=sigma_y,
+            num_samples=num_samples,
+            batch_size=batch_size,
+            progress=progress,
+        )
         return cropped(x, size)
 
     if not drawn:
@@ -181,7 +196,8 @@ def restore_crop(
         return on_it(extend(y, key=fill_key), key)
     num_samples = check_whole("samples", num_samples)
     canvases = extend(jnp.stack([y] * num_samples), key=fill_key)
-    return jax.vmap(on_it)(canvases, jax.random.split(key, num_samples))
+    keys = jax.random.split(key, num_samples)
+    return jnp.stack([on_it(one, key) for one, key in zip(canvases, keys, strict=True)])
 
 
 def _inside(size: tuple[int, ...], canvas: tuple[int, ...]) -> tuple[slice, ...]:

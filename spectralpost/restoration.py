@@ -56,6 +56,8 @@ def restore(
     *,
     sigma_y: ArrayLike,
     num_samples: int | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Array:
     """Draw restored images from the sampler.
 
@@ -68,6 +70,9 @@ def restore(
     guidance     name -> [S], or for every mode [S, F] (`guidance.per_mode`); levels [S + 1]
     sigma_y      in units of the pixel range of y
     num_samples  None: one image, of the shape of y. n: [n, *y.shape], with independent noise
+    batch_size   how many images (samples counted) are restored at the same time, by one program:
+                 memory is proportional to it. None: all. The images do not depend on it
+    progress     called after each batch with the number of images that are done, and of all
 
     Runs in the floating dtype of y, to which all else is converted; integers become JAX's default
     float. Compiled once per sampler, denoiser type, degradation and shape; may itself be part of a
@@ -97,7 +102,21 @@ def restore(
     is_pytree = not jax.tree_util.all_leaves([denoiser])
     run = partial(_restore, sampler, degradation, None if is_pytree else denoiser)
     arrays = denoiser if is_pytree else None
-    out = run(arrays, images, levels, guidance, sigma_y, keys)
+    if batch_size is None:
+        out = run(arrays, images, levels, guidance, sigma_y, keys)
+    else:
+        batch_size = check_whole("batch_size", batch_size)
+        keys, parts = keys.ravel(), []
+        for i in range(0, keys.size, batch_size):
+            # The last batch is filled up with its last image: one shape, so one program.
+            rows = np.minimum(np.arange(i, i + min(batch_size, keys.size)), keys.size - 1)
+            few = images[rows % images.shape[0]]
+            part = run(arrays, few, levels, guidance, sigma_y, keys[rows][None])[0]
+            if progress is not None:
+                jax.block_until_ready(part)
+                progress(min(i + batch_size, keys.size), keys.size)
+            parts.append(part[: keys.size - i])
+        out = jnp.concatenate(parts)
     return out.reshape(y.shape if num_samples is None else (num_samples, *y.shape))
 
 

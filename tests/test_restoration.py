@@ -235,6 +235,27 @@ def test_samples_are_independent_and_reproducible(setup):
     assert np.abs(other - samples).max() > 0.01
 
 
+@pytest.mark.parametrize("batch_size", [1, 4, 6, 7])
+def test_batches_bound_memory_and_change_nothing(setup, batch_size):
+    """Two images, three samples each: also where a batch is not full, or larger than all."""
+    y, guidance = setup[-1], random_guidance("pigdm", 0, num_steps=3)
+    news = []
+    out = run(
+        pigdm(),
+        setup,
+        y,
+        guidance,
+        num_samples=3,
+        batch_size=batch_size,
+        progress=lambda *numbers: news.append(numbers),
+    )
+    at_once = run(pigdm(), setup, y, guidance, num_samples=3)
+    assert out.shape == at_once.shape == (3, 2, 3, *SHAPE)
+    np.testing.assert_allclose(out, at_once, rtol=0, atol=400 * EPS)
+    assert news == [(min(i + batch_size, 6), 6) for i in range(0, 6, batch_size)]
+    assert run(pigdm(), setup, y[0, 0], guidance, batch_size=batch_size).shape == SHAPE
+
+
 def test_any_callable_is_a_denoiser(setup):
     """A plain function is as good as the pytree: two programs of the same few dozen operations."""
     prior, degradation, _, levels, y = setup
@@ -368,6 +389,7 @@ def test_float32_image_in_float32_image_out(setup):
         ({"sigma_y": float("nan")}, "must be > 0"),
         ({"num_samples": 0}, "whole number >= 1"),
         ({"num_samples": 1.5}, "whole number >= 1"),
+        ({"batch_size": 0}, "whole number >= 1"),
         ({"sigma_y": np.inf}, "must be > 0"),
         ({"sigma_y": np.ones(2)}, "one number is needed"),
         ({"y": jnp.zeros(SHAPE, complex)}, "real numbers are needed"),

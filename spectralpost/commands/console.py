@@ -1,5 +1,6 @@
 """What the commands share: learning with a line of progress, and what they print."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -34,6 +35,7 @@ from ..transfer import Transfer, sampler_transfer
 from .inputs import Grid, Inputs, rounded
 
 AS_GIVEN, BARE = Freedom(), Prices()  # what `learn` takes by default
+PIXELS_AT_ONCE = 2**17  # of one plane: the shipped network takes about 1 KB a pixel
 Say = Callable[[str], None]  # shows a text that says how far a command is
 
 LABELS = {
@@ -44,6 +46,11 @@ LABELS = {
 }
 
 console = Console(markup=False, highlight=False)  # paths and formulas have brackets
+
+
+def batch_for(shape: tuple[int, ...]) -> int:
+    """How many images of this size are restored at the same time, so that memory is bounded."""
+    return max(1, PIXELS_AT_ONCE // math.prod(shape))
 
 
 def has_room(width: int) -> bool:

@@ -25,6 +25,7 @@ from .console import (
     LABELS,
     Learned,
     Say,
+    batch_for,
     console,
     image_psnr,
     learn_on_grid,
@@ -283,6 +284,7 @@ def _restore_photo(
             sampler_key,
             sigma_y=options.sigma_y,
             num_samples=MEAN_OF,
+            batch_size=batch_for(degradation.shape),
         )
         row = {}
         for num, image, words in (

@@ -18,7 +18,7 @@ from ..prior import has_pixelwise_mean, resized
 from ..problem import image_problem
 from ..restoration import measure, restore
 from ..schedule_file import load_schedule
-from .console import Say, console, image_psnr, quiet
+from .console import Say, batch_for, console, image_psnr, quiet
 from .inputs import denoiser_in_words, denoiser_of, stored_prior
 
 
@@ -93,6 +93,8 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         sampler_key,
         sigma_y=schedule.sigma_y,
         num_samples=options.samples,
+        batch_size=batch_for(degradation.shape),
+        progress=lambda done, of: say(f"{title}: {done} of {of} samples"),
     )
     known = [image_psnr(one, image, prior) for one in (y, *samples)] if options.simulate else []
     photo = np.asarray(image) if options.simulate else None
