@@ -31,6 +31,7 @@ from .learning import Search as Search
 from .learning import Several as Several
 from .learning import evaluate as evaluate
 from .learning import evaluate_exact as evaluate_exact
+from .learning import default_free as default_free
 from .learning import for_network as for_network
 from .learning import heuristic as heuristic
 from .learning import learn as learn
