@@ -67,9 +67,9 @@ from spectralpost import (
     learn,
     load_unet,
     measure,
-    metrics,
     motion_blur,
     polish,
+    predicted_energy_score,
     restore,
     unique_modes,
     vp_linear,
@@ -263,7 +263,7 @@ def of_cell(
         scores["restore_s"], scores["learn_s"] = time.perf_counter() - learned, learned - start
         for model, problem in (("model", plain), ("calibrated", calibrated)):
             scores[f"W2 {model}"] = float(evaluate(sampler, problem, at, guidance))
-        energy = evaluate(sampler, calibrated, at, guidance, metrics.predicted_energy_score)
+        energy = evaluate(sampler, calibrated, at, guidance, predicted_energy_score)
         scores["predicted"] = float(energy)
         noise = np.asarray(at.sigma / at.alpha).tolist()
         scores["schedule"] = {name: np.asarray(one).tolist() for name, one in guidance.items()}

@@ -29,9 +29,9 @@ from .learning import LearnResult as LearnResult
 from .learning import Prices as Prices
 from .learning import Search as Search
 from .learning import Several as Several
+from .learning import default_free as default_free
 from .learning import evaluate as evaluate
 from .learning import evaluate_exact as evaluate_exact
-from .learning import default_free as default_free
 from .learning import for_network as for_network
 from .learning import heuristic as heuristic
 from .learning import learn as learn
@@ -47,6 +47,7 @@ from .metrics import kl as kl
 from .metrics import mse as mse
 from .metrics import optimal_tradeoff as optimal_tradeoff
 from .metrics import perception as perception
+from .metrics import predicted_energy_score as predicted_energy_score
 from .metrics import psnr as psnr
 from .metrics import wasserstein2 as wasserstein2
 from .noise import NoiseLevel as NoiseLevel

@@ -41,7 +41,7 @@ def test_energy_score_is_predicted(prior):
     y = sp.measure(BLUR, x_0, 0.1, jax.random.key(1))
     key = jax.random.key(2)
     x = sp.restore(sampler, denoiser, BLUR, y, LEVELS, guidance, key, sigma_y=0.1, num_samples=2)
-    predicted = sp.evaluate(sampler, problem, LEVELS, guidance, sp.metrics.predicted_energy_score)
+    predicted = sp.evaluate(sampler, problem, LEVELS, guidance, sp.predicted_energy_score)
     squares = [np.mean(np.asarray(one) ** 2, axis=(1, 2, 3)) for one in (x[0] - x_0, x[0] - x[1])]
     (error, gap), (of_error, of_gap) = np.transpose(
         [(np.sqrt(one.mean()), one.std() / np.sqrt(one.size)) for one in squares]
