@@ -33,7 +33,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, product
+from itertools import chain, pairwise, product
 from pathlib import Path
 from typing import Any
 
@@ -395,12 +395,17 @@ def figure(cells: dict[str, dict], label: str) -> Figure:
                 fontsize=8,
             )
     axes.axvline(0, color=COLOURS["tuned constant"], label="tuned constant")
-    axes.set_yticks(rows, [" ".join(name.split()) for name in cells], fontsize=8)
+    samplers = [name.split()[0] for name in cells]
+    for row, (one, other) in zip(rows, pairwise(samplers), strict=False):
+        if one != other:
+            axes.axhline(row - 0.5, color="0.8", linewidth=0.8)
+    words = ("{}, {} blur, {} steps, $\\sigma_y$ = {}".format(*name.split()) for name in cells)
+    axes.set_yticks(rows, words, fontsize=8)
     axes.set(xlim=(None, FARTHEST + 1), ylim=(rows[-1] - 0.7, 0.7))
     axes.set_xlabel(
         "energy score on the network, relative to the tuned constant (%); less is better"
     )
-    axes.set_ylabel("sampler, blur, steps, sigma_y")
+    axes.set_title("bars: 2 standard errors; further left is better", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3)
     return figure
