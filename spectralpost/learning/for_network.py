@@ -13,8 +13,9 @@ from .preparing import default_free
 SCALES, BUSIEST = (5.0, 0.2), 25.0
 MANY = 20
 SMOOTHNESS = 0.1
-# Where the denoiser is differentiated, and where not.
-STRICT, LOOSE = 1.5, 3.0
+# Of amplification: where the denoiser is not differentiated, and where it is.
+LOOSE, STRICT = 3.0, 1.5
+PER_STEP = 10.0  # STRICT is 1 + PER_STEP / steps at most
 
 
 class ForNetwork(TypedDict):
@@ -35,10 +36,11 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     Neighbouring steps are alike, and the schedule also serves images of 5 times and 1/5 of the
     spectrum, so that no step relies on another to undo what it did with a slope that the network
     has on average only. For the same reason signals are held within 1.5 times what the denoiser was
-    made for where the sampler differentiates it; from 20 steps on, which have more to play off
-    against each other, at 25 times the spectrum as well. Other samplers see only the network's
-    values, which are the model's on average: 3 times, as without these arguments. Noise levels and
-    eta are learned where that pays (`Sampler.for_network`).
+    made for where the sampler differentiates it. Many steps have more to play off against each
+    other: in more than 20 within 1 + 10 / steps, and from 20 on at 25 times the spectrum as well.
+    Other samplers see only the network's values, which are the model's on average: 3 times, as
+    without these arguments. Noise levels and eta are learned where that pays
+    (`Sampler.for_network`).
 
     Chosen on training images with the shipped network; what each buys: docs/real_networks.md.
     """
@@ -46,8 +48,9 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     free = tuple(sampler.constraint) if eta else default_free(sampler)
     limit, scales = LOOSE, SCALES
     if differentiates_denoiser(sampler):
-        limit = STRICT
-        scales += (BUSIEST,) if num_steps_of(levels) >= MANY else ()
+        steps = num_steps_of(levels)
+        limit = min(STRICT, 1 + PER_STEP / steps)
+        scales += (BUSIEST,) if steps >= MANY else ()
     return ForNetwork(
         free=free,
         freedom=Freedom(levels="levels" in sampler.for_network),
