@@ -118,6 +118,8 @@ class Options:
     """What to hold against them: those above, polished, real."""
     images: int = 64
     """Test images restored, twice each."""
+    size: int | None = None
+    """Cut all images into tiles of this side, of which a random choice is taken."""
     split: str = "test"
     """Which images: `train` to choose prices and limits, never `test`."""
 
@@ -132,7 +134,10 @@ def main(options: Options) -> None:
             raise InputError(f"{unknown[0]!r}: allowed are {', '.join(known)}")
     network = load_unet(options.network)
     with np.load(options.data) as stored:
-        train, test = unit(stored["train"]), unit(stored[options.split][: options.images])
+        train, test = unit(stored["train"]), unit(stored[options.split])
+    if options.size is not None:
+        train, test = cut(train, options.size), cut(test, options.size)
+    test = test[: options.images]
     # What is restored from the training images is kept out of the prior.
     priors = priors_of(network, train[options.images :])
     options.out.mkdir(parents=True, exist_ok=True)
@@ -185,6 +190,11 @@ def quick() -> None:
 def unit(images: np.ndarray) -> np.ndarray:
     """8 bits [N, H, W, 3] -> [N, 3, H, W] in [-1, 1]."""
     return np.moveaxis(images, -1, 1).astype(np.float32) / 127.5 - 1
+
+
+def cut(images: np.ndarray, size: int) -> np.ndarray:
+    pieces = np.concatenate([tiles(one, size) for one in images])
+    return np.random.default_rng(0).permutation(pieces)
 
 
 def priors_of(network: UNetDenoiser, images: np.ndarray) -> tuple[Prior, Prior]:
