@@ -164,7 +164,7 @@ def restore_crop(
     y             one measured crop [h, w] or [C, h, w], or a batch [N, C, h, w]
     num_samples   None: one image, of the shape of y. n: [n, *y.shape], with independent noise
     drawn         margins are drawn from their law, one for each sample, and samples restored one by
-                  one; else they are its mean
+                  one (`progress` counts these); else they are its mean
 
     All else as for `restore`, but not for use inside of `jit`. Samplers that divide by a norm take
     that of the whole canvas: their steps are shorter by the root of the ratio of areas.
@@ -173,7 +173,7 @@ def restore_crop(
     size = y.shape[y.ndim - len(degradation.shape) :]
     extend = partial(extended, prior=prior, degradation=degradation, sigma_y=sigma_y)
 
-    def on_it(canvas: Array, key: Array, num_samples: int | None = None) -> Array:
+    def on_it(canvas: Array, key: Array, num_samples: int | None = None, progress=None) -> Array:
         x = restore(
             sampler,
             denoiser,
@@ -190,14 +190,18 @@ def restore_crop(
         return cropped(x, size)
 
     if not drawn:
-        return on_it(extend(y, key=None), key, num_samples)
+        return on_it(extend(y, key=None), key, num_samples, progress)
     fill_key, key = jax.random.split(key)
     if num_samples is None:
-        return on_it(extend(y, key=fill_key), key)
+        return on_it(extend(y, key=fill_key), key, None, progress)
     num_samples = check_whole("samples", num_samples)
     canvases = extend(jnp.stack([y] * num_samples), key=fill_key)
-    keys = jax.random.split(key, num_samples)
-    return jnp.stack([on_it(one, key) for one, key in zip(canvases, keys, strict=True)])
+    samples = []
+    for canvas, one in zip(canvases, jax.random.split(key, num_samples), strict=True):
+        samples.append(jax.block_until_ready(on_it(canvas, one)))
+        if progress is not None:
+            progress(len(samples), num_samples)
+    return jnp.stack(samples)
 
 
 def _inside(size: tuple[int, ...], canvas: tuple[int, ...]) -> tuple[slice, ...]:

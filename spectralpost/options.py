@@ -122,7 +122,8 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     [..., C, H, W]. Networks are calibrated on the images."""
     polish: Path | None = None
     """Folder of clean images to polish the schedule on, with the denoiser itself: gradient steps
-    through whole restorations (`sp.polish`). Images are cut to the prior's size, 8 at least."""
+    through whole restorations (`sp.polish`). The first 64 images that are as large as the
+    prior, cut to its size; 8 at least."""
     limits: Literal["auto", "bare", "network"] = "auto"
     """bare: the model's optimum. network: what a trained network needs, see `sp.for_network`:
     limits on amplification and roughness, scales of the spectrum, learned noise levels. auto: bare

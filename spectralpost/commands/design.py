@@ -83,7 +83,10 @@ def compute(options: Design, say: Say = quiet) -> Result:
     is_network = options.denoiser != "gaussian"
     network = options.limits == "network" or (options.limits == "auto" and is_network)
     inputs = inputs_of(options, options.photo)
-    clean = None if options.polish is None else clean_images(options, options.polish, inputs)
+    clean = None
+    if options.polish is not None:
+        clean, notes = clean_images(options, options.polish, inputs)
+        inputs = inputs._replace(notes=(*inputs.notes, *notes))
     denoiser = denoiser_of(options.denoiser, inputs.prior, inputs.photo.shape)
     if is_network:
         say("calibrating the denoiser")
