@@ -401,7 +401,7 @@ def test_the_config_of_a_run_is_complete(w):
     import yaml
 
     stored = yaml.safe_load((w / "designed" / "config.yaml").read_text())
-    nones = {"size", "white_level", "eta", "free", "photo", "resume", *SHORT}
+    nones = {"size", "white_level", "eta", "free", "photo", "polish", "resume", *SHORT}
     assert set(stored) == set(vars(Design())) - nones
     assert stored["degradation_options"] == ["std=1.0"] and stored["grid"] == "vp_linear"
     assert "spacing=uniform" in stored["grid_options"]
