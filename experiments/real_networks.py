@@ -8,7 +8,8 @@ noise, by the published default, by the constant tuned on the model, and by lear
     limits     amplification and roughness as in `for_network`
     + levels   noise levels learned as well
     + J        on the calibrated problem as well: the network's Jacobian, not the model's
-    + scales   over images of 5 times and 1/5 of the spectrum as well
+    + scales   over images of 5 times and 1/5 of the spectrum as well, and of 25 times from 20
+               steps on where the sampler differentiates the denoiser
     network    `for_network`: all of these, and eta for samplers that gain by it
     polished   network, polished on training images by gradient steps through the network
     real       no learning: the tuned constant times the best of 13 factors, tried on the network
@@ -24,8 +25,9 @@ The data are 8-bit images [N, H, W, 3] in the arrays `train`, for prior and cali
 Every score is kept in DIR/cells.json once it is known: a run that is stopped goes on from there,
 and one that asks for more computes what is missing. The table of all samplers:
 
-    python experiments/real_networks.py --data cifar10.npz --out DIR --schedules bare network \\
-        --blurs gaussian motion --samplers dps pigdm mpgd diffpir ddrm dds reddiff daps
+    python experiments/real_networks.py --data cifar10.npz --out DIR --schedules network \\
+        --blurs gaussian motion --steps 10 20 50 \\
+        --samplers dps pigdm mpgd diffpir dds reddiff dmps ilvr daps ddrm ddnm
 """
 
 import json
