@@ -150,6 +150,8 @@ def main(options: Options) -> None:
         options.blurs, options.samplers, options.steps, options.sigma_y
     ):
         key = f"{name}, {steps}, {sigma_y}, {blur}, {options.split}, {options.images}"
+        if options.size is not None:
+            key += f", {options.size}"
         cell = cells.setdefault(key, {})
         if missing := [one for one in (*BASELINES, *options.schedules) if one not in cell]:
             degradation = BLURS[blur](test.shape[2:])
@@ -228,7 +230,7 @@ def of_cell(
     sampler, levels = SAMPLERS[name](), vp_linear(steps)
     plain, calibrated = problems
     y = measure(degradation, x_0, plain.sigma_y, jax.random.key(1))
-    few = Search(starts=1, max_iterations=1)
+    few = Search(starts=1, max_iterations=1)  # both baselines come before the search
     baselines = learn(sampler, plain, levels, search=few).baseline_guidance
 
     def schedule(label: str) -> tuple[NoiseLevel, Guidance]:
@@ -297,7 +299,7 @@ def tuned_on_images(
     y = measure(degradation, clean, sigma_y, jax.random.key(3))
 
     def scaled(factor: float) -> Guidance:
-        # Of numbers between 0 and 1 that to 1.
+        # A number between 0 and 1 goes with its distance from 1.
         kinds = sampler.constraint.items()
         change = {
             name: constant[name] * factor
@@ -337,14 +339,11 @@ def of_samples(samples: np.ndarray, x_0: np.ndarray) -> dict:
 
 def show(key: str, cell: dict) -> None:
     print(key)
-    tuned = np.asarray(cell["tuned"]["energy"])
     for label, scores in cell.items():
-        energy = np.asarray(scores["energy"])
-        gap = energy - tuned
-        error = gap.std(ddof=1) / np.sqrt(gap.size)
+        gap, error = gap_of(cell, label)
         print(
-            f"  {label:<32} {energy.mean():.4f}  {100 * gap.mean() / tuned.mean():+6.1f} % "
-            f"({100 * error / tuned.mean():.1f})  {scores['psnr']:5.1f} dB  "
+            f"  {label:<32} {np.mean(scores['energy']):.4f}  {gap:+6.1f} % ({error:.1f})  "
+            f"{scores['psnr']:5.1f} dB  "
             f"{scores['psnr_mean']:5.1f} dB  worst {scores['worst']:4.1f}  "
             f"W2 {scores['W2 model']:.5f} {scores['W2 calibrated']:.5f}  "
             f"{scores['learn_s']:.0f} s {scores['restore_s']:.0f} s"
@@ -363,7 +362,7 @@ def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
     """Energy score of the tuned constant, and what others have more of it in % (standard error).
 
     Behind the last one: its worst image, as a multiple of the median error, and how many dB a
-    sample has more than the constant's.
+    sample has more than the constant's; below, its mean by number of steps.
     """
     short = {"limits + levels": "+l.", "limits + levels + J": "+l.+J", LEARNED[4]: "+l.+J+s."}
     heads = ["published", *(short.get(name, name) for name in schedules)]
@@ -376,6 +375,13 @@ def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
             print(f"{f'{gap:+.1f} ({error:.1f})':>15}", end="")
         last = cell[schedules[-1]]
         print(f"{last['worst']:7.1f} {last['psnr'] - cell['tuned']['psnr']:+5.1f}")
+    for steps in dict.fromkeys(name.split()[2] for name in cells):
+        some = [
+            gap_of(cell, schedules[-1]) for name, cell in cells.items() if steps == name.split()[2]
+        ]
+        print(
+            f"{schedules[-1]}, {steps} steps, mean of {len(some)}: {np.mean(some, axis=0)[0]:+.1f}"
+        )
 
 
 def figure(cells: dict[str, dict], label: str) -> Figure:

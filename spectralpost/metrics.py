@@ -132,9 +132,12 @@ def mse(problem: Problem, transfer: Transfer) -> Array:
 
 
 def predicted_energy_score(problem: Problem, transfer: Transfer) -> Array:
-    """E ||x - x_0|| - E ||x - x'|| / 2 of two outputs x, x' of one measurement, norms root mean
-    square per pixel: what `energy_score` measures, in the limit of many modes, where norms are what
-    their squares are on average. In units of the pixel range, not squared."""
+    """The energy score of a sampler on images of many pixels, in units of the pixel range.
+
+    E ||x - x_0|| - E ||x - x'|| / 2 of two outputs x, x' of one measurement (norms: root mean
+    square per pixel; Gneiting, Raftery, 2007), as `polishing.energy_score` measures it. Here with
+    the roots of E ||.||^2: its limit for many modes, whose norms hardly vary.
+    """
     spread = 2 * per_pixel(problem, mode_error(problem, transfer).var)
     return safe_sqrt(mse(problem, transfer)) - safe_sqrt(spread) / 2
 

@@ -71,7 +71,7 @@ def restore(
     sigma_y      in units of the pixel range of y
     num_samples  None: one image, of the shape of y. n: [n, *y.shape], with independent noise
     batch_size   how many images (samples counted) are restored at the same time, by one program:
-                 memory is proportional to it. None: all. The images do not depend on it
+                 memory is proportional to it. None: all. The images are the same to rounding
     progress     called after each batch with the number of images that are done, and of all
 
     Runs in the floating dtype of y, to which all else is converted; integers become JAX's default

@@ -17,6 +17,7 @@ import skimage.io
 from commandline import QUICK, SHAPE, SIGMA_Y, SMALL, compile_quickly, metrics_in, run, workplace  # noqa: F401
 from pictures import texture, write
 
+import spectralpost as sp
 from spectralpost import metrics
 from spectralpost.cli import main
 from spectralpost.commands import compare, console, tradeoff
@@ -62,25 +63,38 @@ def test_levels_are_learned_and_rounded_to_time_steps(w, capsys):
     assert loss < 0.9 * before
 
 
-def test_a_schedule_is_polished(w, tmp_path, capsys):
+def test_a_schedule_is_polished(w, tmp_path, capsys, monkeypatch):
     """From where the search ended, on images of a folder, cut to the prior's size."""
+    given = []
+
+    def polish(*args, **others):
+        found = sp.polish(*args, **others)
+        given.append((args[2], found))
+        return found._replace(guidance=found.guidance | {"zeta": 1.1 * found.guidance["zeta"]})
+
+    monkeypatch.setattr("spectralpost.commands.polish.polish", polish)
     for i in range(8):
         write(tmp_path / f"{i}.png", texture((18, 21), seed=i))
     write(tmp_path / "small.png", texture((12, 30)))  # passed over
     out = run(
         f"design --images {w}/images {QUICK} --polish {tmp_path} --out {tmp_path}/polished", capsys
     )
-    found = re.search(r"Polished in (\d+) steps.* ([\d.]+) before, ([\d.]+) after", out)
-    assert found is not None, out
-    steps, before, after = map(float, found.groups())
-    assert steps >= 10 and after <= before
+    ((images, found),) = given
+    assert images.shape == (8, 3, *SHAPE)
+    whole = load_image(tmp_path / "3.png", "rgb", (-1.0, 1.0))
+    np.testing.assert_array_equal(images[3], whole[:, 1:17, 2:18].astype(np.float32))
+    assert f"Polished in {found.curve.size} steps" in out
+    assert f"{found.kept_out[0]:.5f} before, {found.kept_out.min():.5f} after" in " ".join(
+        out.split()
+    )
     path = tmp_path / "polished" / "schedule.json"
     polished, designed = load_schedule(path), load_schedule(w / "designed" / "schedule.json")
     assert polished.objective == "wasserstein2, polished"
-    changed = np.any(polished.guidance["zeta"] != designed.guidance["zeta"])
-    assert changed == (after < before)
-    # The model's loss is that of the schedule in the file, no less than the least.
-    assert (polished.loss > designed.loss) == changed
+    np.testing.assert_allclose(polished.guidance["zeta"], 1.1 * found.guidance["zeta"], rtol=1e-12)
+    # The file's loss is that of its own schedule, away from the least one.
+    assert polished.loss > designed.loss
+    assert metrics_in(tmp_path / "polished")["average image"]["learned"]["W2^2"] == polished.loss
+    assert "raise --bins" not in out
 
 
 def test_a_search_is_resumed(w, capsys):

@@ -666,6 +666,10 @@ def test_for_network():
     assert strict == {name for name, one in prices.items() if one.scales == (5.0, 0.2, 25.0)}
     assert sp.for_network(dps(), sp.vp_linear(50))["prices"].max_amplification == 1.2
     assert sp.for_network(dps(), many_steps)["free"] == ("zeta",)
+    kept = {
+        name for name, one in made.items() if not sp.for_network(one, many_steps)["freedom"].levels
+    }
+    assert kept == {"ddrm", "ddnm"}
     options = sp.for_network(pigdm(), few_steps)
     few = sp.Search(starts=2, max_iterations=20)
     assert options["freedom"].levels and options["prices"].scales == (5.0, 0.2)

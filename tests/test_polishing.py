@@ -48,7 +48,8 @@ def test_energy_score_is_predicted(prior):
     )
     tolerance = 4 * (of_error / (2 * error) + of_gap / (4 * gap))  # of a root: its derivative
     np.testing.assert_allclose(predicted, error - gap / 2, atol=tolerance)
-    # E ||e|| is less than the root of E ||e||^2, by an eighth of the squares' relative variance.
+    # E ||e|| is less than the root of E ||e||^2, by an eighth of the squares' relative variance to
+    # second order, and by less than half as much again by the others.
     below = [np.sqrt(one.mean()) * (one.std() / one.mean()) ** 2 / 8 for one in squares]
     score = np.mean(sp.energy_score(x, x_0))
     np.testing.assert_allclose(predicted, score, atol=tolerance + 1.5 * sum(below))

@@ -35,7 +35,7 @@ from ..transfer import Transfer, sampler_transfer
 from .inputs import Grid, Inputs, rounded
 
 AS_GIVEN, BARE = Freedom(), Prices()  # what `learn` takes by default
-PIXELS_AT_ONCE = 2**17  # of one plane: the shipped network takes 1.4 KB a pixel for DPS
+PIXELS_AT_ONCE = 2**17  # of one plane
 Say = Callable[[str], None]  # shows a text that says how far a command is
 
 LABELS = {

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from .. import figures, metrics
 from ..errors import InputError
-from ..learning import LearnResult, default_free, evaluate, heuristic, sensitivity
+from ..learning import LEVELS, LearnResult, default_free, evaluate, heuristic, sensitivity
 from ..noise import NoiseLevel
 from ..options import Design
 from ..polishing import Polished
@@ -60,8 +60,7 @@ class Result(NamedTuple):
     title: str
     schedule: Schedule
     inputs: Inputs
-    learned: Learned
-    result: LearnResult  # what was learned for the grid's levels, and polished
+    learned: Learned  # its result is the polished one, if any is
     polished: Polished | None
     rows: dict[str, dict[str, float]]  # the metrics of the average image, by key of LABELS
     transfers: dict[str, Transfer]  # by key of LABELS
@@ -109,6 +108,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         )
         small = evaluate(sampler, inputs.small, grid.levels, polished.guidance)
         result = result._replace(guidance=polished.guidance, losses=np.asarray([small]))
+        learned = learned._replace(result=result)
     say("evaluating")
     schedules = result.baseline_guidance | {"learned": result.guidance}
     transfers = {
@@ -148,7 +148,6 @@ def compute(options: Design, say: Say = quiet) -> Result:
         schedule,
         inputs,
         learned,
-        result,
         polished,
         rows,
         transfers,
@@ -168,7 +167,7 @@ def write(result: Result, folder: Path) -> None:
         inputs.problem,
         inputs.prior.shape,
         learned.grid.levels,
-        result.result,
+        learned.result,
         {LABELS[name]: transfer for name, transfer in result.transfers.items()},
         result.title,
         sensitivity=result.importance,
@@ -188,7 +187,7 @@ def write(result: Result, folder: Path) -> None:
 
 def present(result: Result) -> None:
     inputs, learned = result.inputs, result.learned
-    if learned.search is not learned.result:
+    if LEVELS in learned.search.kept:
         console.print(f"Learned levels: {levels_in_words(learned.grid)}", soft_wrap=True)
     if (polished := result.polished) is not None:
         console.print(
@@ -206,7 +205,7 @@ def present(result: Result) -> None:
     for name, row in result.photo_rows.items():
         table.add_row(LABELS[name], *(f"{value:.2f}" for value in row.values()))
     console.print(table)
-    losses = result.result.final_losses
+    losses = learned.result.final_losses
     near = np.sum(losses <= 1.01 * losses[0])
     measured, predicted, *_ = result.photo_rows["learned"].values()
     if measured < predicted - FAR_OFF:
@@ -215,12 +214,12 @@ def present(result: Result) -> None:
             f"{result.denoiser} is too far from the model for this schedule. Do not use it; try "
             "another sampler."
         )
-    binned = float(result.result.losses[0])
+    binned = float(learned.result.losses[0])
     console.print(
         f"Learned on {inputs.small.spectrum.size} of {inputs.problem.spectrum.size} modes (loss "
         f"off by {_binning_error(binned, result.rows['learned']['W2^2'])}); {near} of "
         f"the {len(losses)} schedules that were refined end within 1 % of the best"
-        f"{_how_it_ended(result.result)}.\n"
+        f"{_how_it_ended(learned.result)}.\n"
         f"Model: Gaussian, stationary, no clipping, no network error. Excess kurtosis of the "
         f"whitened images: {inputs.kurtosis:.1f} (0 for the model).",
         soft_wrap=True,

@@ -9,5 +9,5 @@ from .guidance import per_mode
 from .lanes import Method, advance, begin
 from .learn import LearnResult, learn, sensitivity
 from .loss import Loss, Prices, Several, loss_of
-from .parameters import Freedom, Parameters, Schedule, parameters_of, schedule_of
+from .parameters import LEVELS, Freedom, Parameters, Schedule, parameters_of, schedule_of
 from .preparing import Prepared, default_free, prepare
