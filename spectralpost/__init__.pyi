@@ -4,6 +4,7 @@ from .borders import on_canvas as on_canvas
 from .borders import restore_crop as restore_crop
 from .compiled import keep_compiled_programs as keep_compiled_programs
 from .degradations import Degradation as Degradation
+from .degradations import downsample as downsample
 from .degradations import from_kernel as from_kernel
 from .degradations import gaussian_blur as gaussian_blur
 from .degradations import identity as identity

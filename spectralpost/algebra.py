@@ -17,6 +17,9 @@ from jax.typing import ArrayLike
 
 from .errors import InputError
 
+SMALL, SWEEPS = 8, 6  # of `eigh`
+UNROLLED = 16  # of `product`
+
 
 def float_dtype(*trees: Any) -> np.dtype:
     """What numbers from outside are computed in: the widest floating dtype of all arrays.
@@ -98,12 +101,29 @@ def apply_gain(gain: Array, x: Array) -> Array:
     """gain x: a signal; x may have axes before, such as planes."""
     if gain.ndim == 1:
         return jnp.broadcast_to(gain, x.shape) * x
-    return jnp.einsum("bij,...bj->...bi", gain, x)
+    gain = jnp.broadcast_to(gain, (*x.shape, x.shape[-1]))
+    if x.shape[-1] <= UNROLLED:
+        return sum(gain[..., j] * x[..., j, None] for j in range(x.shape[-1]))
+    return (gain @ x[..., None])[..., 0]
 
 
 def multiply(left: Array, right: Array) -> Array:
     """left right: a gain."""
-    return left * right if left.ndim == 1 else left @ right
+    return left * right if left.ndim == 1 else product(left, right)
+
+
+def product(left: Array, right: Array) -> Array:
+    """left @ right, of matrices [..., i, j] and [..., j, k].
+
+    From four rows on XLA's product of many small matrices takes up to 18 times as long on a CPU as
+    a sum over j. Its operands are held fast: else they would be computed again for each use.
+    """
+    inner = left.shape[-1]
+    if not 4 <= inner <= UNROLLED:
+        return left @ right
+    left, right = jax.lax.optimization_barrier((left, right))
+    terms = [left[..., :, j, None] * right[..., j, None, :] for j in range(inner)]
+    return sum(terms[1:], terms[0])
 
 
 def divide(gain: Array, x: Array) -> Array:
@@ -114,18 +134,108 @@ def divide(gain: Array, x: Array) -> Array:
 
 
 def root(cov: Array) -> Array:
-    """The symmetric square root of a covariance: a gain."""
+    """The symmetric square root of a covariance: a gain.
+
+    Its derivative exists where variances are equal, and takes that of a direction without variance
+    for 0, as `safe_sqrt` does.
+    """
     if cov.ndim == 1:
         return safe_sqrt(cov)
-    values, vectors = jnp.linalg.eigh(cov)
-    return (vectors * safe_sqrt(values)[..., None, :]) @ vectors.mT
+    if cov.shape[-1] == 1:
+        return safe_sqrt(cov)
+    if cov.shape[-1] == 2:  # R^2 - tr R R + det R = 0, by Cayley and Hamilton
+        det = safe_sqrt(cov[..., 0, 0] * cov[..., 1, 1] - cov[..., 0, 1] * cov[..., 1, 0])
+        trace = safe_sqrt(cov[..., 0, 0] + cov[..., 1, 1] + 2 * det)
+        return safe_divide(
+            cov + det[..., None, None] * identity_gain(cov[..., 0]),
+            trace[..., None, None] + 0 * cov,
+        )
+    return _matrix_root(cov)
+
+
+@jax.custom_jvp
+def _matrix_root(cov: Array) -> Array:
+    values, vectors = eigh(cov)
+    return product(vectors * safe_sqrt(values)[..., None, :], vectors.mT)
+
+
+@_matrix_root.defjvp
+def _slope_of_root(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    """R R = C, so dR R + R dR = dC: in the eigenvectors of C a division by sums of roots."""
+    values, vectors = eigh(primals[0])
+    roots = safe_sqrt(values)
+    value = product(vectors * roots[..., None, :], vectors.mT)
+    sums = roots[..., :, None] + roots[..., None, :]
+    slope = safe_divide(congruence(vectors.mT, tangents[0]), sums)
+    return value, congruence(vectors, slope)
+
+
+def eigh(symmetric: Array) -> tuple[Array, Array]:
+    """Eigenvalues [..., k], in no order, and eigenvectors [..., k, k] (columns).
+
+    Small matrices by Jacobi's rotations, all at once: LAPACK would take them one by one, and a
+    search has hundreds of thousands. Six sweeps leave nothing to double precision.
+    """
+    k = symmetric.shape[-1]
+    if k > SMALL:
+        return jnp.linalg.eigh(symmetric)
+
+    def rotated(x: Array, p: int, q: int, c: Array, s: Array) -> Array:
+        """x with its columns p and q rotated."""
+        columns = [x[..., i] for i in range(k)]
+        columns[p], columns[q] = c * x[..., p] - s * x[..., q], s * x[..., p] + c * x[..., q]
+        return jnp.stack(columns, axis=-1)
+
+    def sweep(_, state: tuple[Array, Array]) -> tuple[Array, Array]:
+        a, vectors = state
+        for p in range(k):
+            for q in range(p + 1, k):
+                off = a[..., p, q]
+                tau = safe_divide(a[..., q, q] - a[..., p, p], 2 * off)
+                sign = jnp.where(tau < 0, -1, 1).astype(a.dtype)
+                tangent = jnp.where(off != 0, sign / (jnp.abs(tau) + jnp.sqrt(1 + tau**2)), 0)
+                c = (1 / jnp.sqrt(1 + tangent**2))[..., None]
+                s = tangent[..., None] * c
+                a = rotated(rotated(a, p, q, c, s).mT, p, q, c, s)
+                vectors = rotated(vectors, p, q, c, s)
+        return a, vectors
+
+    state = symmetric, identity_gain(symmetric[..., 0])
+    a, vectors = jax.lax.fori_loop(0, SWEEPS, sweep, state)
+    return jnp.diagonal(a, axis1=-2, axis2=-1), vectors
+
+
+def reflection(h: np.ndarray) -> np.ndarray:
+    """For each row of h [..., k], >= 0, the v of the symmetric orthogonal matrix
+
+        W = 2 v v^T / |v|^2 - 1,      W h = |h| e_1.
+
+    Householder's, with the sign that never cancels: v = h / |h| + e_1, |v|^2 >= 2.
+    """
+    first = np.zeros_like(h)
+    first[..., 0] = 1
+    norm = np.linalg.norm(h, axis=-1, keepdims=True)
+    return np.divide(h, norm, out=np.zeros_like(h), where=norm > 0) + first
+
+
+def reflected(v: np.ndarray, x: Array) -> Array:
+    """W x, by rows: see `reflection`."""
+    unit = v / np.linalg.norm(v, axis=-1, keepdims=True)
+    unit = jnp.broadcast_to(unit.astype(x.dtype), x.shape)
+    return 2 * unit * jnp.sum(unit * x, axis=-1, keepdims=True) - x
+
+
+def reflection_matrix(v: np.ndarray) -> np.ndarray:
+    """W of `reflection`: [..., k, k]."""
+    outer = v[..., :, None] * v[..., None, :]
+    return 2 * outer / np.sum(v**2, axis=-1)[..., None, None] - np.eye(v.shape[-1])
 
 
 def congruence(gain: Array, cov: Array | None = None) -> Array:
     """gain cov gain^T: the covariance of gain x; cov defaults to the identity."""
     if gain.ndim == 1:
         return gain**2 if cov is None else gain**2 * cov
-    return gain @ gain.mT if cov is None else gain @ cov @ gain.mT
+    return product(gain if cov is None else product(gain, cov), gain.mT)
 
 
 def diagonal(cov: Array) -> Array:

@@ -1,7 +1,6 @@
 """Fewer modes: equal ones merged, similar ones binned; problems stacked and padded."""
 
 from collections.abc import Sequence
-from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -9,7 +8,9 @@ import numpy as np
 from jax import Array
 
 from .errors import InputError, check_whole
+from .merging_blocks import bin_blocks, unique_blocks
 from .problem import Problem
+from .splitting import split_worst_first
 
 
 def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
@@ -19,11 +20,11 @@ def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
     A symmetric image problem loses most of its modes: f and -f always coincide, and all of equal
     |f| where prior and blur are isotropic. Means enter all losses by their squares, so a merged row
     carries their root mean square. Equal means: to 12 digits of spectrum and of the largest
-    response in float64, to 5 in float32. Blocks are returned as they are.
+    response in float64, to 5 in float32. Blocks: see `merging_blocks`.
     """
-    rows = problem.spectrum.shape[0]
     if problem.basis is not None:
-        return problem, np.arange(rows)
+        return unique_blocks(problem)
+    rows = problem.spectrum.shape[0]
     one = 10.0 ** (12 if problem.spectrum.dtype == jnp.float64 else 5)
     spectrum, response = np.asarray(problem.spectrum, float), np.asarray(problem.response, float)
     with np.errstate(divide="ignore"):
@@ -47,11 +48,13 @@ def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     by how far it is above the noise. The cell and direction with the largest sum of squares, each
     mode weighted by its share of the signal, is split at its mean first. Compare a loss on both
     problems to know the error (`benchmarks/binning.py`). Returns the smaller problem and the index
-    [F] of each old mode's new row. Blocks are returned as they are.
+    [F] of each old mode's new row. Blocks become smaller as well: see `merging_blocks`.
     """
     num_bins = check_whole("bins", num_bins)
+    if problem.basis is not None:
+        return bin_blocks(problem, num_bins)
     rows = problem.spectrum.shape[0]
-    if problem.basis is not None or rows <= num_bins:
+    if rows <= num_bins:
         return problem, np.arange(rows)
     spectrum, response = np.asarray(problem.spectrum, float), np.asarray(problem.response, float)
     floor = max(spectrum.max() * 1e-12, np.finfo(float).tiny)
@@ -59,7 +62,7 @@ def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     features = np.stack([np.log(np.maximum(spectrum, floor)), 2 * above_noise])
     share = np.asarray(problem.weight, float) * np.maximum(spectrum, floor)
     share = share / share.sum() + np.finfo(float).eps
-    index = _split_worst_first(features, share, num_bins)
+    index = split_worst_first(features, share, num_bins)
     return _merge(problem, index), index
 
 
@@ -114,65 +117,3 @@ def _merge(problem: Problem, index: np.ndarray) -> Problem:
         weight=jnp.asarray(total, dtype),
         calibration=calibration,
     )
-
-
-def _split_worst_first(features: np.ndarray, share: np.ndarray, num_cells: int) -> np.ndarray:
-    """The cell [F] of each point, at most `num_cells`, of points with two `features`, [2, F].
-
-    The cell with the largest spread (weighted sum of squares along its worse axis) is split there
-    at its mean, again and again. No part has a larger spread than the whole, so the cells that this
-    splits are those of largest spread in the tree of all splits. Hence a pass over the points
-    splits all cells but those known to be too many, and at the end those of small spread are put
-    together again: as many passes as the tree is deep, instead of one for each cell.
-    """
-    node = np.zeros(share.size, int)  # the smallest cell that holds each point
-    spread, parent = np.zeros(0), np.zeros(0, int)  # of each cell
-    made = np.zeros(1, int)  # what this pass's cells are parts of
-    # Those points that are in them. `take` is several times faster than an index here.
-    points, cell, weight, values = np.arange(share.size), node, share, tuple(features)
-    while made.size:
-        add_up = partial(np.bincount, cell, minlength=made.size)
-        total = add_up(weight)
-        means = [add_up(weight * along) / total for along in values]
-        squares = [
-            add_up(weight * (along - mean.take(cell)) ** 2)
-            for along, mean in zip(values, means, strict=True)
-        ]
-        axis = np.argmax(squares, axis=0)
-        along, mean = np.choose(axis.take(cell), values), np.choose(axis, means)
-        low, high = np.full(made.size, np.inf), np.full(made.size, -np.inf)
-        np.minimum.at(low, cell, along)
-        np.maximum.at(high, cell, along)
-        worst = np.where(low < high, np.max(squares, axis=0), 0)  # 0: all the same, no gain
-        if parent.size:  # larger than the whole's by rounding only
-            worst = np.minimum(worst, spread[made])
-        first = parent.size
-        spread, parent = np.append(spread, worst), np.append(parent, made)
-
-        bar = np.sort(spread)[-(num_cells - 1)] if 0 < num_cells - 1 <= spread.size else 0
-        splits = (worst > 0) & (worst >= bar) & (num_cells > 1)
-        # Rounding may put the mean of nearly equal points beyond them.
-        middle = np.clip(mean, low, np.nextafter(high, -np.inf))
-        kept = splits.take(cell)
-        above = along > middle.take(cell)
-        cell = (2 * (np.cumsum(splits) - 1).take(cell) + above)[kept]
-        points, weight, values = points[kept], weight[kept], tuple(one[kept] for one in values)
-        node[points] = spread.size + cell
-        made = np.repeat(first + np.flatnonzero(splits), 2)
-    return _put_together(spread, parent, num_cells)[node]
-
-
-def _put_together(spread: np.ndarray, parent: np.ndarray, num_cells: int) -> np.ndarray:
-    """For each cell of a tree the number, from 0, of the one that holds it when only the
-    `num_cells` - 1 of largest spread are split. Parents come before their parts."""
-    is_split = np.zeros(spread.size, bool)
-    is_split[np.argsort(-spread, kind="stable")[: num_cells - 1]] = True
-    is_split &= spread > 0
-    holder, number = np.zeros(spread.size, int), 0
-    for cell in range(spread.size):
-        if cell > 0 and not is_split[parent[cell]]:
-            holder[cell] = holder[parent[cell]]
-        elif not is_split[cell]:
-            holder[cell] = number
-            number += 1
-    return holder

@@ -20,13 +20,24 @@ from .algebra import (
     as_floating,
     congruence,
     diagonal,
+    eigh,
     identity_gain,
+    multiply,
     root,
+    safe_divide,
     safe_sqrt,
 )
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
-from .problem import Problem, ideal_posterior, measurement_cov, num_pixels, per_pixel, prior_cov
+from .problem import (
+    Problem,
+    ideal_posterior,
+    measurement_cov,
+    measurement_noise,
+    num_pixels,
+    per_pixel,
+    prior_cov,
+)
 from .transfer import Transfer
 
 # What `learn` minimises: a number per pixel, of a problem and a whole sampler's transfer.
@@ -71,15 +82,15 @@ def wasserstein2(problem: Problem, transfer: Transfer, y: ArrayLike | None = Non
 
 
 def wasserstein2_residuals(problem: Problem, transfer: Transfer) -> Array:
-    """The averaged W2^2 of independent modes is the sum of the squares of these, [3 F].
+    """The averaged W2^2 is the sum of the squares of these, [3 F] | [B (2 k^2 + k + 1)].
 
     Per mode and sqrt(weight / pixels): the gap of the data gains times the standard deviation of y,
     the gap of the posterior standard deviations, and the offset.
     """
     ideal = ideal_posterior(problem)
     parts = [
-        (transfer.data_gain - ideal.gain) * jnp.sqrt(measurement_cov(problem)),
-        safe_sqrt(output_cov(transfer)) - safe_sqrt(ideal.var),
+        multiply(transfer.data_gain - ideal.gain, root(measurement_cov(problem))),
+        *_bures_residuals(output_cov(transfer), ideal.cov),
         transfer.offset,
     ]
     return _shared_out(problem, parts)
@@ -158,11 +169,11 @@ def perception(problem: Problem, transfer: Transfer) -> Array:
 
 
 def mse_residuals(problem: Problem, transfer: Transfer) -> Array:
-    """`mse` of independent modes is the sum of the squares of these, [4 F]."""
+    """`mse` is the sum of the squares of these, [4 F] | [B (k^2 + 3 k)]."""
     ideal = ideal_posterior(problem)
     parts = [
-        (transfer.data_gain - ideal.gain) * jnp.sqrt(measurement_cov(problem)),
-        safe_sqrt(output_cov(transfer)),
+        multiply(transfer.data_gain - ideal.gain, root(measurement_cov(problem))),
+        safe_sqrt(diagonal(output_cov(transfer))),
         transfer.offset,
         safe_sqrt(ideal.var),
     ]
@@ -170,10 +181,9 @@ def mse_residuals(problem: Problem, transfer: Transfer) -> Array:
 
 
 def perception_residuals(problem: Problem, transfer: Transfer) -> Array:
-    """`perception` of independent modes is the sum of the squares of these, [2 F]."""
+    """`perception` is the sum of the squares of these, [2 F] | [B (k^2 + k + 1)]."""
     cov = output_cov(transfer) + congruence(transfer.data_gain, measurement_cov(problem))
-    parts = [safe_sqrt(cov) - safe_sqrt(prior_cov(problem)), transfer.offset]
-    return _shared_out(problem, parts)
+    return _shared_out(problem, [*_bures_residuals(cov, prior_cov(problem)), transfer.offset])
 
 
 # Metrics that are sums of squares, which Levenberg-Marquardt minimises.
@@ -185,7 +195,7 @@ RESIDUALS: dict[Callable[..., Array], Callable[[Problem, Transfer], Array]] = {
 
 
 def residuals_of(objective: Objective) -> Callable[[Problem, Transfer], Array] | None:
-    """The square roots of an objective that is a sum of squares of independent modes, or None."""
+    """The square roots of an objective that is a sum of squares, or None."""
     return RESIDUALS.get(objective) or getattr(objective, "residuals", None)
 
 
@@ -254,20 +264,41 @@ def optimal_tradeoff(problem: Problem) -> Tradeoff:
 def image_mse(problem: Problem, transfer: Transfer, x_0: ArrayLike, num_samples: int = 1) -> Array:
     """E ||output - x_0||^2 per pixel for one given image x_0, over all noise only.
 
-    Of the mean of `num_samples` outputs for one measurement. x_0 [F] in mode coordinates, relative
-    to the mean. A linear prediction, so it holds for an image that does not follow the prior, as
-    long as the Gaussian denoiser is used. For diagonal problems.
+    Of the mean of `num_samples` outputs for one measurement. x_0 [F] | [B, k] in mode coordinates,
+    relative to the mean. A linear prediction, so it holds for an image that does not follow the
+    prior, as long as the Gaussian denoiser is used.
     """
     x_0 = as_floating("x_0", x_0, problem.spectrum.dtype)
-    bias = (transfer.data_gain * problem.response - 1) * x_0 + transfer.offset
-    spread = (transfer.data_gain * problem.sigma_y) ** 2 + output_cov(transfer) / num_samples
-    return per_pixel(problem, bias**2 + spread)
+    bias = apply_gain(transfer.data_gain, problem.response * x_0) - x_0 + transfer.offset
+    noise = congruence(transfer.data_gain, measurement_noise(problem))
+    return per_pixel(problem, bias**2 + diagonal(noise + output_cov(transfer) / num_samples))
 
 
 def _shared_out(problem: Problem, parts: list[Array]) -> Array:
-    """Parts [F] times sqrt(weight / pixels), one after the other."""
+    """Parts of modes ([F] | [B, k]) and of gains times sqrt(weight / pixels), in one vector."""
     share = jnp.sqrt(problem.weight / num_pixels(problem))
-    return jnp.concatenate([share * part for part in parts])
+    spread = lambda part: jnp.expand_dims(share, tuple(range(1, part.ndim)))  # noqa: E731
+    scaled = [jnp.broadcast_to(spread(part), part.shape) * part for part in parts]
+    return jnp.concatenate([part.ravel() for part in scaled])
+
+
+def _bures_residuals(cov: Array, target: Array) -> list[Array]:
+    """What has the squared Bures distance for the sum of its squares: [F] | [B, k, k] and [B].
+
+    The optimal transport from T T to cov moves T to T^-1 (T cov T)^1/2, T = target^1/2. Where the
+    target has no variance all of cov's counts. Of independent modes, the gap of the standard
+    deviations.
+    """
+    if cov.ndim == 1:
+        return [safe_sqrt(cov) - safe_sqrt(target)]
+    values, vectors = eigh(target)
+    tiny = cov.shape[-1] * jnp.finfo(cov.dtype).eps * jnp.max(values, axis=-1, keepdims=True)
+    std = jnp.where(values > tiny, safe_sqrt(values), 0)
+    by_vectors = congruence(vectors.mT, cov)
+    known = jnp.where(std > 0, 0, diagonal(by_vectors))
+    moved = root(std[..., :, None] * by_vectors * std[..., None, :])
+    gap = safe_divide(moved, std[..., :, None] + 0 * moved) - std[..., :, None] * identity_gain(std)
+    return [gap, safe_sqrt(jnp.sum(known, axis=-1))]
 
 
 def _bias_cov(problem: Problem, transfer: Transfer, ideal_gain: Array) -> Array:
@@ -290,5 +321,5 @@ def _bures(problem: Problem, cov: Array, target: Array) -> Array:
     """Squared Bures distance per pixel: tr(cov + target - 2 (target^1/2 cov target^1/2)^1/2)."""
     if problem.basis is None:
         return per_pixel(problem, (safe_sqrt(cov) - safe_sqrt(target)) ** 2)
-    cross = safe_sqrt(jnp.linalg.eigvalsh(congruence(root(target), cov)))
-    return per_pixel(problem, diagonal(cov) + diagonal(target) - 2 * cross)
+    gap, known = _bures_residuals(cov, target)
+    return per_pixel(problem, jnp.sum(gap**2, axis=-1) + (known**2 / known.shape[-1])[..., None])

@@ -97,11 +97,13 @@ def make_problem(
 def image_problem(
     prior: Prior, degradation: Degradation, sigma_y: ArrayLike, channels: int | None = None
 ) -> Problem:
-    """The problem of restoring images of `channels` planes: one mode per pixel of a plane, [F].
+    """The problem of restoring images of `channels` planes: one mode per pixel of a plane, [F], or
+    in the degradation's blocks, [B, k].
 
-    Each mode has weight `channels` (default 1). Losses are averages per pixel, so the number of
+    Each row has weight `channels` (default 1). Losses are averages per pixel, so the number of
     planes matters only to samplers that divide by the norm of a whole image. Of a prior of colour
-    the modes of all axes, [C F], each of weight 1, for a degradation that treats planes alike.
+    the rows of all axes, [C F] or [C B, k], each of weight 1, for a degradation that treats planes
+    alike.
     Raises InputError for channels that are no whole number >= 1, or not the prior's, for two sizes,
     and as `make_problem`.
     """
@@ -111,14 +113,28 @@ def image_problem(
         raise InputError(f"channels = {channels}: the prior is of {planes}")
     if prior.shape != degradation.shape:
         raise InputError(f"prior of size {prior.shape}, degradation of size {degradation.shape}")
-    mean = jnp.ravel(degradation.to_modes(prior.mean))
-    response = np.tile(degradation.response, planes)
-    weight = np.full(mean.shape, channels // planes)
-    problem = make_problem(np.ravel(prior.spectrum), response, sigma_y, mean, weight)
+    modes, vectors = degradation.response.shape, degradation.eigenvectors
+
+    def in_rows(by_frequency: np.ndarray) -> np.ndarray:
+        """[planes, F, ...] by frequency -> [planes F, ...] | [planes B, k, ...] by eigenvector."""
+        found = by_frequency if vectors is None else by_frequency[:, vectors.frequency]
+        return found.reshape(-1, *found.shape[2:])
+
+    rows = lambda one: np.tile(one, (planes, *[1] * (one.ndim - 1)))  # noqa: E731
+    response = rows(degradation.response)
+    problem = make_problem(
+        in_rows(prior.spectrum.reshape(planes, -1)),
+        response,
+        sigma_y,
+        degradation.to_modes(prior.mean).reshape(-1, *modes[1:]),
+        np.full(response.shape[:1], channels // planes),
+        None if vectors is None else rows(vectors.basis),
+    )
     if prior.calibration is None:
         return problem
     low, high = prior.pixel_range
     ratio = prior.calibration.on(np.ravel(frequency(prior.shape)))
+    ratio = in_rows(ratio.reshape(planes, -1, ratio.shape[-1]))
     number = partial(jnp.asarray, dtype=problem.spectrum.dtype)
     return problem._replace(calibration=Calibration(number(ratio), number((high - low) / 2)))
 
@@ -174,12 +190,19 @@ def prior_cov(problem: Problem) -> Array:
 
 def measurement_cov(problem: Problem) -> Array:
     """Cov(y), over signals and noise: variances [F] | covariances [B, k, k]."""
-    h, cov = problem.response, prior_cov(problem)
+    h, cov, noise = problem.response, prior_cov(problem), measurement_noise(problem)
     if problem.basis is None:
-        return h**2 * cov + problem.sigma_y**2
-    # In a block a zero singular value is a direction that is not measured: no noise there either.
-    noise = problem.sigma_y**2 * identity_gain(h) * (h > 0)[..., None, :].astype(h.dtype)
+        return h**2 * cov + noise
     return h[..., :, None] * cov * h[..., None, :] + noise
+
+
+def measurement_noise(problem: Problem) -> Array:
+    """Cov(y | x_0): variances [F] | covariances [B, k, k]."""
+    h, variance = problem.response, problem.sigma_y**2
+    if problem.basis is None:
+        return variance * jnp.ones_like(h)
+    # In a block a zero singular value is a direction that is not measured: no noise there either.
+    return variance * identity_gain(h) * (h > 0)[..., None, :].astype(h.dtype)
 
 
 def num_pixels(problem: Problem) -> Array:

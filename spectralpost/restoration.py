@@ -62,14 +62,15 @@ def restore(
     """Draw restored images from the sampler.
 
     sampler      one of SAMPLERS, with the options that the schedule was learned for
-    denoiser     (x_t, t) -> x_hat on pixels of the shape of y, differentiable where the sampler
-                 asks for its derivative: `GaussianDenoiser.of(prior)` or a network. Levels are
-                 those of the grid; DAPS also asks for others with alpha = 1, for x_t / alpha_t
-    y            one measured image [H, W] or [C, H, W], or a batch [N, C, H, W], whose images do
-                 not influence each other. Planes of one image share norms where a sampler uses them
+    denoiser     (x_t, t) -> x_hat on images, differentiable where the sampler asks for its
+                 derivative: `GaussianDenoiser.of(prior)` or a network. Levels are those of the
+                 grid; DAPS also asks for others with alpha = 1, for x_t / alpha_t
+    y            one measurement [*measured] or [C, *measured] (of a blur: [H, W]), or a batch
+                 [N, C, *measured], whose images do not influence each other. Planes of one image
+                 share norms where a sampler uses them
     guidance     name -> [S], or for every mode [S, F] (`guidance.per_mode`); levels [S + 1]
     sigma_y      in units of the pixel range of y
-    num_samples  None: one image, of the shape of y. n: [n, *y.shape], with independent noise
+    num_samples  None: one image each. n: a leading axis of n, with independent noise
     batch_size   how many images (samples counted) are restored at the same time, by one program:
                  memory is proportional to it. None: all. The images are the same to rounding
     progress     called after each batch with the number of images that are done, and of all
@@ -83,11 +84,12 @@ def restore(
     y = as_floating("measurement", y)
     levels = check_levels(levels, y.dtype)
     (guidance,) = floating(guidance, dtype=y.dtype)
-    check_guidance(sampler, levels, guidance, degradation.response.size)
-    planes = y.ndim - len(degradation.shape)
-    if y.shape[planes:] != degradation.shape or not 0 <= planes <= 2:
+    modes = degradation.response.size if degradation.response.ndim == 1 else None
+    check_guidance(sampler, levels, guidance, modes)
+    planes = y.ndim - len(degradation.measured)
+    if y.shape[planes:] != degradation.measured or not 0 <= planes <= 2:
         raise InputError(
-            f"measurement of shape {y.shape}: {degradation.shape}, with up to two axes before "
+            f"measurement of shape {y.shape}: {degradation.measured}, with up to two axes before "
             "(images, planes), is needed"
         )
     if is_concrete(y) and not np.all(np.isfinite(np.asarray(y))):
@@ -117,7 +119,8 @@ def restore(
                 progress(min(i + batch_size, keys.size), keys.size)
             parts.append(part[: keys.size - i])
         out = jnp.concatenate(parts)
-    return out.reshape(y.shape if num_samples is None else (num_samples, *y.shape))
+    image = (*y.shape[:planes], *degradation.shape)
+    return out.reshape(image if num_samples is None else (num_samples, *image))
 
 
 def simulate(

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import EPS, TWINS, expanded, many_blocks
+from cases import EPS, TWINS, expanded, many_blocks, one_block
 
 from spectralpost.degradations import (
     from_kernel,
@@ -178,8 +178,8 @@ def all_losses(problem):
     return jnp.stack([metric(problem, some_transfer(problem)) for metric in METRICS])
 
 
-def test_unique_modes_and_bin_modes_leave_blocks_alone():
-    problem = many_blocks(3).problem
+def test_unique_modes_and_bin_modes_leave_blocks_of_many_measurements_alone():
+    problem = one_block("inpaint").problem
     for small, index in (unique_modes(problem), bin_modes(problem, 2)):
         assert small is problem
         np.testing.assert_array_equal(index, np.arange(4))

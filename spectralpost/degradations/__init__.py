@@ -7,6 +7,7 @@ from typing import Any
 from ..signatures import checked_options
 from .base import Degradation
 from .circular import from_kernel, gaussian_blur, identity, motion_blur, uniform_blur
+from .downsample import downsample
 
 DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
     "identity": identity,
@@ -14,6 +15,7 @@ DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
     "uniform_blur": uniform_blur,
     "motion_blur": motion_blur,
     "from_kernel": from_kernel,
+    "downsample": downsample,
 }
 
 

@@ -4,6 +4,10 @@ H = U diag(response) V^T with real orthogonal U, V and response >= 0. *Mode coor
 for signals and U^T y for measurements; in them a degradation is a multiplication,
 
     U^T y = response * (V^T x_0) + sigma_y n.
+
+A circular convolution shares its modes with a stationary prior: they are independent, [F]. Where H
+mixes some of the prior's eigenvectors with each other (decimation: all frequencies that become the
+same one) modes are blocks of k, [B, k], and `eigenvectors` says which and how.
 """
 
 import hashlib
@@ -23,19 +27,31 @@ from ..errors import InputError, check_whole
 
 
 class Orthogonal(NamedTuple):
-    """An orthogonal change of coordinates, on the last axes of an array: pixels <-> modes."""
+    """A change of coordinates on the last axes of an array, pixels <-> modes, that keeps lengths.
 
-    to_modes: Callable[[Array], Array]  # [..., *shape] -> [..., F]
-    from_modes: Callable[[Array], Array]  # [..., F] -> [..., *shape]
+    Where there are fewer measurements than pixels, the modes without any are 0.
+    """
+
+    to_modes: Callable[[Array], Array]  # [..., *shape] -> [..., F] | [..., B, k]
+    from_modes: Callable[[Array], Array]  # [..., F] | [..., B, k] -> [..., *shape]
+
+
+class Eigenvectors(NamedTuple):
+    """Those of a stationary prior in the blocks of a degradation's modes: its covariance there is
+    basis diag(spectrum[frequency]) basis^T."""
+
+    frequency: np.ndarray  # [B, k], places in the flattened FFT grid
+    basis: np.ndarray  # [B, k, k]
 
 
 @dataclass(frozen=True, eq=False)
 class Degradation:
     """H by its singular value decomposition. Made by the functions of `DEGRADATIONS`.
 
-    Its functions map the last axes of an array: pixels are [..., *shape], modes [..., F]; leading
-    axes are independent planes. They follow the floating dtype of what they are given; integers
-    become JAX's default float. They raise InputError for another size.
+    Its functions map the last axes of an array: pixels are [..., *shape], measurements
+    [..., *measured], modes [..., F] or [..., B, k]; leading axes are independent planes. They
+    follow the floating dtype of what they are given; integers become JAX's default float. They
+    raise InputError for another size.
 
     Equal, and of equal hash, are degradations of one name, shape and options: a jitted function
     that takes one as a static argument is not compiled again for its like.
@@ -44,9 +60,21 @@ class Degradation:
     name: str
     options: dict[str, Any]  # what `name` was called with, for schedule files
     shape: tuple[int, ...]
-    response: np.ndarray  # singular values >= 0, [F], in double precision
+    response: np.ndarray  # singular values >= 0, [F] | [B, k], in double precision
     signals: Orthogonal = field(repr=False)  # V
     measurements: Orthogonal = field(repr=False)  # U
+    measured: tuple[int, ...] = ()  # the shape of y; () stands for `shape`
+    # Of blocks, made when a problem asks for them; raises InputError where they are too large.
+    make_eigenvectors: Callable[[], Eigenvectors] | None = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        if not self.measured:
+            object.__setattr__(self, "measured", self.shape)
+
+    @cached_property
+    def eigenvectors(self) -> Eigenvectors | None:
+        """Of a stationary prior in blocks of modes; None where each mode is one itself."""
+        return None if self.make_eigenvectors is None else self.make_eigenvectors()
 
     def to_modes(self, x: ArrayLike) -> Array:
         """V^T x."""
@@ -58,7 +86,7 @@ class Degradation:
 
     def to_measurement_modes(self, y: ArrayLike) -> Array:
         """U^T y."""
-        return self.measurements.to_modes(_sized("measurement", y, self.shape))
+        return self.measurements.to_modes(_sized("measurement", y, self.measured))
 
     def from_measurement_modes(self, modes: ArrayLike) -> Array:
         """U modes."""

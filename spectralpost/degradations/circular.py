@@ -23,16 +23,13 @@ RESPONSE_FLOOR = 1e-13
 def identity(shape: tuple[int, ...]) -> Degradation:
     """H = I: plain denoising."""
     shape = check_shape(shape)
-    return _circular("identity", {}, _on_grid(np.ones((1,) * len(shape)), shape))
+    return _circular("identity", {}, on_grid(np.ones((1,) * len(shape)), shape))
 
 
 def gaussian_blur(shape: tuple[int, ...], std: float = 2.0) -> Degradation:
     """Circular blur with a Gaussian sampled on the whole periodic grid; `std` in pixels."""
     shape, std = check_shape(shape), _positive("std", std)
-    distance2 = sum(axis**2 for axis in _wrapped_axes(shape))
-    with np.errstate(over="ignore"):  # far narrower than a pixel: exp(-inf) = 0
-        kernel = np.exp(-distance2 / max(2 * std**2, np.finfo(float).tiny))
-    return _circular("gaussian_blur", {"std": std}, kernel / kernel.sum())
+    return _circular("gaussian_blur", {"std": std}, gaussian_on_grid(shape, std))
 
 
 def uniform_blur(shape: tuple[int, ...], size: int = 9) -> Degradation:
@@ -43,7 +40,7 @@ def uniform_blur(shape: tuple[int, ...], size: int = 9) -> Degradation:
     size = int(number)
     _check_fits((size,) * len(shape), shape)  # before a kernel of its size is made
     kernel = np.full((size,) * len(shape), 1.0 / size ** len(shape))
-    return _circular("uniform_blur", {"size": size}, _on_grid(kernel, shape))
+    return _circular("uniform_blur", {"size": size}, on_grid(kernel, shape))
 
 
 def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.0) -> Degradation:
@@ -73,7 +70,7 @@ def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.
     cut = slice(min(used[0], 2 * reach - used[-1]), max(used[-1], 2 * reach - used[0]) + 1)
     kernel = kernel[cut, cut] / kernel.sum()
     options = {"length": length, "angle": angle}
-    return _circular("motion_blur", options, _on_grid(kernel, shape))
+    return _circular("motion_blur", options, on_grid(kernel, shape))
 
 
 def from_kernel(kernel: ArrayLike, shape: tuple[int, ...]) -> Degradation:
@@ -83,23 +80,52 @@ def from_kernel(kernel: ArrayLike, shape: tuple[int, ...]) -> Degradation:
     Raises InputError if it is larger than the image, or not finite, or of another dimension.
     """
     shape = check_shape(shape)
+    kernel = kernel_array(kernel, shape)
+    return _circular("from_kernel", {"kernel": kernel.tolist()}, on_grid(kernel, shape))
+
+
+# ------------------------------------------------------------- kernels, for decimated blurs as well
+
+
+def kernel_array(kernel: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """A kernel for images of a shape in double precision, or InputError."""
     try:
-        kernel = np.asarray(kernel).astype(float, casting="same_kind")
+        array = np.asarray(kernel).astype(float, casting="same_kind")
     except (TypeError, ValueError) as error:
         raise InputError(f"kernel: must be an array of numbers ({error})") from error
-    if kernel.ndim != len(shape):
-        raise InputError(f"kernel of shape {kernel.shape}: {len(shape)} dimensions are needed")
-    if not np.all(np.isfinite(kernel)) or not np.any(kernel):
+    if array.ndim != len(shape):
+        raise InputError(f"kernel of shape {array.shape}: {len(shape)} dimensions are needed")
+    if not np.all(np.isfinite(array)) or not np.any(array):
         raise InputError("kernel: all values must be finite, and one at least not 0")
-    return _circular("from_kernel", {"kernel": kernel.tolist()}, _on_grid(kernel, shape))
+    return array
 
 
-def _on_grid(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def gaussian_on_grid(shape: tuple[int, ...], std: float) -> np.ndarray:
+    """A periodic Gaussian of sum 1, its centre at index 0."""
+    std = _positive("std", std)
+    distance2 = sum(axis**2 for axis in _wrapped_axes(shape))
+    with np.errstate(over="ignore"):  # far narrower than a pixel: exp(-inf) = 0
+        kernel = np.exp(-distance2 / max(2 * std**2, np.finfo(float).tiny))
+    return kernel / kernel.sum()
+
+
+def transfer_and_phase(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Magnitude and phase (1 where there is no magnitude) of the DFT of a kernel on the grid."""
+    transfer = np.fft.fftn(kernel)
+    # Exactly Hermitian, so that U is exactly real and |transfer| exactly even.
+    mirrored = np.roll(np.flip(transfer), 1, axis=range(kernel.ndim))
+    transfer = (transfer + np.conj(mirrored)) / 2
+    response = np.abs(transfer)
+    response[response < RESPONSE_FLOOR * response.max()] = 0
+    return response, np.where(response > 0, transfer / np.where(response > 0, response, 1), 1)
+
+
+def on_grid(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     """A kernel on the whole grid, its centre at index 0; InputError if it is larger."""
     _check_fits(kernel.shape, shape)
-    on_grid = np.zeros(shape)
-    on_grid[tuple(slice(k) for k in kernel.shape)] = kernel
-    return np.roll(on_grid, [-(k // 2) for k in kernel.shape], axis=range(kernel.ndim))
+    whole = np.zeros(shape)
+    whole[tuple(slice(k) for k in kernel.shape)] = kernel
+    return np.roll(whole, [-(k // 2) for k in kernel.shape], axis=range(kernel.ndim))
 
 
 def _check_fits(kernel_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
@@ -112,13 +138,7 @@ def _check_fits(kernel_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
 def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degradation:
     """Circular convolution with a kernel given on the whole grid, origin at index 0."""
     shape, axes = kernel.shape, tuple(range(-kernel.ndim, 0))
-    transfer = np.fft.fftn(kernel)
-    # Exactly Hermitian, so that U is exactly real and |transfer| exactly even.
-    mirrored = np.roll(np.flip(transfer), 1, axis=range(kernel.ndim))
-    transfer = (transfer + np.conj(mirrored)) / 2
-    response = np.abs(transfer)
-    response[response < RESPONSE_FLOOR * response.max()] = 0
-    phase = np.where(response > 0, transfer / np.where(response > 0, response, 1), 1)
+    response, phase = transfer_and_phase(kernel)
 
     def hartley(x: Array) -> Array:
         transformed = jnp.fft.fftn(x, axes=axes, norm="ortho")

@@ -54,7 +54,8 @@ def linearise(
 ) -> tuple[Linearisation, Linearisation]:
     """Residuals of the whole sampler, and log `amplification` of each step's worst mode (R = S).
 
-    For independent modes and samplers that do not divide by norms (`measurement.norm`).
+    For samplers that do not divide by norms (`measurement.norm`). In blocks the worst mode is that
+    of the worst block.
     """
     t, s = step_pairs(levels)
     inputs = {"t": t, "s": s} | guidance
@@ -79,6 +80,7 @@ def linearise(
 
     r, push = jax.linearize(lambda transfer: residuals(problem, transfer), total)
     growth = jnp.log(jax.vmap(partial(amplification, sampler, problem))(t, prefixes))
+    growth = growth if growth.ndim == 2 else jnp.max(growth, axis=2)  # of a block
     worst = jnp.argmax(growth, axis=1)
 
     by_steps = _growth_by_steps(sampler, problem, t, prefixes, steps, worst)  # [S, S]
@@ -91,7 +93,7 @@ def linearise(
         slopes = push_steps(still | tangents)
         # [step that moves, step of the growth], summed over the parts of a transfer
         parts = [by * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True)]
-        grown = jnp.sum(jnp.stack(parts), axis=0)
+        grown = sum(jnp.sum(part, axis=tuple(range(2, part.ndim))) for part in parts)
         if "t" in tangents:
             # A level is also what the signal of its own step is measured by.
             before = jax.tree.map(lambda leaf: leaf[jnp.arange(worst.shape[0]), worst], prefixes)
@@ -108,11 +110,11 @@ def linearise(
     )
 
 
-def _growth(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer, mode: Array) -> Array:
-    """Log `amplification` of one mode, whose law (scalars) this is."""
-    one = jax.tree.map(lambda leaf: leaf[mode][None] if leaf.ndim else leaf, problem)
+def _growth(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer, row: Array) -> Array:
+    """Log `amplification` of one mode (the worst one of a block), whose law this is."""
+    one = jax.tree.map(lambda leaf: leaf[row][None] if leaf.ndim else leaf, problem)
     law = jax.tree.map(lambda leaf: leaf[None], law)
-    return jnp.log(amplification(sampler, one, t, law))[0]
+    return jnp.max(jnp.log(amplification(sampler, one, t, law)))
 
 
 def _growth_by_steps(
@@ -123,9 +125,9 @@ def _growth_by_steps(
     steps: Transfer,
     worst: Array,
 ) -> Transfer:
-    """Derivatives of the log amplification before step i, of its mode worst[i], by step j: [j, i].
+    """Derivatives of the log amplification before step i, of its row worst[i], by step j: [j, i].
 
-    laws and steps [S, F]. One pass back through the steps, for all i at once.
+    laws and steps [S, F] | [S, B, ...]. One pass back through the steps, for all i at once.
     """
     index = jnp.arange(worst.shape[0])
     before = jax.tree.map(lambda leaf: leaf[index, worst], laws)
@@ -134,7 +136,12 @@ def _growth_by_steps(
     def backward(adjoint: Transfer, inputs: tuple[Array, Transfer, Transfer]):
         j, law, step = inputs
         begins = index == j + 1  # the growth that sees step j last
-        adjoint = jax.tree.map(lambda seed, later: jnp.where(begins, seed, later), seeds, adjoint)
+
+        def chosen(seed: Array, later: Array) -> Array:
+            axes = tuple(range(1, seed.ndim))
+            return jnp.where(jnp.expand_dims(begins, axes), seed, later)
+
+        adjoint = jax.tree.map(chosen, seeds, adjoint)
         by_law, by_step = jax.vjp(compose, law, step)[1](adjoint)
         return by_law, by_step
 

@@ -156,7 +156,7 @@ class Loss:
     def linearised(self, vector: Array) -> tuple[Array, Array]:
         """Residuals [R], whose squares have the sum and the gradient of the loss; Jacobian [R, P].
 
-        For objectives that are sums of squares of independent modes.
+        For objectives that are sums of squares.
         """
         parameters = self.parameters
         u = parameters.unconstrained(vector)
@@ -256,10 +256,10 @@ def loss_of(
 
 
 def binned(problems: Sequence[Problem], num: int) -> Problem:
-    """All problems with at most twice `num` rows each, stacked."""
+    """All problems with at most twice `num` modes each, stacked; blocks as pairs."""
     return stack_problems(
         [
-            bin_modes(problem, num)[0] if problem.spectrum.shape[0] > 2 * num else problem
+            bin_modes(problem, num)[0] if problem.spectrum.size > 2 * num else problem
             for problem in problems
         ]
     )

@@ -114,15 +114,11 @@ def _method(
     """What "auto" stands for; InputError if "lm" is asked for and does not apply."""
     if search.optimizer in ("lbfgs", "adam"):
         return Method(search.optimizer, search.learning_rate)
-    applies = (
-        residuals_of(objective) is not None
-        and problem.basis is None
-        and not divides_by_norms(sampler, problem)
-    )
+    applies = residuals_of(objective) is not None and not divides_by_norms(sampler, problem)
     if search.optimizer == "lm" and not applies:
         raise InputError(
-            "optimizer = 'lm': needs a sum of squares (the averaged W2, mse, perception), "
-            "independent modes and a sampler without norms; allowed here are lbfgs, adam"
+            "optimizer = 'lm': needs a sum of squares (the averaged W2, mse, perception) and a "
+            "sampler without norms; allowed here are lbfgs, adam"
         )
     return LEAST_SQUARES if applies else Method("lbfgs", 0.0)
 

@@ -1,0 +1,223 @@
+"""Fewer and smaller blocks, where one number is measured of each: decimation.
+
+In the eigenvectors of the prior such a block is k pairs (variance s_j, gain a_j) with
+
+    y = sum_j a_j x_j + noise,      x_j ~ N(0, s_j) independent,
+
+and blocks with the same pairs, in any order and whatever the signs of a_j, are the same problem.
+
+Of eigenvectors with equal variance only the direction a is measured. Any other direction among them
+is an independent mode that is not, so a block of k modes with c different variances is one of c,
+and k - c modes without a response. Similar variances are taken for equal (`bin_blocks`): a block
+keeps `SIZE` modes whatever k is. What it measures, sum a_j^2 s_j, and the variances of all modes
+stay what they are; what is lost is how the variance of a group differs along what is measured and
+across it.
+
+Blocks of which more than one number is measured are returned as they are.
+"""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from .algebra import reflection, reflection_matrix
+from .problem import Problem
+from .splitting import split_worst_first
+
+SIZE, FEW = 3, 200  # modes of a binned block; 2 if there are to be fewer bins than that
+UNMEASURED = 4  # one bin in so many is for modes without a response
+# Digits to which numbers count as equal; those of modes, less what forming a block rounds off.
+DIGITS = {np.dtype(np.float64): 11, np.dtype(np.float32): 5}
+
+
+class Pairs(NamedTuple):
+    """Blocks in the eigenvectors of the prior, the most measured first."""
+
+    variance: np.ndarray  # [B, k]
+    gain: np.ndarray  # [B, k], >= 0
+    mean: np.ndarray  # [B, k]
+    ratio: np.ndarray  # [B, k, K], of a calibration; K = 0 without one
+    weight: np.ndarray  # [B]
+
+
+def unique_blocks(problem: Problem) -> tuple[Problem, np.ndarray]:
+    """Merge blocks of equal pairs and means; no loss of this package changes.
+
+    Returns the smaller problem, weights added up, and the index [B] of each old block's new row.
+    """
+    rows = problem.spectrum.shape[0]
+    pairs = pairs_of(problem)
+    if pairs is None:
+        return problem, np.arange(rows)
+    one = 10.0 ** DIGITS[np.dtype(problem.spectrum.dtype)]
+    index = np.zeros(rows, int)
+    columns = [pairs.variance, pairs.gain, pairs.mean, pairs.ratio.reshape(rows, -1)]
+    for values in columns:
+        largest = np.abs(values).max() if values.size else 0
+        for column in np.rint(values / largest * one).T if largest > 0 else ():
+            index = np.unique(index * rows + _rank(column), return_inverse=True)[1]
+    if index.max() + 1 == rows:
+        return problem, np.arange(rows)
+    return problem_of(problem, _averaged(pairs, index)), index
+
+
+def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
+    """Blocks of at most `SIZE` modes, at most `num_bins` modes in all (approximate).
+
+    Returns the smaller problem, and the index [B] of the row that what is measured of each old
+    block went to.
+    """
+    pairs = pairs_of(problem)
+    rows = problem.spectrum.shape[0]
+    if pairs is None or problem.spectrum.size <= num_bins:
+        return problem, np.arange(rows)
+    size = min(SIZE if num_bins >= FEW else 2, pairs.gain.shape[1])
+    num_bins = max(num_bins // size, 1)
+    small, rest = _grouped(pairs, size, float(problem.sigma_y))
+    unmeasured = num_bins // UNMEASURED if rest.weight.size else 0
+    kept = max(num_bins - unmeasured, 1)
+    index = np.arange(rows)
+    if rows > kept:
+        noise = float(problem.sigma_y)
+        signal = small.weight[:, None] * small.gain**2 * small.variance
+        power = signal / (small.gain**2 * small.variance + noise**2) + 1e-3 * small.weight[:, None]
+        size = np.log(np.maximum(small.variance, small.variance.max() * 1e-12))
+        above = 2 * np.arcsinh(10 * small.gain / noise)
+        index = split_worst_first(
+            np.concatenate([size, above], axis=1).T, power.sum(axis=1) / power.sum(), kept
+        )
+        small = _averaged(small, index)
+    if unmeasured:
+        small = _joined(small, _unmeasured_blocks(rest, unmeasured, small.gain.shape[1]))
+    return problem_of(problem, small), index
+
+
+def pairs_of(problem: Problem) -> Pairs | None:
+    """The blocks of a problem, or None if of any more than one number is measured."""
+    response, basis = np.asarray(problem.response, float), np.asarray(problem.basis, float)
+    if np.count_nonzero(response, axis=1).max() > 1:
+        return None
+    rows = np.arange(len(response))
+    place = np.argmax(response, axis=1)
+    gain = response[rows, place][:, None] * basis[rows, place]
+    sign = np.where(gain < 0, -1.0, 1.0)
+    mean = np.einsum("bij,bi->bj", basis, np.asarray(problem.mean, float)) * sign
+    variance, gain = np.asarray(problem.spectrum, float), np.abs(gain)
+    calibration = problem.calibration
+    ratio = np.zeros((*variance.shape, 0)) if calibration is None else calibration.ratio
+    # Digits that rounding made must not decide about the order.
+    digits = np.rint(gain / max(gain.max(), np.finfo(float).tiny) * 1e9)
+    order = np.lexsort((-variance, -digits), axis=-1)
+    sorted_ = lambda one: np.take_along_axis(one, order, axis=1)  # noqa: E731
+    ratio = np.take_along_axis(np.asarray(ratio, float), order[..., None], axis=1)
+    weight = np.asarray(problem.weight, float)
+    return Pairs(sorted_(variance), sorted_(gain), sorted_(mean), ratio, weight)
+
+
+def problem_of(like: Problem, pairs: Pairs) -> Problem:
+    """The problem of these blocks, with sigma_y, dtype and calibration as those of another."""
+    v = reflection(pairs.gain)
+    basis = reflection_matrix(v)
+    response = np.zeros_like(pairs.gain)
+    response[:, 0] = np.linalg.norm(pairs.gain, axis=1)
+    number = lambda one: jnp.asarray(one, like.spectrum.dtype)  # noqa: E731
+    calibration = like.calibration
+    return like._replace(
+        spectrum=number(pairs.variance),
+        response=number(response),
+        basis=number(basis),
+        mean=number(np.einsum("bij,bj->bi", basis, pairs.mean)),
+        weight=number(pairs.weight),
+        calibration=calibration and calibration._replace(ratio=number(pairs.ratio)),
+    )
+
+
+def _rank(column: np.ndarray) -> np.ndarray:
+    return np.unique(column, return_inverse=True)[1]
+
+
+def _averaged(pairs: Pairs, index: np.ndarray) -> Pairs:
+    """One block per value of index: weights add up, a^2 and the rest are weighted means.
+
+    Means of different blocks enter losses by their squares.
+    """
+    weight = np.bincount(index, pairs.weight)
+
+    def average(values: np.ndarray) -> np.ndarray:
+        found = np.empty((len(weight), *values.shape[1:]))
+        for place in np.ndindex(values.shape[1:]):
+            found[:, *place] = np.bincount(index, pairs.weight * values[:, *place]) / weight
+        return found
+
+    sign = np.where(average(pairs.mean) < 0, -1, 1)
+    return Pairs(
+        average(pairs.variance),
+        np.sqrt(average(pairs.gain**2)),
+        sign * np.sqrt(average(pairs.mean**2)),
+        average(pairs.ratio),
+        weight,
+    )
+
+
+def _grouped(pairs: Pairs, size: int, noise: float) -> tuple[Pairs, Pairs]:
+    """Blocks of `size` modes, and the modes without a response that are left, as blocks of one.
+
+    Neighbours in the order of gain are put together, those first where it changes least. With gains
+    a, b and variances s, r the part across what is measured of both is correlated with it by
+    a b (s - r) / (a^2 + b^2), so a measurement of noise n tells of its variance
+    a^2 b^2 / (a^2 + b^2) (s - r)^2 / (a^2 s + b^2 r + n^2): that is what is no longer known.
+    """
+    rows, k = pairs.gain.shape
+    power, variance, tiny = pairs.gain**2, pairs.variance, np.finfo(float).tiny
+    ends = np.ones((rows, k), bool)  # whether a group ends with this mode
+    p, ps = power.copy(), power * variance  # of the group that ends here, where one does
+    each = np.arange(rows)
+    for _ in range(k - size):
+        column = np.nonzero(ends)[1].reshape(rows, -1)
+        gained, signal = np.take_along_axis(p, column, 1), np.take_along_axis(ps, column, 1)
+        s = signal / np.maximum(gained, tiny)
+        first, second = slice(None, -1), slice(1, None)
+        both = gained[:, first] + gained[:, second]
+        shared = gained[:, first] * gained[:, second] / np.maximum(both, tiny)
+        heard = signal[:, first] + signal[:, second] + noise**2
+        best = np.argmin(shared * (s[:, second] - s[:, first]) ** 2 / heard, axis=1)
+        one, other = column[each, best], column[each, best + 1]
+        p[each, other] += p[each, one]
+        ps[each, other] += ps[each, one]
+        ends[each, one] = False
+    group = np.cumsum(ends, axis=1) - ends  # of each mode, from 0
+    place = (each[:, None] * size + group).ravel()
+
+    def added(values: np.ndarray) -> np.ndarray:
+        """Sums over groups: [B, k] -> [B, size]."""
+        return np.bincount(place, values.ravel(), rows * size).reshape(rows, size)
+
+    members, total = added(np.ones_like(power)), added(power)
+    # A mode's share of the direction of its group that is measured; all alike where none is.
+    of_group = np.take_along_axis(total, group, 1)
+    alike = 1 / np.take_along_axis(members, group, 1)
+    share = np.where(of_group > 0, power / np.maximum(of_group, tiny), alike)
+    ratio = np.empty((rows, size, pairs.ratio.shape[-1]))
+    for level in range(ratio.shape[-1]):
+        ratio[..., level] = added(share * pairs.ratio[..., level])
+    mean = added(np.sqrt(share) * pairs.mean)
+    small = Pairs(added(share * variance), np.sqrt(total), mean, ratio, pairs.weight)
+    left = (pairs.weight[:, None] * (1 - share)).ravel()
+    some = left > 1e-12 * pairs.weight.max()
+    nothing = np.zeros((np.count_nonzero(some), 1))
+    ratios = pairs.ratio.reshape(rows * k, 1, -1)[some]
+    return small, Pairs(variance.ravel()[some, None], nothing, nothing, ratios, left[some])
+
+
+def _unmeasured_blocks(rest: Pairs, num: int, size: int) -> Pairs:
+    """Modes without a response, in `num` bins by variance; each a block of `size` equal ones."""
+    features = np.log(np.maximum(rest.variance, rest.variance.max() * 1e-12)).T
+    share = rest.weight * np.sqrt(rest.variance[:, 0]) + np.finfo(float).eps
+    binned = _averaged(rest, split_worst_first(features, share / share.sum(), num))
+    repeat = lambda one: np.repeat(one, size, axis=1)  # noqa: E731
+    return Pairs(*map(repeat, binned[:4]), binned.weight / size)
+
+
+def _joined(one: Pairs, other: Pairs) -> Pairs:
+    return Pairs(*(np.concatenate(parts) for parts in zip(one, other, strict=True)))
