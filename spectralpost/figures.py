@@ -7,12 +7,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import jax
 import numpy as np
+from jax import Array
 
+from .algebra import congruence, diagonal
+from .degradations import Degradation
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange, to_uint8
 from .learning import LearnResult
 from .learning.generations import CHUNK
-from .metrics import Tradeoff, mode_error
+from .metrics import Tradeoff, output_cov
 from .noise import NoiseLevel, log_snr, step_pairs
 from .prior import frequency
 from .problem import Problem, ideal_posterior
@@ -49,7 +52,7 @@ class Panel(NamedTuple):
 
 def report_figure(
     problem: Problem,
-    shape: tuple[int, ...],
+    degradation: Degradation,
     levels: NoiseLevel,
     result: LearnResult,
     transfers: dict[str, Transfer],
@@ -61,21 +64,25 @@ def report_figure(
 
     problem of all modes of a plane, or of all axes (shown is the last, with most variance), and
     transfers on it by label in COLOURS. By `sensitivity`, weights that hardly matter are hollow.
+    Modes of a block are shown as the frequencies that are mixed in it.
     """
     figure = _figure((12, 8.4))
     schedule, history, gain, spread = figure.subplots(2, 2).ravel()
     _draw_schedule(schedule, levels, result, sensitivity or {})
     _draw_history(history, result, objective)
-    f = frequency(shape).ravel()
-    last = partial(jax.tree.map, lambda leaf: leaf[-f.size :] if leaf.ndim else leaf)
+    f, vectors = frequency(degradation.shape).ravel(), degradation.eigenvectors
+    f = f if vectors is None else f[vectors.frequency]
+    last = partial(jax.tree.map, lambda leaf: leaf[-len(f) :] if leaf.ndim else leaf)
     problem, transfers = last(problem), {label: last(one) for label, one in transfers.items()}
-    response, ideal = np.asarray(problem.response), ideal_posterior(problem)
-    _draw_spectrum(gain, f, response * np.asarray(ideal.gain), "true posterior")
-    _draw_spectrum(spread, f, np.sqrt(np.asarray(ideal.var)), "true posterior")
-    for label, transfer in transfers.items():
-        error = mode_error(problem, transfer)
-        _draw_spectrum(gain, f, response * np.asarray(transfer.data_gain), label)
-        _draw_spectrum(spread, f, np.sqrt(np.asarray(error.var)), label)
+    ideal = ideal_posterior(problem)
+    gains = {"true posterior": ideal.gain}
+    gains |= {label: one.data_gain for label, one in transfers.items()}
+    gains = {label: _along_prior(problem, _of_signal(problem, one)) for label, one in gains.items()}
+    covs = {"true posterior": ideal.cov}
+    covs |= {label: output_cov(one) for label, one in transfers.items()}
+    for label in gains:
+        _draw_spectrum(gain, f, gains[label], label)
+        _draw_spectrum(spread, f, np.sqrt(_along_prior(problem, covs[label])), label)
     gain.set_title("How much of the photograph comes back")
     gain.set_ylabel("gain from $x_0$ to the output's mean")
     spread.set(title="How much the outputs differ from each other", yscale="log")
@@ -83,8 +90,7 @@ def report_figure(
     for axes in (gain, spread):
         axes.set(xlabel="frequency, averaged over directions (cycles per pixel)", xscale="log")
         axes.legend()
-    low, high = _gain_limits(np.asarray(ideal.gain) * response, transfers, response)
-    gain.set_ylim(low, high)
+    gain.set_ylim(*_gain_limits(gains))
     figure.suptitle(title)
     return figure
 
@@ -249,13 +255,21 @@ def radial_average(
     return centre, np.bincount(ring, values, num_bins)[used] / count[used]
 
 
-def _gain_limits(
-    ideal: np.ndarray, transfers: dict[str, Transfer], response: np.ndarray
-) -> tuple[float, float]:
+def _of_signal(problem: Problem, gain: Array) -> Array:
+    """The gain from x_0 where this is the one from y."""
+    return gain * (problem.response if gain.ndim == 1 else problem.response[..., None, :])
+
+
+def _along_prior(problem: Problem, gain: Array) -> np.ndarray:
+    """A gain or covariance along the eigenvectors of the prior: [F] | [B, k]."""
+    turned = gain if problem.basis is None else congruence(problem.basis.mT, gain)
+    return np.asarray(diagonal(turned))
+
+
+def _gain_limits(gains: dict[str, np.ndarray]) -> tuple[float, float]:
     """Limits that show the ideal gain and sensible outputs even if one sampler is unstable."""
-    gains = [response * np.asarray(transfer.data_gain) for transfer in transfers.values()]
-    top = max([1.0, *(float(np.quantile(gain, 0.999)) for gain in gains)])
-    return min(0.0, float(ideal.min())) - 0.05, min(top, 2.0) + 0.05
+    top = max([1.0, *(float(np.quantile(gain, 0.999)) for gain in gains.values())])
+    return min(0.0, float(gains["true posterior"].min())) - 0.05, min(top, 2.0) + 0.05
 
 
 def _figure(size: tuple[float, float]) -> "Figure":
@@ -345,6 +359,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
 
 
 def _draw_spectrum(axes: "Axes", f: np.ndarray, values: np.ndarray, label: str) -> None:
+    f, values = f.ravel(), values.ravel()
     colour, line = COLOURS.get(label, "black"), LINES.get(label, "-")
     width = 3.5 if label == "true posterior" else 1.6
     axes.plot(*radial_average(f, values), line, color=colour, linewidth=width, label=label)

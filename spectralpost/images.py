@@ -188,6 +188,16 @@ def all_planes(images: Iterable[np.ndarray]) -> np.ndarray:
     return np.concatenate(images)
 
 
+def enlarged(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """An image [C, h, w] at another size, by cubic interpolation; as it is if that is its size."""
+    if image.shape[1:] == shape:
+        return image
+    from skimage.transform import resize
+
+    planes = [resize(np.asarray(plane, float), shape, order=3, mode="edge") for plane in image]
+    return np.stack(planes)
+
+
 def to_uint8(image: np.ndarray, pixel_range: PixelRange = PIXEL_RANGE) -> np.ndarray:
     """Planes [C, H, W] in `pixel_range` to pixels [H, W, C] (or [H, W] for one plane), clipped."""
     low, high = pixel_range

@@ -9,9 +9,9 @@ and blocks with the same pairs, in any order and whatever the signs of a_j, are 
 Of eigenvectors with equal variance only the direction a is measured. Any other direction among them
 is an independent mode that is not, so a block of k modes with c different variances is one of c,
 and k - c modes without a response. Similar variances are taken for equal (`bin_blocks`): a block
-keeps `SIZE` modes whatever k is. What it measures, sum a_j^2 s_j, and the variances of all modes
-stay what they are; what is lost is how the variance of a group differs along what is measured and
-across it.
+keeps two or three modes whatever k is. What it measures, sum a_j^2 s_j, and the variances of all
+modes stay what they are; what is lost is how the variance of a group differs along what is measured
+and across it.
 
 Blocks of which more than one number is measured are returned as they are.
 """
@@ -25,7 +25,10 @@ from .algebra import reflection, reflection_matrix
 from .problem import Problem
 from .splitting import split_worst_first
 
-SIZE, FEW = 3, 200  # modes of a binned block; 2 if there are to be fewer bins than that
+# How many bins make blocks of that many modes worth their cost. More modes of a block want more
+# blocks as well: they have more in which they differ.
+SIZES = {0: 2, 300: 3, 10_000: 4}
+LEAST = 32  # blocks
 UNMEASURED = 4  # one bin in so many is for modes without a response
 # Digits to which numbers count as equal; those of modes, less what forming a block rounds off.
 DIGITS = {np.dtype(np.float64): 11, np.dtype(np.float32): 5}
@@ -63,17 +66,20 @@ def unique_blocks(problem: Problem) -> tuple[Problem, np.ndarray]:
 
 
 def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
-    """Blocks of at most `SIZE` modes, at most `num_bins` modes in all (approximate).
+    """Blocks of few modes, k, that cost about as much as `num_bins` modes (approximate).
+
+    They are num_bins / k^2, since a gain of a block has k^2 numbers; 32 at least.
 
     Returns the smaller problem, and the index [B] of the row that what is measured of each old
     block went to.
     """
     pairs = pairs_of(problem)
     rows = problem.spectrum.shape[0]
-    if pairs is None or problem.spectrum.size <= num_bins:
+    if pairs is None or rows * pairs.gain.shape[1] ** 2 <= num_bins:
         return problem, np.arange(rows)
-    size = min(SIZE if num_bins >= FEW else 2, pairs.gain.shape[1])
-    num_bins = max(num_bins // size, 1)
+    size = [size for least, size in SIZES.items() if least <= num_bins][-1]
+    size = min(size, pairs.gain.shape[1])
+    num_bins = max(num_bins // size**2, LEAST)
     small, rest = _grouped(pairs, size, float(problem.sigma_y))
     unmeasured = num_bins // UNMEASURED if rest.weight.size else 0
     kept = max(num_bins - unmeasured, 1)

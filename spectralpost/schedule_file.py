@@ -111,6 +111,12 @@ class Schedule:
             self.degradation_name, shape or self.shape, **self.degradation_options
         )
 
+    def degradation_of(self, measured: tuple[int, ...]) -> Degradation:
+        """The degradation on the images whose measurements have this shape."""
+        own = self.degradation()
+        times = [n // m for n, m in zip(own.shape, own.measured, strict=True)]
+        return self.degradation(tuple(m * n for m, n in zip(measured, times, strict=True)))
+
     def guidance_for(self, problem: Problem) -> Guidance:
         """What samplers take for a problem: leaves [S], and [S, F] of weights by band."""
         if self.band_knots is None:

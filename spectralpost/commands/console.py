@@ -14,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from .. import metrics
+from .. import figures, images, metrics
+from ..degradations import Degradation
 from ..learning import (
     Freedom,
     LearnResult,
@@ -206,6 +207,19 @@ def metric_table(rows: dict[str, dict[str, float]], title: str) -> Table:
             f"{row['perception']:.6f}",
         )
     return table
+
+
+def measurement_panel(
+    degradation: Degradation, y: Array, x_0: Array | None, prior: Prior
+) -> figures.Panel:
+    """A measurement, and how far it is from the image [C, H, W] where that is known."""
+    shown = np.asarray(y)
+    small = degradation.measured != degradation.shape
+    title = "measurement" + (f", {'x'.join(map(str, degradation.measured))}" if small else "")
+    if x_0 is None:
+        return figures.Panel(title, shown)
+    psnr = image_psnr(jnp.asarray(images.enlarged(shown, degradation.shape)), x_0, prior)
+    return figures.Panel(title, shown, f"{'enlarged, ' if small else ''}measured {psnr:.1f} dB")
 
 
 def image_psnr(image: Array, reference: Array, prior: Prior) -> float:

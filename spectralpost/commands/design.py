@@ -30,6 +30,7 @@ from .console import (
     image_psnr,
     learn_on_grid,
     levels_in_words,
+    measurement_panel,
     metric_table,
     metrics_of,
     quiet,
@@ -165,7 +166,7 @@ def write(result: Result, folder: Path) -> None:
     save_prior(folder / "prior.npz", inputs.prior)
     report = figures.report_figure(
         inputs.problem,
-        inputs.prior.shape,
+        inputs.degradation,
         learned.grid.levels,
         learned.result,
         {LABELS[name]: transfer for name, transfer in result.transfers.items()},
@@ -269,11 +270,11 @@ def _restore_photo(
     y = measure(degradation, x_0, options.sigma_y, noise_key)
     panels = [
         figures.Panel("photograph", inputs.photo),
-        figures.Panel("measurement", np.asarray(y), f"measured {image_psnr(y, x_0, prior):.1f} dB"),
+        measurement_panel(degradation, y, x_0, prior),
     ]
     along = prior.along_axes(x_0)
     modes = degradation.to_modes(along - jnp.broadcast_to(prior.mean, along.shape))
-    modes = modes.reshape(-1, inputs.problem.spectrum.size)  # of each plane, or of all axes
+    modes = modes.reshape(-1, *inputs.problem.spectrum.shape)  # of each plane, or of all axes
     rows = {}
     for name in ("heuristic", "learned"):
         samples = restore(

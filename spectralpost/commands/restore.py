@@ -18,7 +18,7 @@ from ..prior import has_pixelwise_mean, resized
 from ..problem import image_problem
 from ..restoration import measure, restore
 from ..schedule_file import load_schedule
-from .console import Say, batch_for, console, image_psnr, quiet
+from .console import Say, batch_for, console, image_psnr, measurement_panel, quiet
 from .inputs import denoiser_in_words, denoiser_of, stored_prior
 
 
@@ -28,10 +28,10 @@ class Result(NamedTuple):
     title: str
     pixel_range: PixelRange
     photo: np.ndarray | None  # [C, H, W]; known if the measurement was simulated
-    measurement: np.ndarray  # [C, H, W]
+    measurement: figures.Panel
     samples: np.ndarray  # [N, C, H, W]
     notes: tuple[str, ...]  # what there is to say of the file
-    psnr: list[float]  # of measurement and samples, where the photograph is known
+    psnr: list[float]  # of the samples, where the photograph is known
 
 
 def compute(options: Restore, say: Say = quiet) -> Result:
@@ -62,8 +62,18 @@ def compute(options: Restore, say: Say = quiet) -> Result:
                 f"schedule {str(options.schedule)!r}: its bands are of the prior's axes of colour, "
                 "not of the planes that are restored; allowed is one weight a step"
             )
-    degradation = schedule.degradation(image.shape[1:])
+    size = image.shape[1:]
+    of = schedule.degradation if options.simulate else schedule.degradation_of
+    degradation = of(size)
     is_crop = not options.simulate and options.borders != "circular"
+    if is_crop and degradation.response.ndim > 1:
+        if options.borders != "auto":
+            raise InputError(
+                f"borders = {options.borders!r}: not for {degradation.name}; allowed are auto and "
+                "circular"
+            )
+        is_crop = False
+        notes.append(f"borders: circular, as {degradation.name} takes the image to go on")
     if is_crop:
         if has_pixelwise_mean(prior):
             raise InputError(
@@ -96,11 +106,11 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         batch_size=batch_for(degradation.shape),
         progress=lambda done, of: say(f"{title}: {done} of {of} samples"),
     )
-    known = [image_psnr(one, image, prior) for one in (y, *samples)] if options.simulate else []
-    photo = np.asarray(image) if options.simulate else None
-    return Result(
-        title, prior.pixel_range, photo, np.asarray(y), np.asarray(samples), tuple(notes), known
-    )
+    photo = image if options.simulate else None
+    known = [] if photo is None else [image_psnr(one, photo, prior) for one in samples]
+    panel = measurement_panel(degradation, y, photo, prior)
+    photo = None if photo is None else np.asarray(photo)
+    return Result(title, prior.pixel_range, photo, panel, np.asarray(samples), tuple(notes), known)
 
 
 def _canvas_in_words(shape: tuple[int, ...]) -> str:
@@ -111,10 +121,10 @@ def _canvas_in_words(shape: tuple[int, ...]) -> str:
 
 
 def write(result: Result, folder: Path) -> None:
-    captions = [f"{psnr:.1f} dB" for psnr in result.psnr] or [""] * (1 + len(result.samples))
+    captions = [f"{psnr:.1f} dB" for psnr in result.psnr] or [""] * len(result.samples)
     panels = [] if result.photo is None else [figures.Panel("photograph", result.photo)]
-    panels.append(figures.Panel("measurement", result.measurement, captions[0]))
-    for i, (sample, caption) in enumerate(zip(result.samples, captions[1:], strict=True), start=1):
+    panels.append(result.measurement)
+    for i, (sample, caption) in enumerate(zip(result.samples, captions, strict=True), start=1):
         panels.append(figures.Panel(f"restored, sample {i}", sample, caption))
         images.save_image(folder / f"restored-{i}.png", sample, result.pixel_range)
     figure = figures.restored_figure([panels], result.title, result.pixel_range)
@@ -122,5 +132,5 @@ def write(result: Result, folder: Path) -> None:
 
 
 def present(result: Result) -> None:
-    for i, psnr in enumerate(result.psnr[1:], start=1):
+    for i, psnr in enumerate(result.psnr, start=1):
         console.print(f"sample {i}: PSNR {psnr:.2f} dB")
