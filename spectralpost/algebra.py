@@ -102,9 +102,7 @@ def apply_gain(gain: Array, x: Array) -> Array:
     if gain.ndim == 1:
         return jnp.broadcast_to(gain, x.shape) * x
     gain = jnp.broadcast_to(gain, (*x.shape, x.shape[-1]))
-    if x.shape[-1] <= UNROLLED:
-        return sum(gain[..., j] * x[..., j, None] for j in range(x.shape[-1]))
-    return (gain @ x[..., None])[..., 0]
+    return product(gain, x[..., None])[..., 0]
 
 
 def multiply(left: Array, right: Array) -> Array:
@@ -121,7 +119,7 @@ def product(left: Array, right: Array) -> Array:
     inner = left.shape[-1]
     if not 4 <= inner <= UNROLLED:
         return left @ right
-    left, right = jax.lax.optimization_barrier((left, right))
+    left, right = jax.lax.optimization_barrier(left), jax.lax.optimization_barrier(right)
     terms = [left[..., :, j, None] * right[..., j, None, :] for j in range(inner)]
     return sum(terms[1:], terms[0])
 
@@ -139,17 +137,13 @@ def root(cov: Array) -> Array:
     Its derivative exists where variances are equal, and takes that of a direction without variance
     for 0, as `safe_sqrt` does.
     """
-    if cov.ndim == 1:
-        return safe_sqrt(cov)
-    if cov.shape[-1] == 1:
+    if cov.ndim == 1 or cov.shape[-1] == 1:
         return safe_sqrt(cov)
     if cov.shape[-1] == 2:  # R^2 - tr R R + det R = 0, by Cayley and Hamilton
         det = safe_sqrt(cov[..., 0, 0] * cov[..., 1, 1] - cov[..., 0, 1] * cov[..., 1, 0])
         trace = safe_sqrt(cov[..., 0, 0] + cov[..., 1, 1] + 2 * det)
-        return safe_divide(
-            cov + det[..., None, None] * identity_gain(cov[..., 0]),
-            trace[..., None, None] + 0 * cov,
-        )
+        whole = cov + det[..., None, None] * identity_gain(cov[..., 0])
+        return safe_divide(whole, trace[..., None, None])
     return _matrix_root(cov)
 
 

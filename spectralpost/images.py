@@ -194,8 +194,10 @@ def enlarged(image: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         return image
     from skimage.transform import resize
 
-    planes = [resize(np.asarray(plane, float), shape, order=3, mode="edge") for plane in image]
-    return np.stack(planes)
+    large = np.empty((len(image), *shape))
+    for plane, found in zip(image, large, strict=True):
+        found[...] = resize(np.asarray(plane, float), shape, order=3, mode="edge")
+    return large
 
 
 def to_uint8(image: np.ndarray, pixel_range: PixelRange = PIXEL_RANGE) -> np.ndarray:

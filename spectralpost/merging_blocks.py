@@ -222,7 +222,7 @@ def _unmeasured_blocks(rest: Pairs, num: int, size: int) -> Pairs:
     share = rest.weight * np.sqrt(rest.variance[:, 0]) + np.finfo(float).eps
     binned = _averaged(rest, split_worst_first(features, share / share.sum(), num))
     repeat = lambda one: np.repeat(one, size, axis=1)  # noqa: E731
-    return Pairs(*map(repeat, binned[:4]), binned.weight / size)
+    return Pairs(*map(repeat, binned[:-1]), weight=binned.weight / size)
 
 
 def _joined(one: Pairs, other: Pairs) -> Pairs:

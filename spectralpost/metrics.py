@@ -297,7 +297,7 @@ def _bures_residuals(cov: Array, target: Array) -> list[Array]:
     by_vectors = congruence(vectors.mT, cov)
     known = jnp.where(std > 0, 0, diagonal(by_vectors))
     moved = root(std[..., :, None] * by_vectors * std[..., None, :])
-    gap = safe_divide(moved, std[..., :, None] + 0 * moved) - std[..., :, None] * identity_gain(std)
+    gap = safe_divide(moved, std[..., :, None]) - std[..., :, None] * identity_gain(std)
     return [gap, safe_sqrt(jnp.sum(known, axis=-1))]
 
 

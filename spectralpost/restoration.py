@@ -42,7 +42,10 @@ def measure(degradation: Degradation, x_0: ArrayLike, sigma_y: ArrayLike, key: A
     """
     y = degradation.apply(x_0)
     sigma_y = _noise_strength(sigma_y, y.dtype, zero_allowed=True)
-    return y + sigma_y * jax.random.normal(key, y.shape, y.dtype)
+    noise = jax.random.normal(key, y.shape, y.dtype)
+    if degradation.response.ndim > 1:  # some of y may not be measured, as unknown pixels
+        noise = degradation.from_measurement_modes(degradation.to_measurement_modes(noise))
+    return y + sigma_y * noise
 
 
 def restore(

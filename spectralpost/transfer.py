@@ -37,7 +37,6 @@ from .problem import (
     measurement_cov,
     num_pixels,
     per_pixel,
-    prior_cov,
 )
 from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
 
@@ -191,10 +190,11 @@ def trajectory(
 def amplification(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer) -> Array:
     """How much larger a sampler's x_t is than the signals its denoiser was made for, [F] | [B, k].
 
-    Ratio of root mean squares, E over signals, measurements and noise: 1 for unguided sampling in
-    small steps. `law` is the transfer from the start to the state before step t.
+    Ratio of root mean squares, E over signals, measurements and noise, along each eigenvector of
+    the prior: 1 for unguided sampling in small steps. `law` is the transfer from the start to the
+    state before step t.
     """
-    made_for = noisy_variance(diagonal(prior_cov(problem)), t)
+    made_for = noisy_variance(problem.spectrum, t)
     handed = _mean_square(problem, law)
     if sampler.state == "x_0":
         handed = noisy_variance(handed, t)
@@ -215,9 +215,14 @@ def solver(problem: Problem) -> Callable[[Callable[[Array], Array], Array], Arra
 
 
 def _mean_square(problem: Problem, law: Transfer) -> Array:
-    """E x^2 of each mode, over signals, measurements and noise, [F] | [B, k]."""
+    """E x^2 along each eigenvector of the prior, over signals, measurements and noise,
+    [F] | [B, k]."""
     from_data = congruence(law.data_gain, measurement_cov(problem))
-    return diagonal(from_data + congruence(law.state_gain) + law.noise_cov) + law.offset**2
+    cov, offset = from_data + congruence(law.state_gain) + law.noise_cov, law.offset
+    if problem.basis is not None:
+        turned = problem.basis.mT
+        cov, offset = congruence(turned, cov), apply_gain(turned, offset)
+    return diagonal(cov) + offset**2
 
 
 def norms_asked(

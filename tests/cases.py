@@ -16,7 +16,7 @@ import literal
 import numpy as np
 import scipy.linalg
 
-from spectralpost.degradations import from_kernel
+from spectralpost.degradations import Degradation, downsample, from_kernel
 from spectralpost.noise import (
     NoiseLevel,
     rectified_flow,
@@ -392,6 +392,45 @@ def many_blocks(factor: int, n: int = 12, seed: int = 2) -> Twin:
     return Twin(problem, H, mu, C, sigma_y, V, U)
 
 
+@functools.cache
+def decimated(shape: tuple[int, ...], factor: int, kernel: str, seed: int = 5) -> Twin:
+    """`degradations.downsample`, its prior and its coordinates; H by weights written out here."""
+    rng = np.random.default_rng(seed)
+    prior = Prior(even_spectrum(shape, rng), rng.normal(size=shape), (-1.0, 1.0), "random")
+    degradation, sigma_y = downsample(shape, factor, kernel), 0.4
+    H = np.ones((1, 1))
+    for n in shape:
+        H = np.kron(H, decimation(n, factor, kernel))
+    V, U = coordinates(degradation)
+    problem = image_problem(prior, degradation, sigma_y)
+    return Twin(problem, H, prior.mean.ravel(), dense.stationary(prior.spectrum), sigma_y, V, U)
+
+
+def decimation(n: int, factor: int, kernel: str) -> np.ndarray:
+    """One axis of super-resolution as a matrix [n / factor, n]: means of squares, or the cubic
+    kernel of Keys stretched by the factor, at the middle of each square."""
+    H = np.zeros((n // factor, n))
+    for i in range(n // factor):
+        middle = factor * i + (factor - 1) / 2
+        for j in range(-4 * factor, n + 4 * factor):
+            x = abs(j - middle) / factor
+            if kernel == "average":
+                w = float(x < 0.5)
+            elif x <= 1:
+                w = (1.5 * x - 2.5) * x**2 + 1
+            else:
+                w = ((-0.5 * x + 2.5) * x - 4) * x + 2 if x < 2 else 0.0
+            H[i, j % n] += w
+    return H / H.sum(axis=1, keepdims=True)
+
+
+def coordinates(degradation: Degradation) -> tuple[np.ndarray, np.ndarray]:
+    """V [n, n] and U [m, n], columns in the order of the modes, of blocks one after the other."""
+    units = np.eye(degradation.response.size).reshape(-1, *degradation.response.shape)
+    of_modes = (degradation.from_modes, degradation.from_measurement_modes)
+    return tuple(np.asarray(of(units)).reshape(len(units), -1).T for of in of_modes)
+
+
 MODES: dict[str, Callable[[], Twin]] = {
     "1-D": lambda: circular((12,)),
     "2-D": lambda: circular((4, 3)),  # as many modes: nothing is compiled twice
@@ -403,6 +442,7 @@ BLOCKS: dict[str, Callable[[], Twin]] = {
     "one block, not stationary": lambda: one_block("blur, prior not stationary"),
     "six blocks, decimate 2": lambda: many_blocks(2),
     "four blocks, decimate 3": lambda: many_blocks(3),
+    "three blocks, bicubic 2x2": lambda: decimated((6, 2), 2, "bicubic"),
 }
 TWINS = {**MODES, **BLOCKS}
 

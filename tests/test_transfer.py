@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import literal
 import numpy as np
 import pytest
+import scipy.linalg
 from cases import (
     ALL,
     EPS,
@@ -227,14 +228,16 @@ def closure_run(shape: str):
 
 
 def literal_path(twin, levels: NoiseLevel, guidance: dict) -> tuple[np.ndarray, np.ndarray]:
-    """Per step of literal DPS: sqrt(E ||y - H x_hat||^2), and the worst amplification of a mode.
+    """Per step of literal DPS: sqrt(E ||y - H x_hat||^2), and the worst amplification along an
+    eigenvector of the prior.
 
     With w = y - H mu and x_t - alpha_t mu = A u + B w + b + N(0, Q):
     r = w - H J (x_t - alpha_t mu).
     """
-    n = len(twin.mu)
+    n, basis = len(twin.mu), twin.problem.basis
     S_y = dense.measurement_covariance(twin.H, twin.C, twin.sigma_y)
     alphas, sigmas = (np.asarray(leaf) for leaf in levels)
+    E = twin.V if basis is None else twin.V @ scipy.linalg.block_diag(*np.asarray(basis))
     A, B, Q = sigmas[0] * np.eye(n), np.zeros(twin.H.T.shape), np.zeros((n, n))
     b = -alphas[0] * twin.mu
     norms, amplifications = [], []
@@ -245,7 +248,7 @@ def literal_path(twin, levels: NoiseLevel, guidance: dict) -> tuple[np.ndarray, 
         norms.append(np.sqrt(np.trace(cov) + np.sum((HJ @ b) ** 2)))
         power = A @ A.T + B @ S_y @ B.T + Q + np.outer(b, b)
         clean = alphas[i] ** 2 * twin.C + sigmas[i] ** 2 * np.eye(n)
-        ratio = np.diag(twin.V.T @ power @ twin.V) / np.diag(twin.V.T @ clean @ twin.V)
+        ratio = np.diag(E.T @ power @ E) / np.diag(E.T @ clean @ E)
         amplifications.append(np.sqrt(ratio.max()))
         A, B, Q, b = step.A @ A, step.A @ B + step.B, step.A @ Q @ step.A.T + step.Q, step.A @ b
     return np.array(norms), np.array(amplifications)

@@ -7,6 +7,7 @@ from typing import Any
 from ..signatures import checked_options
 from .base import Degradation
 from .circular import from_kernel, gaussian_blur, identity, motion_blur, uniform_blur
+from .dense import from_matrix, inpaint
 from .downsample import downsample
 
 DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
@@ -16,6 +17,8 @@ DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
     "motion_blur": motion_blur,
     "from_kernel": from_kernel,
     "downsample": downsample,
+    "inpaint": inpaint,
+    "from_matrix": from_matrix,
 }
 
 

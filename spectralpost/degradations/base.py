@@ -131,6 +131,11 @@ def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(check_whole("size in shape", size) for size in sizes)
 
 
+def times(shape: tuple[int, ...]) -> str:
+    """A size in words: 32x32."""
+    return "x".join(map(str, shape))
+
+
 def _sized(name: str, value: ArrayLike, last: tuple[int, ...]) -> Array:
     """Floating-point numbers whose last axes have these sizes, or InputError."""
     array = as_floating(name, value)

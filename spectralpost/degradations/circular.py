@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..errors import InputError
-from .base import Degradation, Orthogonal, check_shape, scale
+from .base import Degradation, Orthogonal, check_shape, scale, times
 
 # Singular values below this fraction of the largest are rounding of exact zeros.
 RESPONSE_FLOOR = 1e-13
@@ -54,7 +54,7 @@ def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.
         raise InputError(f"shape = {shape}: motion blur is for two dimensions")
     # A line that cannot fit at any angle is refused before a kernel of its size is made.
     if length > 2 * max(shape):
-        raise InputError(f"blur length = {length}: larger than the {_times(shape)} image")
+        raise InputError(f"blur length = {length}: larger than the {times(shape)} image")
     reach = int(np.ceil(length / 2)) + 1
     kernel = np.zeros((2 * reach + 1,) * 2)
     along = (np.arange(16 * reach) + 0.5) / (16 * reach) * length - length / 2
@@ -130,9 +130,7 @@ def on_grid(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def _check_fits(kernel_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
     if any(k > n for k, n in zip(kernel_shape, shape, strict=True)):
-        raise InputError(
-            f"kernel of size {_times(kernel_shape)}: larger than {_times(shape)} image"
-        )
+        raise InputError(f"kernel of size {times(kernel_shape)}: larger than {times(shape)} image")
 
 
 def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degradation:
@@ -188,7 +186,3 @@ def _number(name: str, value: float, allowed: str) -> float:
     if not np.isfinite(number):
         raise InputError(f"blur {name} = {value}: must be {allowed}")
     return number
-
-
-def _times(shape: tuple[int, ...]) -> str:
-    return "x".join(map(str, shape))

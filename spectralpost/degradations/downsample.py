@@ -10,6 +10,9 @@ rank one in a block, V^T is the reflection that takes a to |a| e_1, and the prio
 it: no matrix of a block is needed to change coordinates.
 """
 
+from typing import Any
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -17,7 +20,7 @@ from jax.typing import ArrayLike
 
 from ..algebra import reflected, reflection, reflection_matrix
 from ..errors import InputError, check_whole
-from .base import Degradation, Eigenvectors, Orthogonal, check_shape, scale
+from .base import Degradation, Eigenvectors, Orthogonal, check_shape, scale, times
 from .circular import RESPONSE_FLOOR, gaussian_on_grid, kernel_array, on_grid, transfer_and_phase
 
 KERNELS = ("bicubic", "average", "gaussian", "none")
@@ -45,7 +48,7 @@ def downsample(
     """
     shape, factor = check_shape(shape), check_whole("factor", factor)
     if any(n % factor for n in shape):
-        raise InputError(f"factor = {factor}: does not divide the size {'x'.join(map(str, shape))}")
+        raise InputError(f"factor = {factor}: does not divide the size {times(shape)}")
     options: dict = {"factor": factor}
     named = isinstance(kernel, str)
     options["kernel"] = kernel if named else np.asarray(kernel).tolist()
@@ -111,7 +114,7 @@ def _decimated(name: str, options: dict, kernel: np.ndarray, factor: int) -> Deg
     split = [size for n in low for size in (factor, n)]
     order = [*range(1, 2 * dims, 2), *range(0, 2 * dims, 2)]
 
-    def blocks(x: Array | np.ndarray) -> Array | np.ndarray:
+    def blocks(x: Any) -> Any:  # of NumPy or JAX
         lead = x.shape[: x.ndim - dims]
         moved = x.reshape(*lead, *split).transpose(
             *range(len(lead)), *(len(lead) + axis for axis in order)
@@ -137,7 +140,7 @@ def _decimated(name: str, options: dict, kernel: np.ndarray, factor: int) -> Deg
     def from_modes(modes: Array) -> Array:
         hartley = grid(reflected(v, modes))
         mirrored = jnp.roll(jnp.flip(hartley, axes), (1,) * dims, axes)
-        found = (hartley + mirrored) / 2 - 1j * (hartley - mirrored) / 2
+        found = jax.lax.complex((hartley + mirrored) / 2, (mirrored - hartley) / 2)
         return jnp.fft.ifftn(scale(np.conj(phase), found), axes=axes, norm="ortho").real
 
     def low_hartley(x: Array) -> Array:

@@ -93,7 +93,8 @@ def linearise(
         slopes = push_steps(still | tangents)
         # [step that moves, step of the growth], summed over the parts of a transfer
         parts = [by * slope[:, worst] for by, slope in zip(by_steps, slopes, strict=True)]
-        grown = sum(jnp.sum(part, axis=tuple(range(2, part.ndim))) for part in parts)
+        of_rows = [jnp.sum(part, axis=tuple(range(2, part.ndim))) for part in parts]
+        grown = jnp.sum(jnp.stack(of_rows), axis=0)
         if "t" in tangents:
             # A level is also what the signal of its own step is measured by.
             before = jax.tree.map(lambda leaf: leaf[jnp.arange(worst.shape[0]), worst], prefixes)

@@ -22,7 +22,7 @@ from .generations import PATIENCE, Progress, Search, Watch
 from .guidance import constrain, per_mode, unconstrain
 from .loss import Loss, Prices, Several
 from .parameters import LEVELS, Freedom, parameters_of, schedule_of
-from .preparing import Prepared, default_free, prepare
+from .preparing import Prepared, default_free, is_dense, prepare
 
 COARSE = 64  # modes of the problem that is explored
 
@@ -81,7 +81,8 @@ def learn(
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
     equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
-    are proportional to rows x steps x starts. Computed in the wider of the dtypes of problem and
+    are proportional to rows x steps x starts. Blocks of more than 16 modes are searched from the
+    two baselines alone, by L-BFGS. Computed in the wider of the dtypes of problem and
     levels.
 
     The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best that one number per
@@ -126,7 +127,8 @@ def learn(
         constant = generations.random_starts(loss, centres, 2, search.seed)[1:]
         starts = np.concatenate([starts, constant])
     elif starts is None:
-        starts = generations.random_starts(loss, centres, search.starts, search.seed)
+        num = min(search.starts, 2) if is_dense(problems[0]) else search.starts
+        starts = generations.random_starts(loss, centres, num, search.seed)
     lanes, converged = generations.refine(loss, prepared.method, starts, search, watch)
 
     vectors = np.asarray(lanes.vector)[np.argsort(np.asarray(lanes.loss))]

@@ -21,6 +21,7 @@ from .lanes import Method
 from .loss import Loss, Prices, Several, binned, loss_of, with_scales
 from .parameters import LEVELS, Freedom, parameters_of
 
+DENSE = 16  # modes of a block: with more, a Jacobian costs much more than some gradients
 WATCHED = 400  # modes whose amplification is watched where there are very many
 
 
@@ -100,6 +101,11 @@ def prepare(
     return Prepared(loss, unlimited, method, given, constant)
 
 
+def is_dense(problem: Problem) -> bool:
+    """Whether blocks are so large that few searches, from the baselines, have to do."""
+    return problem.basis is not None and problem.spectrum.shape[1] > DENSE
+
+
 def default_free(sampler: Sampler) -> tuple[str, ...]:
     """The weights that `learn` learns if not told: all but eta, or eta if that is all there is."""
     return tuple(name for name in sampler.constraint if name != "eta") or tuple(sampler.constraint)
@@ -115,10 +121,11 @@ def _method(
     if search.optimizer in ("lbfgs", "adam"):
         return Method(search.optimizer, search.learning_rate)
     applies = residuals_of(objective) is not None and not divides_by_norms(sampler, problem)
+    applies = applies and not is_dense(problem)
     if search.optimizer == "lm" and not applies:
         raise InputError(
-            "optimizer = 'lm': needs a sum of squares (the averaged W2, mse, perception) and a "
-            "sampler without norms; allowed here are lbfgs, adam"
+            "optimizer = 'lm': needs a sum of squares (the averaged W2, mse, perception), a "
+            f"sampler without norms, blocks of at most {DENSE} modes; allowed here are lbfgs, adam"
         )
     return LEAST_SQUARES if applies else Method("lbfgs", 0.0)
 

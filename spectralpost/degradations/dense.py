@@ -1,0 +1,173 @@
+"""Degradations that mix all frequencies: one block of all modes, for small images and windows.
+
+Inpainting keeps pixels, of which none is an eigenvector of a stationary prior; of a given matrix
+nothing is known. `restore` runs inpainting at any size, since its modes are the pixels themselves.
+Closed forms need matrices of n x n for n pixels: up to `LARGEST`. A schedule for larger images is
+learned on a window of them (docs/conventions.md).
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+from ..errors import InputError, check_whole
+from .base import Degradation, Eigenvectors, Orthogonal, check_shape, times
+
+LARGEST = 1024  # pixels, 32x32: matrices of 8 MB
+MASKS = ("random", "box")
+
+
+def inpaint(
+    shape: tuple[int, ...],
+    mask: str | ArrayLike = "random",
+    keep: float = 0.5,
+    size: int | None = None,
+    seed: int = 0,
+) -> Degradation:
+    """Some pixels are known: y = mask x + noise where the mask is 1. All planes have one mask.
+
+    mask  "random": a share `keep` of all pixels, chosen by `seed`. "box": all but a square (of
+          `size` pixels along each axis, default half the image) in the middle. Or an array [*shape]
+          of 0 (unknown) and 1
+
+    y has the shape of x; what it holds where the mask is 0 is not looked at.
+    Raises InputError for a mask of another shape or with other values, or that knows no pixel.
+    """
+    shape = check_shape(shape)
+    n, options = int(np.prod(shape)), {}
+    if not isinstance(mask, str):
+        try:
+            known = np.asarray(mask, float)
+        except (TypeError, ValueError) as error:
+            raise InputError(f"mask: an array of 0 and 1 is needed ({error})") from error
+        if known.shape != shape:
+            raise InputError(f"mask of shape {known.shape}: {shape} is needed")
+        if not np.all((known == 0) | (known == 1)):
+            raise InputError("mask: all values must be 0 (unknown) or 1 (known)")
+        options = {"mask": known.astype(int).tolist()}
+    elif mask == "random":
+        if not 0 < keep <= 1:
+            raise InputError(f"keep = {keep}: must be > 0 and <= 1")
+        seed = check_whole("seed", seed, 0)
+        known = np.zeros(n)
+        known[np.random.default_rng(seed).permutation(n)[: max(round(keep * n), 1)]] = 1
+        options = {"mask": mask, "keep": float(keep), "seed": seed}
+    elif mask == "box":
+        sides = (
+            [max(m // 2, 1) for m in shape]
+            if size is None
+            else [check_whole("size", size)] * len(shape)
+        )
+        if any(side > m for side, m in zip(sides, shape, strict=True)):
+            raise InputError(f"size = {size}: larger than the {times(shape)} image")
+        known = np.ones(shape)
+        known[
+            tuple(
+                slice((m - side) // 2, (m - side) // 2 + side)
+                for side, m in zip(sides, shape, strict=True)
+            )
+        ] = 0
+        options = {"mask": mask} if size is None else {"mask": mask, "size": size}
+    else:
+        raise InputError(f"mask = {mask!r}: allowed are {', '.join(MASKS)}, or an array")
+    known = known.reshape(1, n)
+    if not known.any():
+        raise InputError("mask: knows no pixel")
+
+    def flat(x: Array) -> Array:
+        return x.reshape(*x.shape[: x.ndim - len(shape)], 1, n)
+
+    def image(modes: Array) -> Array:
+        return modes.reshape(*modes.shape[:-2], *shape)
+
+    def seen(modes: Array) -> Array:
+        return jnp.broadcast_to(known.astype(modes.dtype), modes.shape) * modes
+
+    return Degradation(
+        "inpaint",
+        options,
+        shape,
+        known,
+        signals=Orthogonal(flat, image),
+        measurements=Orthogonal(lambda y: seen(flat(y)), lambda modes: image(seen(modes))),
+        make_eigenvectors=lambda: _one_block("inpaint", shape, lambda hartley: hartley),
+    )
+
+
+def from_matrix(
+    shape: tuple[int, ...], matrix: ArrayLike | Callable[[np.ndarray], ArrayLike]
+) -> Degradation:
+    """Any linear degradation of images of at most 1024 pixels, plane by plane.
+
+    matrix  [m, n] for n pixels in the order of `ravel`: y has the shape (m,). Or a linear function
+            of an image [*shape], which is asked for each pixel alone: y has the shape that it gives
+
+    Raises InputError for another number of columns, NaN, zeros only, or too many pixels.
+    """
+    shape = check_shape(shape)
+    n = int(np.prod(shape))
+    if n > LARGEST:
+        raise InputError(f"shape = {times(shape)}: a matrix is for at most {LARGEST} pixels")
+    measured: tuple[int, ...] = ()
+    if callable(matrix):
+        columns = [np.asarray(matrix(unit), float) for unit in np.eye(n).reshape(n, *shape)]
+        measured = columns[0].shape
+        matrix = np.stack([column.ravel() for column in columns], axis=1)
+    try:
+        H = np.asarray(matrix).astype(float, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"matrix: must be an array of numbers ({error})") from error
+    if H.ndim != 2 or H.shape[1] != n or len(H) == 0:
+        raise InputError(f"matrix of shape {H.shape}: (m, {n}) is needed for {times(shape)} pixels")
+    if not np.all(np.isfinite(H)) or not np.any(H):
+        raise InputError("matrix: all values must be finite, and one at least not 0")
+    measured = measured or (len(H),)
+    U, found, Vt = np.linalg.svd(H)
+    m, rank = len(H), len(found)
+    response = np.zeros((1, n))
+    response[0, :rank] = np.where(found < 1e-13 * found[0], 0, found)
+
+    def to_modes(x: Array) -> Array:
+        return x.reshape(*x.shape[: x.ndim - len(shape)], 1, n) @ Vt.T.astype(x.dtype)
+
+    def from_modes(modes: Array) -> Array:
+        return (modes @ Vt.astype(modes.dtype)).reshape(*modes.shape[:-2], *shape)
+
+    def to_measured(y: Array) -> Array:
+        first = y.reshape(*y.shape[: y.ndim - len(measured)], 1, m) @ U[:, :rank].astype(y.dtype)
+        return jnp.pad(first, [(0, 0)] * (first.ndim - 1) + [(0, n - rank)])
+
+    def from_measured(modes: Array) -> Array:
+        y = modes[..., :rank] @ U[:, :rank].T.astype(modes.dtype)
+        return y.reshape(*modes.shape[:-2], *measured)
+
+    return Degradation(
+        "from_matrix",
+        {"matrix": H.tolist()},
+        shape,
+        response,
+        signals=Orthogonal(to_modes, from_modes),
+        measurements=Orthogonal(to_measured, from_measured),
+        measured=measured,
+        make_eigenvectors=lambda: _one_block("from_matrix", shape, lambda hartley: Vt @ hartley),
+    )
+
+
+def _one_block(
+    name: str, shape: tuple[int, ...], turned: Callable[[np.ndarray], np.ndarray]
+) -> Eigenvectors:
+    """The Hartley functions of a grid, in mode coordinates."""
+    n = int(np.prod(shape))
+    if n > LARGEST:
+        raise InputError(
+            f"{name}: one block of {times(shape)} pixels, at most {LARGEST} are possible; learn on "
+            "a window, such as 16x16, and restore images of any size with its schedule"
+        )
+    found: Any = np.fft.fftn(
+        np.eye(n).reshape(n, *shape), axes=tuple(range(1, len(shape) + 1)), norm="ortho"
+    )
+    return Eigenvectors(np.arange(n)[None], turned((found.real - found.imag).reshape(n, n))[None])
