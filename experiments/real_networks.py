@@ -26,7 +26,7 @@ Every score is kept in DIR/cells.json once it is known: a run that is stopped go
 and one that asks for more computes what is missing. The table of all samplers:
 
     python experiments/real_networks.py --data cifar10.npz --out DIR --schedules network \\
-        --blurs gaussian motion --steps 10 20 50 \\
+        --tasks gaussian motion --steps 10 20 50 \\
         --samplers dps pigdm mpgd diffpir dds reddiff dmps ilvr daps ddrm ddnm
 """
 
@@ -60,6 +60,7 @@ from spectralpost import (
     bin_modes,
     calibrate,
     default_free,
+    downsample,
     energy_score,
     evaluate,
     for_network,
@@ -85,9 +86,18 @@ BINS = 200
 ON_IMAGES = 32  # to polish and to tune on, of those that are kept out of the prior
 FACTORS = 2.0 ** np.arange(-3, 3.5, 0.5)
 FARTHEST = 60.0  # per cent that the figure shows
-BLURS = {
+BLOCK_BINS = 400  # of super-resolution
+TASKS = {
     "gaussian": lambda shape: gaussian_blur(shape, 1.5),
     "motion": lambda shape: motion_blur(shape, 9.0, 30.0),
+    "x2": lambda shape: downsample(shape, 2),
+    "x4": lambda shape: downsample(shape, 4),
+}
+WORDS = {
+    "gaussian": "Gaussian blur",
+    "motion": "motion blur",
+    "x2": "x2 bicubic",
+    "x4": "x4 bicubic",
 }
 BASELINES = ("published", "tuned")
 LEARNED = (
@@ -114,8 +124,9 @@ class Options:
     samplers: tuple[str, ...] = ("dps", "pigdm", "mpgd", "diffpir")
     steps: tuple[int, ...] = (10, 20, 50)
     sigma_y: tuple[float, ...] = (0.05, 0.2)
-    blurs: tuple[str, ...] = ("gaussian",)
-    """gaussian: of std 1.5 pixels; motion: along a line of 9 pixels."""
+    tasks: tuple[str, ...] = ("gaussian",)
+    """gaussian: blur of std 1.5 pixels; motion: blur along a line of 9 pixels; x2, x4:
+    super-resolution, bicubic."""
     schedules: tuple[str, ...] = LEARNED
     """What to hold against them: those above, polished, real."""
     images: int = 64
@@ -131,7 +142,7 @@ def main(options: Options) -> None:
         return quick()
     if options.data is None:
         raise InputError("data: name a file .npz with the arrays train and test")
-    for names, known in ((options.blurs, BLURS), (options.schedules, (*LEARNED, POLISHED, REAL))):
+    for names, known in ((options.tasks, TASKS), (options.schedules, (*LEARNED, POLISHED, REAL))):
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{unknown[0]!r}: allowed are {', '.join(known)}")
     network = load_unet(options.network)
@@ -146,15 +157,15 @@ def main(options: Options) -> None:
     path = options.out / "cells.json"
     cells: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
     shown = {}
-    for blur, name, steps, sigma_y in product(
-        options.blurs, options.samplers, options.steps, options.sigma_y
+    for task, name, steps, sigma_y in product(
+        options.tasks, options.samplers, options.steps, options.sigma_y
     ):
-        key = f"{name}, {steps}, {sigma_y}, {blur}, {options.split}, {options.images}"
+        key = f"{name}, {steps}, {sigma_y}, {task}, {options.split}, {options.images}"
         if options.size is not None:
             key += f", {options.size}"
         cell = cells.setdefault(key, {})
         if missing := [one for one in (*BASELINES, *options.schedules) if one not in cell]:
-            degradation = BLURS[blur](test.shape[2:])
+            degradation = TASKS[task](test.shape[2:])
             problems = [small(image_problem(one, degradation, sigma_y)) for one in priors]
             found = of_cell(
                 name, steps, degradation, problems, network, test, missing, train[:ON_IMAGES]
@@ -166,7 +177,7 @@ def main(options: Options) -> None:
                 temporary.replace(path)
         cell = {label: cell[label] for label in (*BASELINES, *options.schedules)}
         show(key, cell)
-        shown[f"{name:<8} {blur:<8} {steps:<3} {sigma_y:<5g}"] = cell
+        shown[f"{name:<8} {task:<8} {steps:<3} {sigma_y:<5g}"] = cell
     table(shown, options.schedules)
     correlation(shown)
     temporary = options.out / "new.png"
@@ -208,7 +219,8 @@ def priors_of(network: UNetDenoiser, images: np.ndarray) -> tuple[Prior, Prior]:
 
 
 def small(problem: Problem) -> Problem:
-    return bin_modes(unique_modes(problem)[0], BINS)[0]
+    bins = BINS if problem.basis is None else BLOCK_BINS
+    return bin_modes(unique_modes(problem)[0], bins)[0]
 
 
 def of_cell(
@@ -366,7 +378,7 @@ def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
     """
     short = {"limits + levels": "+l.", "limits + levels + J": "+l.+J", LEARNED[4]: "+l.+J+s."}
     heads = ["published", *(short.get(name, name) for name in schedules)]
-    print(f"\n{'sampler  blur     S   s_y':<27}tuned", *(f"{head:>14}" for head in heads), end="")
+    print(f"\n{'sampler  task     S   s_y':<27}tuned", *(f"{head:>14}" for head in heads), end="")
     print("  worst    dB")
     for name, cell in cells.items():
         print(f"{name:<24}{np.mean(cell['tuned']['energy']):8.4f}", end="")
@@ -417,7 +429,10 @@ def figure(cells: dict[str, dict], label: str) -> Figure:
     for row, (one, other) in zip(rows, pairwise(samplers), strict=False):
         if one != other:
             axes.axhline(row - 0.5, color="0.8", linewidth=0.8)
-    words = ("{}, {} blur, {} steps, $\\sigma_y$ = {}".format(*name.split()) for name in cells)
+    words = (
+        f"{sampler}, {WORDS[task]}, {steps} steps, $\\sigma_y$ = {sigma_y}"
+        for sampler, task, steps, sigma_y in map(str.split, cells)
+    )
     axes.set_yticks(rows, words, fontsize=8)
     axes.set(xlim=(None, FARTHEST + 1), ylim=(rows[-1] - 0.7, 0.7))
     axes.set_xlabel(
