@@ -55,8 +55,8 @@ def unique_blocks(problem: Problem) -> tuple[Problem, np.ndarray]:
         return problem, np.arange(rows)
     one = 10.0 ** DIGITS[np.dtype(problem.spectrum.dtype)]
     index = np.zeros(rows, int)
-    columns = [pairs.variance, pairs.gain, pairs.mean, pairs.ratio.reshape(rows, -1)]
-    for values in columns:
+    size = np.log(np.maximum(pairs.variance, np.finfo(np.float32).tiny))  # equal to some digits
+    for values in (size, pairs.gain, pairs.mean, pairs.ratio.reshape(rows, -1)):
         largest = np.abs(values).max() if values.size else 0
         for column in np.rint(values / largest * one).T if largest > 0 else ():
             index = np.unique(index * rows + _rank(column), return_inverse=True)[1]

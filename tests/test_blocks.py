@@ -353,7 +353,7 @@ def test_unknown_pixels_of_a_measurement_are_not_looked_at():
 def test_commands_learn_and_restore_super_resolution(tmp_path):
     """A schedule beats the published one, as predicted for a photograph; with it a small image
     becomes one of full size."""
-    options = ["--size", "32", "--steps", "3", "--starts", "2", "--bins", "200"]
+    options = ["--size", "32", "--steps", "6", "--starts", "2", "--bins", "128"]
     design = ["design", "--degradation", "downsample", "--degradation-options", "factor=2"]
     assert not main([*design, *options, "--sampler", "diffpir", "--out", str(tmp_path / "d")])
     found = json.loads((tmp_path / "d" / "metrics.json").read_text())

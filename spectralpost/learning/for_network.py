@@ -15,7 +15,7 @@ MANY = 20
 SMOOTHNESS = 0.1
 # Of amplification: where the denoiser is not differentiated, and where it is.
 LOOSE, STRICT = 3.0, 1.5
-PER_STEP = 10.0  # STRICT is 1 + PER_STEP / steps at most
+PER_STEP, TIGHTEST = 10.0, 1.2  # STRICT is 1 + PER_STEP / steps at most, but no less than that
 
 
 class ForNetwork(TypedDict):
@@ -37,7 +37,8 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     spectrum, so that no step relies on another to undo what it did with a slope that the network
     has on average only. For the same reason signals are held within 1.5 times what the denoiser was
     made for where the sampler differentiates it. Many steps have more to play off against each
-    other: in more than 20 within 1 + 10 / steps, and from 20 on at 25 times the spectrum as well.
+    other: in more than 20 within 1 + 10 / steps, from 50 on within 1.2; from 20 on at 25 times the
+    spectrum as well.
     Other samplers see only the network's values, which are the model's on average: 3 times, as
     without these arguments. Noise levels and eta are learned where that pays
     (`Sampler.for_network`).
@@ -49,7 +50,7 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     limit, scales = LOOSE, SCALES
     if differentiates_denoiser(sampler):
         steps = num_steps_of(levels)
-        limit = min(STRICT, 1 + PER_STEP / steps)
+        limit = min(STRICT, max(TIGHTEST, 1 + PER_STEP / steps))
         scales += (BUSIEST,) if steps >= MANY else ()
     return ForNetwork(
         free=free,
