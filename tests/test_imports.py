@@ -31,6 +31,8 @@ READING_ORDER = (
     "prior",
     "prior_file",
     "problem",
+    "splitting",
+    "merging_blocks",
     "merging",
     "samplers",
     "transfer",
@@ -56,10 +58,11 @@ LAZY = {("samplers", "literal_form")}
 # what is listed here, in reading order, as shared by the others.
 SHARED = {
     "commands": ("inputs", "console", "polish"),
-    "degradations": ("base",),
+    "degradations": ("base", "circular"),
     "samplers": ("base", "steps"),
     "designers": ("network",),
     "denoisers": ("gaussian", "unet", "checkpoints"),
+    "figures": ("base",),
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {

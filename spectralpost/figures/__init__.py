@@ -1,0 +1,21 @@
+"""The figures, drawn with matplotlib (imported when the first one is drawn); one kind a file."""
+
+from .base import COLOURS, LINES, save_figure
+from .compare import compare_figure
+from .report import radial_average, report_figure
+from .restored import Panel, restored_figure
+from .tradeoff import tradeoff_figure
+from .training import training_figure
+
+__all__ = [
+    "COLOURS",
+    "LINES",
+    "Panel",
+    "compare_figure",
+    "radial_average",
+    "report_figure",
+    "restored_figure",
+    "save_figure",
+    "tradeoff_figure",
+    "training_figure",
+]

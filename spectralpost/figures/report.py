@@ -1,0 +1,188 @@
+"""A learned schedule, and what it does to each frequency."""
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+import jax
+import numpy as np
+from jax import Array
+
+from ..algebra import congruence, diagonal
+from ..degradations import Degradation
+from ..learning import LearnResult
+from ..learning.generations import CHUNK
+from ..metrics import output_cov
+from ..noise import NoiseLevel, log_snr, step_pairs
+from ..prior import frequency
+from ..problem import Problem, ideal_posterior
+from ..samplers.base import Guidance
+from ..transfer import Transfer
+from .base import COLOURS, LINES, new_figure
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+HARDLY = 1e-3  # sensitivity of a weight that hardly matters
+
+
+def report_figure(
+    problem: Problem,
+    degradation: Degradation,
+    levels: NoiseLevel,
+    result: LearnResult,
+    transfers: dict[str, Transfer],
+    title: str,
+    objective: str = "W2$^2$ per pixel",
+    sensitivity: Guidance | None = None,
+) -> "Figure":
+    """Schedule, transfer gain and output spread per frequency, and loss history.
+
+    problem of all modes of a plane, or of all axes (shown is the last, with most variance), and
+    transfers on it by label in COLOURS. By `sensitivity`, weights that hardly matter are hollow.
+    Modes of a block are shown as the frequencies that are mixed in it.
+    """
+    figure = new_figure((12, 8.4))
+    schedule, history, gain, spread = figure.subplots(2, 2).ravel()
+    _draw_schedule(schedule, levels, result, sensitivity or {})
+    _draw_history(history, result, objective)
+    f, vectors = frequency(degradation.shape).ravel(), degradation.eigenvectors
+    f = f if vectors is None else f[vectors.frequency]
+    last = partial(jax.tree.map, lambda leaf: leaf[-len(f) :] if leaf.ndim else leaf)
+    problem, transfers = last(problem), {label: last(one) for label, one in transfers.items()}
+    ideal = ideal_posterior(problem)
+    gains = {"true posterior": ideal.gain}
+    gains |= {label: one.data_gain for label, one in transfers.items()}
+    gains = {label: _along_prior(problem, _of_signal(problem, one)) for label, one in gains.items()}
+    covs = {"true posterior": ideal.cov}
+    covs |= {label: output_cov(one) for label, one in transfers.items()}
+    for label in gains:
+        _draw_spectrum(gain, f, gains[label], label)
+        _draw_spectrum(spread, f, np.sqrt(_along_prior(problem, covs[label])), label)
+    gain.set_title("How much of the photograph comes back")
+    gain.set_ylabel("gain from $x_0$ to the output's mean")
+    spread.set(title="How much the outputs differ from each other", yscale="log")
+    spread.set_ylabel("output standard deviation (pixel range)")
+    for axes in (gain, spread):
+        axes.set(xlabel="frequency, averaged over directions (cycles per pixel)", xscale="log")
+        axes.legend()
+    gain.set_ylim(*_gain_limits(gains))
+    figure.suptitle(title)
+    return figure
+
+
+def radial_average(
+    f: np.ndarray, values: np.ndarray, num_bins: int = 48
+) -> tuple[np.ndarray, np.ndarray]:
+    """Means of values over rings of frequency, log-spaced; the constant component is left out."""
+    keep = f > 0
+    f, values = f[keep], values[keep]
+    edges = np.geomspace(f.min(), f.max() * (1 + 1e-9), num_bins + 1)
+    ring = np.clip(np.searchsorted(edges, f, side="right") - 1, 0, num_bins - 1)
+    count = np.bincount(ring, minlength=num_bins)
+    used = count > 0
+    centre = np.bincount(ring, f, num_bins)[used] / count[used]
+    return centre, np.bincount(ring, values, num_bins)[used] / count[used]
+
+
+def _of_signal(problem: Problem, gain: Array) -> Array:
+    """The gain from x_0 where this is the one from y."""
+    return gain * (problem.response if gain.ndim == 1 else problem.response[..., None, :])
+
+
+def _along_prior(problem: Problem, gain: Array) -> np.ndarray:
+    """A gain or covariance along the eigenvectors of the prior: [F] | [B, k]."""
+    turned = gain if problem.basis is None else congruence(problem.basis.mT, gain)
+    return np.asarray(diagonal(turned))
+
+
+def _gain_limits(gains: dict[str, np.ndarray]) -> tuple[float, float]:
+    """Limits that show the ideal gain and sensible outputs even if one sampler is unstable."""
+    top = max([1.0, *(float(np.quantile(gain, 0.999)) for gain in gains.values())])
+    return min(0.0, float(gains["true posterior"].min())) - 0.05, min(top, 2.0) + 0.05
+
+
+def _draw_schedule(
+    axes: "Axes", levels: NoiseLevel, result: LearnResult, sensitivity: Guidance
+) -> None:
+    position = np.asarray(log_snr(step_pairs(levels)[0]))
+    curves = {
+        "published default": result.baseline_guidance["heuristic"],
+        "tuned constant": result.baseline_guidance["tuned_constant"],
+        "learned": result.guidance,
+    }
+    markers = ("o", "s", "^", "v")
+    for label, guidance in curves.items():
+        for name, marker in zip(result.free, markers, strict=False):
+            axes.plot(
+                position,
+                np.maximum(np.asarray(guidance[name]), 1e-6),
+                LINES[label],
+                color=COLOURS[label],
+                marker=marker,
+                markersize=4,
+                label=f"{name}, {label}" if len(result.free) > 1 else label,
+            )
+    for name, marker in zip(result.free, markers, strict=False):
+        weights = np.maximum(np.asarray(result.guidance[name]), 1e-6)
+        idle = np.asarray(sensitivity.get(name, np.inf)) < HARDLY + 0 * weights
+        if idle.any():
+            axes.plot(
+                position[idle],
+                weights[idle],
+                marker,
+                color=COLOURS["learned"],
+                markerfacecolor="white",
+                markersize=5,
+            )
+    axes.set_yscale("log")
+    hollow = " (hollow: 10 % change the loss by < 0.1 %)" if sensitivity else ""
+    axes.set_title("Guidance schedule" + hollow)
+    axes.set_xlabel(
+        "log-SNR = log(alpha$_t^2$ / sigma$_t^2$): noise on the left, image on the right"
+    )
+    axes.set_ylabel("weight" if len(result.free) > 1 else f"weight {''.join(result.free)}")
+    axes.legend(fontsize="small" if len(result.free) > 1 else None)
+
+
+def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
+    found, refined = len(result.explored), len(result.history)
+    if found:
+        axes.plot(
+            CHUNK * np.arange(1, found + 1),
+            result.explored,
+            LINES["learned"],
+            color=COLOURS["learned"],
+            alpha=0.45,
+            label="exploring (few bins), with prices",
+        )
+    axes.plot(
+        CHUNK * np.arange(found + 1, found + refined + 1),
+        result.history,
+        LINES["learned"],
+        color=COLOURS["learned"],
+        marker="o",
+        markersize=4,
+        label="refining, with prices",
+    )
+    labels = {
+        "heuristic": "published default",
+        "tuned_constant": "tuned constant",
+        "exact": "exact reference",
+    }
+    for name, label in labels.items():
+        axes.axhline(
+            result.baselines[name], color=COLOURS[label], linestyle=LINES[label], label=label
+        )
+    axes.set_yscale("log")
+    axes.set_title("Loss while learning")
+    axes.set_xlabel("iteration")
+    axes.set_ylabel(objective)
+    axes.legend()
+
+
+def _draw_spectrum(axes: "Axes", f: np.ndarray, values: np.ndarray, label: str) -> None:
+    f, values = f.ravel(), values.ravel()
+    colour, line = COLOURS.get(label, "black"), LINES.get(label, "-")
+    width = 3.5 if label == "true posterior" else 1.6
+    axes.plot(*radial_average(f, values), line, color=colour, linewidth=width, label=label)
