@@ -393,7 +393,7 @@ def many_blocks(factor: int, n: int = 12, seed: int = 2) -> Twin:
 
 
 @functools.cache
-def decimated(shape: tuple[int, ...], factor: int, kernel: str, seed: int = 5) -> Twin:
+def decimated(shape: tuple[int, ...], factor: int, kernel: str, seed: int = 6) -> Twin:
     """`degradations.downsample`, its prior and its coordinates; H by weights written out here."""
     rng = np.random.default_rng(seed)
     prior = Prior(even_spectrum(shape, rng), rng.normal(size=shape), (-1.0, 1.0), "random")
@@ -442,7 +442,7 @@ BLOCKS: dict[str, Callable[[], Twin]] = {
     "one block, not stationary": lambda: one_block("blur, prior not stationary"),
     "six blocks, decimate 2": lambda: many_blocks(2),
     "four blocks, decimate 3": lambda: many_blocks(3),
-    "three blocks, bicubic 2x2": lambda: decimated((6, 2), 2, "bicubic"),
+    "three blocks, average 2x2": lambda: decimated((6, 2), 2, "average"),
 }
 TWINS = {**MODES, **BLOCKS}
 

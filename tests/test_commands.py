@@ -526,7 +526,7 @@ def test_degradations_and_grids_are_listed(capsys):
         assert name in out
     for option in ("std=2.0", "size=9", "angle=45.0", "spacing=uniform", "rho=7.0", "shift=1.0"):
         assert option in out
-    assert "shape" not in out and "num_steps" not in out
+    assert "shape=" not in out and "num_steps" not in out
 
 
 def test_options_are_completed_for_their_file():
