@@ -86,13 +86,16 @@ def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     index = np.arange(rows)
     if rows > kept:
         noise = float(problem.sigma_y)
-        signal = small.weight[:, None] * small.gain**2 * small.variance
-        power = signal / (small.gain**2 * small.variance + noise**2) + 1e-3 * small.weight[:, None]
         size = np.log(np.maximum(small.variance, small.variance.max() * 1e-12))
         above = 2 * np.arcsinh(10 * small.gain / noise)
-        index = split_worst_first(
-            np.concatenate([size, above], axis=1).T, power.sum(axis=1) / power.sum(), kept
-        )
+        # Half of the bins for what is measured well, half for what is large: a sampler may blow up
+        # the one block of the mean grey value, which hardly counts by its measurement.
+        signal = small.gain**2 * small.variance
+        heard = small.weight * (signal / (signal + noise**2) + 1e-3).sum(axis=1)
+        large = small.weight * small.variance.sum(axis=1)
+        share = heard / heard.sum() + large / large.sum()
+        features = np.concatenate([size, above], axis=1).T
+        index = split_worst_first(features, share, kept)
         small = _averaged(small, index)
     if unmeasured:
         small = _joined(small, _unmeasured_blocks(rest, unmeasured, small.gain.shape[1]))

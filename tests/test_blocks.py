@@ -217,6 +217,15 @@ def test_binned_blocks_are_close():
         assert found == pytest.approx(whole, rel=0.01)
 
 
+def test_the_block_of_the_mean_grey_value_stays_alone():
+    """One block of very large variance: merged with another it could blow up unseen."""
+    prior = sp.power_law((32, 32))
+    prior.spectrum[0, 0] = 4000.0
+    small, _ = sp.bin_modes(sp.image_problem(prior, sp.downsample((32, 32), 4), 0.05), 128)
+    assert float(small.spectrum.max()) == pytest.approx(4000, rel=1e-3)
+    assert float(small.weight[np.argmax(small.spectrum.max(axis=1))]) == 1
+
+
 # ----------------------------------------------------------------------------- learning, restoring
 
 

@@ -24,7 +24,7 @@ from spectralpost.problem import make_problem
 from spectralpost.samplers import SAMPLERS
 
 PAGE = (Path(__file__).parent.parent / "docs" / "conventions.md").read_text("utf-8")
-COMMON = ("Common", "Overview")
+COMMON = ("Common", "Degradations", "Overview")
 ITEMS = ("Weights", "Options", "Official code", "Paper and code", "Not modelled")
 
 # Read so that a missing section or row fails the tests of that sampler, not their collection.
