@@ -63,8 +63,9 @@ def on_canvas(degradation: Degradation, margin: int | None = None) -> Degradatio
             with which the canvas holds all that the crop was blurred from)
 
     Sizes are raised to the next product of 4 and powers of 2, 3 and 5, as networks and fast Fourier
-    transforms like them. Raises InputError for another margin.
+    transforms like them. Raises InputError for another margin, and for what is no blur.
     """
+    _check_blur(degradation)
     if margin is None:
         margins = tuple(reach - 1 for reach in extent(degradation))
     else:
@@ -73,6 +74,11 @@ def on_canvas(degradation: Degradation, margin: int | None = None) -> Degradatio
         _even_length(n + more) for n, more in zip(degradation.shape, margins, strict=True)
     )
     return make_degradation(degradation.name, shape, **degradation.options)
+
+
+def _check_blur(degradation: Degradation) -> None:
+    if degradation.response.ndim > 1:
+        raise InputError(f"degradation {degradation.name!r}: crops are extended for blurs alone")
 
 
 def extended(
@@ -103,6 +109,7 @@ def extended(
         raise InputError("measurement: borders cannot be extended while JAX traces it")
     if not np.all(np.isfinite(np.asarray(y))):
         raise InputError("measurement: NaN or infinite pixels")
+    _check_blur(degradation)
     if prior.shape != shape:
         raise InputError(f"prior of size {prior.shape}, degradation of size {shape}")
     if not 0 < sigma_y < math.inf:

@@ -86,15 +86,15 @@ def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     index = np.arange(rows)
     if rows > kept:
         noise = float(problem.sigma_y)
-        size = np.log(np.maximum(small.variance, small.variance.max() * 1e-12))
+        magnitude = np.log(np.maximum(small.variance, small.variance.max() * 1e-12))
         above = 2 * np.arcsinh(10 * small.gain / noise)
-        # Half of the bins for what is measured well, half for what is large: a sampler may blow up
-        # the one block of the mean grey value, which hardly counts by its measurement.
+        # Blocks count by what is measured well of them, and by how large they are: a sampler may
+        # blow up the one of the mean grey value, which is none of many that are measured well.
         signal = small.gain**2 * small.variance
         heard = small.weight * (signal / (signal + noise**2) + 1e-3).sum(axis=1)
         large = small.weight * small.variance.sum(axis=1)
         share = heard / heard.sum() + large / large.sum()
-        features = np.concatenate([size, above], axis=1).T
+        features = np.concatenate([magnitude, above], axis=1).T
         index = split_worst_first(features, share, kept)
         small = _averaged(small, index)
     if unmeasured:

@@ -128,6 +128,7 @@ def test_a_block_degradation_is_made_again_from_a_file():
         (lambda: sp.from_matrix((4, 4), MATRIX), r"\(m, 16\) is needed"),
         (lambda: sp.from_matrix((4, 3), np.nan * MATRIX), "must be finite"),
         (lambda: sp.from_matrix((64, 64), MATRIX), "at most 1024 pixels"),
+        (lambda: sp.on_canvas(sp.downsample((8, 8), 2)), "'downsample': crops are extended for"),
         (
             lambda: sp.image_problem(sp.power_law((64, 64)), sp.inpaint((64, 64)), 0.1),
             "inpaint: one block of 64x64 pixels, at most 1024 are possible; learn on a window",
@@ -374,5 +375,7 @@ def test_commands_learn_and_restore_super_resolution(tmp_path):
     Image.fromarray(RNG.integers(0, 255, (16, 16, 3)).astype(np.uint8)).save(small)
     schedule = ["--schedule", str(tmp_path / "d" / "schedule.json")]
     assert not main(["restore", str(small), *schedule, "--out", str(tmp_path / "r")])
+    with pytest.raises(SystemExit, match="2"):
+        main(["restore", str(small), *schedule, "--borders", "extend"])
     with Image.open(tmp_path / "r" / "restored-1.png") as restored:
         assert restored.size == (32, 32)

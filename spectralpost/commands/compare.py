@@ -187,7 +187,7 @@ def _closure(sampler: Sampler, inputs: Inputs, levels: NoiseLevel, options: Comp
     modes = degradation.to_modes(along - jnp.broadcast_to(prior.mean, along.shape))
     transfer = transfer_of(sampler, problem, levels, guidance)
     errors = jax.vmap(lambda plane: metrics.image_mse(problem, transfer, plane))
-    predicted = jnp.mean(errors(modes.reshape(-1, problem.spectrum.size)))
+    predicted = jnp.mean(errors(modes.reshape(-1, *problem.spectrum.shape)))
     return float(jnp.mean((restored - x_0) ** 2) / predicted)
 
 

@@ -57,20 +57,12 @@ def inpaint(
         known[np.random.default_rng(seed).permutation(n)[: max(round(keep * n), 1)]] = 1
         options = {"mask": mask, "keep": float(keep), "seed": seed}
     elif mask == "box":
-        sides = (
-            [max(m // 2, 1) for m in shape]
-            if size is None
-            else [check_whole("size", size)] * len(shape)
-        )
-        if any(side > m for side, m in zip(sides, shape, strict=True)):
+        sides = [max(m // 2, 1) if size is None else check_whole("size", size) for m in shape]
+        pairs = list(zip(shape, sides, strict=True))
+        if any(side > m for m, side in pairs):
             raise InputError(f"size = {size}: larger than the {times(shape)} image")
         known = np.ones(shape)
-        known[
-            tuple(
-                slice((m - side) // 2, (m - side) // 2 + side)
-                for side, m in zip(sides, shape, strict=True)
-            )
-        ] = 0
+        known[tuple(slice((m - side) // 2, (m + side) // 2) for m, side in pairs)] = 0
         options = {"mask": mask} if size is None else {"mask": mask, "size": size}
     else:
         raise InputError(f"mask = {mask!r}: allowed are {', '.join(MASKS)}, or an array")
