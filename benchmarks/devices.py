@@ -33,7 +33,6 @@ import tyro
 
 import spectralpost as sp
 from spectralpost.images import built_in_photographs, tiles
-from spectralpost.learning.gradient import chunk_size
 
 
 @dataclass
@@ -67,13 +66,13 @@ def gradient(options: Options) -> Iterator[Work]:
     for side in (64,) if options.quick else (256, 1024):
         problem, levels = single(problem_of(side)), single(sp.vp_linear(steps))
         guidance = single(sampler.heuristic(problem, levels))
-        for chunk in sorted({4096, chunk_size(), 2**16, 2**18}):
+        for chunk in (None, 2**12, 2**16, 2**18):
             run = partial(
                 sp.loss_and_gradient, sampler, problem, levels, guidance, ("zeta",), chunk=chunk
             )
-            if chunk <= side**2:
-                mark = " (default)" if chunk == chunk_size() else ""
-                yield f"gradient, {side**2} modes, chunks of {chunk}{mark}", run, side**2 * steps
+            if chunk is None or chunk <= side**2:
+                title = f"gradient, {side**2} modes, chunks of {chunk or 'default size'}"
+                yield title, run, side**2 * steps
 
 
 def sweep(options: Options) -> Iterator[Work]:
@@ -187,7 +186,7 @@ def main(options: Options) -> None:
             assert child.stdout is not None
             for line in child.stdout:
                 title, *numbers = json.loads(line)
-                rows.setdefault(title.replace(" (default)", ""), {})[platform] = [title, *numbers]
+                rows.setdefault(title, {})[platform] = numbers
                 print(f"  {platform}: {title}: {numbers[1]:.4g} s", file=sys.stderr, flush=True)
         if child.returncode:
             print(f"{platform}: ended with {child.returncode}; what it did not reach is missing")
@@ -196,14 +195,13 @@ def main(options: Options) -> None:
         end="",
     )
     print(f"{'cpu / ' + platforms[0]:>12}" if len(platforms) > 1 else "")
-    for found in rows.values():
-        title = next(iter(found.values()))[0]
-        print(f"{title:<52}{next(iter(found.values()))[3]:>10}", end="")
+    for title, found in rows.items():
+        print(f"{title:<52}{next(iter(found.values()))[2]:>10}", end="")
         for platform in platforms:
-            first, warm = found[platform][1:3] if platform in found else (np.nan, np.nan)
+            first, warm = found[platform][:2] if platform in found else (np.nan, np.nan)
             print(f"{warm:>10.4g}{first:>8.3g}", end="")
         ratio = len(platforms) > 1 and len(found) > 1
-        print(f"{found['cpu'][2] / found[platforms[0]][2]:>12.1f}" if ratio else "")
+        print(f"{found['cpu'][1] / found[platforms[0]][1]:>12.1f}" if ratio else "")
 
 
 if __name__ == "__main__":

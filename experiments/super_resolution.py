@@ -119,7 +119,7 @@ def main(options: Options) -> None:
         if options.quick and not learned.loss < learned.baselines["heuristic"]:
             sys.exit("super_resolution: the learned schedule is not better than the published one")
     if options.quick:
-        if max(map(abs, gaps)) > 2:
+        if max(map(abs, gaps)) > 1:
             sys.exit(f"super_resolution: {max(map(abs, gaps)):.1f} dB from what is predicted")
         return
     options.out.mkdir(parents=True, exist_ok=True)

@@ -319,7 +319,8 @@ def _deterministic(cov: Array, tiny: ArrayLike) -> Array:
 
 def _bures(problem: Problem, cov: Array, target: Array) -> Array:
     """Squared Bures distance per pixel: tr(cov + target - 2 (target^1/2 cov target^1/2)^1/2)."""
+    gap, *rest = _bures_residuals(cov, target)
     if problem.basis is None:
-        return per_pixel(problem, (safe_sqrt(cov) - safe_sqrt(target)) ** 2)
-    gap, known = _bures_residuals(cov, target)
+        return per_pixel(problem, gap**2)
+    (known,) = rest
     return per_pixel(problem, jnp.sum(gap**2, axis=-1) + (known**2 / known.shape[-1])[..., None])

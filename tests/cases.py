@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import dense
 import jax
-import jax.numpy as jnp
 import literal
 import numpy as np
 import scipy.linalg
@@ -305,9 +304,7 @@ def circular(shape: tuple[int, ...] = (12,), seed: int = 0) -> Twin:
     kernel.flat[1] += 0.9
     spectrum, mean, sigma_y = even_spectrum(shape, rng), rng.normal(size=shape), 0.4
     degradation = from_kernel(kernel, shape)
-    n = mean.size
-    V = np.asarray(degradation.from_modes(jnp.eye(n))).reshape(n, n).T
-    U = np.asarray(degradation.from_measurement_modes(jnp.eye(n))).reshape(n, n).T
+    V, U = coordinates(degradation)
     on_grid = np.zeros(shape)
     on_grid[tuple(slice(k) for k in kernel.shape)] = kernel
     on_grid = np.roll(on_grid, [-(k // 2) for k in kernel.shape], range(len(shape)))

@@ -62,9 +62,8 @@ def compute(options: Restore, say: Say = quiet) -> Result:
                 f"schedule {str(options.schedule)!r}: its bands are of the prior's axes of colour, "
                 "not of the planes that are restored; allowed is one weight a step"
             )
-    size = image.shape[1:]
-    of = schedule.degradation if options.simulate else schedule.degradation_of
-    degradation = of(size)
+    made_for = schedule.degradation if options.simulate else schedule.degradation_of
+    degradation = made_for(image.shape[1:])
     is_crop = not options.simulate and options.borders != "circular"
     if is_crop and degradation.response.ndim > 1:
         if options.borders != "auto":

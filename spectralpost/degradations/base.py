@@ -131,6 +131,17 @@ def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
     return tuple(check_whole("size in shape", size) for size in sizes)
 
 
+def numbers(name: str, value: ArrayLike) -> np.ndarray:
+    """An array in double precision; InputError unless all are finite numbers, and one is not 0."""
+    try:
+        array = np.asarray(value).astype(float, casting="same_kind")
+    except (TypeError, ValueError) as error:
+        raise InputError(f"{name}: must be an array of numbers ({error})") from error
+    if not np.all(np.isfinite(array)) or not np.any(array):
+        raise InputError(f"{name}: all values must be finite, and one at least not 0")
+    return array
+
+
 def times(shape: tuple[int, ...]) -> str:
     """A size in words: 32x32."""
     return "x".join(map(str, shape))

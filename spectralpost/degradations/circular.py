@@ -13,8 +13,9 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from ..algebra import namespace
 from ..errors import InputError
-from .base import Degradation, Orthogonal, check_shape, scale, times
+from .base import Degradation, Orthogonal, check_shape, numbers, scale, times
 
 # Singular values below this fraction of the largest are rounding of exact zeros.
 RESPONSE_FLOOR = 1e-13
@@ -89,14 +90,9 @@ def from_kernel(kernel: ArrayLike, shape: tuple[int, ...]) -> Degradation:
 
 def kernel_array(kernel: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     """A kernel for images of a shape in double precision, or InputError."""
-    try:
-        array = np.asarray(kernel).astype(float, casting="same_kind")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"kernel: must be an array of numbers ({error})") from error
+    array = numbers("kernel", kernel)
     if array.ndim != len(shape):
         raise InputError(f"kernel of shape {array.shape}: {len(shape)} dimensions are needed")
-    if not np.all(np.isfinite(array)) or not np.any(array):
-        raise InputError("kernel: all values must be finite, and one at least not 0")
     return array
 
 
@@ -107,6 +103,12 @@ def gaussian_on_grid(shape: tuple[int, ...], std: float) -> np.ndarray:
     with np.errstate(over="ignore"):  # far narrower than a pixel: exp(-inf) = 0
         kernel = np.exp(-distance2 / max(2 * std**2, np.finfo(float).tiny))
     return kernel / kernel.sum()
+
+
+def hartley(x: Any, axes: tuple[int, ...]) -> Any:
+    """The Hartley transform of an array of NumPy or JAX along some axes; its own inverse."""
+    transformed = namespace(x).fft.fftn(x, axes=axes, norm="ortho")
+    return transformed.real - transformed.imag
 
 
 def transfer_and_phase(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -138,10 +140,6 @@ def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degrada
     shape, axes = kernel.shape, tuple(range(-kernel.ndim, 0))
     response, phase = transfer_and_phase(kernel)
 
-    def hartley(x: Array) -> Array:
-        transformed = jnp.fft.fftn(x, axes=axes, norm="ortho")
-        return transformed.real - transformed.imag
-
     def shift(x: Array, phase: np.ndarray) -> Array:
         transformed = jnp.fft.fftn(x, axes=axes)
         return jnp.fft.ifftn(scale(phase, transformed), axes=axes).real
@@ -157,10 +155,12 @@ def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degrada
         options,
         shape,
         response.ravel(),
-        signals=Orthogonal(lambda x: flat(hartley(x)), lambda modes: hartley(grid(modes))),
+        signals=Orthogonal(
+            lambda x: flat(hartley(x, axes)), lambda modes: hartley(grid(modes), axes)
+        ),
         measurements=Orthogonal(
-            lambda y: flat(hartley(shift(y, np.conj(phase)))),
-            lambda modes: shift(hartley(grid(modes)), phase),
+            lambda y: flat(hartley(shift(y, np.conj(phase)), axes)),
+            lambda modes: shift(hartley(grid(modes), axes), phase),
         ),
     )
 

@@ -7,7 +7,6 @@ learned on a window of them (docs/conventions.md).
 """
 
 from collections.abc import Callable
-from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -15,7 +14,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..errors import InputError, check_whole
-from .base import Degradation, Eigenvectors, Orthogonal, check_shape, times
+from .base import Degradation, Eigenvectors, Orthogonal, check_shape, numbers, times
+from .circular import RESPONSE_FLOOR, hartley
 
 LARGEST = 1024  # pixels, 32x32: matrices of 8 MB
 MASKS = ("random", "box")
@@ -86,7 +86,7 @@ def inpaint(
         known,
         signals=Orthogonal(flat, image),
         measurements=Orthogonal(lambda y: seen(flat(y)), lambda modes: image(seen(modes))),
-        make_eigenvectors=lambda: _one_block("inpaint", shape, lambda hartley: hartley),
+        make_eigenvectors=lambda: _one_block("inpaint", shape, lambda vectors: vectors),
     )
 
 
@@ -109,19 +109,14 @@ def from_matrix(
         columns = [np.asarray(matrix(unit), float) for unit in np.eye(n).reshape(n, *shape)]
         measured = columns[0].shape
         matrix = np.stack([column.ravel() for column in columns], axis=1)
-    try:
-        H = np.asarray(matrix).astype(float, casting="same_kind")
-    except (TypeError, ValueError) as error:
-        raise InputError(f"matrix: must be an array of numbers ({error})") from error
-    if H.ndim != 2 or H.shape[1] != n or len(H) == 0:
+    H = numbers("matrix", matrix)
+    if H.ndim != 2 or H.shape[1] != n:
         raise InputError(f"matrix of shape {H.shape}: (m, {n}) is needed for {times(shape)} pixels")
-    if not np.all(np.isfinite(H)) or not np.any(H):
-        raise InputError("matrix: all values must be finite, and one at least not 0")
     measured = measured or (len(H),)
     U, found, Vt = np.linalg.svd(H)
     m, rank = len(H), len(found)
     response = np.zeros((1, n))
-    response[0, :rank] = np.where(found < 1e-13 * found[0], 0, found)
+    response[0, :rank] = np.where(found < RESPONSE_FLOOR * found[0], 0, found)
 
     def to_modes(x: Array) -> Array:
         return x.reshape(*x.shape[: x.ndim - len(shape)], 1, n) @ Vt.T.astype(x.dtype)
@@ -145,7 +140,7 @@ def from_matrix(
         signals=Orthogonal(to_modes, from_modes),
         measurements=Orthogonal(to_measured, from_measured),
         measured=measured,
-        make_eigenvectors=lambda: _one_block("from_matrix", shape, lambda hartley: Vt @ hartley),
+        make_eigenvectors=lambda: _one_block("from_matrix", shape, lambda vectors: Vt @ vectors),
     )
 
 
@@ -159,7 +154,6 @@ def _one_block(
             f"{name}: one block of {times(shape)} pixels, at most {LARGEST} are possible; learn on "
             "a window, such as 16x16, and restore images of any size with its schedule"
         )
-    found: Any = np.fft.fftn(
-        np.eye(n).reshape(n, *shape), axes=tuple(range(1, len(shape) + 1)), norm="ortho"
-    )
-    return Eigenvectors(np.arange(n)[None], turned((found.real - found.imag).reshape(n, n))[None])
+    units = np.eye(n).reshape(n, *shape)
+    vectors = hartley(units, tuple(range(1, len(shape) + 1))).reshape(n, n)
+    return Eigenvectors(np.arange(n)[None], turned(vectors)[None])

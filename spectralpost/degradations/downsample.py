@@ -21,7 +21,14 @@ from jax.typing import ArrayLike
 from ..algebra import reflected, reflection, reflection_matrix
 from ..errors import InputError, check_whole
 from .base import Degradation, Eigenvectors, Orthogonal, check_shape, scale, times
-from .circular import RESPONSE_FLOOR, gaussian_on_grid, kernel_array, on_grid, transfer_and_phase
+from .circular import (
+    RESPONSE_FLOOR,
+    gaussian_on_grid,
+    hartley,
+    kernel_array,
+    on_grid,
+    transfer_and_phase,
+)
 
 KERNELS = ("bicubic", "average", "gaussian", "none")
 
@@ -76,7 +83,7 @@ def downsample(
         options["offset"] = offset
         # What stands around the kept pixel is moved to where the first one is kept.
         blur = np.roll(blur, (-offset,) * len(shape), axis=range(len(shape)))
-    return _decimated("downsample", options, blur, factor)
+    return _decimated(options, blur, factor)
 
 
 def _along_axis(kernel: str, n: int, factor: int) -> np.ndarray:
@@ -104,7 +111,7 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
 
-def _decimated(name: str, options: dict, kernel: np.ndarray, factor: int) -> Degradation:
+def _decimated(options: dict, kernel: np.ndarray, factor: int) -> Degradation:
     """Circular convolution with a kernel on the whole grid, origin at index 0, then [::factor]."""
     shape, dims = kernel.shape, kernel.ndim
     low, k = tuple(n // factor for n in shape), factor**dims
@@ -138,28 +145,24 @@ def _decimated(name: str, options: dict, kernel: np.ndarray, factor: int) -> Deg
         return reflected(v, blocks(found.real - found.imag))
 
     def from_modes(modes: Array) -> Array:
-        hartley = grid(reflected(v, modes))
-        mirrored = jnp.roll(jnp.flip(hartley, axes), (1,) * dims, axes)
-        found = jax.lax.complex((hartley + mirrored) / 2, (mirrored - hartley) / 2)
+        along = grid(reflected(v, modes))
+        mirrored = jnp.roll(jnp.flip(along, axes), (1,) * dims, axes)
+        found = jax.lax.complex((along + mirrored) / 2, (mirrored - along) / 2)
         return jnp.fft.ifftn(scale(np.conj(phase), found), axes=axes, norm="ortho").real
 
-    def low_hartley(x: Array) -> Array:
-        found = jnp.fft.fftn(x, axes=axes, norm="ortho")
-        return found.real - found.imag
-
     def to_measured(y: Array) -> Array:
-        first = low_hartley(y).reshape(*y.shape[: y.ndim - dims], -1, 1)
+        first = hartley(y, axes).reshape(*y.shape[: y.ndim - dims], -1, 1)
         return jnp.pad(first, [(0, 0)] * (first.ndim - 1) + [(0, k - 1)])
 
     def from_measured(modes: Array) -> Array:
-        return low_hartley(modes[..., 0].reshape(*modes.shape[:-2], *low))
+        return hartley(modes[..., 0].reshape(*modes.shape[:-2], *low), axes)
 
     def eigenvectors() -> Eigenvectors:
         places = np.arange(kernel.size).reshape(shape)
         return Eigenvectors(np.asarray(blocks(places)), reflection_matrix(v))
 
     return Degradation(
-        name,
+        "downsample",
         options,
         shape,
         response,
