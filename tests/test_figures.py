@@ -27,8 +27,8 @@ from spectralpost.samplers.dps import dps
 from spectralpost.transfer import Transfer, sampler_transfer
 
 SHAPE = (12, 16)
-BLUR = gaussian_blur(SHAPE, 1.0)
-PROBLEM = image_problem(power_law(SHAPE), BLUR, 0.1)
+PROBLEM = image_problem(power_law(SHAPE), gaussian_blur(SHAPE, 1.0), 0.1)
+MODES = frequency(SHAPE).ravel()
 STEPS = 4
 
 
@@ -70,7 +70,7 @@ def report():
     transfer = sampler_transfer(dps(), PROBLEM, levels, heuristic)
     transfers = dict.fromkeys(COLOURS, transfer)
     result = result_of(heuristic, ("zeta",))
-    return report_figure(PROBLEM, BLUR, levels, result, transfers, "a title")
+    return report_figure(PROBLEM, MODES, levels, result, transfers, "a title")
 
 
 def test_report_is_labelled(report):
@@ -116,7 +116,7 @@ def test_report_of_several_weights_from_pure_noise():
     heuristic = diffpir().heuristic(PROBLEM, levels)
     transfer = sampler_transfer(diffpir(), PROBLEM, levels, heuristic)
     result = result_of(heuristic, ("lambda_", "zeta"))
-    figure = report_figure(PROBLEM, BLUR, levels, result, {"learned": transfer}, "")
+    figure = report_figure(PROBLEM, MODES, levels, result, {"learned": transfer}, "")
     assert "zeta, learned" in legend_of(figure.axes[0])
     assert "lambda_, learned" in legend_of(figure.axes[0])
     figure.canvas.draw()
@@ -132,7 +132,7 @@ def test_report_of_an_unstable_sampler(tmp_path):
     result = result_of(heuristic, ("zeta",))
     result.baselines["heuristic"] = np.inf
     transfers = {"published default": huge, "learned": good}
-    figure = report_figure(PROBLEM, BLUR, levels, result, transfers, "")
+    figure = report_figure(PROBLEM, MODES, levels, result, transfers, "")
     low, high = figure.axes[2].get_ylim()
     assert -0.1 < low < high < 3
     save_figure(figure, tmp_path / "a.png")
@@ -235,7 +235,7 @@ def test_weights_that_hardly_matter_are_hollow():
     result = result_of(heuristic, ("zeta",))
     transfers = {"learned": sampler_transfer(dps(), PROBLEM, levels, result.guidance)}
     sensitivity = {"zeta": np.asarray([1e-6, 0.5, 1e-4, 0.2])}
-    figure = report_figure(PROBLEM, BLUR, levels, result, transfers, "", sensitivity=sensitivity)
+    figure = report_figure(PROBLEM, MODES, levels, result, transfers, "", sensitivity=sensitivity)
     schedule = figure.axes[0]
     assert "hollow" in schedule.get_title()
     (white,) = [line for line in schedule.lines if line.get_markerfacecolor() == "white"]

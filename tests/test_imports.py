@@ -32,6 +32,7 @@ READING_ORDER = (
     "prior_file",
     "problem",
     "splitting",
+    "inpainting",
     "merging_blocks",
     "merging",
     "samplers",

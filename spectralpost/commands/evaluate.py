@@ -7,9 +7,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ..degradations import make_degradation
+from ..inpainting import learning_problem
 from ..learning import default_free, heuristic
 from ..options import Evaluate
-from ..problem import image_problem
 from ..schedule_file import load_schedule
 from .console import Say, console, learn_with_progress, metric_table, metrics_of, quiet, transfer_of
 from .inputs import degradation_choice, merged, stored_prior
@@ -32,7 +32,7 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
     prior = stored_prior(options.schedule, options.prior, schedule)
     degradation = make_degradation(name, prior.shape, **given)
     sigma_y = schedule.sigma_y if options.sigma_y is None else options.sigma_y
-    problem = image_problem(prior, degradation, sigma_y, channels=schedule.channels)
+    problem = learning_problem(prior, degradation, sigma_y, channels=schedule.channels)
     sampler, levels = schedule.sampler(), schedule.levels
     guidance = schedule.guidance_for(problem)
     published = heuristic(sampler, problem, levels)

@@ -12,12 +12,14 @@ import numpy as np
 
 from .. import images
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
+from ..degradations.dense import MASKS
 from ..degradations.kernels import kernel_note, load_kernel
 from ..denoisers.calibrating import calibrate
 from ..denoisers.ffdnet import load_ffdnet
 from ..denoisers.gaussian import GaussianDenoiser
 from ..denoisers.unet import load_unet
 from ..errors import InputError
+from ..inpainting import learning_problem
 from ..merging import bin_modes, unique_modes
 from ..noise import (
     GRIDS,
@@ -30,7 +32,7 @@ from ..noise import (
 from ..options import SHORT, Compare, DegradationOptions, Design, ProblemOptions, Tradeoff, choice
 from ..prior import Prior, excess_kurtosis, from_images
 from ..prior_file import load_prior
-from ..problem import Problem, image_problem
+from ..problem import Problem
 from ..restoration import PixelDenoiser
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
@@ -58,7 +60,7 @@ class Inputs(NamedTuple):
 
     prior: Prior
     degradation: Degradation
-    problem: Problem  # all modes
+    problem: Problem  # all modes, or of a mask a model of them: see `learning_problem`
     small: Problem  # merged, to learn on
     photo: np.ndarray  # [C, H, W], kept out of the prior
     photo_name: str
@@ -73,7 +75,7 @@ def inputs_of(options: Design | Compare | Tradeoff, photo: Path | None = None) -
     name, given = degradation_choice(options, notes)  # before images are read: that takes a while
     prior, planes, photo_name, kurtosis, images_again = prior_and_photo(options, photo, notes)
     degradation = make_degradation(name, prior.shape, **given)
-    problem = image_problem(prior, degradation, options.sigma_y, channels=len(planes))
+    problem = learning_problem(prior, degradation, options.sigma_y, channels=len(planes))
     small = merged(problem, options.bins)
     said = tuple(sorted(notes))
     return Inputs(
@@ -95,7 +97,7 @@ def calibrated(options: Design, inputs: Inputs, denoiser: PixelDenoiser) -> Inpu
     chosen = np.random.default_rng(options.seed).permutation(len(some))[:CALIBRATED_ON]
     prior = calibrate(inputs.prior, denoiser, np.stack([some[i] for i in chosen]))
     channels = len(inputs.photo)
-    problem = image_problem(prior, inputs.degradation, options.sigma_y, channels=channels)
+    problem = learning_problem(prior, inputs.degradation, options.sigma_y, channels=channels)
     return inputs._replace(prior=prior, problem=problem, small=merged(problem, options.bins))
 
 
@@ -193,6 +195,9 @@ def degradation_choice(
     if chosen == "from_kernel" and not isinstance(given.get("kernel"), list):
         path = given.get("kernel")
         given["kernel"] = _load_kernel(None if path is None else Path(path), notes)
+    mask = given.get("mask")
+    if chosen == "inpaint" and isinstance(mask, str) and mask not in MASKS:
+        given["mask"] = _load_mask(Path(mask), notes)
     return chosen, checked_options("degradation", DEGRADATIONS, chosen, given, own=("shape",))
 
 
@@ -322,6 +327,14 @@ def complete(options: Options) -> Options:
                 changes[flag] = None
         changes |= {field: name, f"{field}_options": as_words(defaults | given)}
     return replace(options, **changes)  # type: ignore[type-var]
+
+
+def _load_mask(path: Path, notes: set[str]) -> list[list[int]]:
+    """1 where an image file is brighter than half, the pixels that are known, else 0."""
+    if not path.is_file():
+        raise InputError(f"mask = {str(path)!r}: allowed are {', '.join(MASKS)}, or an image file")
+    image = images.load_image(path, "luminance", (0.0, 1.0), notice=notes.add)
+    return (image[0] > 0.5).astype(int).tolist()
 
 
 def _load_kernel(path: Path | None, notes: set[str]) -> np.ndarray:

@@ -12,10 +12,10 @@ from .. import figures, images
 from ..borders import on_canvas, restore_crop
 from ..errors import InputError
 from ..images import PixelRange
+from ..inpainting import learning_problem
 from ..noise import num_steps_of
 from ..options import Restore
 from ..prior import has_pixelwise_mean, resized
-from ..problem import image_problem
 from ..restoration import measure, restore
 from ..schedule_file import load_schedule
 from .console import Say, batch_for, console, image_psnr, measurement_panel, quiet
@@ -84,7 +84,7 @@ def compute(options: Restore, say: Say = quiet) -> Result:
             notes.append(_canvas_in_words(degradation.shape))
     prior = resized(prior, degradation.shape)
     denoiser = denoiser_of(options.denoiser, prior, (len(image), *degradation.shape))
-    problem = image_problem(prior, degradation, schedule.sigma_y, channels=len(image))
+    problem = learning_problem(prior, degradation, schedule.sigma_y, channels=len(image))
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
     y = measure(degradation, image, schedule.sigma_y, noise_key) if options.simulate else image
     steps = num_steps_of(schedule.levels)

@@ -111,30 +111,35 @@ def _cubic(x: np.ndarray) -> np.ndarray:
     return np.where(x <= 1, near, np.where(x < 2, far, 0))
 
 
+def aliased(x: Any, factor: int, dims: int) -> Any:
+    """[..., *grid] by frequency -> [..., rows, factor^dims]: those that become one on a grid of
+    every factor-th pixel beside each other. Of NumPy or JAX."""
+    lead, grid = x.shape[: x.ndim - dims], x.shape[x.ndim - dims :]
+    split = [size for n in grid for size in (factor, n // factor)]  # an axis is (j, q)
+    order = [*range(1, 2 * dims, 2), *range(0, 2 * dims, 2)]  # all q, then all j
+    moved = x.reshape(*lead, *split).transpose(
+        *range(len(lead)), *(len(lead) + axis for axis in order)
+    )
+    return moved.reshape(*lead, -1, factor**dims)
+
+
+def unaliased(x: Any, factor: int, grid: tuple[int, ...]) -> Any:
+    """The inverse of `aliased`: [..., rows, factor^dims] -> [..., *grid]."""
+    lead, dims = x.shape[:-2], len(grid)
+    cut = x.reshape(*lead, *(n // factor for n in grid), *(factor,) * dims)
+    order = [axis for i in range(dims) for axis in (dims + i, i)]
+    return cut.transpose(*range(len(lead)), *(len(lead) + axis for axis in order)).reshape(
+        *lead, *grid
+    )
+
+
 def _decimated(options: dict, kernel: np.ndarray, factor: int) -> Degradation:
     """Circular convolution with a kernel on the whole grid, origin at index 0, then [::factor]."""
     shape, dims = kernel.shape, kernel.ndim
     low, k = tuple(n // factor for n in shape), factor**dims
     axes = tuple(range(-dims, 0))
     magnitude, phase = transfer_and_phase(kernel)
-    # The axes of a grid cut into (j, q), and their order in blocks: all q, then all j.
-    split = [size for n in low for size in (factor, n)]
-    order = [*range(1, 2 * dims, 2), *range(0, 2 * dims, 2)]
-
-    def blocks(x: Any) -> Any:  # of NumPy or JAX
-        lead = x.shape[: x.ndim - dims]
-        moved = x.reshape(*lead, *split).transpose(
-            *range(len(lead)), *(len(lead) + axis for axis in order)
-        )
-        return moved.reshape(*lead, -1, k)
-
-    def grid(x: Array) -> Array:
-        lead = x.shape[:-2]
-        cut = x.reshape(*lead, *low, *(factor,) * dims)
-        back = [len(lead) + int(place) for place in np.argsort(order)]
-        return cut.transpose(*range(len(lead)), *back).reshape(*lead, *shape)
-
-    a = blocks(magnitude) / np.sqrt(k)
+    a = aliased(magnitude, factor, dims) / np.sqrt(k)
     v = reflection(np.asarray(a))
     response = np.zeros(a.shape)
     response[:, 0] = np.linalg.norm(a, axis=1)
@@ -142,10 +147,10 @@ def _decimated(options: dict, kernel: np.ndarray, factor: int) -> Degradation:
 
     def to_modes(x: Array) -> Array:
         found = scale(phase, jnp.fft.fftn(x, axes=axes, norm="ortho"))
-        return reflected(v, blocks(found.real - found.imag))
+        return reflected(v, aliased(found.real - found.imag, factor, dims))
 
     def from_modes(modes: Array) -> Array:
-        along = grid(reflected(v, modes))
+        along = unaliased(reflected(v, modes), factor, shape)
         mirrored = jnp.roll(jnp.flip(along, axes), (1,) * dims, axes)
         found = jax.lax.complex((along + mirrored) / 2, (mirrored - along) / 2)
         return jnp.fft.ifftn(scale(np.conj(phase), found), axes=axes, norm="ortho").real
@@ -159,7 +164,7 @@ def _decimated(options: dict, kernel: np.ndarray, factor: int) -> Degradation:
 
     def eigenvectors() -> Eigenvectors:
         places = np.arange(kernel.size).reshape(shape)
-        return Eigenvectors(np.asarray(blocks(places)), reflection_matrix(v))
+        return Eigenvectors(aliased(places, factor, dims), reflection_matrix(v))
 
     return Degradation(
         "downsample",

@@ -8,12 +8,10 @@ import numpy as np
 from jax import Array
 
 from ..algebra import congruence, diagonal
-from ..degradations import Degradation
 from ..learning import LearnResult
 from ..learning.generations import CHUNK
 from ..metrics import output_cov
 from ..noise import NoiseLevel, log_snr, step_pairs
-from ..prior import frequency
 from ..problem import Problem, ideal_posterior
 from ..samplers.base import Guidance
 from ..transfer import Transfer
@@ -28,7 +26,7 @@ HARDLY = 1e-3  # sensitivity of a weight that hardly matters
 
 def report_figure(
     problem: Problem,
-    degradation: Degradation,
+    f: np.ndarray,
     levels: NoiseLevel,
     result: LearnResult,
     transfers: dict[str, Transfer],
@@ -38,16 +36,15 @@ def report_figure(
 ) -> "Figure":
     """Schedule, transfer gain and output spread per frequency, and loss history.
 
-    problem of all modes of a plane, or of all axes (shown is the last, with most variance), and
-    transfers on it by label in COLOURS. By `sensitivity`, weights that hardly matter are hollow.
-    Modes of a block are shown as the frequencies that are mixed in it.
+    problem of all modes of a plane, or of all axes (shown is the last, with most variance), with
+    their frequencies f (`mode_frequency`), and transfers on it by label in COLOURS. By
+    `sensitivity`, weights that hardly matter are hollow. Modes of a block are shown as the
+    frequencies that are mixed in it.
     """
     figure = new_figure((12, 8.4))
     schedule, history, gain, spread = figure.subplots(2, 2).ravel()
     _draw_schedule(schedule, levels, result, sensitivity or {})
     _draw_history(history, result, objective)
-    f, vectors = frequency(degradation.shape).ravel(), degradation.eigenvectors
-    f = f if vectors is None else f[vectors.frequency]
     last = partial(jax.tree.map, lambda leaf: leaf[-len(f) :] if leaf.ndim else leaf)
     problem, transfers = last(problem), {label: last(one) for label, one in transfers.items()}
     ideal = ideal_posterior(problem)

@@ -21,6 +21,8 @@ from .levenberg_marquardt import finite
 from .loss import Loss
 from .parameters import schedule_of
 
+FEW = 16  # points, of which `losses_of` takes as many at a time
+
 
 @partial(jax.jit, static_argnames=("sampler", "objective"))
 def evaluate(
@@ -75,16 +77,18 @@ def tuned_constant(loss: Loss, given: Guidance) -> tuple[Guidance, float]:
 def _zoom(losses: Callable[[np.ndarray], Array], num: int) -> tuple[np.ndarray, float]:
     """Minimise over [-log 1e4, log 1e4]^num, by a grid that zooms in on its best point.
 
-    No derivatives: the loss of a constant has cliffs where the sampler becomes unstable.
+    No derivatives: the loss of a constant has cliffs where the sampler becomes unstable. Once they
+    are seen, few points of one number do.
     """
     grid = constant_grid(num)
     best, best_loss, reach = np.zeros(num), np.inf, np.log(1e4)
-    while reach > 1e-4:
+    while reach > 1e-3:  # a loss within a millionth of its curvature
         points = best + reach * grid
         values = np.asarray(losses(points))
         if values.min() < best_loss:
             best, best_loss = points[values.argmin()], float(values.min())
         reach *= 4 / len(grid) ** (1 / num)  # two spacings of the grid around its best point
+        grid = constant_grid(1, FEW) if num == 1 else grid
     return best, best_loss
 
 

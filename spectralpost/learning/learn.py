@@ -81,9 +81,8 @@ def learn(
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
     equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
-    are proportional to rows x steps x starts. Blocks of more than 16 modes are searched from the
-    two baselines alone, by L-BFGS. Computed in the wider of the dtypes of problem and
-    levels.
+    are proportional to rows x steps x starts. Blocks of more than 8 modes are searched from the
+    two baselines alone. Computed in the wider of the dtypes of problem and levels.
 
     The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best that one number per
     free weight can do, at any amplification (constant weights, or the published default with its
@@ -111,7 +110,9 @@ def learn(
     watch = Watch(progress)
     usual = default_free(sampler)
     starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
-    if prepared.method.optimizer == "lm":
+    if is_dense(problems[0]) and starts is None:
+        starts = generations.random_starts(loss, centres, min(search.starts, 2), search.seed)
+    elif prepared.method.optimizer == "lm" and not is_dense(problems[0]):
         coarse = loss.on_bins(COARSE)
         plain = _plain(coarse, prepared)
         if starts is None:
@@ -127,8 +128,7 @@ def learn(
         constant = generations.random_starts(loss, centres, 2, search.seed)[1:]
         starts = np.concatenate([starts, constant])
     elif starts is None:
-        num = min(search.starts, 2) if is_dense(problems[0]) else search.starts
-        starts = generations.random_starts(loss, centres, num, search.seed)
+        starts = generations.random_starts(loss, centres, search.starts, search.seed)
     lanes, converged = generations.refine(loss, prepared.method, starts, search, watch)
 
     vectors = np.asarray(lanes.vector)[np.argsort(np.asarray(lanes.loss))]

@@ -21,7 +21,7 @@ from .lanes import Method
 from .loss import Loss, Prices, Several, binned, loss_of, with_scales
 from .parameters import LEVELS, Freedom, parameters_of
 
-DENSE = 16  # modes of a block: with more, a Jacobian costs much more than some gradients
+DENSE = 8  # modes of a block: with more, an iteration costs seconds
 WATCHED = 400  # modes whose amplification is watched where there are very many
 
 
@@ -102,7 +102,7 @@ def prepare(
 
 
 def is_dense(problem: Problem) -> bool:
-    """Whether blocks are so large that few searches, from the baselines, have to do."""
+    """Whether blocks are so large that searches from the baselines alone have to do."""
     return problem.basis is not None and problem.spectrum.shape[1] > DENSE
 
 
@@ -121,11 +121,10 @@ def _method(
     if search.optimizer in ("lbfgs", "adam"):
         return Method(search.optimizer, search.learning_rate)
     applies = residuals_of(objective) is not None and not divides_by_norms(sampler, problem)
-    applies = applies and not is_dense(problem)
     if search.optimizer == "lm" and not applies:
         raise InputError(
             "optimizer = 'lm': needs a sum of squares (the averaged W2, mse, perception), a "
-            f"sampler without norms, blocks of at most {DENSE} modes; allowed here are lbfgs, adam"
+            "sampler without norms; allowed here are lbfgs, adam"
         )
     return LEAST_SQUARES if applies else Method("lbfgs", 0.0)
 

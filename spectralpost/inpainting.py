@@ -1,0 +1,248 @@
+"""Inpainting of large images: small models of it.
+
+A mask mixes all frequencies, so an image of n pixels is one block of n modes: too many for closed
+forms beyond a thousand pixels. A mask that repeats every p pixels mixes only those p^axes that are
+shape / p apart,
+
+    (mask x)_(q + j shape / p) = sum_i M_(j - i) x_(q + i shape / p),     M = DFT(tile) / p^axes,
+
+with x in Hartley coordinates and a tile that is its own mirror image, so that M is real. All these
+blocks have the same eigenvectors, the Hartley functions along j, and the pixels of the tile for
+singular values. So a random mask is modelled by tiles that are cut out of it, each repeated: blocks
+as small as a tile, and all frequencies of the image, of which the lowest decide whether a sampler
+blows up. Blocks of similar spectrum count as one.
+
+Where holes are larger than a tile, what is filled in is coarse. The lowest frequencies see a mask
+of fewer and larger pixels, of which one tile is all; the others are either known or not.
+"""
+
+from dataclasses import replace
+from functools import partial
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from .calibration import Calibration, Profile
+from .degradations import Degradation
+from .degradations.circular import hartley
+from .degradations.downsample import aliased
+from .errors import InputError, check_whole
+from .prior import Prior, frequency, resized
+from .problem import Problem, image_problem, make_problem
+from .splitting import split_worst_first
+
+EXACT = 64  # pixels of an image that is taken for the one block that it is
+TILE, TILES, BLOCKS = 4, 2, 8  # pixels along each axis; how many; blocks of each
+COARSE_TILE = 6  # of large holes
+LARGE_HOLE = 3.0  # times the holes of a random mask that knows as many pixels
+
+
+class Rows(NamedTuple):
+    """Blocks of a problem, and which frequencies they are of."""
+
+    spectrum: np.ndarray  # [B, k]
+    response: np.ndarray  # [B, k]
+    basis: np.ndarray  # [B, k, k]
+    mean: np.ndarray  # [B, k]
+    weight: np.ndarray  # [B]
+    frequency: np.ndarray  # [B, k], in cycles per pixel
+
+
+def learning_problem(
+    prior: Prior, degradation: Degradation, sigma_y: float, channels: int | None = None
+) -> Problem:
+    """What a schedule is learned on: `image_problem`, or where a mask makes that one large block,
+    `inpainting_problem`."""
+    if is_exact(degradation):
+        return image_problem(prior, degradation, sigma_y, channels)
+    return inpainting_problem(prior, degradation, sigma_y, channels)
+
+
+def is_exact(degradation: Degradation) -> bool:
+    """Whether `learning_problem` holds the modes of an image, and not a model of them."""
+    return degradation.name != "inpaint" or degradation.response.size <= EXACT
+
+
+def inpainting_problem(
+    prior: Prior,
+    degradation: Degradation,
+    sigma_y: float,
+    channels: int | None = None,
+    *,
+    tile: int | None = None,
+    num_tiles: int = TILES,
+    num_blocks: int = BLOCKS,
+    seed: int = 0,
+) -> Problem:
+    """A model of inpainting large images: blocks of tile^axes modes, [B, k].
+
+    prior and degradation (`inpaint`) are those of the images. Tiles lie at random places of the
+    mask: `num_tiles`, by default 4 pixels wide, each with about `num_blocks` blocks a plane; of a
+    mask with large holes there is one, 6 coarse pixels wide. `experiments/inpainting.py` measures
+    on whole images how well schedules carry over.
+    Raises InputError for a degradation without a mask, or a tile larger than the image.
+    """
+    rows = _rows(prior, degradation, tile, num_tiles, num_blocks, seed)
+    planes, whole = len(rows), Rows(*map(np.concatenate, zip(*rows, strict=True)))
+    weight = whole.weight * float(channels or planes) / planes
+    problem = make_problem(whole.spectrum, whole.response, sigma_y, whole.mean, weight, whole.basis)
+    if prior.calibration is None:
+        return problem
+    by_plane = prior.calibration.ratio.reshape(planes, *prior.calibration.ratio.shape[-2:])
+    profiles = [Profile(prior.calibration.frequency, one) for one in by_plane]
+    ratio = [
+        profile.on(one.frequency.ravel()).reshape(*one.frequency.shape, -1)
+        for profile, one in zip(profiles, rows, strict=True)
+    ]
+    low, high = prior.pixel_range
+    number = partial(jnp.asarray, dtype=problem.spectrum.dtype)
+    calibration = Calibration(number(np.concatenate(ratio)), number((high - low) / 2))
+    return problem._replace(calibration=calibration)
+
+
+def mode_frequency(prior: Prior, degradation: Degradation) -> np.ndarray:
+    """In cycles per pixel, those that the blocks of `learning_problem` are of: [F] | [B, k].
+
+    Of one plane; of colour the last, with most variance.
+    """
+    if not is_exact(degradation):
+        return _rows(prior, degradation)[-1].frequency
+    found, vectors = frequency(degradation.shape).ravel(), degradation.eigenvectors
+    return found if vectors is None else found[vectors.frequency]
+
+
+def _rows(
+    prior: Prior,
+    degradation: Degradation,
+    tile: int | None = None,
+    num_tiles: int = TILES,
+    num_blocks: int = BLOCKS,
+    seed: int = 0,
+) -> list[Rows]:
+    """Those of each plane: see `inpainting_problem`."""
+    if degradation.name != "inpaint":
+        raise InputError(f"degradation = {degradation.name!r}: only inpaint has a mask")
+    mask = degradation.response.reshape(degradation.shape) > 0
+    coarse = _coarseness(mask, COARSE_TILE if tile is None else tile)
+    size = (TILE if coarse == 1 else COARSE_TILE) if tile is None else check_whole("tile", tile, 2)
+    num_tiles, num_blocks = check_whole("tiles", num_tiles), check_whole("blocks", num_blocks)
+    if size > min(mask.shape):
+        raise InputError(f"tile = {size}: larger than the image, {mask.shape}")
+    if prior.shape != mask.shape:
+        raise InputError(f"prior of size {prior.shape}, degradation of size {mask.shape}")
+    tiles = _tiles(_coarser(mask, coarse), size, num_tiles, seed)
+    planes = 1 if prior.axes is None else len(prior.axes)
+    level = prior.mean.reshape(planes, -1).mean(axis=1)
+    if coarse == 1:
+        grid = tuple(n // size * size for n in mask.shape)
+        spectra = resized(replace(prior, mean=np.zeros_like(prior.mean)), grid).spectrum
+        at, spectra = frequency(grid), spectra.reshape(planes, *grid)
+        return [_repeated(tiles, one, at, level[i], num_blocks) for i, one in enumerate(spectra)]
+    spectra, known = prior.spectrum.reshape(planes, *mask.shape), float(mask.mean())
+    return [_coarsely(tiles[0], one, level[i], known, size) for i, one in enumerate(spectra)]
+
+
+def _repeated(
+    tiles: np.ndarray, spectrum: np.ndarray, at: np.ndarray, level: float, num_blocks: int
+) -> Rows:
+    """Tiles [T, k] repeated over images of this spectrum [*grid], of the frequencies `at`."""
+    num, dims = len(tiles), spectrum.ndim
+    size = round(tiles.shape[1] ** (1 / dims))
+    blocks, at = aliased(spectrum, size, dims), aliased(at, size, dims)
+    mean = np.zeros_like(blocks)
+    mean[0, 0] = level * np.sqrt(spectrum.size)  # of frequency 0
+    place, weight = _alike(blocks, num_blocks)
+    basis = hartley(np.eye(size**dims).reshape(-1, *(size,) * dims), tuple(range(1, dims + 1)))
+    basis = basis.reshape(size**dims, -1)
+    return Rows(
+        np.tile(blocks[place], (num, 1)),
+        np.repeat(tiles, len(place), axis=0),
+        np.tile(basis, (num * len(place), 1, 1)),
+        np.tile(mean[place] @ basis, (num, 1)),
+        np.tile(weight / num, num),
+        np.tile(at[place], (num, 1)),
+    )
+
+
+def _coarsely(
+    tile: np.ndarray, spectrum: np.ndarray, level: float, known: float, size: int
+) -> Rows:
+    """One tile [k] for the lowest frequencies; the others in k bins by variance, in a block where
+    they are known and one where they are not."""
+    at, k = frequency(spectrum.shape), tile.size
+    lowest = np.ix_(*[np.rint(np.fft.fftfreq(size) * size).astype(int)] * spectrum.ndim)
+    scale = np.sqrt(spectrum.size / k)  # the mean grey value, of all pixels
+    low = _repeated(tile[None], spectrum[lowest], at[lowest], scale * level, 1)
+    rest = np.ones(spectrum.shape, bool)
+    rest[lowest] = False
+    order = np.argsort(spectrum[rest])
+    binned = lambda values: np.array(  # noqa: E731
+        [part.mean() for part in np.array_split(values[rest][order], k)]
+    )
+    high = Rows(
+        np.tile(binned(spectrum), (2, 1)),
+        np.stack([np.ones(k), np.zeros(k)]),
+        np.tile(np.eye(k), (2, 1, 1)),
+        np.zeros((2, k)),
+        np.array([known, 1 - known]) * (spectrum.size / k - 1),
+        np.tile(binned(at), (2, 1)),
+    )
+    return Rows(*map(np.concatenate, zip(low, high, strict=True)))
+
+
+def _coarseness(mask: np.ndarray, tile: int) -> int:
+    """How many pixels along each axis are one, so that holes are half a tile wide; 1 where they are
+    no larger than chance makes them."""
+    unknown = np.count_nonzero(~mask)
+    ends = sum(np.count_nonzero(~mask & np.roll(mask, -1, axis)) for axis in range(mask.ndim))
+    hole = mask.ndim * unknown / max(ends, 1)  # mean length along an axis
+    if hole <= LARGE_HOLE * mask.size / np.count_nonzero(mask):
+        return 1
+    return max(int(hole / (tile / 2)), 1)
+
+
+def _coarser(mask: np.ndarray, coarse: int) -> np.ndarray:
+    """The mask of fewer pixels: known where half of a square is."""
+    low = tuple(max(n // coarse, 1) for n in mask.shape)
+    split = [size for n, m in zip(low, mask.shape, strict=True) for size in (n, m // n)]
+    kept = mask[tuple(slice(n * (m // n)) for n, m in zip(low, mask.shape, strict=True))]
+    return kept.reshape(split).mean(axis=tuple(range(1, 2 * mask.ndim, 2))) >= 0.5
+
+
+def _tiles(mask: np.ndarray, size: int, num: int, seed: int) -> np.ndarray:
+    """Tiles [num, k] of the mask, 0 or 1, each its own mirror image; fewer where there are no
+    more."""
+    random, tiles = np.random.default_rng(seed), []
+    mirrored = np.arange(size**mask.ndim).reshape((size,) * mask.ndim)
+    mirrored = np.roll(np.flip(mirrored), 1, axis=range(mask.ndim)).ravel()
+    first = np.minimum(mirrored, np.arange(mirrored.size))
+    for _ in range(100 * num):
+        corner = [random.integers(max(n - size, 0) + 1) for n in mask.shape]
+        cut = mask[tuple(slice(at, at + size) for at in corner)].ravel()[first]
+        if cut.any() and not cut.all():
+            tiles.append(cut)
+        if len(tiles) == num or mask.size == cut.size:
+            break
+    # A mask that hides nothing, or all but a corner.
+    return np.asarray(tiles or [np.ones(mirrored.size)], float)
+
+
+def _alike(spectrum: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
+    """Of blocks [rows, k] a few that stand for all, and for how many each.
+
+    That of frequency 0, the first, stands for itself: it is what a sampler may blow up. Others are
+    grouped by largest, mean and least variance. One of a group stands for it, not the average:
+    blocks that are each other's mirror images would make one that is none.
+    """
+    if num >= len(spectrum):
+        return np.arange(len(spectrum)), np.ones(len(spectrum))
+    least = np.maximum(spectrum, spectrum.max() * 1e-12)
+    features = np.log(np.stack([least.max(axis=1), least.mean(axis=1), least.min(axis=1)]))
+    share = spectrum.sum(axis=1) / spectrum.sum() + 1 / len(spectrum)
+    group = np.append(0, 1 + split_worst_first(features[:, 1:], share[1:], num - 1))
+    weight = np.bincount(group).astype(float)
+    centre = np.stack([np.bincount(group, one) / weight for one in features])
+    distance = np.sum((features - centre[:, group]) ** 2, axis=0)
+    order = np.lexsort((distance, group))
+    return order[np.searchsorted(group[order], np.arange(len(weight)))], weight
