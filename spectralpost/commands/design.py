@@ -55,9 +55,7 @@ SEARCH = "search.npz"  # what --resume goes on from
 MEAN_OF = 8  # samples
 FAR_OFF = 3.0  # dB below its prediction: a restoration that diverges
 PREDICTED = "predicted: in closed form, for this photograph"
-NOT_PREDICTED = (
-    "a mask of so many pixels is modelled by small ones: nothing is predicted of one image"
-)
+NOT_PREDICTED = "nothing is predicted of one image: its mask is modelled by small ones"
 
 
 class Result(NamedTuple):
@@ -221,10 +219,13 @@ def present(result: Result) -> None:
             f"{result.denoiser} is too far from the model for this schedule. Do not use it; try "
             "another sampler."
         )
-    binned = float(learned.result.losses[0])
+    rows, modes = inputs.small.spectrum.shape[0], inputs.small.spectrum.size
+    on = f"{rows} blocks of {modes // rows} modes, a model of the mask"
+    if exact:
+        error = _binning_error(float(learned.result.losses[0]), result.rows["learned"]["W2^2"])
+        on = f"{modes} of {inputs.problem.spectrum.size} modes (loss off by {error})"
     console.print(
-        f"Learned on {inputs.small.spectrum.size} of {inputs.problem.spectrum.size} modes (loss "
-        f"off by {_binning_error(binned, result.rows['learned']['W2^2'])}); {near} of "
+        f"Learned on {on}; {near} of "
         f"the {len(losses)} schedules that were refined end within 1 % of the best"
         f"{_how_it_ended(learned.result)}.\n"
         f"Model: Gaussian, stationary, no clipping, no network error. Excess kurtosis of the "
