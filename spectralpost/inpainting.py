@@ -35,6 +35,7 @@ from .splitting import split_worst_first
 EXACT = 64  # pixels of an image that is taken for the one block that it is
 TILE, TILES, BLOCKS = 4, 2, 8  # pixels along each axis; how many; blocks of each
 COARSE_TILE = 6  # of large holes
+TRIED = 64  # places for a tile
 LARGE_HOLE = 3.0  # times the holes of a random mask that knows as many pixels
 
 
@@ -152,11 +153,13 @@ def _repeated(
     blocks, at = aliased(spectrum, size, dims), aliased(at, size, dims)
     mean = np.zeros_like(blocks)
     mean[0, 0] = level * np.sqrt(spectrum.size)  # of frequency 0
-    place, weight = _alike(blocks, num_blocks)
+    place, weight, total = _alike(blocks, num_blocks)
+    have = weight * blocks[place].sum(axis=1)
+    alike = blocks[place] * (total / np.maximum(have, np.finfo(float).tiny))[:, None]
     basis = hartley(np.eye(size**dims).reshape(-1, *(size,) * dims), tuple(range(1, dims + 1)))
     basis = basis.reshape(size**dims, -1)
     return Rows(
-        np.tile(blocks[place], (num, 1)),
+        np.tile(alike, (num, 1)),
         np.repeat(tiles, len(place), axis=0),
         np.tile(basis, (num * len(place), 1, 1)),
         np.tile(mean[place] @ basis, (num, 1)),
@@ -180,8 +183,10 @@ def _coarsely(
     binned = lambda values: np.array(  # noqa: E731
         [part.mean() for part in np.array_split(values[rest][order], k)]
     )
+    variance = binned(spectrum)
+    variance *= spectrum[rest].mean() / max(variance.mean(), np.finfo(float).tiny)
     high = Rows(
-        np.tile(binned(spectrum), (2, 1)),
+        np.tile(variance, (2, 1)),
         np.stack([np.ones(k), np.zeros(k)]),
         np.tile(np.eye(k), (2, 1, 1)),
         np.zeros((2, k)),
@@ -212,31 +217,32 @@ def _coarser(mask: np.ndarray, coarse: int) -> np.ndarray:
 
 def _tiles(mask: np.ndarray, size: int, num: int, seed: int) -> np.ndarray:
     """Tiles [num, k] of the mask, 0 or 1, each its own mirror image; fewer where there are no
-    more."""
+    more. Of `TRIED` at random places those that know about as many pixels as the mask does."""
     random, tiles = np.random.default_rng(seed), []
     mirrored = np.arange(size**mask.ndim).reshape((size,) * mask.ndim)
     mirrored = np.roll(np.flip(mirrored), 1, axis=range(mask.ndim)).ravel()
     first = np.minimum(mirrored, np.arange(mirrored.size))
-    for _ in range(100 * num):
+    for _ in range(TRIED):
         corner = [random.integers(max(n - size, 0) + 1) for n in mask.shape]
-        cut = mask[tuple(slice(at, at + size) for at in corner)].ravel()[first]
-        if cut.any() and not cut.all():
-            tiles.append(cut)
-        if len(tiles) == num or mask.size == cut.size:
-            break
-    # A mask that hides nothing, or all but a corner.
-    return np.asarray(tiles or [np.ones(mirrored.size)], float)
+        tiles.append(mask[tuple(slice(at, at + size) for at in corner)].ravel()[first])
+    some = np.unique([tile for tile in tiles if tile.any() and not tile.all()], axis=0)
+    if not some.size:  # a mask that hides nothing, or all but a corner
+        return np.ones((1, mirrored.size))
+    gap = np.abs(some.mean(axis=1) - mask.mean())
+    return some[np.lexsort((random.permutation(len(some)), np.rint(gap * mirrored.size)))][
+        :num
+    ].astype(float)
 
 
-def _alike(spectrum: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of blocks [rows, k] a few that stand for all, and for how many each.
+def _alike(spectrum: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of blocks [rows, k] a few that stand for all; for how many each, and their variance.
 
     That of frequency 0, the first, stands for itself: it is what a sampler may blow up. Others are
     grouped by largest, mean and least variance. One of a group stands for it, not the average:
     blocks that are each other's mirror images would make one that is none.
     """
     if num >= len(spectrum):
-        return np.arange(len(spectrum)), np.ones(len(spectrum))
+        return np.arange(len(spectrum)), np.ones(len(spectrum)), spectrum.sum(axis=1)
     least = np.maximum(spectrum, spectrum.max() * 1e-12)
     features = np.log(np.stack([least.max(axis=1), least.mean(axis=1), least.min(axis=1)]))
     share = spectrum.sum(axis=1) / spectrum.sum() + 1 / len(spectrum)
@@ -245,4 +251,5 @@ def _alike(spectrum: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:
     centre = np.stack([np.bincount(group, one) / weight for one in features])
     distance = np.sum((features - centre[:, group]) ** 2, axis=0)
     order = np.lexsort((distance, group))
-    return order[np.searchsorted(group[order], np.arange(len(weight)))], weight
+    place = order[np.searchsorted(group[order], np.arange(len(weight)))]
+    return place, weight, np.bincount(group, spectrum.sum(axis=1))
