@@ -1,0 +1,161 @@
+"""Inpainting of large images: small tiles, repeated, are exact blocks of all frequencies."""
+
+import json
+from dataclasses import replace
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import spectralpost as sp
+from spectralpost import inpainting
+from spectralpost.cli import main
+from spectralpost.errors import InputError
+from spectralpost.inpainting import inpainting_problem, is_exact, learning_problem
+from spectralpost.learning import evaluate
+from spectralpost.problem import num_pixels, per_pixel
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+RNG = np.random.default_rng(0)
+LEVELS = sp.vp_linear(3)
+
+
+def mirrored(tile):
+    return np.roll(np.flip(tile), 1, axis=range(tile.ndim))
+
+
+@pytest.mark.parametrize(("shape", "size"), [((12,), 3), ((8, 8), 4), ((6, 9), 3)])
+@pytest.mark.parametrize("name", ["dps", "pigdm", "ddrm", "daps"])
+def test_a_repeated_tile_is_the_dense_problem_of_its_mask(shape, size, name, monkeypatch):
+    """One block of all pixels, and the blocks of a tile: the same W2, the mean included."""
+    tile = RNG.random((size,) * len(shape)) < 0.5
+    tile = tile & mirrored(tile)
+    tile.flat[0] = True
+    mask = np.tile(tile, [n // size for n in shape])
+    monkeypatch.setattr(inpainting, "_tiles", lambda *_: tile.reshape(1, -1).astype(float))
+    prior = sp.power_law(shape, mean=0.3)
+    degradation = sp.inpaint(shape, mask.astype(int))
+    whole = sp.image_problem(prior, degradation, 0.1)
+    blocks = inpainting_problem(prior, degradation, 0.1, tile=size, num_blocks=mask.size)
+    assert blocks.spectrum.shape == (mask.size // tile.size, tile.size)
+    sampler = sp.SAMPLERS[name]()
+    guidance = sampler.heuristic(whole, LEVELS)
+    jax.tree.map(
+        lambda one, other: np.testing.assert_allclose(one, other, rtol=1e-12),
+        guidance,
+        sampler.heuristic(blocks, LEVELS),
+    )
+    expected = evaluate(sampler, whole, LEVELS, guidance)
+    found = evaluate(sampler, blocks, LEVELS, guidance)
+    # Published constants may amplify on the way, up to 1e3 here.
+    np.testing.assert_allclose(found, expected, rtol=1e3 * mask.size * np.finfo(float).eps)
+
+
+@pytest.mark.parametrize("mask", [{"keep": 0.1}, {"keep": 0.5}, {"mask": "box"}])
+def test_the_model_has_the_pixels_the_variance_and_the_known_share_of_images(mask):
+    prior, degradation = sp.power_law((32, 32)), sp.inpaint((32, 32), **mask)
+    problem = inpainting_problem(prior, degradation, 0.1)
+    assert problem.spectrum.size < 700
+    # 10 bins or 16 of 1024 modes, summed in double precision.
+    np.testing.assert_allclose(num_pixels(problem), 1024, rtol=1e-12)
+    np.testing.assert_allclose(
+        per_pixel(problem, problem.spectrum), prior.spectrum.mean(), rtol=1e-12
+    )
+    known = per_pixel(problem, problem.response)
+    assert abs(known - degradation.response.mean()) <= 0.5 / 16  # half a pixel of a tile
+
+
+def test_tiles_are_their_own_mirror_images_and_of_the_mask():
+    mask = RNG.random((20, 24)) < 0.3
+    tiles = inpainting._tiles(mask, 4, 3, seed=0)
+    assert tiles.shape == (3, 16)
+    windows = np.lib.stride_tricks.sliding_window_view(mask, (4, 4)).reshape(-1, 4, 4)
+    for tile in tiles.reshape(3, 4, 4):
+        np.testing.assert_array_equal(tile, mirrored(tile))
+        half = np.arange(16).reshape(4, 4) <= mirrored(np.arange(16).reshape(4, 4))
+        assert np.any(np.all(windows[:, half] == tile[half], axis=1))
+
+
+def test_large_holes_are_seen_coarsely_and_chance_is_not():
+    def coarseness(**mask):
+        known = sp.inpaint((48, 48), **mask).response.reshape(48, 48) > 0
+        return inpainting._coarseness(known, 6)
+
+    assert [coarseness(keep=keep) for keep in (0.05, 0.3, 0.9, 1.0)] == [1, 1, 1, 1]
+    assert coarseness(mask="box") == 8  # a hole of 24 pixels becomes one of 3
+    assert coarseness(mask="box", size=12) == 4
+
+
+def test_colour_and_calibration_are_of_each_axis():
+    """The blocks of a colour prior are those of its axes, and their ratios its profile's."""
+    images = sp.draw(sp.power_law((16, 16), std=0.2), 24).reshape(8, 3, 16, 16)
+    prior, degradation = sp.from_images(images, colour=True), sp.inpaint((16, 16), keep=0.5)
+    prior = sp.calibrate(prior, sp.GaussianDenoiser.of(prior), np.asarray(images, np.float32))
+    problem = learning_problem(prior, degradation, 0.1)
+    first = 0
+    for axis in range(3):
+        plane = replace(
+            prior, spectrum=prior.spectrum[axis], mean=prior.mean[axis], axes=None, calibration=None
+        )
+        alone = inpainting_problem(plane, degradation, 0.1)
+        rows = slice(first, first + len(alone.spectrum))
+        first = rows.stop
+        for name in ("spectrum", "response", "mean", "basis", "weight"):
+            np.testing.assert_array_equal(getattr(problem, name)[rows], getattr(alone, name))
+    assert first == len(problem.spectrum)
+    assert problem.calibration.ratio.shape[:2] == problem.spectrum.shape
+    of_last = sp.mode_frequency(prior, degradation)
+    expected = prior.calibration.on(of_last.ravel()).reshape(3, *of_last.shape, -1)[2]
+    np.testing.assert_allclose(problem.calibration.ratio[-len(of_last) :], expected, rtol=1e-12)
+
+
+def test_images_of_few_pixels_are_taken_for_what_they_are():
+    small, large = sp.inpaint((8, 8)), sp.inpaint((9, 8))
+    assert is_exact(small) and not is_exact(large) and is_exact(sp.gaussian_blur((64, 64)))
+    prior = sp.power_law((8, 8))
+    assert learning_problem(prior, small, 0.1).spectrum.shape == (1, 64)
+
+
+def test_wrong_input_is_one_line(tmp_path, capsys):
+    prior, mask = sp.power_law((16, 16)), sp.inpaint((16, 16))
+    with pytest.raises(InputError, match="'identity': only inpaint has a mask"):
+        inpainting_problem(prior, sp.identity((16, 16)), 0.1)
+    with pytest.raises(InputError, match=r"tile = 17: larger than the image, \(16, 16\)"):
+        inpainting_problem(prior, mask, 0.1, tile=17)
+    with pytest.raises(InputError, match="prior of size .8, 8., degradation of size .16, 16."):
+        inpainting_problem(sp.power_law((8, 8)), mask, 0.1)
+    with pytest.raises(InputError, match="tile = 1: must be a whole number >= 2"):
+        inpainting_problem(prior, mask, 0.1, tile=1)
+    Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "mask.png")
+    for given, says in (
+        (tmp_path / "mask.png", "mask of shape (8, 8): (32, 32) is needed"),
+        ("square", "mask = 'square': allowed are random, box, or an image file"),
+    ):
+        options = ["--size", "32", "--degradation", "inpaint"]
+        with pytest.raises(SystemExit, match="2"):
+            main(["design", *options, "--degradation-options", f"mask={given}"])
+        assert says in capsys.readouterr().err
+
+
+def test_commands_learn_from_a_mask_file_and_restore_with_it(tmp_path, capsys):
+    """Better than the published schedule on the photograph too; no number is made up for it."""
+    mask = np.where(RNG.random((32, 32)) < 0.5, 255, 0).astype(np.uint8)
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    given = ["--degradation", "inpaint", "--degradation-options", f"mask={tmp_path / 'mask.png'}"]
+    options = ["--size", "32", "--steps", "6", "--sampler", "pigdm"]
+    assert not main(["design", *given, *options, "--out", str(tmp_path / "d")])
+    found = json.loads((tmp_path / "d" / "metrics.json").read_text())
+    rows = found["average image"]
+    assert rows["learned"]["W2^2"] < rows["heuristic"]["W2^2"]
+    photo = found[next(name for name in found if name.endswith("png"))]
+    assert set(photo["learned"]) == {"one sample", "mean of 8"}
+    assert photo["learned"]["one sample"] > photo["heuristic"]["one sample"]
+    assert "a model of the mask" in " ".join(capsys.readouterr().out.split())
+    schedule = ["--schedule", str(tmp_path / "d" / "schedule.json")]
+    image = tmp_path / "image.png"
+    Image.fromarray(RNG.integers(0, 255, (32, 32, 3)).astype(np.uint8)).save(image)
+    assert not main(["restore", str(image), *schedule, "--out", str(tmp_path / "r")])
+    assert not main(["evaluate", *schedule[1:], "--sigma-y", "0.1", "--out", str(tmp_path / "e")])
+    assert (tmp_path / "r" / "restored-1.png").is_file()
