@@ -5,12 +5,15 @@ from .borders import restore_crop as restore_crop
 from .compiled import keep_compiled_programs as keep_compiled_programs
 from .degradations import Degradation as Degradation
 from .degradations import downsample as downsample
+from .degradations import from_deepinv as from_deepinv
+from .degradations import from_function as from_function
 from .degradations import from_kernel as from_kernel
 from .degradations import from_matrix as from_matrix
 from .degradations import gaussian_blur as gaussian_blur
 from .degradations import identity as identity
 from .degradations import inpaint as inpaint
 from .degradations import motion_blur as motion_blur
+from .degradations import to_deepinv as to_deepinv
 from .degradations import uniform_blur as uniform_blur
 from .denoisers.calibrating import calibrate as calibrate
 from .denoisers.ffdnet import FFDNetDenoiser as FFDNetDenoiser

@@ -59,7 +59,7 @@ LAZY = {("samplers", "literal_form")}
 # what is listed here, in reading order, as shared by the others.
 SHARED = {
     "commands": ("inputs", "console", "polish"),
-    "degradations": ("base", "circular"),
+    "degradations": ("base", "circular", "dense", "downsample"),
     "samplers": ("base", "steps"),
     "designers": ("network",),
     "denoisers": ("gaussian", "unet", "checkpoints"),

@@ -124,7 +124,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         inpainting_problem(prior, sp.identity((16, 16)), 0.1)
     with pytest.raises(InputError, match=r"tile = 17: larger than the image, \(16, 16\)"):
         inpainting_problem(prior, mask, 0.1, tile=17)
-    with pytest.raises(InputError, match="prior of size .8, 8., degradation of size .16, 16."):
+    with pytest.raises(InputError, match=r"prior of size \(8, 8\), degradation of size \(16, 16\)"):
         inpainting_problem(sp.power_law((8, 8)), mask, 0.1)
     with pytest.raises(InputError, match="tile = 1: must be a whole number >= 2"):
         inpainting_problem(prior, mask, 0.1, tile=1)

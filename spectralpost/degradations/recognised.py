@@ -1,0 +1,132 @@
+"""Degradations given as functions, those of deepinv among them: what they are is found by asking.
+
+A mask is what it does to ones; a circular convolution, decimated or not, what it does to single
+pixels. Both are then tried on noise. So conventions (where a kernel has its centre, whether it is
+flipped, which pixel is kept) need not be known.
+"""
+
+from collections.abc import Callable
+from itertools import product
+from typing import Any
+
+import numpy as np
+from jax.typing import ArrayLike
+
+from ..errors import InputError
+from .base import Degradation, check_shape, times
+from .circular import from_kernel, identity
+from .dense import LARGEST, from_matrix, inpaint
+from .downsample import downsample
+
+TOLERANCE = 1e-4  # of the largest number: what single precision may do to a sum of many
+NOTHING = 1e-7  # of a kernel's largest number
+
+
+def from_function(
+    function: Callable[[np.ndarray], ArrayLike], shape: tuple[int, ...]
+) -> Degradation:
+    """The degradation that a linear function of images [*shape] is, plane by plane.
+
+    It may be a mask (`inpaint`), a circular convolution (`from_kernel`) or one of which every
+    factor-th pixel is kept (`downsample`), at any size; any other (`from_matrix`) for at most 1024
+    pixels. Asked in double precision; the answer may be in single.
+    Raises InputError if it is not linear, has NaN, or is none of these.
+    """
+    shape = check_shape(shape)
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        y = np.asarray(function(x), float)
+        if not np.all(np.isfinite(y)):
+            raise InputError("degradation: has NaN or infinite values")
+        return y
+
+    x, other = np.random.default_rng(0).normal(size=(2, *shape))
+    y = ask(x)
+
+    def same(one: ArrayLike, two: np.ndarray) -> bool:
+        return bool(np.max(np.abs(one - two)) <= TOLERANCE * np.max(np.abs(y)))
+
+    if not same(ask(2 * x + other), 2 * y + ask(other)):
+        raise InputError("degradation: is not linear")
+    if y.shape == shape:
+        mask = ask(np.ones(shape))
+        if same(mask * x, y) and np.all((mask == 0) | (mask == 1)):
+            return identity(shape) if mask.all() else inpaint(shape, mask)
+    factors = {n / m for n, m in zip(shape, y.shape, strict=False)}
+    if y.ndim == len(shape) and len(factors) == 1 and (ratio := factors.pop()) % 1 == 0:
+        factor = int(ratio)
+        kernel = _kernel(ask, shape, factor)
+        found = from_kernel(kernel, shape) if factor == 1 else downsample(shape, factor, kernel)
+        if same(np.asarray(found.apply(x)), y):
+            return found
+    if x.size <= LARGEST:
+        return from_matrix(shape, function)
+    raise InputError(
+        f"degradation of {times(shape)} pixels: neither a mask nor a circular convolution, with or "
+        f"without decimation; others are for at most {LARGEST}"
+    )
+
+
+def from_deepinv(physics: Any, shape: tuple[int, ...]) -> Degradation:
+    """The degradation of a linear `deepinv.physics`, as `from_function`.
+
+    shape  [H, W], or [C, H, W] for physics of C planes, which have to be treated alike
+
+    Noise is left out. deepinv's images are in [0, 1]: for a pixel range of [-1, 1] its sigma counts
+    twice. A kernel's `padding` must be "circular"; of crops of larger scenes see `restore_crop`.
+    """
+    import torch
+
+    planes = shape[0] if len(shape) == 3 else 1
+
+    def function(x: np.ndarray) -> np.ndarray:
+        images = torch.as_tensor(x, dtype=torch.float32).expand(1, planes, *x.shape)
+        with torch.no_grad():
+            y = physics.A(images)[0].double().cpu().numpy()
+        gap = np.max(np.abs(y - y[:1])) if y.shape[0] == planes else np.inf
+        if gap > TOLERANCE * np.max(np.abs(y)):
+            raise InputError("degradation: does not treat all planes alike")
+        return y[0]
+
+    return from_function(function, tuple(shape[-2:]))
+
+
+def to_deepinv(degradation: Degradation) -> Any:
+    """A `deepinv.physics.LinearPhysics` of tensors [B, C, *shape], by JAX; without noise.
+
+    deepinv's solvers may ask for its adjoint; neither is differentiable by torch.
+    """
+    import torch
+    from deepinv.physics import LinearPhysics
+
+    def through(function: Callable[[np.ndarray], Any]) -> Callable[..., Any]:
+        def call(x: Any, **_: Any) -> Any:
+            return torch.as_tensor(np.array(function(x.detach().cpu().numpy()))).to(x)
+
+        return call
+
+    return LinearPhysics(A=through(degradation.apply), A_adjoint=through(degradation.adjoint))
+
+
+def _kernel(
+    ask: Callable[[np.ndarray], np.ndarray], shape: tuple[int, ...], factor: int
+) -> np.ndarray:
+    """The kernel w of y_i = sum_j w_(factor i - j) x_j, its centre at size // 2.
+
+    A pixel r alone gives w at factor i - r, so those of one square of factor x factor give all.
+    """
+    whole = np.zeros(shape)
+    for r in product(range(factor), repeat=len(shape)):
+        pixel = np.zeros(shape)
+        pixel[r] = 1
+        places = [(np.arange(0, n, factor) - at) % n for n, at in zip(shape, r, strict=True)]
+        whole[np.ix_(*places)] = ask(pixel)
+    centred = np.roll(whole, [n // 2 for n in shape], axis=range(len(shape)))
+    # As small as it can be: it is written to schedule files.
+    used = np.nonzero(np.abs(centred) > NOTHING * np.max(np.abs(centred)))
+    cut = []
+    for n, along in zip(shape, used, strict=True):
+        reach = int(np.max(np.abs(along - n // 2), initial=0))
+        low = max(n // 2 - reach, 0)
+        cut.append(slice(low, min(n // 2 + reach + 1, n)))
+    return centred[tuple(cut)]
