@@ -13,7 +13,7 @@ whole images themselves:
     photos     the same of photographs that the prior has not seen
     dB         PSNR of a sample of these
 
-    python experiments/inpainting.py             all of it, on two cores 20 minutes
+    python experiments/inpainting.py             all of it, on two cores eight minutes
     python experiments/inpainting.py --quick     16x16, one mask, checked
 """
 
@@ -100,7 +100,7 @@ def main(options: Options) -> None:
             name: measured(degradation, x_0[:, None], options.sigma_y)
             for name, x_0 in kinds.items()
         }
-        panels = [Panel(f"{mask}", kept_out[0][None]), Panel("measurement", known["photos"].y[0])]
+        panels = [Panel(mask, kept_out[0][None]), Panel("measurement", known["photos"].y[0])]
         for name in options.samplers:
             sampler = sp.SAMPLERS[name]()
             begin = time.perf_counter()
@@ -130,7 +130,8 @@ def main(options: Options) -> None:
                     print(f"{here.energy:>9.4f}{against:>9}", end="")
                 photo = scores[label]["photos"]
                 print(f"{photo.psnr:>7.1f}", flush=True)
-                panels += [Panel(f"{name}, {WORDS[label]}", photo.first)] * (label != "whole")
+                if label != "whole":
+                    panels.append(Panel(f"{name}, {WORDS[label]}", photo.first))
             print(f"{'':<18}learned in {seconds:.0f} s on {problem.spectrum.shape} modes")
             if options.quick and not (
                 scores["learned"]["drawn"].energy < scores["heuristic"]["drawn"].energy

@@ -33,7 +33,7 @@ from .problem import Problem, image_problem, make_problem
 from .splitting import split_worst_first
 
 EXACT = 64  # pixels of an image that is taken for the one block that it is
-TILE, TILES, BLOCKS = 4, 2, 8  # pixels along each axis; how many; blocks of each
+TILE, TILES, BLOCKS = 4, 4, 8  # pixels along each axis; how many; blocks of each
 COARSE_TILE = 6  # of large holes
 TRIED = 64  # places for a tile
 LARGE_HOLE = 3.0  # times the holes of a random mask that knows as many pixels
