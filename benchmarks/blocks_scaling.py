@@ -38,7 +38,7 @@ except ImportError:
 
 CONTESTANTS = ("dense", "blocks", "unique", "merged")
 DENSE = 24  # pixels along each axis: larger matrices take minutes
-ALL_BLOCKS = 70_000  # numbers of a gain [B, k, k] times 16: more is only merged
+ALL_BLOCKS = 1_100_000  # numbers of a gain [B, k, k]: more is only merged
 
 
 @dataclass
@@ -88,7 +88,7 @@ def gradients(size: int, factor: int, options: Options) -> None:
     if torch is not None and size <= DENSE:
         works["dense"] = dense(size, factor, levels, guidance)
     for name, one in {"blocks": problem, "unique": unique, "merged": merged}.items():
-        if one.spectrum.size * one.spectrum.shape[1] <= 16 * ALL_BLOCKS:
+        if one.spectrum.size * one.spectrum.shape[1] <= ALL_BLOCKS:
             works[name] = in_blocks(sampler, one, levels, guidance)
     values = {name: work() for name, work in works.items()}  # warm-up
     for name in ("dense", "unique"):
@@ -122,12 +122,13 @@ def problem_of(size: int, factor: int) -> sp.Problem:
 
 
 def in_blocks(sampler, problem: sp.Problem, levels: sp.NoiseLevel, guidance) -> Callable:
-    def loss(zeta: jax.Array) -> jax.Array:
+    @jax.jit
+    @jax.value_and_grad
+    def run(zeta: jax.Array, problem: sp.Problem) -> jax.Array:
         weights = guidance | {"zeta": zeta}
         return sp.wasserstein2(problem, sp.sampler_transfer(sampler, problem, levels, weights))
 
-    run = jax.jit(jax.value_and_grad(loss))
-    return lambda: float(jax.block_until_ready(run(guidance["zeta"]))[0])
+    return lambda: float(jax.block_until_ready(run(guidance["zeta"], problem))[0])
 
 
 def dense(size: int, factor: int, levels: sp.NoiseLevel, guidance) -> Callable:

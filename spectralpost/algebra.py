@@ -101,7 +101,7 @@ def apply_gain(gain: Array, x: Array) -> Array:
     """gain x: a signal; x may have axes before, such as planes."""
     if gain.ndim == 1:
         return jnp.broadcast_to(gain, x.shape) * x
-    gain = jnp.broadcast_to(gain, (*x.shape, x.shape[-1]))
+    gain = jnp.broadcast_to(gain, (*x.shape[:-1], *gain.shape[-2:]))
     return product(gain, x[..., None])[..., 0]
 
 

@@ -42,13 +42,14 @@ class _Counting:
 def _after_a_step(sampler: Sampler, problem: Problem) -> _Counting:
     denoiser = _Counting(problem)
 
-    def step(x: Array, one: Array) -> Array:
+    def step(x: Array, one: Array) -> tuple[Array, ...]:
         guidance = dict.fromkeys(sampler.constraint, one)
         measurement = Measurement(
             problem.response, problem.sigma_y, jnp.linalg.norm, solver(problem)
         )
         t, s = NoiseLevel(one, 2 * one), NoiseLevel(one, one)
-        return sampler.update(denoiser, measurement, Step(t, s, x, x, x, guidance))
+        one_step = Step(t, s, x, x, x, guidance)
+        return sampler.step(denoiser, measurement, one_step, *[x] * sampler.memory)
 
     jax.eval_shape(step, problem.spectrum, problem.sigma_y)
     return denoiser

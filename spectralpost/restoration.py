@@ -217,18 +217,21 @@ def _restore(
         first = jax.tree.map(lambda leaf: leaf[0], levels)
         x_T = sampler.start(measurement, first, y, jax.random.normal(start_key, y.shape, y.dtype))
 
-        def step(x_t: Array, inputs) -> tuple[Array, None]:
+        def step(carried: tuple[Array, ...], inputs) -> tuple[tuple[Array, ...], None]:
+            x_t, *before = carried
             t, s, guidance_t, key = inputs
             guidance_t = jax.tree.map(
                 lambda weight: jnp.broadcast_to(weight, y.shape) if weight.ndim else weight,
                 guidance_t,
             )
             eps = jax.random.normal(key, y.shape, y.dtype)
-            return sampler.update(denoise, measurement, Step(t, s, x_t, y, eps, guidance_t)), None
+            one = Step(t, s, x_t, y, eps, guidance_t)
+            return sampler.step(denoise, measurement, one, *before), None
 
         step_keys = jax.random.split(key, t.alpha.shape[0])
         # For who differentiates all of it: steps are computed again, instead of kept.
-        x_0, _ = jax.lax.scan(jax.checkpoint(step), x_T, (t, s, guidance, step_keys))
+        carried = (x_T, *[jnp.zeros_like(x_T)] * sampler.memory)
+        (x_0, *_), _ = jax.lax.scan(jax.checkpoint(step), carried, (t, s, guidance, step_keys))
         return degradation.from_modes(x_0)
 
     return jax.vmap(lambda keys: jax.vmap(one)(images, keys))(keys)

@@ -4,6 +4,10 @@ Under a Gaussian prior a step is an affine map of (x_t, y, fresh noise), so its 
 tangents is the step's transfer function, mode by mode. Steps are composed by `lax.scan`; one step,
 a prefix and a whole sampler are the same type.
 
+A sampler with memory carries several signals: its steps are affine maps of all of them, blocks of
+(memory + 1) k numbers for each block of k modes (k = 1 of independent modes). What comes out is the
+first (`signal`).
+
 Norm-normalised samplers (`measurement.norm`) are not affine. Their mean-field closure takes for
 ||u|| its root mean square under the current law, R = sqrt(E ||u||^2), which is known in closed
 form; the norm concentrates as the number of pixels grows, so this is asymptotically exact.
@@ -61,7 +65,10 @@ class ModelDenoiser(NamedTuple):
 
 
 class Transfer(NamedTuple):
-    """x_out = state_gain x_in + data_gain y + offset + N(0, noise_cov), relative to the mean."""
+    """x_out = state_gain x_in + data_gain y + offset + N(0, noise_cov), relative to the mean.
+
+    Of several signals (`Sampler.memory`) K = (memory + 1) k in place of k, where x stands for them.
+    """
 
     state_gain: Array  # [F] | [B, k, k]
     data_gain: Array  # [F] | [B, k, k]
@@ -88,11 +95,22 @@ def compose(first: Transfer, second: Transfer) -> Transfer:
     )
 
 
-def identity_transfer(problem: Problem) -> Transfer:
+def identity_transfer(problem: Problem, memory: int = 0) -> Transfer:
     """x_out = x_in."""
-    zero = jnp.zeros_like(problem.spectrum)
+    zero, y, _ = _nothing(problem, memory)
     one = identity_gain(zero)
-    return Transfer(one, jnp.zeros_like(one), jnp.zeros_like(one), zero)
+    data = jnp.zeros_like(one) if zero.ndim == 1 else jnp.zeros((*zero.shape, y.shape[-1]), y.dtype)
+    return Transfer(one, data, jnp.zeros_like(one), zero)
+
+
+def signal(problem: Problem, law: Transfer) -> Transfer:
+    """The transfer to x alone, of all signals that are carried."""
+    if law.offset.shape == problem.spectrum.shape:
+        return law
+    k = 1 if problem.basis is None else problem.spectrum.shape[-1]
+    state_gain, data_gain, noise_cov = (gain[..., :k, :k] for gain in law[:3])
+    x = Transfer(state_gain, data_gain, noise_cov, law.offset[..., :k])
+    return x if problem.basis is not None else Transfer(*(part.reshape(-1) for part in x))
 
 
 def step_transfer(
@@ -130,10 +148,18 @@ def start_transfer(sampler: Sampler, problem: Problem, level: NoiseLevel) -> Tra
     def start(eps: Array, y: Array) -> Array:
         return sampler.start(measurement, level, y, eps)
 
-    state_gain, data_gain = _slopes(start, problem, 2)
-    at_mean = start(jnp.zeros_like(problem.mean), problem.response * problem.mean)
-    offset = at_mean - sampler.centre(level) * problem.mean
-    return Transfer(state_gain, data_gain, jnp.zeros_like(state_gain), offset)
+    zero = jnp.zeros_like(problem.mean)
+    state_gain, data_gain = _slopes(start, zero, zero)
+    offset = start(zero, problem.response * problem.mean) - sampler.centre(level) * problem.mean
+    if not sampler.memory:
+        return Transfer(state_gain, data_gain, jnp.zeros_like(state_gain), offset)
+    # Nothing is remembered: 0, which lacks the mean.
+    if problem.basis is None:
+        state_gain, data_gain = state_gain[:, None, None], data_gain[:, None, None]
+    more = [(0, 0), (0, sampler.memory * state_gain.shape[-1]), (0, 0)]
+    state_gain, data_gain = jnp.pad(state_gain, more), jnp.pad(data_gain, more)
+    offset = _together(problem, [offset, *[-problem.mean] * sampler.memory])
+    return Transfer(state_gain, data_gain, 0 * identity_gain(offset), offset)
 
 
 def sampler_transfer(
@@ -182,9 +208,9 @@ def trajectory(
 
     # Recomputing a step in the backward pass is cheaper than storing what is inside of it.
     steps, on_the_way = jax.lax.scan(
-        jax.checkpoint(step), identity_transfer(problem), (t, s, guidance)
+        jax.checkpoint(step), identity_transfer(problem, sampler.memory), (t, s, guidance)
     )
-    return Trajectory(compose(start, steps), *on_the_way)
+    return Trajectory(signal(problem, compose(start, steps)), *on_the_way)
 
 
 def amplification(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer) -> Array:
@@ -208,7 +234,7 @@ def second_moment(problem: Problem, law: Transfer) -> Array:
 
 def solver(problem: Problem) -> Callable[[Callable[[Array], Array], Array], Array]:
     """The exact `Measurement.solve`: an operator that keeps modes (blocks) apart, read off it."""
-    return lambda operator, r: divide(_slopes(operator, problem, 1)[0], r)
+    return lambda operator, r: divide(_slopes(operator, jnp.zeros_like(problem.spectrum))[0], r)
 
 
 # -------------------------------------------------------------------------------------- machinery
@@ -217,6 +243,7 @@ def solver(problem: Problem) -> Callable[[Callable[[Array], Array], Array], Arra
 def _mean_square(problem: Problem, law: Transfer) -> Array:
     """E x^2 along each eigenvector of the prior, over signals, measurements and noise,
     [F] | [B, k]."""
+    law = signal(problem, law)
     from_data = congruence(law.data_gain, measurement_cov(problem))
     cov, offset = from_data + congruence(law.state_gain) + law.noise_cov, law.offset
     if problem.basis is not None:
@@ -245,7 +272,7 @@ def norms_asked(
         seen: list[Array] = []
 
         def norm(u: Array) -> Array:
-            seen.append(u)
+            seen.append(_together(problem, [u]) if sampler.memory else u)
             return norms[len(seen) - 1] if len(seen) <= len(norms) else jnp.ones((), u.dtype)
 
         _update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
@@ -272,7 +299,8 @@ def _num_norms(sampler: Sampler, shape: tuple[int, ...], dtype: np.dtype) -> int
         problem = Problem(spectrum, spectrum, basis, 0 * spectrum, weight, one)
         guidance_t = dict.fromkeys(sampler.constraint, one)
         t, s = NoiseLevel(one, 2 * one), NoiseLevel(one, one)
-        return _update(sampler, problem, t, s, guidance_t, norm, None, *[spectrum] * 3)
+        inputs = _nothing(problem, sampler.memory)
+        return _update(sampler, problem, t, s, guidance_t, norm, None, *inputs)
 
     basis = jax.ShapeDtypeStruct((*shape, shape[-1]), dtype) if len(shape) == 2 else None
     one = jax.ShapeDtypeStruct((), dtype)
@@ -288,8 +316,10 @@ def _affine(
     With mean None all is relative to the prior mean. The offset is fn where x_t and y are just
     what the mean gives, or 0 where that is known.
     """
-    gains = _slopes(partial(fn, None), problem, 3)
-    offset = jnp.zeros_like(problem.spectrum)
+    inputs = _nothing(problem, sampler.memory)
+    out = jax.eval_shape(partial(fn, None), *inputs)
+    gains = _slopes(partial(fn, None), *inputs)
+    offset = jnp.zeros(out.shape, out.dtype)
     if not sampler.equivariant:
         mean = problem.mean
         offset = fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)
@@ -309,26 +339,47 @@ def _update(
     eps: Array,
 ) -> Array:
     """One update with the exact denoiser, for signals relative to the prior mean or (mean given)
-    as they are."""
+    as they are. With memory, x_t and what is returned are all signals that are carried."""
     measurement = _measurement(problem, norm)
     denoiser = ModelDenoiser(problem, mean)
-    return sampler.update(denoiser, measurement, Step(t, s, x_t, y, eps, guidance_t))
+    if not sampler.memory:
+        return sampler.step(denoiser, measurement, Step(t, s, x_t, y, eps, guidance_t))[0]
+    of_signals = lambda x: x.reshape(problem.spectrum.shape)  # noqa: E731
+    x_t, *before = map(of_signals, jnp.split(x_t, sampler.memory + 1, axis=-1))
+    step = Step(t, s, x_t, of_signals(y), of_signals(eps), guidance_t)
+    return _together(problem, sampler.step(denoiser, measurement, step, *before))
 
 
 def _measurement(problem: Problem, norm: Norm) -> Measurement:
     return Measurement(problem.response, problem.sigma_y, norm, solver(problem))
 
 
-def _slopes(fn: Callable[..., Array], problem: Problem, num_args: int) -> list[Array]:
-    """The derivatives of an affine fn by each argument: [F] | [B, k, k].
+def _nothing(problem: Problem, memory: int) -> list[Array]:
+    """x_t, y and eps of zeros: [F] | [B, k]; with memory [F, memory + 1] | [B, (memory + 1) k] and
+    [F, 1] | [B, k]."""
+    zero = jnp.zeros_like(problem.spectrum)
+    if not memory:
+        return [zero] * 3
+    one = zero[:, None] if problem.basis is None else zero
+    return [jnp.tile(one, memory + 1), one, one]
+
+
+def _together(problem: Problem, signals: Sequence[Array]) -> Array:
+    """Signals [F] | [B, k] beside each other: [F, m] | [B, m k]."""
+    if problem.basis is None:
+        return jnp.stack(list(signals), axis=-1)
+    return jnp.concatenate(list(signals), axis=-1)
+
+
+def _slopes(fn: Callable[..., Array], *inputs: Array) -> list[Array]:
+    """The derivatives of an affine fn by each input: [F] | [B, rows, columns].
 
     Modes (blocks) do not mix, so one cotangent of ones (one per mode of a block) finds them all;
-    in reverse mode, since that takes one pass through fn for all arguments.
+    in reverse mode, since that takes one pass through fn for all inputs.
     """
-    zero = jnp.zeros_like(problem.spectrum)
-    pull = jax.vjp(fn, *[zero] * num_args)[1]
-    if problem.basis is None:
-        return list(pull(jnp.ones_like(zero)))
-    units = jnp.eye(zero.shape[-1], dtype=zero.dtype)[:, None, :]
-    rows = jax.vmap(pull, out_axes=-2)(jnp.broadcast_to(units, (units.shape[0], *zero.shape)))
+    out, pull = jax.vjp(fn, *inputs)
+    if out.ndim == 1:
+        return list(pull(jnp.ones_like(out)))
+    units = jnp.eye(out.shape[-1], dtype=out.dtype)[:, None, :]
+    rows = jax.vmap(pull, out_axes=-2)(jnp.broadcast_to(units, (units.shape[0], *out.shape)))
     return list(rows)

@@ -71,9 +71,9 @@ def loss_and_gradient(
     chunk = chunk_size() if chunk is None else chunk
     if chunk < 1:
         raise InputError(f"chunk = {chunk}: must be >= 1")
-    if problem.basis is not None or divides_by_norms(sampler, problem):
+    if problem.basis is not None or sampler.memory or divides_by_norms(sampler, problem):
         raise InputError(
-            "loss_and_gradient: needs independent modes and a sampler without norms; "
+            "loss_and_gradient: needs independent modes and a sampler without norms and memory; "
             "jax.grad goes through sampler_transfer for all others"
         )
     problem, levels, guidance = floating(problem, levels, guidance)

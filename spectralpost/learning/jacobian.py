@@ -24,6 +24,7 @@ from ..transfer import (
     amplification,
     compose,
     identity_transfer,
+    signal,
     start_transfer,
     step_transfer,
 )
@@ -76,9 +77,10 @@ def linearise(
     def backward(later: Transfer, step: Transfer) -> tuple[Transfer, Transfer]:
         return compose(step, later), later
 
-    _, suffixes = jax.lax.scan(backward, identity_transfer(problem), steps, reverse=True)
+    nothing = identity_transfer(problem, sampler.memory)
+    _, suffixes = jax.lax.scan(backward, nothing, steps, reverse=True)
 
-    r, push = jax.linearize(lambda transfer: residuals(problem, transfer), total)
+    r, push = jax.linearize(lambda law: residuals(problem, signal(problem, law)), total)
     growth = jnp.log(jax.vmap(partial(amplification, sampler, problem))(t, prefixes))
     growth = growth if growth.ndim == 2 else jnp.max(growth, axis=2)  # of a block
     worst = jnp.argmax(growth, axis=1)

@@ -66,7 +66,7 @@ def prepare(
     everything, together = with_scales(problems, several, prices.scales)
     plain = len(everything) == 1 and freedom.bands is None and not freedom.levels and not blocks
     chunked = plain and rows > 2 * LARGE and method.optimizer != "lm"
-    chunked = chunked and not divides_by_norms(sampler, problems[0])
+    chunked = chunked and not (sampler.memory or divides_by_norms(sampler, problems[0]))
     # Nobody who tunes a constant looks at amplification or scales: the baseline is free of them.
     unlimited = loss_of(
         parameters_of(sampler, levels, given, free, knots=1),

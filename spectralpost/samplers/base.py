@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache, partial, wraps
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -50,7 +50,8 @@ class Step(NamedTuple):
 
 
 Start = Callable[[Measurement, NoiseLevel, Array, Array], Array]
-Update = Callable[[Denoise, Measurement, Step], Array]
+# Of a sampler with memory: what it remembers comes after `Step`, and after x_s in what it returns.
+Update = Callable[..., Any]
 Defaults = Callable[[Problem, NoiseLevel, float | Array], Guidance]
 # (guidance, norms, levels) -> the same steps in the weights of another form
 Conversion = Callable[[Guidance, Array, NoiseLevel], Guidance]
@@ -67,13 +68,16 @@ class Sampler:
     """A published posterior sampler.
 
     name          how `SAMPLERS` calls it
-    update        (denoise, measurement, step) -> x_s
+    update        (denoise, measurement, step) -> x_s; with memory
+                  (denoise, measurement, step, *before) -> (x_s, *what is remembered)
     defaults      (problem, levels, factor) -> guidance, leaves [S]: the published defaults, in the
                   weights of the literal form where there is one (see `heuristic`)
     constraint    weight name -> "nonnegative" or "unit" (between 0 and 1)
     reference     title, year, arXiv number
     summary       the update in one line
     start         (measurement, level, y, eps) -> x_T, affine in (y, eps)
+    memory        how many signals a step hands to the next besides x_s: estimates of x_0 in mode
+                  coordinates, 0 before the first step
     state         "x_t", the noisy signal; or "x_0", an estimate of the clean one to which the
                   update itself adds the noise that the denoiser is to remove (RED-diff)
     equivariant   whether a step commutes with a shift of the prior mean: x_t by alpha_t mean, y by
@@ -99,6 +103,7 @@ class Sampler:
     reference: str
     summary: str
     start: Start = field(default=pure_noise)
+    memory: int = 0
     state: Literal["x_t", "x_0"] = "x_t"
     equivariant: bool = True
     literal: "Sampler | None" = None
@@ -131,6 +136,14 @@ class Sampler:
         )
 
         return from_literal(self, problem, levels, official)
+
+    def step(
+        self, denoise: Denoise, measurement: Measurement, step: Step, *before: Array
+    ) -> tuple[Array, ...]:
+        """x_s, and what is remembered: `memory` signals, as many as `before`."""
+        if not self.memory:
+            return (self.update(denoise, measurement, step),)
+        return self.update(denoise, measurement, step, *before)
 
     def centre(self, level: NoiseLevel) -> Array:
         """The multiple of the prior mean that the state is an estimate of."""

@@ -1,13 +1,22 @@
 """Diffusion posterior sampling (DPS)."""
 
+from typing import Any
+
 from jax import Array
 
 from .base import Denoise, Measurement, Sampler, Step, check_scale, constant, factory
-from .steps import ddim_step, misfit_descent, noise_estimate, norm_conversion
+from .steps import (
+    ddim_step,
+    extrapolated,
+    misfit_descent,
+    noise_estimate,
+    norm_conversion,
+    second_order,
+)
 
 
 @factory
-def dps(*, scale: float = 0.3, normalised: bool = False) -> Sampler:
+def dps(*, scale: float = 0.3, normalised: bool = False, multistep: bool = False) -> Sampler:
     """DDIM(eta), then a step down the gradient of the data misfit.
 
         r   = y - H x_hat(x_t)
@@ -33,25 +42,32 @@ def dps(*, scale: float = 0.3, normalised: bool = False) -> Sampler:
     """
     check_scale(scale)
 
-    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+    def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
         x_hat, descent = misfit_descent(denoise, measurement, step, normalised=normalised)
-        eps_hat = noise_estimate(step.x_t, x_hat, step.t)
-        return ddim_step(step, x_hat, eps_hat, step.guidance["eta"]) + descent
+        base = extrapolated(step, x_hat, before)
+        eps_hat = noise_estimate(step.x_t, base, step.t)
+        x_s = ddim_step(step, base, eps_hat, step.guidance["eta"]) + descent
+        return (x_s, x_hat) if multistep else x_s
 
     return Sampler(
         name="dps",
         update=update,
-        defaults=lambda problem, levels, factor: {
-            "scale": constant(scale * factor, levels),
-            "eta": constant(1.0, levels),
-        },
-        constraint={"scale" if normalised else "zeta": "nonnegative", "eta": "unit"},
+        defaults=lambda problem, levels, factor: (
+            {
+                "scale": constant(scale * factor, levels),
+                "eta": constant(1.0, levels),
+            }
+            | ({"extrapolation": second_order(levels)} if multistep else {})
+        ),
+        constraint={"scale" if normalised else "zeta": "nonnegative", "eta": "unit"}
+        | ({"extrapolation": "nonnegative"} if multistep else {}),
+        memory=int(multistep),
         reference="Chung et al., Diffusion Posterior Sampling, 2022, arXiv 2209.14687",
         summary=(
             "x_s = DDIM(eta) - scale grad ||y - H x_hat||"
             if normalised
             else "x_s = DDIM(eta) - zeta grad ||y - H x_hat||^2"
         ),
-        literal=None if normalised else dps(scale=scale, normalised=True),
+        literal=None if normalised else dps(scale=scale, normalised=True, multistep=multistep),
         **norm_conversion("zeta", "scale", lambda norm, levels: 2 * norm),
     )

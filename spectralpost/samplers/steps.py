@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..algebra import safe_sqrt
-from ..noise import NoiseLevel
+from ..algebra import safe_divide, safe_sqrt
+from ..noise import NoiseLevel, step_pairs
 from .base import Conversion, Denoise, Guidance, Measurement, Step
 
 
@@ -168,3 +168,25 @@ def pseudo_inverse(h: Array, threshold: float) -> Array:
 def projection(h: Array, threshold: float) -> Array:
     """H^+ H in mode coordinates: 1 for the modes that `pseudo_inverse` keeps, else 0."""
     return (h > threshold).astype(h.dtype)
+
+
+def extrapolated(step: Step, x_hat: Array, before: tuple[Array, ...]) -> Array:
+    """before + extrapolation (x_hat - before) with x_hat of the step before; else x_hat."""
+    if not before:
+        return x_hat
+    return before[0] + step.guidance["extrapolation"] * (x_hat - before[0])
+
+
+def second_order(levels: NoiseLevel) -> Array:
+    """The weights of `extrapolated` that make DDIM(0) DPM-Solver++(2M): [S].
+
+    1 + h_t / (2 h_before), h the gap of log(alpha / sigma) that a step spans; 1, which is DDIM, in
+    the first step and where a gap is infinite. Lu et al., "DPM-Solver++: Fast Solver for Guided
+    Sampling of Diffusion Probabilistic Models", 2022 (arXiv 2211.01095), algorithm 2.
+    """
+    t, s = step_pairs(levels)
+    known = (t.alpha > 0) & (s.sigma > 0)
+    ratio = jnp.where(known, s.alpha * t.sigma, 2) / jnp.where(known, t.alpha * s.sigma, 1)
+    h = jnp.where(known, jnp.log(ratio), 0)
+    weights = 1 + safe_divide(h[1:], 2 * h[:-1])
+    return jnp.concatenate([jnp.ones_like(weights[:1]), weights])

@@ -1,0 +1,214 @@
+"""Samplers that remember: several signals from step to step, in closed form, restored, learned."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import EPS, circular, decimated, expanded
+
+import spectralpost as sp
+from spectralpost.errors import InputError
+from spectralpost.learning import prepare
+from spectralpost.learning.generations import random_starts
+from spectralpost.literal_form import from_literal, to_literal
+from spectralpost.metrics import wasserstein2
+from spectralpost.noise import NoiseLevel, step_pairs
+from spectralpost.samplers.base import Measurement, Step
+from spectralpost.samplers.steps import second_order
+from spectralpost.transfer import sampler_transfer, trajectory
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+TWINS = {"circular": lambda: circular((4, 3)), "blocks": lambda: decimated((6, 2), 2, "average")}
+LEVELS = sp.vp_linear(4)
+SAMPLER = sp.SAMPLERS["dps"](multistep=True)
+
+
+def weights(seed, num=4):
+    rng = np.random.default_rng(seed)
+    return {
+        "zeta": jnp.asarray(rng.uniform(0.05, 0.3, num)),
+        "eta": jnp.asarray(rng.uniform(0, 1, num)),
+        "extrapolation": jnp.asarray(rng.uniform(0.3, 2, num)),
+    }
+
+
+def literal_run(twin, levels, guidance, start, y, noise):
+    """DPS with an extrapolated estimate, of vectors of pixels; noise [S, n]."""
+    H, C, mu = twin.H, twin.C, twin.mu
+    alpha, sigma = map(np.asarray, levels)
+    x, before = sigma[0] * start, np.zeros_like(mu)
+    for i, eps in enumerate(noise):
+        a, s, b, r = alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]
+        D = a * C @ np.linalg.inv(a**2 * C + s**2 * np.eye(len(mu)))
+        x_hat = mu + D @ (x - a * mu)
+        zeta, eta, w = (float(guidance[name][i]) for name in ("zeta", "eta", "extrapolation"))
+        base = before + w * (x_hat - before)
+        tau2 = 1 - (a * r / (b * s)) ** 2
+        eps_hat = (x - a * base) / s
+        pull = 2 * zeta * D.T @ H.T @ (y - H @ x_hat)
+        x = b * base + r * np.sqrt(1 - eta**2 * tau2) * eps_hat + eta * r * np.sqrt(tau2) * eps
+        x, before = x + pull, x_hat
+    return x
+
+
+@pytest.mark.parametrize("name", TWINS)
+@pytest.mark.parametrize("grid", [sp.vp_linear, sp.ve_karras])
+def test_transfer_is_the_literal_algorithm_in_pixels(name, grid):
+    """By probing the literal run with units: linear maps of start noise, y and fresh noise."""
+    twin, levels, guidance = TWINS[name](), grid(4), weights(0)
+    n, m = len(twin.mu), len(twin.H)
+    run = partial(literal_run, twin, levels, guidance)
+    zero, none = np.zeros(n), np.zeros((4, n))
+    c = run(zero, np.zeros(m), none)
+    A = np.stack([run(unit, np.zeros(m), none) - c for unit in np.eye(n)], axis=1)
+    B = np.stack([run(zero, unit, none) - c for unit in np.eye(m)], axis=1)
+    fresh = np.eye(4 * n).reshape(-1, 4, n)
+    N = np.stack([run(zero, np.zeros(m), unit) - c for unit in fresh], axis=1)
+    found = sampler_transfer(SAMPLER, twin.problem, levels, guidance)
+    V, U = twin.V, twin.U
+    offset = V.T @ (c - twin.mu + B @ twin.H @ twin.mu)
+    wanted = (V.T @ A @ V, V.T @ B @ U, V.T @ N @ N.T @ V)
+    # Matrices of condition up to 1e4 are inverted (noise levels from 6e-3 on), four times.
+    size = max(np.abs(part).max() for part in (*wanted, offset))
+    bound = 4 * n * EPS * 1e4 * size
+    for part, want in zip(found[:3], wanted, strict=True):
+        np.testing.assert_allclose(expanded(twin.problem, part), want, atol=bound)
+    np.testing.assert_allclose(np.ravel(found.offset), offset, atol=bound)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_without_extrapolation_it_is_the_sampler_itself(name):
+    problem = TWINS[name]().problem
+    guidance = weights(1) | {"extrapolation": jnp.ones(4)}
+    plain = {key: guidance[key] for key in ("zeta", "eta")}
+    mine = trajectory(SAMPLER, problem, LEVELS, guidance)
+    its = trajectory(sp.SAMPLERS["dps"](), problem, LEVELS, plain)
+    for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(its), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+def test_default_weights_are_dpm_solver():
+    """Without guidance and fresh noise, DPM-Solver++(2M) as in its paper, in lambda = log(a / s);
+    first and last step are DDIM's."""
+    levels = sp.vp_linear(5)
+    alpha, sigma = map(np.asarray, levels)
+    lam = np.log(alpha[:-1] / sigma[:-1])
+    rng, mean = np.random.default_rng(0), np.zeros(3)
+    problem = sp.make_problem(rng.uniform(0.1, 1, 3), np.ones(3), 0.1, mean)
+    measurement = Measurement(problem.response, problem.sigma_y, jnp.linalg.norm, lambda f, r: r)
+    extrapolation = second_order(levels)
+    x = expected = rng.normal(size=3)
+
+    def denoise(x, t):
+        return problem.spectrum * t.alpha * x / (t.alpha**2 * problem.spectrum + t.sigma**2)
+
+    before, last = jnp.zeros(3), None
+    t, s = step_pairs(levels)
+    for i in range(5):
+        at = lambda level, i=i: NoiseLevel(level.alpha[i], level.sigma[i])  # noqa: E731
+        guidance = {"zeta": 0.0, "eta": 0.0, "extrapolation": extrapolation[i]}
+        step = Step(at(t), at(s), jnp.asarray(x), jnp.zeros(3), jnp.zeros(3), guidance)
+        estimate = np.asarray(denoise(expected, at(t)))
+        x, before = SAMPLER.step(denoise, measurement, step, before)
+        D, h = estimate, 0.0
+        if 0 < i < 4:
+            h = lam[i + 1] - lam[i]
+            r = (lam[i] - lam[i - 1]) / h
+            D = (1 + 1 / (2 * r)) * estimate - 1 / (2 * r) * last
+        if i < 4:
+            h = lam[i + 1] - lam[i]
+            expected = sigma[i + 1] / sigma[i] * expected - alpha[i + 1] * np.expm1(-h) * D
+        else:
+            expected = D  # sigma = 0
+        last = estimate
+        np.testing.assert_allclose(x, expected, rtol=1e-11)
+    assert extrapolation[0] == extrapolation[4] == 1
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_jacobian_is_the_derivative(name):
+    """Residuals have the sum and the gradient of the loss, levels and limits included."""
+    problem = TWINS[name]().problem
+    prepared = prepare(
+        SAMPLER,
+        [problem],
+        LEVELS,
+        weights(2),
+        ("zeta", "extrapolation"),
+        freedom=sp.Freedom(levels=True),
+        prices=sp.Prices(max_amplification=1.01, smoothness=0.1),
+    )
+    loss = prepared.loss
+    vector = random_starts(loss, (prepared.heuristic, prepared.constant), 3, seed=0)[2]
+    r, jacobian = loss.linearised(vector)
+    value, gradient = jax.value_and_grad(loss)(vector)
+    # Two orders of computing the same sums; roots amplify rounding by their slopes, up to 1e4.
+    np.testing.assert_allclose(jnp.sum(r**2), value, rtol=1e-10)
+    np.testing.assert_allclose(2 * jacobian.T @ r, gradient, rtol=1e-7, atol=1e-9 * value)
+
+
+@pytest.mark.parametrize("degradation", [sp.gaussian_blur((8, 8), 1.0), sp.downsample((8, 8), 2)])
+def test_restored_images_have_the_moments_of_the_closed_form(degradation):
+    prior, guidance = sp.power_law((8, 8), mean=0.4), weights(4)
+    y = sp.measure(degradation, sp.draw(prior, 1)[0], 0.2, jax.random.key(0))
+    moments = sp.simulate(
+        SAMPLER,
+        sp.GaussianDenoiser.of(prior),
+        degradation,
+        y,
+        LEVELS,
+        guidance,
+        jax.random.key(1),
+        sigma_y=0.2,
+        num_runs=2048,
+        batch_size=512,
+    )
+    problem = sp.image_problem(prior, degradation, 0.2)
+    law = sampler_transfer(SAMPLER, problem, LEVELS, guidance)
+    apart = degradation.to_measurement_modes(y) - problem.response * problem.mean
+    if problem.basis is None:
+        mean, var = law.data_gain * apart, law.state_gain**2 + law.noise_cov
+    else:
+        mean = jnp.einsum("bij,bj->bi", law.data_gain, apart)
+        cov = law.state_gain @ law.state_gain.mT + law.noise_cov
+        var = jnp.diagonal(cov, axis1=-2, axis2=-1)
+    gap = moments.mean - (problem.mean + mean + law.offset)
+    assert np.abs(gap / np.sqrt(var / moments.num_runs)).max() < 4.5  # of 64 modes
+    assert np.abs(moments.var / var - 1).max() < 4.5 * np.sqrt(2 / moments.num_runs)
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_official_weights_and_back(name):
+    """Norms of a sampler that remembers: mean-field, along the trajectory of all its signals."""
+    problem, guidance = TWINS[name]().problem, weights(5)
+    literal = to_literal(SAMPLER, problem, LEVELS, guidance)
+    back = from_literal(SAMPLER, problem, LEVELS, literal)
+    for key, value in guidance.items():
+        np.testing.assert_allclose(back[key], value, rtol=1e-10)
+    one = sampler_transfer(SAMPLER, problem, LEVELS, guidance)
+    other = sampler_transfer(SAMPLER.literal, problem, LEVELS, literal)
+    for mine, its in zip(one, other, strict=True):
+        np.testing.assert_allclose(mine, its, rtol=1e-10, atol=1e-12)
+
+
+def test_memory_is_learned_and_pays():
+    """The search starts from schedules without it, and ends below the best of these."""
+    problem, _ = sp.bin_modes(
+        sp.image_problem(sp.power_law((32, 32)), sp.gaussian_blur((32, 32), 2.0), 0.05), 60
+    )
+    search = sp.Search(starts=6, max_iterations=60)
+    plain = sp.learn(sp.SAMPLERS["dps"](), problem, LEVELS, search=search)
+    memory = sp.learn(SAMPLER, problem, LEVELS, search=search)
+    assert memory.loss < 0.95 * plain.loss
+    assert wasserstein2(
+        problem, sampler_transfer(SAMPLER, problem, LEVELS, memory.guidance)
+    ) == pytest.approx(memory.loss, rel=1e-10)
+
+
+def test_chunks_are_for_samplers_without_memory():
+    problem = circular((4, 3)).problem
+    with pytest.raises(InputError, match="a sampler without norms and memory"):
+        sp.loss_and_gradient(SAMPLER, problem, LEVELS, weights(6), ("zeta",))
