@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import EPS, circular, decimated, expanded
+from cases import EPS, circular, decimated, expanded, random_guidance
 
 import spectralpost as sp
 from spectralpost.errors import InputError
@@ -79,13 +79,14 @@ def test_transfer_is_the_literal_algorithm_in_pixels(name, grid):
     np.testing.assert_allclose(np.ravel(found.offset), offset, atol=bound)
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_without_extrapolation_it_is_the_sampler_itself(name):
-    problem = TWINS[name]().problem
-    guidance = weights(1) | {"extrapolation": jnp.ones(4)}
-    plain = {key: guidance[key] for key in ("zeta", "eta")}
-    mine = trajectory(SAMPLER, problem, LEVELS, guidance)
-    its = trajectory(sp.SAMPLERS["dps"](), problem, LEVELS, plain)
+@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir", "mpgd"])
+def test_without_extrapolation_it_is_the_sampler_itself(name, twin):
+    problem = TWINS[twin]().problem
+    guidance = random_guidance(name, 1, 4)
+    memory = guidance | {"extrapolation": jnp.ones(4)}
+    mine = trajectory(sp.SAMPLERS[name](multistep=True), problem, LEVELS, memory)
+    its = trajectory(sp.SAMPLERS[name](), problem, LEVELS, guidance)
     for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(its), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
 

@@ -1,14 +1,16 @@
 """Denoising diffusion models for plug-and-play image restoration (DiffPIR)."""
 
+from typing import Any
+
 from jax import Array
 
 from ..algebra import safe_divide, safe_sqrt
 from .base import Denoise, Measurement, Sampler, Step, constant, factory
-from .steps import ddnm_step, noise_estimate
+from .steps import ddnm_step, extrapolated, noise_estimate, remembering
 
 
 @factory
-def diffpir(*, official_units: bool = False) -> Sampler:
+def diffpir(*, official_units: bool = False, multistep: bool = False) -> Sampler:
     """A proximal data step on x_hat, then a step that replaces part of the noise.
 
         rho    = lambda sigma_y^2 alpha_t^2 / sigma_t^2
@@ -25,20 +27,25 @@ def diffpir(*, official_units: bool = False) -> Sampler:
     skips the data step at its last index; this starts from pure noise. Its clipping of x_hat is not
     modelled.
 
-    Weights: lambda_ >= 0, default 1 (1/4 in official units); zeta in [0, 1], default 0.1.
+    multistep: x_hat' is extrapolated (`steps.extrapolated`) after the data step.
+
+    Weights: lambda_ >= 0, default 1 (1/4 in official units); zeta in [0, 1], default 0.1; with
+    multistep extrapolation >= 0.
     """
     default = 0.25 if official_units else 1.0
 
-    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+    def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
         t, _, x_t, y, _, guidance = step
         h = measurement.response
         x_hat = denoise(x_t, t)
         rho = guidance["lambda_"] * (measurement.sigma_y * t.alpha / t.sigma) ** 2
         # Guarded for rho = 0 (a rectified flow starts at alpha = 0) where h = 0 too.
         x_hat = x_hat + safe_divide(h, h**2 + rho) * (y - h * x_hat)
-        return ddnm_step(step, x_hat, noise_estimate(x_t, x_hat, t), safe_sqrt(guidance["zeta"]))
+        base = extrapolated(step, x_hat, before)
+        x_s = ddnm_step(step, base, noise_estimate(x_t, base, t), safe_sqrt(guidance["zeta"]))
+        return (x_s, x_hat) if before else x_s
 
-    return Sampler(
+    sampler = Sampler(
         name="diffpir",
         update=update,
         defaults=lambda problem, levels, factor: {
@@ -49,3 +56,4 @@ def diffpir(*, official_units: bool = False) -> Sampler:
         reference="Zhu et al., DiffPIR, 2023, arXiv 2305.08995",
         summary="x_hat' = prox of ||y - H x||^2 at x_hat, rho = lambda_ sigma_y^2 alpha^2/sigma^2",
     )
+    return remembering(sampler) if multistep else sampler

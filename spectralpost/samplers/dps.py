@@ -11,7 +11,7 @@ from .steps import (
     misfit_descent,
     noise_estimate,
     norm_conversion,
-    second_order,
+    remembering,
 )
 
 
@@ -37,8 +37,12 @@ def dps(*, scale: float = 0.3, normalised: bool = False, multistep: bool = False
     "fixed small" variance here), and the last of the official steps, t = 0, adding no noise is met
     by ending the grid at sigma = 0.
 
-    Weights: zeta (or scale) >= 0; eta in [0, 1], default 1, the ancestral DDPM step.
-    The default zeta is the official scale, converted by the mean-field norm at each step.
+    multistep: DDIM from `steps.extrapolated` estimates, with eta = 0 and the default weights
+    DPM-Solver++(2M); the gradient stays that of x_hat itself.
+
+    Weights: zeta (or scale) >= 0; eta in [0, 1], default 1, the ancestral DDPM step; with
+    multistep extrapolation >= 0. The default zeta is the official scale, converted by the
+    mean-field norm at each step.
     """
     check_scale(scale)
 
@@ -47,21 +51,16 @@ def dps(*, scale: float = 0.3, normalised: bool = False, multistep: bool = False
         base = extrapolated(step, x_hat, before)
         eps_hat = noise_estimate(step.x_t, base, step.t)
         x_s = ddim_step(step, base, eps_hat, step.guidance["eta"]) + descent
-        return (x_s, x_hat) if multistep else x_s
+        return (x_s, x_hat) if before else x_s
 
-    return Sampler(
+    sampler = Sampler(
         name="dps",
         update=update,
-        defaults=lambda problem, levels, factor: (
-            {
-                "scale": constant(scale * factor, levels),
-                "eta": constant(1.0, levels),
-            }
-            | ({"extrapolation": second_order(levels)} if multistep else {})
-        ),
-        constraint={"scale" if normalised else "zeta": "nonnegative", "eta": "unit"}
-        | ({"extrapolation": "nonnegative"} if multistep else {}),
-        memory=int(multistep),
+        defaults=lambda problem, levels, factor: {
+            "scale": constant(scale * factor, levels),
+            "eta": constant(1.0, levels),
+        },
+        constraint={"scale" if normalised else "zeta": "nonnegative", "eta": "unit"},
         reference="Chung et al., Diffusion Posterior Sampling, 2022, arXiv 2209.14687",
         summary=(
             "x_s = DDIM(eta) - scale grad ||y - H x_hat||"
@@ -71,3 +70,4 @@ def dps(*, scale: float = 0.3, normalised: bool = False, multistep: bool = False
         literal=None if normalised else dps(scale=scale, normalised=True, multistep=multistep),
         **norm_conversion("zeta", "scale", lambda norm, levels: 2 * norm),
     )
+    return remembering(sampler) if multistep else sampler

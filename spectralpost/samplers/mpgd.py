@@ -1,15 +1,19 @@
 """Manifold preserving guided diffusion (MPGD), without its projection."""
 
+from typing import Any
+
 from jax import Array
 
 from ..noise import NoiseLevel, num_steps_of, step_pairs
 from ..problem import Problem
 from .base import Denoise, Guidance, Measurement, Sampler, Step, check_scale, constant, factory
-from .steps import ddim_step, noise_estimate, norm_conversion
+from .steps import ddim_step, extrapolated, noise_estimate, norm_conversion, remembering
 
 
 @factory
-def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
+def mpgd(
+    *, scale: float | None = None, normalised: bool = False, multistep: bool = False
+) -> Sampler:
     """A gradient step on x_hat itself, without differentiating the denoiser; then DDIM(eta).
 
         r      = y - H x_hat
@@ -25,26 +29,30 @@ def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
 
     The second form is not affine; its closed form uses the mean-field norm (`transfer`).
 
-    Weights: scale >= 0; eta in [0, 1], default 0.5. The default scale of the first form is the
-    official one, converted by the mean-field norm at each step.
+    multistep: the unguided x_hat is extrapolated (`steps.extrapolated`) before it is guided.
+
+    Weights: scale >= 0; eta in [0, 1], default 0.5; with multistep extrapolation >= 0. The default
+    scale of the first form is the official one, converted by the mean-field norm at each step.
     """
     if scale is not None:
         check_scale(scale)
 
-    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+    def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
         h, weight = measurement.response, step.guidance["scale"]
         x_hat = denoise(step.x_t, step.t)
-        eps_hat = noise_estimate(step.x_t, x_hat, step.t)
+        base = extrapolated(step, x_hat, before)
+        eps_hat = noise_estimate(step.x_t, base, step.t)
         r = step.y - h * x_hat
         if normalised:
             weight = weight / (step.s.alpha * measurement.norm(r))
-        return ddim_step(step, x_hat + weight * h * r, eps_hat, step.guidance["eta"])
+        x_s = ddim_step(step, base + weight * h * r, eps_hat, step.guidance["eta"])
+        return (x_s, x_hat) if before else x_s
 
     def defaults(problem: Problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
         value = 17.5 * (20 / num_steps_of(levels)) ** 0.917 if scale is None else scale
         return {"scale": constant(value * factor, levels), "eta": constant(0.5, levels)}
 
-    return Sampler(
+    sampler = Sampler(
         name="mpgd",
         update=update,
         defaults=defaults,
@@ -56,6 +64,7 @@ def mpgd(*, scale: float | None = None, normalised: bool = False) -> Sampler:
             if normalised
             else "x_hat' = x_hat + scale H^T r, eps_hat kept"
         ),
-        literal=None if normalised else mpgd(scale=scale, normalised=True),
+        literal=None if normalised else mpgd(scale=scale, normalised=True, multistep=multistep),
         **norm_conversion("scale", "scale", lambda R, levels: step_pairs(levels)[1].alpha * R),
     )
+    return remembering(sampler) if multistep else sampler

@@ -1,15 +1,28 @@
 """Pseudo-inverse guided diffusion models (PiGDM)."""
 
+from typing import Any
+
 from jax import Array
 
 from ..noise import NoiseLevel
 from .base import Denoise, Measurement, Sampler, Step, constant, factory, pure_noise
-from .steps import ddim_step, denoise_with_vjp, noise_estimate, pseudo_inverse
+from .steps import (
+    ddim_step,
+    denoise_with_vjp,
+    extrapolated,
+    noise_estimate,
+    pseudo_inverse,
+    remembering,
+)
 
 
 @factory
 def pigdm(
-    *, noiseless: bool = False, start_from_y: bool = False, threshold: float = 0.03
+    *,
+    noiseless: bool = False,
+    start_from_y: bool = False,
+    threshold: float = 0.03,
+    multistep: bool = False,
 ) -> Sampler:
     """DDIM(eta) plus the likelihood score of x_0 | x_t ~ N(x_hat, r_t^2 I).
 
@@ -25,10 +38,13 @@ def pigdm(
     as zero for blurs (`threshold`, by axis there, of H here), and starts from x_T = alpha_T H^+ y +
     sigma_T eps (`start_from_y`).
 
-    Weights: weight >= 0, default 1; eta in [0, 1], default 0.
+    multistep: DDIM from `steps.extrapolated` estimates, with the default weights DPM-Solver++(2M);
+    the gradient stays that of x_hat itself.
+
+    Weights: weight >= 0, default 1; eta in [0, 1], default 0; with multistep extrapolation >= 0.
     """
 
-    def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
+    def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
         t, s, x_t, y, _, guidance = step
         h, sigma_y = measurement.response, measurement.sigma_y
         x_hat, vjp = denoise_with_vjp(denoise, x_t, t)
@@ -38,14 +54,16 @@ def pigdm(
         else:
             r2 = t.sigma**2 / (t.sigma**2 + t.alpha**2)
             g = vjp(r2 * h * r / (r2 * h**2 + sigma_y**2))
-        x_s = ddim_step(step, x_hat, noise_estimate(x_t, x_hat, t), guidance["eta"])
-        return x_s + guidance["weight"] * s.alpha * t.alpha * g
+        base = extrapolated(step, x_hat, before)
+        x_s = ddim_step(step, base, noise_estimate(x_t, base, t), guidance["eta"])
+        x_s = x_s + guidance["weight"] * s.alpha * t.alpha * g
+        return (x_s, x_hat) if before else x_s
 
     def informed(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
         inverse = pseudo_inverse(measurement.response, threshold)
         return level.alpha * inverse * y + level.sigma * eps
 
-    return Sampler(
+    sampler = Sampler(
         name="pigdm",
         update=update,
         defaults=lambda problem, levels, factor: {
@@ -62,3 +80,4 @@ def pigdm(
         ),
         start=informed if start_from_y else pure_noise,
     )
+    return remembering(sampler) if multistep else sampler

@@ -1,6 +1,7 @@
 """Arithmetic that published steps share."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypedDict
 
 import jax
@@ -9,7 +10,7 @@ from jax import Array
 
 from ..algebra import safe_divide, safe_sqrt
 from ..noise import NoiseLevel, step_pairs
-from .base import Conversion, Denoise, Guidance, Measurement, Step
+from .base import Conversion, Denoise, Guidance, Measurement, Sampler, Step
 
 
 def noise_estimate(x_t: Array, x_hat: Array, t: NoiseLevel) -> Array:
@@ -175,6 +176,19 @@ def extrapolated(step: Step, x_hat: Array, before: tuple[Array, ...]) -> Array:
     if not before:
         return x_hat
     return before[0] + step.guidance["extrapolation"] * (x_hat - before[0])
+
+
+def remembering(sampler: Sampler) -> Sampler:
+    """The sampler whose update takes the estimate of the step before and returns its own as well:
+    with a weight for `extrapolated`, by default that of `second_order`."""
+    return replace(
+        sampler,
+        memory=1,
+        constraint=sampler.constraint | {"extrapolation": "nonnegative"},
+        defaults=lambda problem, levels, factor: (
+            sampler.defaults(problem, levels, factor) | {"extrapolation": second_order(levels)}
+        ),
+    )
 
 
 def second_order(levels: NoiseLevel) -> Array:
