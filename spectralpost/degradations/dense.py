@@ -1,9 +1,9 @@
-"""Degradations that mix all frequencies: one block of all modes, for small images and windows.
+"""Degradations that mix all frequencies: one block of all modes.
 
 Inpainting keeps pixels, of which none is an eigenvector of a stationary prior; of a given matrix
 nothing is known. `restore` runs inpainting at any size, since its modes are the pixels themselves.
-Closed forms need matrices of n x n for n pixels: up to `LARGEST`. A schedule for larger images is
-learned on a window of them (docs/conventions.md).
+Closed forms need matrices of n x n for n pixels: up to `LARGEST`. Masks of larger images
+are modelled by small ones (`spectralpost.inpainting`).
 """
 
 from collections.abc import Callable
@@ -151,8 +151,8 @@ def _one_block(
     n = int(np.prod(shape))
     if n > LARGEST:
         raise InputError(
-            f"{name}: one block of {times(shape)} pixels, at most {LARGEST} are possible; learn on "
-            "a window, such as 16x16, and restore images of any size with its schedule"
+            f"{name}: one block of {times(shape)} pixels, at most {LARGEST} are possible; "
+            "inpainting_problem models masks of larger images"
         )
     units = np.eye(n).reshape(n, *shape)
     vectors = hartley(units, tuple(range(1, len(shape) + 1))).reshape(n, n)
