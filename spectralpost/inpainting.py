@@ -135,13 +135,17 @@ def _rows(
     tiles = _tiles(_coarser(mask, coarse), size, num_tiles, seed)
     planes = 1 if prior.axes is None else len(prior.axes)
     level = prior.mean.reshape(planes, -1).mean(axis=1)
-    if coarse == 1:
-        grid = tuple(n // size * size for n in mask.shape)
-        spectra = resized(replace(prior, mean=np.zeros_like(prior.mean)), grid).spectrum
-        at, spectra = frequency(grid), spectra.reshape(planes, *grid)
-        return [_repeated(tiles, one, at, level[i], num_blocks) for i, one in enumerate(spectra)]
-    spectra, known = prior.spectrum.reshape(planes, *mask.shape), float(mask.mean())
-    return [_coarsely(tiles[0], one, level[i], known, size) for i, one in enumerate(spectra)]
+    # Of a coarse tile its part of the image, which stands for all parts.
+    grid = tuple(n // size * size if coarse == 1 else min(size * coarse, n) for n in mask.shape)
+    spectra = resized(replace(prior, mean=np.zeros_like(prior.mean)), grid).spectrum
+    found = []
+    for one, grey in zip(spectra.reshape(planes, *grid), level, strict=True):
+        if coarse == 1:
+            rows = _repeated(tiles, one, frequency(grid), grey, num_blocks)
+        else:
+            rows = _coarsely(tiles[0], one, grey, float(mask.mean()), size)
+        found.append(rows._replace(weight=rows.weight * (mask.size / one.size)))
+    return found
 
 
 def _repeated(

@@ -131,7 +131,7 @@ def test_a_block_degradation_is_made_again_from_a_file():
         (lambda: sp.on_canvas(sp.downsample((8, 8), 2)), "'downsample': crops are extended for"),
         (
             lambda: sp.image_problem(sp.power_law((64, 64)), sp.inpaint((64, 64)), 0.1),
-            "inpaint: one block of 64x64 pixels, at most 1024 are possible; inpainting_problem models",
+            "one block of 64x64 pixels, at most 1024 are possible; inpainting_problem models masks",
         ),
     ],
 )
