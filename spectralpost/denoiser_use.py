@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .affine import ModelDenoiser, solver
 from .noise import NoiseLevel
 from .problem import Problem
 from .samplers.base import Measurement, Sampler, Step
-from .transfer import ModelDenoiser, solver
 
 
 def denoiser_calls(sampler: Sampler, problem: Problem) -> int:

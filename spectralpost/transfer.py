@@ -4,17 +4,13 @@ Under a Gaussian prior a step is an affine map of (x_t, y, fresh noise), so its 
 tangents is the step's transfer function, mode by mode. Steps are composed by `lax.scan`; one step,
 a prefix and a whole sampler are the same type.
 
-A sampler with memory carries several signals: its steps are affine maps of all of them, blocks of
-(memory + 1) k numbers for each block of k modes (k = 1 of independent modes). What comes out is the
-first (`signal`).
-
 Norm-normalised samplers (`measurement.norm`) are not affine. Their mean-field closure takes for
 ||u|| its root mean square under the current law, R = sqrt(E ||u||^2), which is known in closed
 form; the norm concentrates as the number of pixels grows, so this is asymptotically exact.
 """
 
-from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import jax
@@ -22,58 +18,23 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .algebra import (
-    apply_gain,
-    congruence,
-    diagonal,
-    divide,
-    floating,
-    identity_gain,
-    multiply,
-    safe_sqrt,
+from .affine import (
+    Transfer,
+    affine,
+    compose,
+    identity_transfer,
+    measurement_of,
+    model_update,
+    nothing,
+    signal,
+    slopes,
+    together,
 )
+from .algebra import apply_gain, congruence, diagonal, floating, identity_gain, safe_sqrt
 from .noise import NoiseLevel, check_levels, step_pairs
 from .prior import noisy_variance
-from .problem import (
-    Problem,
-    denoise,
-    denoiser_jacobian,
-    measurement_cov,
-    num_pixels,
-    per_pixel,
-)
-from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
-
-Norm = Callable[[Array], Array]
-
-
-class ModelDenoiser(NamedTuple):
-    """The denoiser of the model, in mode coordinates; relative to the prior mean, or (mean given)
-    of signals as they are."""
-
-    problem: Problem
-    mean: Array | None = None
-
-    def __call__(self, x: Array, level: NoiseLevel) -> Array:
-        if self.mean is None:
-            return denoise(self.problem, x, level)
-        return self.mean + denoise(self.problem, x - level.alpha * self.mean, level)
-
-    def vjp(self, x: Array, level: NoiseLevel) -> tuple[Array, Callable[[Array], Array]]:
-        """x_hat and v -> J^T v, for `samplers.steps.denoise_with_vjp`."""
-        return self(x, level), lambda v: denoiser_jacobian(self.problem, v, level)
-
-
-class Transfer(NamedTuple):
-    """x_out = state_gain x_in + data_gain y + offset + N(0, noise_cov), relative to the mean.
-
-    Of several signals (`Sampler.memory`) K = (memory + 1) k in place of k, where x stands for them.
-    """
-
-    state_gain: Array  # [F] | [B, k, k]
-    data_gain: Array  # [F] | [B, k, k]
-    noise_cov: Array  # variances [F] | covariances [B, k, k]
-    offset: Array  # [F] | [B, k]; 0 for most steps, not for a start that does not know the mean
+from .problem import Problem, measurement_cov, num_pixels, per_pixel
+from .samplers.base import Guidance, Sampler, check_guidance
 
 
 class Trajectory(NamedTuple):
@@ -82,35 +43,6 @@ class Trajectory(NamedTuple):
     total: Transfer  # start included
     norms: Array  # mean-field norms that each step divides by, [S, norms per step]
     amplification: Array  # of the signal that each step hands to the denoiser, worst mode, [S]
-
-
-def compose(first: Transfer, second: Transfer) -> Transfer:
-    """First one, then the other. Associative; `identity_transfer` is its neutral element."""
-    gain = second.state_gain
-    return Transfer(
-        multiply(gain, first.state_gain),
-        multiply(gain, first.data_gain) + second.data_gain,
-        congruence(gain, first.noise_cov) + second.noise_cov,
-        apply_gain(gain, first.offset) + second.offset,
-    )
-
-
-def identity_transfer(problem: Problem, memory: int = 0) -> Transfer:
-    """x_out = x_in."""
-    zero, y, _ = _nothing(problem, memory)
-    one = identity_gain(zero)
-    data = jnp.zeros_like(one) if zero.ndim == 1 else jnp.zeros((*zero.shape, y.shape[-1]), y.dtype)
-    return Transfer(one, data, jnp.zeros_like(one), zero)
-
-
-def signal(problem: Problem, law: Transfer) -> Transfer:
-    """The transfer to x alone, of all signals that are carried."""
-    if law.offset.shape == problem.spectrum.shape:
-        return law
-    k = 1 if problem.basis is None else problem.spectrum.shape[-1]
-    state_gain, data_gain, noise_cov = (gain[..., :k, :k] for gain in law[:3])
-    x = Transfer(state_gain, data_gain, noise_cov, law.offset[..., :k])
-    return x if problem.basis is not None else Transfer(*(part.reshape(-1) for part in x))
 
 
 def step_transfer(
@@ -130,9 +62,9 @@ def step_transfer(
     def update(mean: Array | None, *inputs: Array) -> Array:
         remaining = iter(norms)
         norm = lambda u: next(remaining)  # noqa: E731
-        return _update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
+        return model_update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
 
-    transfer = _affine(sampler, problem, t, update)
+    transfer = affine(sampler, problem, t, update)
     if sampler.equivariant:
         return transfer
     return transfer._replace(offset=transfer.offset - sampler.centre(s) * problem.mean)
@@ -143,13 +75,13 @@ def start_transfer(sampler: Sampler, problem: Problem, level: NoiseLevel) -> Tra
 
     The offset is what the start, which does not know the prior mean, misses of alpha_T mean.
     """
-    measurement = _measurement(problem, jnp.linalg.norm)
+    measurement = measurement_of(problem, jnp.linalg.norm)
 
     def start(eps: Array, y: Array) -> Array:
         return sampler.start(measurement, level, y, eps)
 
     zero = jnp.zeros_like(problem.mean)
-    state_gain, data_gain = _slopes(start, zero, zero)
+    state_gain, data_gain = slopes(start, zero, zero)
     offset = start(zero, problem.response * problem.mean) - sampler.centre(level) * problem.mean
     if not sampler.memory:
         return Transfer(state_gain, data_gain, jnp.zeros_like(state_gain), offset)
@@ -158,7 +90,7 @@ def start_transfer(sampler: Sampler, problem: Problem, level: NoiseLevel) -> Tra
         state_gain, data_gain = state_gain[:, None, None], data_gain[:, None, None]
     more = [(0, 0), (0, sampler.memory * state_gain.shape[-1]), (0, 0)]
     state_gain, data_gain = jnp.pad(state_gain, more), jnp.pad(data_gain, more)
-    offset = _together(problem, [offset, *[-problem.mean] * sampler.memory])
+    offset = together(problem, [offset, *[-problem.mean] * sampler.memory])
     return Transfer(state_gain, data_gain, 0 * identity_gain(offset), offset)
 
 
@@ -232,11 +164,6 @@ def second_moment(problem: Problem, law: Transfer) -> Array:
     return num_pixels(problem) * per_pixel(problem, _mean_square(problem, law))
 
 
-def solver(problem: Problem) -> Callable[[Callable[[Array], Array], Array], Array]:
-    """The exact `Measurement.solve`: an operator that keeps modes (blocks) apart, read off it."""
-    return lambda operator, r: divide(_slopes(operator, jnp.zeros_like(problem.spectrum))[0], r)
-
-
 # -------------------------------------------------------------------------------------- machinery
 
 
@@ -272,14 +199,14 @@ def norms_asked(
         seen: list[Array] = []
 
         def norm(u: Array) -> Array:
-            seen.append(_together(problem, [u]) if sampler.memory else u)
+            seen.append(together(problem, [u]) if sampler.memory else u)
             return norms[len(seen) - 1] if len(seen) <= len(norms) else jnp.ones((), u.dtype)
 
-        _update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
+        model_update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
         return seen
 
     for i in range(_num_norms(sampler, problem.spectrum.shape, problem.spectrum.dtype)):
-        u = _affine(sampler, problem, t, lambda *inputs, i=i: asked(*inputs)[i])
+        u = affine(sampler, problem, t, lambda *inputs, i=i: asked(*inputs)[i])
         norms.append(safe_sqrt(second_moment(problem, compose(law, u))))
     return norms
 
@@ -299,87 +226,10 @@ def _num_norms(sampler: Sampler, shape: tuple[int, ...], dtype: np.dtype) -> int
         problem = Problem(spectrum, spectrum, basis, 0 * spectrum, weight, one)
         guidance_t = dict.fromkeys(sampler.constraint, one)
         t, s = NoiseLevel(one, 2 * one), NoiseLevel(one, one)
-        inputs = _nothing(problem, sampler.memory)
-        return _update(sampler, problem, t, s, guidance_t, norm, None, *inputs)
+        inputs = nothing(problem, sampler.memory)
+        return model_update(sampler, problem, t, s, guidance_t, norm, None, *inputs)
 
     basis = jax.ShapeDtypeStruct((*shape, shape[-1]), dtype) if len(shape) == 2 else None
     one = jax.ShapeDtypeStruct((), dtype)
     jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype), basis, one)
     return count
-
-
-def _affine(
-    sampler: Sampler, problem: Problem, t: NoiseLevel, fn: Callable[..., Array]
-) -> Transfer:
-    """The transfer of fn(mean, x_t, y, eps), affine in the last three.
-
-    With mean None all is relative to the prior mean. The offset is fn where x_t and y are just
-    what the mean gives, or 0 where that is known.
-    """
-    inputs = _nothing(problem, sampler.memory)
-    out = jax.eval_shape(partial(fn, None), *inputs)
-    gains = _slopes(partial(fn, None), *inputs)
-    offset = jnp.zeros(out.shape, out.dtype)
-    if not sampler.equivariant:
-        mean = problem.mean
-        offset = fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)
-    return Transfer(gains[0], gains[1], congruence(gains[2]), offset)
-
-
-def _update(
-    sampler: Sampler,
-    problem: Problem,
-    t: NoiseLevel,
-    s: NoiseLevel,
-    guidance_t: Guidance,
-    norm: Norm,
-    mean: Array | None,
-    x_t: Array,
-    y: Array,
-    eps: Array,
-) -> Array:
-    """One update with the exact denoiser, for signals relative to the prior mean or (mean given)
-    as they are. With memory, x_t and what is returned are all signals that are carried."""
-    measurement = _measurement(problem, norm)
-    denoiser = ModelDenoiser(problem, mean)
-    if not sampler.memory:
-        return sampler.step(denoiser, measurement, Step(t, s, x_t, y, eps, guidance_t))[0]
-    of_signals = lambda x: x.reshape(problem.spectrum.shape)  # noqa: E731
-    x_t, *before = map(of_signals, jnp.split(x_t, sampler.memory + 1, axis=-1))
-    step = Step(t, s, x_t, of_signals(y), of_signals(eps), guidance_t)
-    return _together(problem, sampler.step(denoiser, measurement, step, *before))
-
-
-def _measurement(problem: Problem, norm: Norm) -> Measurement:
-    return Measurement(problem.response, problem.sigma_y, norm, solver(problem))
-
-
-def _nothing(problem: Problem, memory: int) -> list[Array]:
-    """x_t, y and eps of zeros: [F] | [B, k]; with memory [F, memory + 1] | [B, (memory + 1) k] and
-    [F, 1] | [B, k]."""
-    zero = jnp.zeros_like(problem.spectrum)
-    if not memory:
-        return [zero] * 3
-    one = zero[:, None] if problem.basis is None else zero
-    return [jnp.tile(one, memory + 1), one, one]
-
-
-def _together(problem: Problem, signals: Sequence[Array]) -> Array:
-    """Signals [F] | [B, k] beside each other: [F, m] | [B, m k]."""
-    if problem.basis is None:
-        return jnp.stack(list(signals), axis=-1)
-    return jnp.concatenate(list(signals), axis=-1)
-
-
-def _slopes(fn: Callable[..., Array], *inputs: Array) -> list[Array]:
-    """The derivatives of an affine fn by each input: [F] | [B, rows, columns].
-
-    Modes (blocks) do not mix, so one cotangent of ones (one per mode of a block) finds them all;
-    in reverse mode, since that takes one pass through fn for all inputs.
-    """
-    out, pull = jax.vjp(fn, *inputs)
-    if out.ndim == 1:
-        return list(pull(jnp.ones_like(out)))
-    units = jnp.eye(out.shape[-1], dtype=out.dtype)[:, None, :]
-    rows = jax.vmap(pull, out_axes=-2)(jnp.broadcast_to(units, (units.shape[0], *out.shape)))
-    return list(rows)

@@ -18,6 +18,7 @@ import pytest
 from cases import EPS, TWINS, Twin, circular, condition_number, expanded, many_blocks
 from test_restoration import prior_samples
 
+from spectralpost.affine import solver
 from spectralpost.degradations import Degradation, gaussian_blur
 from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.merging import unique_modes
@@ -32,7 +33,7 @@ from spectralpost.samplers.dps import dps
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.mpgd import mpgd
 from spectralpost.samplers.reddiff import reddiff
-from spectralpost.transfer import Trajectory, sampler_transfer, solver, trajectory
+from spectralpost.transfer import Trajectory, sampler_transfer, trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -35,6 +35,7 @@ from cases import (
     rounding,
 )
 
+from spectralpost.affine import solver
 from spectralpost.algebra import congruence, identity_gain, root
 from spectralpost.noise import NoiseLevel, step_pairs
 from spectralpost.problem import Problem, denoise, ideal_posterior
@@ -49,7 +50,6 @@ from spectralpost.samplers.tmpd import tmpd
 from spectralpost.transfer import (
     Transfer,
     compose,
-    solver,
     start_transfer,
     step_transfer,
 )

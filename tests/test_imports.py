@@ -36,6 +36,7 @@ READING_ORDER = (
     "merging_blocks",
     "merging",
     "samplers",
+    "affine",
     "transfer",
     "denoiser_use",
     "literal_form",

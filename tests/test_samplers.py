@@ -23,6 +23,7 @@ from cases import (
     total_and_steps,
 )
 
+from spectralpost.affine import solver
 from spectralpost.denoiser_use import denoiser_calls, differentiates_denoiser
 from spectralpost.errors import InputError
 from spectralpost.metrics import kl, mse, perception, wasserstein2
@@ -44,7 +45,6 @@ from spectralpost.samplers.tmpd import tmpd
 from spectralpost.transfer import (
     Transfer,
     sampler_transfer,
-    solver,
     step_transfer,
     trajectory,
 )

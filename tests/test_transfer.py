@@ -26,6 +26,7 @@ from cases import (
     total_and_steps,
 )
 
+from spectralpost.affine import solver
 from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, ve_karras, vp_linear
 from spectralpost.problem import denoise, make_problem
@@ -38,7 +39,6 @@ from spectralpost.transfer import (
     identity_transfer,
     mean_field_norms,
     sampler_transfer,
-    solver,
     start_transfer,
     step_transfer,
     trajectory,

@@ -1,0 +1,159 @@
+"""A sampler's update as an affine map: its derivative on unit tangents.
+
+Modes (or blocks) do not mix, so a map is one number (or matrix) for each. A sampler with memory
+carries several signals: its maps are of all of them, blocks of (memory + 1) k numbers for each
+block of k modes (k = 1 of independent modes). What comes out is the first (`signal`).
+"""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from .algebra import apply_gain, congruence, divide, identity_gain, multiply
+from .noise import NoiseLevel
+from .problem import Problem, denoise, denoiser_jacobian
+from .samplers.base import Guidance, Measurement, Sampler, Step
+
+Norm = Callable[[Array], Array]
+
+
+class ModelDenoiser(NamedTuple):
+    """The denoiser of the model, in mode coordinates; relative to the prior mean, or (mean given)
+    of signals as they are."""
+
+    problem: Problem
+    mean: Array | None = None
+
+    def __call__(self, x: Array, level: NoiseLevel) -> Array:
+        if self.mean is None:
+            return denoise(self.problem, x, level)
+        return self.mean + denoise(self.problem, x - level.alpha * self.mean, level)
+
+    def vjp(self, x: Array, level: NoiseLevel) -> tuple[Array, Callable[[Array], Array]]:
+        """x_hat and v -> J^T v, for `samplers.steps.denoise_with_vjp`."""
+        return self(x, level), lambda v: denoiser_jacobian(self.problem, v, level)
+
+
+class Transfer(NamedTuple):
+    """x_out = state_gain x_in + data_gain y + offset + N(0, noise_cov), relative to the mean.
+
+    Of several signals (`Sampler.memory`) K = (memory + 1) k in place of k, where x stands for them.
+    """
+
+    state_gain: Array  # [F] | [B, k, k]
+    data_gain: Array  # [F] | [B, k, k]
+    noise_cov: Array  # variances [F] | covariances [B, k, k]
+    offset: Array  # [F] | [B, k]; 0 for most steps, not for a start that does not know the mean
+
+
+def compose(first: Transfer, second: Transfer) -> Transfer:
+    """First one, then the other. Associative; `identity_transfer` is its neutral element."""
+    gain = second.state_gain
+    return Transfer(
+        multiply(gain, first.state_gain),
+        multiply(gain, first.data_gain) + second.data_gain,
+        congruence(gain, first.noise_cov) + second.noise_cov,
+        apply_gain(gain, first.offset) + second.offset,
+    )
+
+
+def identity_transfer(problem: Problem, memory: int = 0) -> Transfer:
+    """x_out = x_in."""
+    zero, y, _ = nothing(problem, memory)
+    one = identity_gain(zero)
+    data = jnp.zeros_like(one) if zero.ndim == 1 else jnp.zeros((*zero.shape, y.shape[-1]), y.dtype)
+    return Transfer(one, data, jnp.zeros_like(one), zero)
+
+
+def signal(problem: Problem, law: Transfer) -> Transfer:
+    """The transfer to x alone, of all signals that are carried."""
+    if law.offset.shape == problem.spectrum.shape:
+        return law
+    k = 1 if problem.basis is None else problem.spectrum.shape[-1]
+    state_gain, data_gain, noise_cov = (gain[..., :k, :k] for gain in law[:3])
+    x = Transfer(state_gain, data_gain, noise_cov, law.offset[..., :k])
+    return x if problem.basis is not None else Transfer(*(part.reshape(-1) for part in x))
+
+
+def solver(problem: Problem) -> Callable[[Callable[[Array], Array], Array], Array]:
+    """The exact `Measurement.solve`: an operator that keeps modes (blocks) apart, read off it."""
+    return lambda operator, r: divide(slopes(operator, jnp.zeros_like(problem.spectrum))[0], r)
+
+
+def affine(sampler: Sampler, problem: Problem, t: NoiseLevel, fn: Callable[..., Array]) -> Transfer:
+    """The transfer of fn(mean, x_t, y, eps), affine in the last three.
+
+    With mean None all is relative to the prior mean. The offset is fn where x_t and y are just
+    what the mean gives, or 0 where that is known.
+    """
+    inputs = nothing(problem, sampler.memory)
+    out = jax.eval_shape(partial(fn, None), *inputs)
+    gains = slopes(partial(fn, None), *inputs)
+    offset = jnp.zeros(out.shape, out.dtype)
+    if not sampler.equivariant:
+        mean = problem.mean
+        offset = fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)
+    return Transfer(gains[0], gains[1], congruence(gains[2]), offset)
+
+
+def model_update(
+    sampler: Sampler,
+    problem: Problem,
+    t: NoiseLevel,
+    s: NoiseLevel,
+    guidance_t: Guidance,
+    norm: Norm,
+    mean: Array | None,
+    x_t: Array,
+    y: Array,
+    eps: Array,
+) -> Array:
+    """One update with the exact denoiser, for signals relative to the prior mean or (mean given)
+    as they are. With memory, x_t and what is returned are all signals that are carried."""
+    measurement = measurement_of(problem, norm)
+    denoiser = ModelDenoiser(problem, mean)
+    if not sampler.memory:
+        return sampler.step(denoiser, measurement, Step(t, s, x_t, y, eps, guidance_t))[0]
+    of_signals = lambda x: x.reshape(problem.spectrum.shape)  # noqa: E731
+    x_t, *before = map(of_signals, jnp.split(x_t, sampler.memory + 1, axis=-1))
+    step = Step(t, s, x_t, of_signals(y), of_signals(eps), guidance_t)
+    return together(problem, sampler.step(denoiser, measurement, step, *before))
+
+
+def measurement_of(problem: Problem, norm: Norm) -> Measurement:
+    return Measurement(problem.response, problem.sigma_y, norm, solver(problem))
+
+
+def nothing(problem: Problem, memory: int) -> list[Array]:
+    """x_t, y and eps of zeros: [F] | [B, k]; with memory [F, memory + 1] | [B, (memory + 1) k] and
+    [F, 1] | [B, k]."""
+    zero = jnp.zeros_like(problem.spectrum)
+    if not memory:
+        return [zero] * 3
+    one = zero[:, None] if problem.basis is None else zero
+    return [jnp.tile(one, memory + 1), one, one]
+
+
+def together(problem: Problem, signals: Sequence[Array]) -> Array:
+    """Signals [F] | [B, k] beside each other: [F, m] | [B, m k]."""
+    if problem.basis is None:
+        return jnp.stack(list(signals), axis=-1)
+    return jnp.concatenate(list(signals), axis=-1)
+
+
+def slopes(fn: Callable[..., Array], *inputs: Array) -> list[Array]:
+    """The derivatives of an affine fn by each input: [F] | [B, rows, columns].
+
+    Modes (blocks) do not mix, so one cotangent of ones (one per mode of a block) finds them all;
+    in reverse mode, since that takes one pass through fn for all inputs.
+    """
+    out, pull = jax.vjp(fn, *inputs)
+    if out.ndim == 1:
+        return list(pull(jnp.ones_like(out)))
+    units = jnp.eye(out.shape[-1], dtype=out.dtype)[:, None, :]
+    rows = jax.vmap(pull, out_axes=-2)(jnp.broadcast_to(units, (units.shape[0], *out.shape)))
+    return list(rows)
