@@ -77,7 +77,7 @@ QUICK = {
     "tuned at 200": 0.00062,
     "unchanged at 20": 0.00650,
     "tuned again at 20": 0.00436,
-    "learned at 20": 0.00235,
+    "learned at 20": 0.00231,
 }
 
 
