@@ -206,7 +206,7 @@ def present(result: Result) -> None:
     table = Table(title=title, caption=PREDICTED if exact else NOT_PREDICTED)
     table.add_column("schedule")
     for column in result.photo_rows["learned"]:
-        table.add_column(column, justify="right")
+        table.add_column(column.rpartition(", ")[2], justify="right")
     for name, row in result.photo_rows.items():
         table.add_row(LABELS[name], *(f"{value:.2f}" for value in row.values()))
     console.print(table)
