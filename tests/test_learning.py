@@ -607,12 +607,19 @@ def test_bad_levels():
         learn(dps(), PROBLEM, levels)
 
 
-def test_least_squares_is_refused_for_large_blocks_and_norms():
-    by_lm = Search(optimizer="lm")
-    with pytest.raises(InputError, match="blocks of at most 16 modes"):
-        learn(dps(), one_block("inpaint", 18).problem, LEVELS, search=by_lm)
+def test_least_squares_is_refused_for_norms():
     with pytest.raises(InputError, match="norms"):
-        learn(dps(normalised=True), PROBLEM, LEVELS, search=by_lm)
+        learn(dps(normalised=True), PROBLEM, LEVELS, search=Search(optimizer="lm"))
+
+
+def test_large_blocks_are_searched_from_the_two_baselines():
+    """By least squares, which ends no higher than L-BFGS from the same starts."""
+    problem = one_block("inpaint", 18).problem
+    found = learn(dps(), problem, LEVELS, search=Search(max_iterations=40))
+    assert found.final_losses.size == 2 and not found.explored.size
+    by_lbfgs = learn(dps(), problem, LEVELS, search=Search(starts=2, optimizer="lbfgs"))
+    assert found.final_losses[0] <= by_lbfgs.final_losses[0] * (1 + 1e-3)
+    assert found.loss < found.baselines["tuned_constant"]
 
 
 def test_no_finite_loss():

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # cycles per pixel
 HARDLY = 1e-3  # sensitivity of a weight that hardly matters
 
 
@@ -62,6 +63,9 @@ def report_figure(
     spread.set_ylabel("output standard deviation (pixel range)")
     for axes in (gain, spread):
         axes.set(xlabel="frequency, averaged over directions (cycles per pixel)", xscale="log")
+        ticks = [at for at in TICKS if f[f > 0].min() <= at <= f.max()]
+        axes.set_xticks(ticks, [f"{at:g}" for at in ticks])
+        axes.set_xticks([], minor=True)
         axes.legend()
     gain.set_ylim(*_gain_limits(gains))
     figure.suptitle(title)

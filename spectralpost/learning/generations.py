@@ -52,13 +52,13 @@ class Search(NamedTuple):
     max_iterations  of exploring, and of refining, each rounded up to a multiple of 20
     tolerance       stop refining once the best loss falls by less than this fraction in 20
                     iterations
-    optimizer       "lm": Levenberg-Marquardt, for objectives that are sums of squares of
-                    independent modes (all metrics but kl). Explores in generations of 20 iterations
+    optimizer       "lm": Levenberg-Marquardt, for objectives that are sums of squares (all metrics
+                    but kl). Explores in generations of 20 iterations
                     on a problem of 64 bins in single precision, each begun by the best schedules so
                     far and perturbed copies of these, then refines the best few on the whole
                     problem. "lbfgs" (optax, zoom line search) and "adam" (optax, with
-                    `learning_rate`): any objective, blocks, samplers that divide by norms; they
-                    only refine. "auto": lm where it applies, else lbfgs
+                    `learning_rate`): any objective, samplers that divide by norms; they only
+                    refine. "auto": lm where it applies, else lbfgs
     seed            searches are deterministic for a given one
     """
 
