@@ -17,19 +17,16 @@ of fewer and larger pixels, of which one tile is all; the others are either know
 """
 
 from dataclasses import replace
-from functools import partial
 from typing import NamedTuple
 
-import jax.numpy as jnp
 import numpy as np
 
-from .calibration import Calibration, Profile
 from .degradations import Degradation
-from .degradations.circular import hartley
+from .degradations.circular import hartley_matrix
 from .degradations.downsample import aliased
 from .errors import InputError, check_whole
 from .prior import Prior, frequency, resized
-from .problem import Problem, image_problem, make_problem
+from .problem import Problem, image_problem, make_problem, planes_of, with_ratio
 from .splitting import split_worst_first
 
 EXACT = 64  # pixels of an image that is taken for the one block that it is
@@ -54,7 +51,7 @@ def learning_problem(
     prior: Prior, degradation: Degradation, sigma_y: float, channels: int | None = None
 ) -> Problem:
     """What a schedule is learned on: `image_problem`, or where a mask makes that one large block,
-    `inpainting_problem`."""
+    `inpainting_problem`. Arguments and errors of both."""
     if is_exact(degradation):
         return image_problem(prior, degradation, sigma_y, channels)
     return inpainting_problem(prior, degradation, sigma_y, channels)
@@ -72,34 +69,30 @@ def inpainting_problem(
     channels: int | None = None,
     *,
     tile: int | None = None,
-    num_tiles: int = TILES,
     num_blocks: int = BLOCKS,
-    seed: int = 0,
 ) -> Problem:
     """A model of inpainting large images: blocks of tile^axes modes, [B, k].
 
     prior and degradation (`inpaint`) are those of the images. Tiles lie at random places of the
-    mask: `num_tiles`, by default 4 pixels wide, each with about `num_blocks` blocks a plane; of a
-    mask with large holes there is one, 6 coarse pixels wide. `experiments/inpainting.py` measures
-    on whole images how well schedules carry over.
-    Raises InputError for a degradation without a mask, or a tile larger than the image.
+    mask: four, by default 4 pixels wide, each with at most `num_blocks` blocks a plane; of a mask
+    with large holes there is one, 6 coarse pixels wide. sigma_y and channels as of `image_problem`.
+    `experiments/inpainting.py` measures on whole images how well schedules carry over.
+    Raises InputError for a degradation without a mask, a tile larger than the image, and as
+    `image_problem`.
     """
-    rows = _rows(prior, degradation, tile, num_tiles, num_blocks, seed)
-    planes, whole = len(rows), Rows(*map(np.concatenate, zip(*rows, strict=True)))
-    weight = whole.weight * float(channels or planes) / planes
-    problem = make_problem(whole.spectrum, whole.response, sigma_y, whole.mean, weight, whole.basis)
-    if prior.calibration is None:
+    planes, share = planes_of(prior, degradation, channels)
+    rows = _rows(prior, degradation, tile, num_blocks)
+    whole = Rows(*map(np.concatenate, zip(*rows, strict=True)))
+    problem = make_problem(
+        whole.spectrum, whole.response, sigma_y, whole.mean, share * whole.weight, whole.basis
+    )
+    if (profile := prior.calibration) is None:
         return problem
-    by_plane = prior.calibration.ratio.reshape(planes, *prior.calibration.ratio.shape[-2:])
-    profiles = [Profile(prior.calibration.frequency, one) for one in by_plane]
     ratio = [
-        profile.on(one.frequency.ravel()).reshape(*one.frequency.shape, -1)
-        for profile, one in zip(profiles, rows, strict=True)
+        profile.on(one.frequency.ravel()).reshape(planes, *one.frequency.shape, -1)[plane]
+        for plane, one in enumerate(rows)
     ]
-    low, high = prior.pixel_range
-    number = partial(jnp.asarray, dtype=problem.spectrum.dtype)
-    calibration = Calibration(number(np.concatenate(ratio)), number((high - low) / 2))
-    return problem._replace(calibration=calibration)
+    return with_ratio(problem, np.concatenate(ratio), prior)
 
 
 def mode_frequency(prior: Prior, degradation: Degradation) -> np.ndarray:
@@ -117,9 +110,7 @@ def _rows(
     prior: Prior,
     degradation: Degradation,
     tile: int | None = None,
-    num_tiles: int = TILES,
     num_blocks: int = BLOCKS,
-    seed: int = 0,
 ) -> list[Rows]:
     """Those of each plane: see `inpainting_problem`."""
     if degradation.name != "inpaint":
@@ -127,12 +118,10 @@ def _rows(
     mask = degradation.response.reshape(degradation.shape) > 0
     coarse = _coarseness(mask, COARSE_TILE if tile is None else tile)
     size = (TILE if coarse == 1 else COARSE_TILE) if tile is None else check_whole("tile", tile, 2)
-    num_tiles, num_blocks = check_whole("tiles", num_tiles), check_whole("blocks", num_blocks)
+    num_blocks = check_whole("blocks", num_blocks)
     if size > min(mask.shape):
         raise InputError(f"tile = {size}: larger than the image, {mask.shape}")
-    if prior.shape != mask.shape:
-        raise InputError(f"prior of size {prior.shape}, degradation of size {mask.shape}")
-    tiles = _tiles(_coarser(mask, coarse), size, num_tiles, seed)
+    tiles = _tiles(_coarser(mask, coarse), size, TILES)
     planes = 1 if prior.axes is None else len(prior.axes)
     level = prior.mean.reshape(planes, -1).mean(axis=1)
     # Of a coarse tile its part of the image, which stands for all parts.
@@ -160,8 +149,7 @@ def _repeated(
     place, weight, total = _alike(blocks, num_blocks)
     have = weight * blocks[place].sum(axis=1)
     alike = blocks[place] * (total / np.maximum(have, np.finfo(float).tiny))[:, None]
-    basis = hartley(np.eye(size**dims).reshape(-1, *(size,) * dims), tuple(range(1, dims + 1)))
-    basis = basis.reshape(size**dims, -1)
+    basis = hartley_matrix((size,) * dims)
     return Rows(
         np.tile(alike, (num, 1)),
         np.repeat(tiles, len(place), axis=0),
@@ -201,14 +189,14 @@ def _coarsely(
 
 
 def _coarseness(mask: np.ndarray, tile: int) -> int:
-    """How many pixels along each axis are one, so that holes are half a tile wide; 1 where they are
-    no larger than chance makes them."""
+    """How many pixels along each axis are one, so that holes are half a tile wide, but an image at
+    least a tile; 1 where holes are no larger than chance makes them."""
     unknown = np.count_nonzero(~mask)
     ends = sum(np.count_nonzero(~mask & np.roll(mask, -1, axis)) for axis in range(mask.ndim))
     hole = mask.ndim * unknown / max(ends, 1)  # mean length along an axis
     if hole <= LARGE_HOLE * mask.size / np.count_nonzero(mask):
         return 1
-    return max(int(hole / (tile / 2)), 1)
+    return max(min(int(hole / (tile / 2)), min(mask.shape) // tile), 1)
 
 
 def _coarser(mask: np.ndarray, coarse: int) -> np.ndarray:
@@ -219,10 +207,10 @@ def _coarser(mask: np.ndarray, coarse: int) -> np.ndarray:
     return kept.reshape(split).mean(axis=tuple(range(1, 2 * mask.ndim, 2))) >= 0.5
 
 
-def _tiles(mask: np.ndarray, size: int, num: int, seed: int) -> np.ndarray:
+def _tiles(mask: np.ndarray, size: int, num: int) -> np.ndarray:
     """Tiles [num, k] of the mask, 0 or 1, each its own mirror image; fewer where there are no
     more. Of `TRIED` at random places those that know about as many pixels as the mask does."""
-    random, tiles = np.random.default_rng(seed), []
+    random, tiles = np.random.default_rng(0), []
     mirrored = np.arange(size**mask.ndim).reshape((size,) * mask.ndim)
     mirrored = np.roll(np.flip(mirrored), 1, axis=range(mask.ndim)).ravel()
     first = np.minimum(mirrored, np.arange(mirrored.size))
@@ -232,10 +220,9 @@ def _tiles(mask: np.ndarray, size: int, num: int, seed: int) -> np.ndarray:
     some = np.unique([tile for tile in tiles if tile.any() and not tile.all()], axis=0)
     if not some.size:  # a mask that hides nothing, or all but a corner
         return np.ones((1, mirrored.size))
-    gap = np.abs(some.mean(axis=1) - mask.mean())
-    return some[np.lexsort((random.permutation(len(some)), np.rint(gap * mirrored.size)))][
-        :num
-    ].astype(float)
+    gap = np.rint(np.abs(some.mean(axis=1) - mask.mean()) * mirrored.size)  # in pixels
+    order = np.lexsort((random.permutation(len(some)), gap))
+    return some[order[:num]].astype(float)
 
 
 def _alike(spectrum: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -107,12 +107,7 @@ def image_problem(
     Raises InputError for channels that are no whole number >= 1, or not the prior's, for two sizes,
     and as `make_problem`.
     """
-    planes = 1 if prior.axes is None else len(prior.axes)
-    channels = planes if channels is None else check_whole("channels", channels)
-    if planes > 1 and channels != planes:
-        raise InputError(f"channels = {channels}: the prior is of {planes}")
-    if prior.shape != degradation.shape:
-        raise InputError(f"prior of size {prior.shape}, degradation of size {degradation.shape}")
+    planes, share = planes_of(prior, degradation, channels)
     modes, vectors = degradation.response.shape, degradation.eigenvectors
 
     def in_rows(by_frequency: np.ndarray) -> np.ndarray:
@@ -127,14 +122,34 @@ def image_problem(
         response,
         sigma_y,
         degradation.to_modes(prior.mean).reshape(-1, *modes[1:]),
-        np.full(response.shape[:1], channels // planes),
+        np.full(response.shape[:1], share),
         None if vectors is None else rows(vectors.basis),
     )
     if prior.calibration is None:
         return problem
-    low, high = prior.pixel_range
     ratio = prior.calibration.on(np.ravel(frequency(prior.shape)))
-    ratio = in_rows(ratio.reshape(planes, -1, ratio.shape[-1]))
+    return with_ratio(problem, in_rows(ratio.reshape(planes, -1, ratio.shape[-1])), prior)
+
+
+def planes_of(
+    prior: Prior, degradation: Degradation, channels: int | None = None
+) -> tuple[int, int]:
+    """How many planes a prior has rows for, and how many planes of an image each stands for.
+
+    InputError for channels that are no whole number >= 1, or not the prior's, and for two sizes.
+    """
+    planes = 1 if prior.axes is None else len(prior.axes)
+    channels = planes if channels is None else check_whole("channels", channels)
+    if planes > 1 and channels != planes:
+        raise InputError(f"channels = {channels}: the prior is of {planes}")
+    if prior.shape != degradation.shape:
+        raise InputError(f"prior of size {prior.shape}, degradation of size {degradation.shape}")
+    return planes, channels // planes
+
+
+def with_ratio(problem: Problem, ratio: np.ndarray, prior: Prior) -> Problem:
+    """The problem with the ratios of the prior's calibration for its modes, [F, K] | [B, k, K]."""
+    low, high = prior.pixel_range
     number = partial(jnp.asarray, dtype=problem.spectrum.dtype)
     return problem._replace(calibration=Calibration(number(ratio), number((high - low) / 2)))
 

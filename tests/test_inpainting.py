@@ -69,7 +69,7 @@ def test_the_model_has_the_pixels_the_variance_and_the_known_share_of_images(mas
 
 def test_tiles_are_their_own_mirror_images_and_of_the_mask():
     mask = RNG.random((20, 24)) < 0.3
-    tiles = inpainting._tiles(mask, 4, 3, seed=0)
+    tiles = inpainting._tiles(mask, 4, 3)
     assert tiles.shape == (3, 16)
     windows = np.lib.stride_tricks.sliding_window_view(mask, (4, 4)).reshape(-1, 4, 4)
     for tile in tiles.reshape(3, 4, 4):
@@ -86,6 +86,10 @@ def test_large_holes_are_seen_coarsely_and_chance_is_not():
     assert [coarseness(keep=keep) for keep in (0.05, 0.3, 0.9, 1.0)] == [1, 1, 1, 1]
     assert coarseness(mask="box") == 8  # a hole of 24 pixels becomes one of 3
     assert coarseness(mask="box", size=12) == 4
+    assert coarseness(mask="box", size=44) == 8  # a tile is no larger than the image
+    prior, nearly_all = sp.power_law((48, 48)), sp.inpaint((48, 48), "box", size=44)
+    known = inpainting_problem(prior, nearly_all, 0.1).response
+    assert known.any() and not known.all()
 
 
 def test_colour_and_calibration_are_of_each_axis():
@@ -126,6 +130,8 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         inpainting_problem(prior, mask, 0.1, tile=17)
     with pytest.raises(InputError, match=r"prior of size \(8, 8\), degradation of size \(16, 16\)"):
         inpainting_problem(sp.power_law((8, 8)), mask, 0.1)
+    with pytest.raises(InputError, match="channels = 0: must be a whole number >= 1"):
+        inpainting_problem(prior, mask, 0.1, channels=0)
     with pytest.raises(InputError, match="tile = 1: must be a whole number >= 2"):
         inpainting_problem(prior, mask, 0.1, tile=1)
     Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "mask.png")

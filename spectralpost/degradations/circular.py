@@ -111,6 +111,12 @@ def hartley(x: Any, axes: tuple[int, ...]) -> Any:
     return transformed.real - transformed.imag
 
 
+def hartley_matrix(shape: tuple[int, ...]) -> np.ndarray:
+    """The Hartley transform of a grid as a matrix [n, n], symmetric and orthogonal."""
+    n = int(np.prod(shape))
+    return hartley(np.eye(n).reshape(n, *shape), tuple(range(1, len(shape) + 1))).reshape(n, n)
+
+
 def transfer_and_phase(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Magnitude and phase (1 where there is no magnitude) of the DFT of a kernel on the grid."""
     transfer = np.fft.fftn(kernel)

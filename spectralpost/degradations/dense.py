@@ -2,8 +2,8 @@
 
 Inpainting keeps pixels, of which none is an eigenvector of a stationary prior; of a given matrix
 nothing is known. `restore` runs inpainting at any size, since its modes are the pixels themselves.
-Closed forms need matrices of n x n for n pixels: up to `LARGEST`. Masks of larger images
-are modelled by small ones (`spectralpost.inpainting`).
+Closed forms need matrices of n x n for n pixels: up to `LARGEST`. Masks of larger images are
+modelled by small ones (`spectralpost.inpainting`).
 """
 
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from jax.typing import ArrayLike
 
 from ..errors import InputError, check_whole
 from .base import Degradation, Eigenvectors, Orthogonal, check_shape, numbers, times
-from .circular import RESPONSE_FLOOR, hartley
+from .circular import RESPONSE_FLOOR, hartley_matrix
 
 LARGEST = 1024  # pixels, 32x32: matrices of 8 MB
 MASKS = ("random", "box")
@@ -154,6 +154,4 @@ def _one_block(
             f"{name}: one block of {times(shape)} pixels, at most {LARGEST} are possible; "
             "inpainting_problem models masks of larger images"
         )
-    units = np.eye(n).reshape(n, *shape)
-    vectors = hartley(units, tuple(range(1, len(shape) + 1))).reshape(n, n)
-    return Eigenvectors(np.arange(n)[None], turned(vectors)[None])
+    return Eigenvectors(np.arange(n)[None], turned(hartley_matrix(shape))[None])
