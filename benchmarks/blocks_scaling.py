@@ -12,7 +12,7 @@ precision, milliseconds after a warm-up, the median of the turns; contestants ta
 then seconds and peak memory of `learn` (default search) for x4 at each size, in a process of its
 own, from the prior on: grey, DiffPIR, compilation included.
 
-    python benchmarks/blocks_scaling.py             ten minutes on two cores
+    python benchmarks/blocks_scaling.py             all of it
     python benchmarks/blocks_scaling.py --quick     small sizes, one turn, checked
 """
 

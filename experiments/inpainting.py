@@ -13,7 +13,7 @@ whole images themselves:
     photos     the same of photographs that the prior has not seen
     dB         PSNR of a sample of these
 
-    python experiments/inpainting.py             all of it, on two cores eight minutes
+    python experiments/inpainting.py             all of it
     python experiments/inpainting.py --quick     16x16, one mask, checked
 """
 

@@ -7,7 +7,7 @@ weight learned as well), Gaussian blur, sigma_y 0.05:
     network    energy score of two samples of 64 held-out images on the shipped U-Net, schedules of
                `for_network`; only with --data. Paired standard errors of the difference
 
-    python experiments/memory.py                          W2^2 alone, half an hour on two cores
+    python experiments/memory.py                          W2^2 alone
     python experiments/memory.py --data cifar10.npz       both
     python experiments/memory.py --quick                  one sampler, 4 steps, checked
 

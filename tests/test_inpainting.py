@@ -165,3 +165,12 @@ def test_commands_learn_from_a_mask_file_and_restore_with_it(tmp_path, capsys):
     assert not main(["restore", str(image), *schedule, "--out", str(tmp_path / "r")])
     assert not main(["evaluate", *schedule[1:], "--sigma-y", "0.1", "--out", str(tmp_path / "e")])
     assert (tmp_path / "r" / "restored-1.png").is_file()
+
+
+def test_compare_takes_a_mask(tmp_path, capsys):
+    """DPS has a literal form, which is simulated unless the problem is a model of the mask."""
+    given = ["--degradation", "inpaint", "--size", "16", "--steps", "2", "--samplers", "dps"]
+    assert not main(["compare", *given, "--starts", "1", "--out", str(tmp_path / "c")])
+    (row, *_) = json.loads((tmp_path / "c" / "compare.json").read_text())
+    assert row["name"] == "dps" and row["closure"] is None
+    assert "a model of the mask" in " ".join(capsys.readouterr().out.split())

@@ -16,6 +16,7 @@ from rich.table import Table
 
 from .. import figures, images, metrics
 from ..degradations import Degradation
+from ..inpainting import is_exact
 from ..learning import (
     Freedom,
     LearnResult,
@@ -164,6 +165,14 @@ def learn_on_grid(
     others |= {"resume": None}
     result = learn_with_progress(sampler, small, grid.levels, start(grid.levels), free, **others)
     return Learned(grid, result, search)
+
+
+def modes_in_words(inputs: Inputs) -> str:
+    """What a schedule was learned on."""
+    small = inputs.small.spectrum
+    if is_exact(inputs.degradation):
+        return f"{small.size} of {inputs.problem.spectrum.size} modes"
+    return f"{len(small)} blocks of {small.shape[1]} modes, a model of the mask"
 
 
 def levels_in_words(grid: Grid) -> str:

@@ -34,6 +34,7 @@ from .console import (
     measurement_panel,
     metric_table,
     metrics_of,
+    modes_in_words,
     quiet,
     transfer_of,
 )
@@ -219,11 +220,10 @@ def present(result: Result) -> None:
             f"{result.denoiser} is too far from the model for this schedule. Do not use it; try "
             "another sampler."
         )
-    rows, modes = inputs.small.spectrum.shape[0], inputs.small.spectrum.size
-    on = f"{rows} blocks of {modes // rows} modes, a model of the mask"
+    on = modes_in_words(inputs)
     if exact:
         error = _binning_error(float(learned.result.losses[0]), result.rows["learned"]["W2^2"])
-        on = f"{modes} of {inputs.problem.spectrum.size} modes (loss off by {error})"
+        on += f" (loss off by {error})"
     console.print(
         f"Learned on {on}; {near} of "
         f"the {len(losses)} schedules that were refined end within 1 % of the best"

@@ -21,7 +21,7 @@ from .lanes import Method
 from .loss import Loss, Prices, Several, binned, loss_of, with_scales
 from .parameters import LEVELS, Freedom, parameters_of
 
-DENSE = 8  # modes of a block: with more, an iteration costs seconds
+DENSE = 8  # modes of a block: with more, exploring from many starts takes minutes
 WATCHED = 400  # modes whose amplification is watched where there are very many
 
 

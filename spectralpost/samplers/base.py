@@ -77,7 +77,7 @@ class Sampler:
     summary       the update in one line
     start         (measurement, level, y, eps) -> x_T, affine in (y, eps)
     memory        how many signals a step hands to the next besides x_s: estimates of x_0 in mode
-                  coordinates, 0 before the first step
+                  coordinates, 0 before the first step. For equivariant samplers
     state         "x_t", the noisy signal; or "x_0", an estimate of the clean one to which the
                   update itself adds the noise that the denoiser is to remove (RED-diff)
     equivariant   whether a step commutes with a shift of the prior mean: x_t by alpha_t mean, y by
