@@ -169,7 +169,8 @@ def test_commands_learn_from_a_mask_file_and_restore_with_it(tmp_path, capsys):
 
 def test_compare_takes_a_mask(tmp_path, capsys):
     """DPS has a literal form, which is simulated unless the problem is a model of the mask."""
-    given = ["--degradation", "inpaint", "--size", "16", "--steps", "2", "--samplers", "dps"]
+    given = ["--degradation", "inpaint", "--size", "16", "--channels", "luminance"]
+    given += ["--steps", "2", "--samplers", "dps"]
     assert not main(["compare", *given, "--starts", "1", "--out", str(tmp_path / "c")])
     (row, *_) = json.loads((tmp_path / "c" / "compare.json").read_text())
     assert row["name"] == "dps" and row["closure"] is None
