@@ -5,6 +5,7 @@ A gain or covariance is [F] (one number a mode) or [B, k, k] (one matrix a block
 or [B, k].
 """
 
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -126,9 +127,53 @@ def product(left: Array, right: Array) -> Array:
 
 def divide(gain: Array, x: Array) -> Array:
     """gain^-1 x: a signal."""
-    if gain.ndim == 1:
-        return x / gain
-    return jnp.linalg.solve(gain, x[..., None])[..., 0]
+    return x / gain if gain.ndim == 1 else apply_gain(inverse(gain), x)
+
+
+@jax.custom_jvp
+def inverse(gain: Array) -> Array:
+    """gain^-1 of blocks [..., k, k]."""
+    return _each(jnp.linalg.inv, gain)
+
+
+@inverse.defjvp
+def _slope_of_inverse(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    value = inverse(primals[0])
+    return value, -product(product(value, tangents[0]), value)
+
+
+@jax.custom_jvp
+def log_det(cov: Array) -> Array:
+    """log det of covariances [..., k, k]: [...]."""
+    return _each(lambda cov: jnp.linalg.slogdet(cov)[1], cov)
+
+
+@log_det.defjvp
+def _slope_of_log_det(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    slope = jnp.sum(inverse(primals[0]).mT * tangents[0], axis=(-1, -2))
+    return log_det(primals[0]), slope
+
+
+def _each(function: Callable[[Array], Any], matrices: Array) -> Any:
+    """A function of LAPACK's for matrices [..., k, k], one after the other on a CPU.
+
+    Until 0.11.2 jaxlib spreads a batch over its threads and lets the calling thread, which is one
+    of them, wait: as many such calls at once as there are threads, two on two cores, wait for ever.
+    """
+    if jax.__version_info__ >= (0, 11, 2):
+        return function(matrices)
+
+    @jax.custom_batching.custom_vmap
+    def one_by_one(matrices: Array) -> Any:
+        found = jax.lax.map(function, matrices.reshape(-1, *matrices.shape[-2:]))
+        return jax.tree.map(lambda x: x.reshape(*matrices.shape[:-2], *x.shape[1:]), found)
+
+    @one_by_one.def_vmap
+    def _(_size: int, _batched: list[bool], matrices: Array) -> tuple[Any, Any]:
+        found = one_by_one(matrices)  # the axis stands first
+        return found, jax.tree.map(lambda _: True, found)
+
+    return jax.lax.platform_dependent(matrices, cpu=one_by_one, default=function)
 
 
 def root(cov: Array) -> Array:
@@ -172,7 +217,7 @@ def eigh(symmetric: Array) -> tuple[Array, Array]:
     """
     k = symmetric.shape[-1]
     if k > SMALL:
-        return jnp.linalg.eigh(symmetric)
+        return _each(lambda x: tuple(jnp.linalg.eigh(x)), symmetric)
 
     def rotated(x: Array, p: int, q: int, c: Array, s: Array) -> Array:
         """x with its columns p and q rotated."""

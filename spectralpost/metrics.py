@@ -22,6 +22,8 @@ from .algebra import (
     diagonal,
     eigh,
     identity_gain,
+    inverse,
+    log_det,
     multiply,
     root,
     safe_divide,
@@ -127,8 +129,7 @@ def kl(problem: Problem, transfer: Transfer) -> Array:
     cov, moment = (congruence(rest, law) + unit for law in (cov, moment))
     infinite = (infinite | _deterministic(cov, tiny)) & counts
     cov = jnp.where(infinite[..., None, None], target, cov)
-    log_det = jnp.linalg.slogdet(cov)[1] - jnp.linalg.slogdet(target)[1]
-    terms = trace(jnp.linalg.solve(target, moment)) - k - log_det
+    terms = trace(inverse(target) @ moment) - k - (log_det(cov) - log_det(target))
     terms = jnp.where(infinite, jnp.inf, jnp.where(counts, terms, 0))
     return jnp.sum(problem.weight * terms) / (2 * num_pixels(problem))
 
@@ -314,7 +315,7 @@ def _deterministic(cov: Array, tiny: ArrayLike) -> Array:
     std = safe_sqrt(diagonal(jax.lax.stop_gradient(cov)))
     size = jnp.where(std > 0, std, 1)
     correlation = jax.lax.stop_gradient(cov) / (size[..., :, None] * size[..., None, :])
-    return jnp.linalg.eigvalsh(correlation)[..., 0] <= tiny
+    return jnp.min(eigh(correlation)[0], axis=-1) <= tiny
 
 
 def _bures(problem: Problem, cov: Array, target: Array) -> Array:

@@ -21,7 +21,9 @@ from .algebra import (
     as_floating,
     diagonal,
     identity_gain,
+    inverse,
     is_concrete,
+    product,
     safe_divide,
 )
 from .calibration import Calibration
@@ -187,7 +189,7 @@ def condition(problem: Problem, cov: Array) -> Posterior:
         return Posterior(cov * h / cov_y, sigma_y**2 * cov / cov_y)
     h_cov = h[..., :, None] * cov
     cov_y = h_cov * h[..., None, :] + sigma_y**2 * identity_gain(h)
-    gain = jnp.linalg.solve(cov_y, h_cov).mT
+    gain = product(inverse(cov_y), h_cov).mT
     # Joseph's form stays symmetric and positive: (I - gain H) cov (I - gain H)^T + noise.
     rest = identity_gain(h) - gain * h[..., None, :]
     return Posterior(gain, rest @ cov @ rest.mT + sigma_y**2 * gain @ gain.mT)

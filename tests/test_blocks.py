@@ -4,6 +4,8 @@ That every sampler's transfer on them is the literal algorithm's: test_transfer,
 """
 
 import json
+import subprocess
+import sys
 from functools import partial
 
 import dense
@@ -16,7 +18,7 @@ from cases import ALL, EPS, coordinates, decimated, decimation, many_blocks, ran
 from PIL import Image
 
 import spectralpost as sp
-from spectralpost.algebra import eigh, product, root
+from spectralpost.algebra import eigh, inverse, log_det, product, root
 from spectralpost.cli import main
 from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
@@ -169,6 +171,39 @@ def test_roots_products_and_their_slopes(k):
     values[:, 0] = 0
     cov = vectors * values[:, None, :] @ vectors.mT
     assert np.all(np.isfinite(jax.jacobian(lambda cov: root(cov).sum())(jnp.asarray(cov))))
+
+
+@pytest.mark.parametrize("k", [2, 4, 12])
+def test_inverses_and_determinants_and_their_slopes(k):
+    """Against NumPy, one batch and many, alone and mapped."""
+    cov = RNG.normal(size=(2, 5, k, k))
+    cov = cov @ cov.mT + np.eye(k)
+    step = RNG.normal(size=cov.shape)
+    inverted = np.linalg.inv(cov)
+    for function, value, slope in (
+        (inverse, inverted, -inverted @ step @ inverted),
+        (log_det, np.linalg.slogdet(cov)[1], np.trace(inverted @ step, axis1=-2, axis2=-1)),
+    ):
+        for run in (function, jax.jit(jax.vmap(function))):
+            found = jax.jvp(run, (jnp.asarray(cov),), (jnp.asarray(step),))
+            jax.tree.map(partial(np.testing.assert_allclose, atol=1e3 * EPS), found, (value, slope))
+            gradient = jax.vjp(run, jnp.asarray(cov))[1](jnp.asarray(value))[0]
+            np.testing.assert_allclose(np.vdot(gradient, step), np.vdot(value, slope), rtol=1e-11)
+
+
+def test_many_functions_of_many_blocks_at_once_do_not_wait_for_each_other():
+    """In jaxlib before 0.11.2 two of LAPACK's at once, each for a batch, stand still on two cores
+    (a process of its own: what stands still cannot be stopped)."""
+    program = """
+import jax, jax.numpy as jnp
+from spectralpost.algebra import inverse, log_det, root
+x = jax.random.normal(jax.random.key(0), (8, 96, 16, 16))
+cov = x @ x.mT + jnp.eye(16)
+run = jax.jit(lambda cov: [(root(x), inverse(x), log_det(x)) for x in cov])
+for _ in range(20):
+    jax.block_until_ready(run(cov))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 def loss_on(problem, name="dps", seed=3):
