@@ -12,6 +12,7 @@ from .degradations import from_matrix as from_matrix
 from .degradations import gaussian_blur as gaussian_blur
 from .degradations import identity as identity
 from .degradations import inpaint as inpaint
+from .degradations import mosaic as mosaic
 from .degradations import motion_blur as motion_blur
 from .degradations import to_deepinv as to_deepinv
 from .degradations import uniform_blur as uniform_blur

@@ -98,11 +98,14 @@ def inpainting_problem(
 def mode_frequency(prior: Prior, degradation: Degradation) -> np.ndarray:
     """In cycles per pixel, those that the blocks of `learning_problem` are of: [F] | [B, k].
 
-    Of one plane; of colour the last, with most variance.
+    Of one plane; of colour the last, with most variance. Where planes are taken together 0 stands
+    for what is of others.
     """
     if not is_exact(degradation):
         return _rows(prior, degradation)[-1].frequency
     found, vectors = frequency(degradation.shape).ravel(), degradation.eigenvectors
+    if degradation.planes is not None:
+        found = np.append(np.zeros(found.size * (degradation.planes - 1)), found)
     return found if vectors is None else found[vectors.frequency]
 
 

@@ -13,7 +13,8 @@ keeps two or three modes whatever k is. What it measures, sum a_j^2 s_j, and the
 modes stay what they are; what is lost is how the variance of a group differs along what is measured
 and across it.
 
-Blocks of which more than one number is measured are returned as they are.
+Blocks of which more than one number is measured are compared by their variances if all have the
+same eigenvectors and response, as those of a mosaic have; else they are returned as they are.
 """
 
 from typing import NamedTuple
@@ -28,17 +29,18 @@ from .splitting import split_worst_first
 # How many bins make blocks of that many modes worth their cost. More modes of a block want more
 # blocks as well: they have more in which they differ.
 SIZES = {0: 2, 300: 3, 10_000: 4}
-LEAST = 32  # blocks
+LEAST, LEAST_ALIKE = 32, 64  # blocks; of those with the same eigenvectors
 UNMEASURED = 4  # one bin in so many is for modes without a response
 # Digits to which numbers count as equal; those of modes, less what forming a block rounds off.
 DIGITS = {np.dtype(np.float64): 11, np.dtype(np.float32): 5}
 
 
 class Pairs(NamedTuple):
-    """Blocks in the eigenvectors of the prior, the most measured first."""
+    """Blocks in the eigenvectors of the prior, the most measured first; in their own order, and
+    without gains, where all have the same eigenvectors."""
 
     variance: np.ndarray  # [B, k]
-    gain: np.ndarray  # [B, k], >= 0
+    gain: np.ndarray  # [B, k], >= 0 | [B, 0]
     mean: np.ndarray  # [B, k]
     ratio: np.ndarray  # [B, k, K], of a calibration; K = 0 without one
     weight: np.ndarray  # [B]
@@ -74,9 +76,11 @@ def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     block went to.
     """
     pairs = pairs_of(problem)
-    rows = problem.spectrum.shape[0]
-    if pairs is None or rows * pairs.gain.shape[1] ** 2 <= num_bins:
+    rows, k = problem.spectrum.shape
+    if pairs is None or rows * k**2 <= num_bins:
         return problem, np.arange(rows)
+    if not pairs.gain.size:
+        return _binned_alike(problem, pairs, max(num_bins // k**2, LEAST_ALIKE))
     size = [size for least, size in SIZES.items() if least <= num_bins][-1]
     size = min(size, pairs.gain.shape[1])
     num_bins = max(num_bins // size**2, LEAST)
@@ -88,12 +92,7 @@ def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
         noise = float(problem.sigma_y)
         magnitude = np.log(np.maximum(small.variance, small.variance.max() * 1e-12))
         above = 2 * np.arcsinh(10 * small.gain / noise)
-        # Blocks count by what is measured well of them, and by how large they are: a sampler may
-        # blow up the one of the mean grey value, which is none of many that are measured well.
-        signal = small.gain**2 * small.variance
-        heard = small.weight * (signal / (signal + noise**2) + 1e-3).sum(axis=1)
-        large = small.weight * small.variance.sum(axis=1)
-        share = heard / heard.sum() + large / large.sum()
+        share = _share(small, small.gain**2 * small.variance, noise)
         features = np.concatenate([magnitude, above], axis=1).T
         index = split_worst_first(features, share, kept)
         small = _averaged(small, index)
@@ -103,11 +102,18 @@ def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
 
 
 def pairs_of(problem: Problem) -> Pairs | None:
-    """The blocks of a problem, or None if of any more than one number is measured."""
+    """The blocks of a problem, or None if more than one number is measured of any, and they do not
+    have the same eigenvectors and response."""
     response, basis = np.asarray(problem.response, float), np.asarray(problem.basis, float)
-    if np.count_nonzero(response, axis=1).max() > 1:
-        return None
     rows = np.arange(len(response))
+    if np.count_nonzero(response, axis=1).max() > 1:
+        if not (np.all(response == response[0]) and np.all(basis == basis[0])):
+            return None
+        variance, calibration = np.asarray(problem.spectrum, float), problem.calibration
+        ratio = np.zeros((*variance.shape, 0)) if calibration is None else calibration.ratio
+        mean = np.asarray(problem.mean, float) @ basis[0]
+        weight = np.asarray(problem.weight, float)
+        return Pairs(variance, variance[:, :0], mean, np.asarray(ratio, float), weight)
     place = np.argmax(response, axis=1)
     gain = response[rows, place][:, None] * basis[rows, place]
     sign = np.where(gain < 0, -1.0, 1.0)
@@ -126,10 +132,16 @@ def pairs_of(problem: Problem) -> Pairs | None:
 
 def problem_of(like: Problem, pairs: Pairs) -> Problem:
     """The problem of these blocks, with sigma_y, dtype and calibration as those of another."""
-    v = reflection(pairs.gain)
-    basis = reflection_matrix(v)
-    response = np.zeros_like(pairs.gain)
-    response[:, 0] = np.linalg.norm(pairs.gain, axis=1)
+    if pairs.gain.size:
+        basis = reflection_matrix(reflection(pairs.gain))
+        response = np.zeros_like(pairs.gain)
+        response[:, 0] = np.linalg.norm(pairs.gain, axis=1)
+    else:
+        rows = len(pairs.variance)
+        assert like.basis is not None
+        basis, response = (
+            np.repeat(np.asarray(one[:1], float), rows, 0) for one in (like.basis, like.response)
+        )
     number = lambda one: jnp.asarray(one, like.spectrum.dtype)  # noqa: E731
     calibration = like.calibration
     return like._replace(
@@ -140,6 +152,29 @@ def problem_of(like: Problem, pairs: Pairs) -> Problem:
         weight=number(pairs.weight),
         calibration=calibration and calibration._replace(ratio=number(pairs.ratio)),
     )
+
+
+def _binned_alike(problem: Problem, pairs: Pairs, num: int) -> tuple[Problem, np.ndarray]:
+    """Of blocks with the same eigenvectors: `num`, by their variances."""
+    if len(pairs.variance) <= num:
+        return problem, np.arange(len(pairs.variance))
+    features = np.log(np.maximum(pairs.variance, pairs.variance.max() * 1e-12)).T
+    h2, shares = (
+        np.asarray(problem.response, float)[0] ** 2,
+        np.asarray(problem.basis, float)[0] ** 2,
+    )
+    signal = h2 * (pairs.variance @ shares.T)
+    index = split_worst_first(features, _share(pairs, signal, float(problem.sigma_y)), num)
+    return problem_of(problem, _averaged(pairs, index)), index
+
+
+def _share(pairs: Pairs, signal: np.ndarray, noise: float) -> np.ndarray:
+    """How much blocks count, [B], by what is measured well of them, of which `signal` [B, k] is the
+    variance, and by how large they are: a sampler may blow up the one of the mean grey value, which
+    is none of many that are measured well."""
+    heard = pairs.weight * (signal / (signal + noise**2) + 1e-3).sum(axis=1)
+    large = pairs.weight * pairs.variance.sum(axis=1)
+    return heard / heard.sum() + large / large.sum()
 
 
 def _rank(column: np.ndarray) -> np.ndarray:

@@ -60,9 +60,12 @@ class Prior:
         xp = namespace(images)  # NumPy's arrays stay so, in double precision
         return xp.einsum("...chw,ca->...ahw", images, self.axes.astype(images.dtype))
 
-    def along_planes(self, turned: np.ndarray) -> np.ndarray:
+    def along_planes(self, turned: Any) -> Any:
         """The way back: [..., C, H, W]."""
-        return turned if self.axes is None else np.einsum("...ahw,ca->...chw", turned, self.axes)
+        if self.axes is None:
+            return turned
+        xp = namespace(turned)
+        return xp.einsum("...ahw,ca->...chw", turned, self.axes.astype(turned.dtype))
 
     @property
     def hash(self) -> str:

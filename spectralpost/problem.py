@@ -104,28 +104,37 @@ def image_problem(
 
     Each row has weight `channels` (default 1). Losses are averages per pixel, so the number of
     planes matters only to samplers that divide by the norm of a whole image. Of a prior of colour
-    the rows of all axes, [C F] or [C B, k], each of weight 1, for a degradation that treats planes
-    alike.
+    the rows of all axes, [C F] or [C B, k], each of weight 1. Of a degradation that takes planes
+    together its blocks, [B, k], of all of them.
     Raises InputError for channels that are no whole number >= 1, or not the prior's, for two sizes,
     and as `make_problem`.
     """
     planes, share = planes_of(prior, degradation, channels)
-    modes, vectors = degradation.response.shape, degradation.eigenvectors
+    together, vectors = degradation.planes, degradation.eigenvectors
+    sets, mean = planes, prior.mean
+    if together is not None:
+        sets, mean = 1, prior.along_planes(np.broadcast_to(mean, (together, *prior.shape)))
 
-    def in_rows(by_frequency: np.ndarray) -> np.ndarray:
-        """[planes, F, ...] by frequency -> [planes F, ...] | [planes B, k, ...] by eigenvector."""
-        found = by_frequency if vectors is None else by_frequency[:, vectors.frequency]
+    def in_rows(values: np.ndarray) -> np.ndarray:
+        """[planes, F, ...] by frequency -> [sets F, ...] | [sets B, k, ...] by eigenvector."""
+        if together is not None:
+            values = np.broadcast_to(values, (together, *values.shape[1:]))
+        values = values.reshape(sets, -1, *values.shape[2:])
+        found = values if vectors is None else values[:, vectors.frequency]
         return found.reshape(-1, *found.shape[2:])
 
-    rows = lambda one: np.tile(one, (planes, *[1] * (one.ndim - 1)))  # noqa: E731
-    response = rows(degradation.response)
+    rows = lambda one: np.tile(one, (sets, *[1] * (one.ndim - 1)))  # noqa: E731
+    response, basis = rows(degradation.response), None if vectors is None else rows(vectors.basis)
+    if basis is not None and together is not None and prior.axes is not None:
+        # Of planes, while the prior is diagonal along its axes.
+        basis = basis @ np.kron(prior.axes, np.eye(basis.shape[-1] // together))
     problem = make_problem(
         in_rows(prior.spectrum.reshape(planes, -1)),
         response,
         sigma_y,
-        degradation.to_modes(prior.mean).reshape(-1, *modes[1:]),
+        degradation.to_modes(mean).reshape(response.shape),
         np.full(response.shape[:1], share),
-        None if vectors is None else rows(vectors.basis),
+        basis,
     )
     if prior.calibration is None:
         return problem
@@ -133,20 +142,37 @@ def image_problem(
     return with_ratio(problem, in_rows(ratio.reshape(planes, -1, ratio.shape[-1])), prior)
 
 
+def image_modes(prior: Prior, degradation: Degradation, images: Array) -> Array:
+    """Images [..., C, H, W] (or [..., *shape] of a prior without axes) less the prior mean, in the
+    coordinates of `image_problem`: [n, F] | [n, B, k], n sets of its rows."""
+    along = prior.along_axes(images)
+    centred = along - jnp.broadcast_to(prior.mean, along.shape)
+    if degradation.planes is not None:
+        centred = prior.along_planes(centred)
+    found = degradation.to_modes(centred)
+    planes = 1 if degradation.planes is not None or prior.axes is None else len(prior.axes)
+    rows, *k = degradation.response.shape
+    return found.reshape(-1, planes * rows, *k)
+
+
 def planes_of(
     prior: Prior, degradation: Degradation, channels: int | None = None
 ) -> tuple[int, int]:
     """How many planes a prior has rows for, and how many planes of an image each stands for.
 
-    InputError for channels that are no whole number >= 1, or not the prior's, and for two sizes.
+    InputError for channels that are no whole number >= 1, or not the prior's or the degradation's,
+    and for two sizes.
     """
     planes = 1 if prior.axes is None else len(prior.axes)
-    channels = planes if channels is None else check_whole("channels", channels)
+    together = degradation.planes
+    channels = together or planes if channels is None else check_whole("channels", channels)
+    if together is not None and channels != together:
+        raise InputError(f"channels = {channels}: {degradation.name} is of {together} planes")
     if planes > 1 and channels != planes:
         raise InputError(f"channels = {channels}: the prior is of {planes}")
     if prior.shape != degradation.shape:
         raise InputError(f"prior of size {prior.shape}, degradation of size {degradation.shape}")
-    return planes, channels // planes
+    return planes, 1 if together is not None else channels // planes
 
 
 def with_ratio(problem: Problem, ratio: np.ndarray, prior: Prior) -> Problem:

@@ -70,7 +70,8 @@ def restore(
                  grid; DAPS also asks for others with alpha = 1, for x_t / alpha_t
     y            one measurement [*measured] or [C, *measured] (of a blur: [H, W]), or a batch
                  [N, C, *measured], whose images do not influence each other. Planes of one image
-                 share norms where a sampler uses them
+                 share norms where a sampler uses them. Of a degradation that takes planes together
+                 [*measured] or [N, *measured], for images [C, H, W]
     guidance     name -> [S], or for every mode [S, F] (`guidance.per_mode`); levels [S + 1]
     sigma_y      in units of the pixel range of y
     num_samples  None: one image each. n: a leading axis of n, with independent noise
@@ -89,20 +90,20 @@ def restore(
     (guidance,) = floating(guidance, dtype=y.dtype)
     modes = degradation.response.size if degradation.response.ndim == 1 else None
     check_guidance(sampler, levels, guidance, modes)
-    planes = y.ndim - len(degradation.measured)
-    if y.shape[planes:] != degradation.measured or not 0 <= planes <= 2:
+    lead = y.ndim - len(degradation.measured)
+    most, words = (2, "images, planes") if degradation.planes is None else (1, "images")
+    if y.shape[lead:] != degradation.measured or not 0 <= lead <= most:
         raise InputError(
-            f"measurement of shape {y.shape}: {degradation.measured}, with up to two axes before "
-            "(images, planes), is needed"
+            f"measurement of shape {y.shape}: {degradation.measured}, with up to {most} axes "
+            f"before ({words}), is needed"
         )
     if is_concrete(y) and not np.all(np.isfinite(np.asarray(y))):
         raise InputError("measurement: NaN or infinite pixels")
     sigma_y = _noise_strength(sigma_y, y.dtype)
     if num_samples is not None:
         num_samples = check_whole("samples", num_samples)
-    shape = (num_samples or 1, y.shape[0] if planes == 2 else 1)
-    keys = jax.random.split(key, shape)
-    images = y if planes == 2 else y[None]
+    images = y if lead == most else y[None]
+    keys = jax.random.split(key, (num_samples or 1, len(images)))
     # A pytree (its arrays are arguments), or a function (a constant of the compiled program).
     is_pytree = not jax.tree_util.all_leaves([denoiser])
     run = partial(_restore, sampler, degradation, None if is_pytree else denoiser)
@@ -122,7 +123,7 @@ def restore(
                 progress(min(i + batch_size, keys.size), keys.size)
             parts.append(part[: keys.size - i])
         out = jnp.concatenate(parts)
-    image = (*y.shape[:planes], *degradation.shape)
+    image = (*y.shape[:lead], *degradation.pixels)
     return out.reshape(image if num_samples is None else (num_samples, *image))
 
 

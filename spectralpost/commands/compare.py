@@ -18,6 +18,7 @@ from ..learning import heuristic
 from ..noise import NoiseLevel, num_steps_of
 from ..options import Compare
 from ..prior import draw
+from ..problem import image_modes
 from ..restoration import measure, restore
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
@@ -187,11 +188,9 @@ def _closure(sampler: Sampler, inputs: Inputs, levels: NoiseLevel, options: Comp
     restored = restore(
         sampler, denoiser, degradation, y, levels, guidance, sampler_key, sigma_y=options.sigma_y
     )
-    along = prior.along_axes(x_0)
-    modes = degradation.to_modes(along - jnp.broadcast_to(prior.mean, along.shape))
     transfer = transfer_of(sampler, problem, levels, guidance)
     errors = jax.vmap(lambda plane: metrics.image_mse(problem, transfer, plane))
-    predicted = jnp.mean(errors(modes.reshape(-1, *problem.spectrum.shape)))
+    predicted = jnp.mean(errors(image_modes(prior, degradation, x_0)))
     return float(jnp.mean((restored - x_0) ** 2) / predicted)
 
 

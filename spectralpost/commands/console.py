@@ -222,6 +222,8 @@ def measurement_panel(
     degradation: Degradation, y: Array, x_0: Array | None, prior: Prior
 ) -> figures.Panel:
     """A measurement, and how far it is from the image [C, H, W] where that is known."""
+    if degradation.planes is not None:
+        return figures.Panel("measurement", np.asarray(y)[None], "one number a pixel")
     shown = np.asarray(y)
     small = degradation.measured != degradation.shape
     title = "measurement" + (f", {'x'.join(map(str, degradation.measured))}" if small else "")

@@ -18,6 +18,7 @@ from ..noise import NoiseLevel
 from ..options import Design
 from ..polishing import Polished
 from ..prior_file import save_prior
+from ..problem import image_modes
 from ..restoration import PixelDenoiser, measure, restore
 from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
@@ -279,8 +280,6 @@ def _restore_photo(
         figures.Panel("photograph", inputs.photo),
         measurement_panel(degradation, y, x_0, prior),
     ]
-    along = prior.along_axes(x_0)
-    modes = degradation.to_modes(along - jnp.broadcast_to(prior.mean, along.shape))
     rows = {}
     for name in ("heuristic", "learned"):
         samples = restore(
@@ -303,10 +302,9 @@ def _restore_photo(
             row[words] = image_psnr(image, x_0, prior)
             caption = f"measured {row[words]:.1f} dB"
             if is_exact(degradation):
-                of_planes = modes.reshape(-1, *inputs.problem.spectrum.shape)  # or of all axes
                 errors = [
-                    metrics.image_mse(inputs.problem, transfers[name], plane, num)
-                    for plane in of_planes
+                    metrics.image_mse(inputs.problem, transfers[name], rows_of_one, num)
+                    for rows_of_one in image_modes(prior, degradation, x_0)
                 ]
                 predicted = float(metrics.psnr(jnp.mean(jnp.stack(errors)), prior.pixel_range))
                 row[f"{words}, predicted"] = predicted

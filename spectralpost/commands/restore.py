@@ -44,7 +44,9 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         )
     schedule = load_schedule(options.schedule)
     prior = stored_prior(options.schedule, options.prior, schedule)
-    channels = "luminance" if schedule.channels == 1 else "rgb"
+    of_planes = schedule.degradation().planes  # what a mosaic is measured of, itself one plane
+    one_plane = schedule.channels == 1 or not (of_planes is None or options.simulate)
+    channels = "luminance" if one_plane else "rgb"
     notes: list[str] = []
     image = jnp.asarray(
         images.load_image(
@@ -55,8 +57,9 @@ def compute(options: Restore, say: Say = quiet) -> Result:
             notice=notes.append,
         )
     )
-    if prior.axes is not None:  # a grey image is one whose planes are equal
-        image = jnp.broadcast_to(image, (len(prior.axes), *image.shape[1:]))
+    if prior.axes is not None:
+        if of_planes is None:  # a grey image is one whose planes are equal
+            image = jnp.broadcast_to(image, (len(prior.axes), *image.shape[1:]))
         if schedule.band_knots is not None:
             raise InputError(
                 f"schedule {str(options.schedule)!r}: its bands are of the prior's axes of colour, "
@@ -83,10 +86,14 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         if degradation.shape != image.shape[1:]:
             notes.append(_canvas_in_words(degradation.shape))
     prior = resized(prior, degradation.shape)
-    denoiser = denoiser_of(options.denoiser, prior, (len(image), *degradation.shape))
-    problem = learning_problem(prior, degradation, schedule.sigma_y, channels=len(image))
+    planes = of_planes or len(image)
+    denoiser = denoiser_of(options.denoiser, prior, (planes, *degradation.shape))
+    problem = learning_problem(prior, degradation, schedule.sigma_y, channels=planes)
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
-    y = measure(degradation, image, schedule.sigma_y, noise_key) if options.simulate else image
+    if options.simulate:
+        y = measure(degradation, image, schedule.sigma_y, noise_key)
+    else:
+        y = image if of_planes is None else image[0]
     steps = num_steps_of(schedule.levels)
     words = denoiser_in_words(options.denoiser)
     title = f"{options.image.name}: {schedule.sampler_name}, {steps} steps, {words}"

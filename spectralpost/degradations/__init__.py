@@ -9,6 +9,7 @@ from .base import Degradation
 from .circular import from_kernel, gaussian_blur, identity, motion_blur, uniform_blur
 from .dense import from_matrix, inpaint
 from .downsample import downsample
+from .mosaic import mosaic
 from .recognised import from_deepinv, from_function, to_deepinv
 
 DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
@@ -19,6 +20,7 @@ DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
     "from_kernel": from_kernel,
     "downsample": downsample,
     "inpaint": inpaint,
+    "mosaic": mosaic,
     "from_matrix": from_matrix,
 }
 

@@ -40,7 +40,7 @@ class Eigenvectors(NamedTuple):
     """Those of a stationary prior in the blocks of a degradation's modes: its covariance there is
     basis diag(spectrum[frequency]) basis^T."""
 
-    frequency: np.ndarray  # [B, k], places in the flattened FFT grid
+    frequency: np.ndarray  # [B, k], places in the flattened FFT grid, of all planes one by one
     basis: np.ndarray  # [B, k, k]
 
 
@@ -49,9 +49,10 @@ class Degradation:
     """H by its singular value decomposition. Made by the functions of `DEGRADATIONS`.
 
     Its functions map the last axes of an array: pixels are [..., *shape], measurements
-    [..., *measured], modes [..., F] or [..., B, k]; leading axes are independent planes. They
-    follow the floating dtype of what they are given; integers become JAX's default float. They
-    raise InputError for another size.
+    [..., *measured], modes [..., F] or [..., B, k]; leading axes are independent planes. Where
+    planes are taken together pixels are [..., planes, *shape]. They follow the floating dtype of
+    what they are given; integers become JAX's default float. They raise InputError for another
+    size.
 
     Equal, and of equal hash, are degradations of one name, shape and options: a jitted function
     that takes one as a static argument is not compiled again for its like.
@@ -59,17 +60,23 @@ class Degradation:
 
     name: str
     options: dict[str, Any]  # what `name` was called with, for schedule files
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of a plane
     response: np.ndarray  # singular values >= 0, [F] | [B, k], in double precision
     signals: Orthogonal = field(repr=False)  # V
     measurements: Orthogonal = field(repr=False)  # U
     measured: tuple[int, ...] = ()  # the shape of y; () stands for `shape`
     # Of blocks, made when a problem asks for them; raises InputError where they are too large.
     make_eigenvectors: Callable[[], Eigenvectors] | None = field(default=None, repr=False)
+    planes: int | None = None  # of an image, taken together; None: each alone
 
     def __post_init__(self) -> None:
         if not self.measured:
             object.__setattr__(self, "measured", self.shape)
+
+    @property
+    def pixels(self) -> tuple[int, ...]:
+        """The shape of x."""
+        return self.shape if self.planes is None else (self.planes, *self.shape)
 
     @cached_property
     def eigenvectors(self) -> Eigenvectors | None:
@@ -78,7 +85,7 @@ class Degradation:
 
     def to_modes(self, x: ArrayLike) -> Array:
         """V^T x."""
-        return self.signals.to_modes(_sized("image", x, self.shape))
+        return self.signals.to_modes(_sized("image", x, self.pixels))
 
     def from_modes(self, modes: ArrayLike) -> Array:
         """V modes."""
