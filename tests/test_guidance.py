@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from spectralpost.errors import InputError
 from spectralpost.learning.guidance import (
     BOUNDARY,
     band_knots,
@@ -15,6 +16,7 @@ from spectralpost.learning.guidance import (
     from_weight,
     interpolation,
     log_snr_position,
+    low_pass,
     per_mode,
     roughness,
     smooth_curves,
@@ -240,3 +242,39 @@ def test_weights_per_mode():
     tight = {"rtol": 200 * EPS}
     np.testing.assert_allclose(spread["scale"], [[0.1, 0.1, 1.0, 10.0, 10.0]], **tight)
     np.testing.assert_allclose(spread["eta"], [[0.2, 0.2, 0.5, 0.8, 0.8]], **tight)
+
+
+def test_low_pass():
+    """The weight strictly below the cutoff, 0 elsewhere; the others stay as they are."""
+    eta, frequency = jnp.asarray([0.1, 0.2, 0.3]), [[0, 0.25], [0.5, 0.25]]
+    cut = low_pass({"zeta": [1, 2, 3], "eta": eta}, frequency, [0, 0.5, np.inf])
+    assert cut["eta"] is eta
+    wanted = [[0, 0, 0, 0], [2, 2, 0, 2], [3, 3, 3, 3]]
+    np.testing.assert_array_equal(cut["zeta"], wanted)
+    both = low_pass({"zeta": [1, 2, 3], "eta": eta}, frequency, np.full(3, 0.1), ("zeta", "eta"))
+    assert both["eta"].shape == both["zeta"].shape == (3, 4)
+    np.testing.assert_array_equal(both["eta"][:, 0], eta)
+    jitted = jax.jit(low_pass)({"zeta": eta, "eta": eta}, np.asarray(frequency), eta)
+    np.testing.assert_array_equal(jitted["zeta"][1], [0.2, 0, 0, 0])
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"guidance": {"lambda_": [1, 1], "zeta": [1, 1]}}, "guidance has lambda_, zeta; name"),
+        ({"guidance": {"eta": [1, 1]}}, "guidance has eta; name those"),
+        ({"weights": ("scale",)}, "weights = 'scale': guidance has eta, zeta"),
+        (
+            {"guidance": {"zeta": [[1, 1], [1, 1]]}},
+            r"'zeta' of shape \(2, 2\): one weight per step",
+        ),
+        ({"cutoffs": [0.1]}, r"cutoffs of shape \(1,\): \(2,\), one per step"),
+        ({"cutoffs": [0.1, np.nan]}, "cutoffs: NaN"),
+        ({"frequency": [0.1, -0.1]}, "frequency: all values must be finite and >= 0"),
+        ({"frequency": [0.1, np.nan]}, "frequency: all values must be finite and >= 0"),
+    ],
+)
+def test_low_pass_errors(changed, message):
+    good = {"guidance": {"zeta": [1, 1], "eta": [1, 1]}, "frequency": [0, 0.5], "cutoffs": [1, 1]}
+    with pytest.raises(InputError, match=message):
+        low_pass(**(good | changed))

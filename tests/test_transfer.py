@@ -28,7 +28,9 @@ from cases import (
 
 from spectralpost.affine import solver
 from spectralpost.errors import InputError
+from spectralpost.learning import low_pass
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, ve_karras, vp_linear
+from spectralpost.prior import frequency
 from spectralpost.problem import denoise, make_problem
 from spectralpost.samplers import SAMPLERS, make_sampler
 from spectralpost.samplers.base import Measurement, Step, check_guidance
@@ -119,6 +121,41 @@ def test_transfer_is_the_literal_algorithm(name, shape):
             c = step.c + step.A @ (centres[i] * twin.mu) - centres[i + 1] * twin.mu
             relative = step._replace(c=c + twin.mu)
             assert_same_transfer(twin, one, relative, step_bound)
+
+
+def dense_low_pass(shape: tuple[int, ...], cutoff: float) -> np.ndarray:
+    """P [n, n]: away with the Fourier coefficients at and above the cutoff, in cycles per pixel."""
+    axes = np.meshgrid(*map(np.fft.fftfreq, shape), indexing="ij")
+    passes, n = np.hypot(axes[0], axes[-1] if len(shape) == 2 else 0) < cutoff, np.prod(shape)
+    signals = np.fft.fftn(np.eye(n).reshape(n, *shape), axes=range(1, len(shape) + 1))
+    out = np.fft.ifftn(passes * signals, axes=range(1, len(shape) + 1))
+    np.testing.assert_allclose(out.imag, 0, atol=EPS)
+    return out.real.reshape(n, n).T
+
+
+@pytest.mark.parametrize("shape", [(12,), (4, 3)])
+def test_low_pass_is_the_literal_algorithm_on_a_filtered_residual(shape):
+    """FGPS: literal DPS with grad ||P_i (y - H x_hat)||^2, as P_i y measured by P_i H."""
+    twin, levels, whole = circular(shape), vp_linear(NUM_STEPS), random_guidance("dps", 0)
+    cutoffs = np.linspace(0, 0.55, NUM_STEPS)  # from nothing on, not even the mean
+    alphas, sigmas = map(np.asarray, levels)
+    n, steps = len(twin.mu), []
+    law = Affine(sigmas[0] * np.eye(n), np.zeros((n, n)), np.zeros((n, n)), np.zeros(n))
+    for i, cutoff in enumerate(cutoffs):
+        P = dense_low_pass(shape, cutoff)
+        at = slice(i, i + 2)
+        weights = {name: values[i : i + 1] for name, values in whole.items()}
+        known = (P @ twin.H, twin.mu, twin.C, twin.sigma_y, alphas[at], sigmas[at], weights)
+        A, B, Q, c = literal.affine("dps", *known, from_state=True)
+        steps.append(Affine(A, B @ P, Q, c))
+        law = Affine(A @ law.A, A @ law.B + B @ P, A @ law.Q @ A.T + Q, A @ law.c + c)
+    windowed = low_pass(whole, frequency(shape), cutoffs)
+    assert windowed["zeta"].shape == (NUM_STEPS, n)
+    total, _ = total_and_steps("dps")(twin.problem, levels, windowed)
+    _, bound = rounding(twin, levels, steps)
+    assert_same_transfer(twin, total, law, bound)
+    open_, _ = total_and_steps("dps")(twin.problem, levels, whole)  # or the filter does nothing
+    assert np.abs(total.data_gain - open_.data_gain).max() > 0.01
 
 
 # ------------------------------------------------------------------------------------- composition

@@ -5,7 +5,7 @@ from .baselines import evaluate, evaluate_exact, heuristic, tuned_constant
 from .for_network import ForNetwork, for_network
 from .generations import LEAST_SQUARES, Progress, Search, random_starts
 from .gradient import loss_and_gradient
-from .guidance import per_mode
+from .guidance import low_pass, per_mode
 from .lanes import Method, advance, begin
 from .learn import LearnResult, learn, sensitivity
 from .loss import Loss, Prices, Several, loss_of
