@@ -66,10 +66,12 @@ from spectralpost import (
     for_network,
     from_images,
     gaussian_blur,
-    image_problem,
+    inpaint,
     learn,
+    learning_problem,
     load_unet,
     measure,
+    mosaic,
     motion_blur,
     polish,
     predicted_energy_score,
@@ -92,12 +94,16 @@ TASKS = {
     "motion": lambda shape: motion_blur(shape, 9.0, 30.0),
     "x2": lambda shape: downsample(shape, 2),
     "x4": lambda shape: downsample(shape, 4),
+    "inpaint": lambda shape: inpaint(shape, keep=0.3),
+    "mosaic": mosaic,
 }
 WORDS = {
     "gaussian": "Gaussian blur",
     "motion": "motion blur",
     "x2": "x2 bicubic",
     "x4": "x4 bicubic",
+    "inpaint": "3 of 10 pixels",
+    "mosaic": "Bayer mosaic",
 }
 BASELINES = ("published", "tuned")
 LEARNED = (
@@ -126,7 +132,7 @@ class Options:
     sigma_y: tuple[float, ...] = (0.05, 0.2)
     tasks: tuple[str, ...] = ("gaussian",)
     """gaussian: blur of std 1.5 pixels; motion: blur along a line of 9 pixels; x2, x4:
-    super-resolution, bicubic."""
+    super-resolution, bicubic; inpaint: 3 of 10 pixels are known, at random; mosaic: Bayer's."""
     schedules: tuple[str, ...] = LEARNED
     """What to hold against them: those above, polished, real."""
     images: int = 64
@@ -166,7 +172,7 @@ def main(options: Options) -> None:
         cell = cells.setdefault(key, {})
         if missing := [one for one in (*BASELINES, *options.schedules) if one not in cell]:
             degradation = TASKS[task](test.shape[2:])
-            problems = [small(image_problem(one, degradation, sigma_y)) for one in priors]
+            problems = [small(learning_problem(one, degradation, sigma_y)) for one in priors]
             found = of_cell(
                 name, steps, degradation, problems, network, test, missing, train[:ON_IMAGES]
             )
@@ -193,7 +199,7 @@ def quick() -> None:
     network, test = load_unet(), images[:8]
     degradation = gaussian_blur((32, 32), 1.5)
     priors = priors_of(network, images[8:])
-    problems = [small(image_problem(one, degradation, 0.05)) for one in priors]
+    problems = [small(learning_problem(one, degradation, 0.05)) for one in priors]
     labels = (*BASELINES, "bare", "network")
     cell = dict(of_cell("diffpir", 5, degradation, problems, network, test, labels, starts=2))
     show("diffpir, 5 steps", cell)
