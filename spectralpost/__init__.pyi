@@ -21,6 +21,7 @@ from .denoisers.ffdnet import FFDNetDenoiser as FFDNetDenoiser
 from .denoisers.ffdnet import load_ffdnet as load_ffdnet
 from .denoisers.gaussian import GaussianAbove as GaussianAbove
 from .denoisers.gaussian import GaussianDenoiser as GaussianDenoiser
+from .denoisers.gaussian import WithCovariance as WithCovariance
 from .denoisers.pytorch import TorchDenoiser as TorchDenoiser
 from .denoisers.pytorch import torch_denoiser as torch_denoiser
 from .denoisers.pytorch import torch_eps_denoiser as torch_eps_denoiser

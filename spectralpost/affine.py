@@ -15,7 +15,7 @@ from jax import Array
 
 from .algebra import apply_gain, congruence, divide, identity_gain, multiply
 from .noise import NoiseLevel
-from .problem import Problem, denoise, denoiser_jacobian
+from .problem import Problem, denoise, denoiser_cov, denoiser_jacobian
 from .samplers.base import Guidance, Measurement, Sampler, Step
 
 Norm = Callable[[Array], Array]
@@ -36,6 +36,10 @@ class ModelDenoiser(NamedTuple):
     def vjp(self, x: Array, level: NoiseLevel) -> tuple[Array, Callable[[Array], Array]]:
         """x_hat and v -> J^T v, for `samplers.steps.denoise_with_vjp`."""
         return self(x, level), lambda v: denoiser_jacobian(self.problem, v, level)
+
+    def cov(self, v: Array, level: NoiseLevel) -> Array:
+        """C_t v, for `samplers.steps.data_cov`."""
+        return apply_gain(denoiser_cov(self.problem, level), v)
 
 
 class Transfer(NamedTuple):

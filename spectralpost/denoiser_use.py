@@ -38,6 +38,9 @@ class _Counting:
         self.calls, self.derivatives = self.calls + 1, self.derivatives + 1
         return self.denoiser.vjp(x, level)
 
+    def cov(self, v: Array, level: NoiseLevel) -> Array:
+        return self.denoiser.cov(v, level)
+
 
 def _after_a_step(sampler: Sampler, problem: Problem) -> _Counting:
     denoiser = _Counting(problem)

@@ -84,6 +84,11 @@ def denoiser_gain(spectrum: Array, level: NoiseLevel) -> Array:
     return safe_divide(level.alpha * spectrum, noisy_variance(spectrum, level))
 
 
+def denoiser_variance(spectrum: Array, level: NoiseLevel) -> Array:
+    """Var(x_0 | x_t), mode by mode: sigma^2 spectrum / (alpha^2 spectrum + sigma^2)."""
+    return safe_divide(level.sigma**2 * spectrum, noisy_variance(spectrum, level))
+
+
 def noisy_variance(variance: Array, level: NoiseLevel) -> Array:
     """Variance of x_t where x_0 has `variance`: alpha^2 variance + sigma^2."""
     return level.alpha**2 * variance + level.sigma**2

@@ -24,13 +24,12 @@ from .algebra import (
     inverse,
     is_concrete,
     product,
-    safe_divide,
 )
 from .calibration import Calibration
 from .degradations import Degradation
 from .errors import InputError, check_whole
 from .noise import NoiseLevel
-from .prior import Prior, denoiser_gain, frequency, noisy_variance
+from .prior import Prior, denoiser_gain, denoiser_variance, frequency
 
 
 class Problem(NamedTuple):
@@ -200,8 +199,7 @@ def denoiser_jacobian(problem: Problem, v: Array, t: NoiseLevel) -> Array:
 
 def denoiser_cov(problem: Problem, t: NoiseLevel) -> Array:
     """Cov(x_0 | x_t): variances [F] | covariances [B, k, k]."""
-    spectrum = problem.spectrum
-    return _covariance(problem, safe_divide(t.sigma**2 * spectrum, noisy_variance(spectrum, t)))
+    return _covariance(problem, denoiser_variance(problem.spectrum, t))
 
 
 def condition(problem: Problem, cov: Array) -> Posterior:

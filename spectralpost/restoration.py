@@ -7,7 +7,7 @@ network's, and closed forms are what its Gaussian model predicts.
 
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -67,7 +67,8 @@ def restore(
     sampler      one of SAMPLERS, with the options that the schedule was learned for
     denoiser     (x_t, t) -> x_hat on images, differentiable where the sampler asks for its
                  derivative: `GaussianDenoiser.of(prior)` or a network. Levels are those of the
-                 grid; DAPS also asks for others with alpha = 1, for x_t / alpha_t
+                 grid; DAPS also asks for others with alpha = 1, for x_t / alpha_t. Free Hunch asks
+                 for the covariance of images as well: `WithCovariance.of(network, prior)`
     y            one measurement [*measured] or [C, *measured] (of a blur: [H, W]), or a batch
                  [N, C, *measured], whose images do not influence each other. Planes of one image
                  share norms where a sampler uses them. Of a degradation that takes planes together
@@ -189,6 +190,25 @@ def _conjugate_gradients(operator: Callable[[Array], Array], r: Array) -> Array:
     return jax.scipy.sparse.linalg.cg(operator, r, tol=CG_TOLERANCE, maxiter=CG_ITERATIONS)[0]
 
 
+class _InModes(NamedTuple):
+    """A denoiser of images, in the degradation's coordinates."""
+
+    denoiser: PixelDenoiser
+    degradation: Degradation
+
+    def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
+        x_hat = self.denoiser(self.degradation.from_modes(x_t), t)
+        return self.degradation.to_modes(x_hat).astype(x_t.dtype)
+
+    @property
+    def cov(self) -> Callable[[Array, NoiseLevel], Array]:
+        """For `samplers.steps.data_cov`; AttributeError where the denoiser has none."""
+        denoiser: Any = self.denoiser
+        of_images = denoiser.cov
+        to, back = self.degradation.to_modes, self.degradation.from_modes
+        return lambda v, t: to(of_images(back(v), t)).astype(v.dtype)
+
+
 @partial(jax.jit, static_argnames=("sampler", "degradation", "function"))
 def _restore(
     sampler: Sampler,
@@ -204,10 +224,7 @@ def _restore(
     """images [N, ...], keys [samples, N] -> [samples, N, ...]."""
     denoiser = function or pytree
     assert denoiser is not None
-
-    def denoise(x_t: Array, t: NoiseLevel) -> Array:
-        x_hat = denoiser(degradation.from_modes(x_t), t)
-        return degradation.to_modes(x_hat).astype(x_t.dtype)
+    denoise = _InModes(denoiser, degradation)
 
     def one(image: Array, key: Array) -> Array:
         y = degradation.to_measurement_modes(image)

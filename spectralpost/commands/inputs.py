@@ -16,7 +16,7 @@ from ..degradations.dense import MASKS
 from ..degradations.kernels import kernel_note, load_kernel
 from ..denoisers.calibrating import calibrate
 from ..denoisers.ffdnet import load_ffdnet
-from ..denoisers.gaussian import GaussianDenoiser
+from ..denoisers.gaussian import GaussianDenoiser, WithCovariance
 from ..denoisers.unet import load_unet
 from ..errors import InputError
 from ..inpainting import learning_problem
@@ -117,14 +117,14 @@ def denoiser_of(name: str, prior: Prior, shape: tuple[int, ...]) -> PixelDenoise
         return GaussianDenoiser.of(prior)
     if module == "unet":
         network = load_unet(Path(rest) if colon else None).in_range(prior.pixel_range)
-        return _checked(name, network, shape)
+        return _checked(name, network, prior, shape)
     if not (module and rest):
         raise InputError(
             f"denoiser = {name!r}: allowed are gaussian, unet, unet:FILE, ffdnet:FILE, "
             "module:function"
         )
     if module == "ffdnet":
-        return _checked(name, load_ffdnet(Path(rest), prior), shape)
+        return _checked(name, load_ffdnet(Path(rest), prior), prior, shape)
     try:
         sys.path.insert(0, "")  # a module of the folder that one is in, as with python -m
         found: Any = getattr(import_module(module), rest)
@@ -132,22 +132,25 @@ def denoiser_of(name: str, prior: Prior, shape: tuple[int, ...]) -> PixelDenoise
         raise InputError(f"denoiser = {name!r}: {error}") from error
     if not callable(found):
         raise InputError(f"denoiser = {name!r}: is not a function (x_t, level) -> x_hat")
-    return _checked(name, cast(PixelDenoiser, found), shape)
+    return _checked(name, cast(PixelDenoiser, found), prior, shape)
 
 
 def denoiser_in_words(name: str) -> str:
     return "the Gaussian denoiser" if name == "gaussian" else f"the denoiser {name}"
 
 
-def _checked(name: str, denoiser: PixelDenoiser, shape: tuple[int, ...]) -> PixelDenoiser:
-    """The denoiser; InputError, before any work is done, if it does not take such images."""
+def _checked(
+    name: str, denoiser: PixelDenoiser, prior: Prior, shape: tuple[int, ...]
+) -> PixelDenoiser:
+    """The denoiser, told the covariance of its images; InputError if it does not take them, before
+    any work is done."""
     image: Any = jax.ShapeDtypeStruct(shape, np.float32)
     number: Any = jax.ShapeDtypeStruct((), np.float32)
     returned = jax.eval_shape(lambda x, t: denoiser(x, t), image, NoiseLevel(number, number))
     if getattr(returned, "shape", None) != shape:
         got = getattr(returned, "shape", type(returned).__name__)
         raise InputError(f"denoiser = {name!r}: returns {got} for an image of shape {shape}")
-    return denoiser
+    return WithCovariance.of(denoiser, prior)
 
 
 def free_weights(options: Design | Tradeoff) -> tuple[str, ...] | None:

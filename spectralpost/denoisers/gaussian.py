@@ -11,7 +11,7 @@ from jax import Array
 from ..algebra import as_floating, floating
 from ..errors import InputError
 from ..noise import NoiseLevel
-from ..prior import Prior, denoiser_gain
+from ..prior import Prior, denoiser_gain, denoiser_variance
 
 D = TypeVar("D", bound=Callable[[Array, NoiseLevel], Array])
 
@@ -37,17 +37,30 @@ class GaussianDenoiser(NamedTuple):
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         x_t = as_floating("x_t", x_t)
         prior, t = floating(self, t, dtype=x_t.dtype)
-        if prior.axes is not None:
-            x_t = jnp.einsum("...chw,ca->...ahw", x_t, prior.axes)
-        axes = tuple(range(-self.mean.ndim + (prior.axes is not None), 0))
+        x_t = prior._along_axes(x_t)
         mean = jnp.broadcast_to(prior.mean, x_t.shape)
-        centred = jnp.fft.rfftn(x_t - t.alpha * mean, axes=axes)
-        # The gain is real and even, so the half spectrum of a real image is enough.
-        gain = denoiser_gain(prior.spectrum, t)[..., : centred.shape[-1]].astype(centred.dtype)
-        denoised = jnp.broadcast_to(gain, centred.shape) * centred
+        gain = denoiser_gain(prior.spectrum, t)
+        return prior._along_planes(mean + prior._filtered(x_t - t.alpha * mean, gain))
+
+    def cov(self, v: Array, t: NoiseLevel) -> Array:
+        """C_t v, C_t = Cov(x_0 | x_t), for images v: what `samplers.steps.data_cov` asks for."""
+        prior, t = floating(self, t, dtype=v.dtype)
+        variance = denoiser_variance(prior.spectrum, t)
+        return prior._along_planes(prior._filtered(prior._along_axes(v), variance))
+
+    def _along_axes(self, x: Array) -> Array:
+        return x if self.axes is None else jnp.einsum("...chw,ca->...ahw", x, self.axes)
+
+    def _along_planes(self, x: Array) -> Array:
+        return x if self.axes is None else jnp.einsum("...ahw,ca->...chw", x, self.axes)
+
+    def _filtered(self, x: Array, gain: Array) -> Array:
+        """F^-1 gain F x; the gain is real and even, so half the spectrum of a real x is enough."""
+        axes = tuple(range(-self.mean.ndim + (self.axes is not None), 0))
+        modes = jnp.fft.rfftn(x, axes=axes)
+        gain = gain[..., : modes.shape[-1]].astype(modes.dtype)
         size = self.mean.shape[-len(axes) :]
-        x_hat = mean + jnp.fft.irfftn(denoised, s=size, axes=axes)
-        return x_hat if prior.axes is None else jnp.einsum("...ahw,ca->...chw", x_hat, prior.axes)
+        return jnp.fft.irfftn(jnp.broadcast_to(gain, modes.shape) * modes, s=size, axes=axes)
 
 
 @flax.struct.dataclass
@@ -67,9 +80,7 @@ class GaussianAbove(Generic[D]):
         """denoiser: a pytree or a function, for levels that are numbers; limit > 0."""
         if not 0 < limit < float("inf"):
             raise InputError(f"limit = {limit}: must be > 0 and finite")
-        if jax.tree_util.all_leaves([denoiser]):
-            denoiser = cast(D, jax.tree_util.Partial(denoiser))  # a pytree without leaves
-        return cls(denoiser, GaussianDenoiser.of(prior), jnp.asarray(limit))
+        return cls(_as_pytree(denoiser), GaussianDenoiser.of(prior), jnp.asarray(limit))
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         x_t = as_floating("x_t", x_t)
@@ -84,3 +95,37 @@ class GaussianAbove(Generic[D]):
             lambda x_t: self.gaussian(x_t, t),
             x_t,
         )
+
+    def cov(self, v: Array, t: NoiseLevel) -> Array:
+        """As of the Gaussian denoiser."""
+        return self.gaussian.cov(v, t)
+
+
+@flax.struct.dataclass
+class WithCovariance(Generic[D]):
+    """A denoiser that knows the covariance of its images, which `samplers.freehunch` asks for.
+
+    Build it with `WithCovariance.of`; images have the prior's size and pixel range.
+    """
+
+    denoiser: D
+    gaussian: GaussianDenoiser
+
+    @classmethod
+    def of(cls, denoiser: D, prior: Prior) -> "WithCovariance[D]":
+        """denoiser: a pytree or a function."""
+        return cls(_as_pytree(denoiser), GaussianDenoiser.of(prior))
+
+    def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
+        return self.denoiser(x_t, t)
+
+    def cov(self, v: Array, t: NoiseLevel) -> Array:
+        """Of the prior's `GaussianDenoiser`."""
+        return self.gaussian.cov(v, t)
+
+
+def _as_pytree(denoiser: D) -> D:
+    """A function as a pytree without leaves."""
+    if jax.tree_util.all_leaves([denoiser]):
+        return cast(D, jax.tree_util.Partial(denoiser))
+    return denoiser

@@ -2,9 +2,10 @@
 
 A sampler is its published update, written once, in mode coordinates. Transfer functions are its
 derivative (`transfer`), real images run it (`restore`), schedules are learned through it (`learn`).
-An update may use array arithmetic that treats every mode alike, `denoise` and its derivative
-(`steps.denoise_with_vjp`), `measurement.norm` and `measurement.solve`; nothing else may couple
-modes. It is linear in (x_t, y, eps) once the norms that it divides by are numbers.
+An update may use array arithmetic that treats every mode alike, `denoise`, its derivative and the
+covariance it knows (`steps.denoise_with_vjp`, `steps.data_cov`), `measurement.norm` and
+`measurement.solve`; nothing else may couple modes. It is linear in (x_t, y, eps) once the norms
+that it divides by are numbers.
 """
 
 import inspect

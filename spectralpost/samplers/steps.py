@@ -2,13 +2,14 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
 from ..algebra import safe_divide, safe_sqrt
+from ..errors import InputError
 from ..noise import NoiseLevel, step_pairs
 from .base import Conversion, Denoise, Guidance, Measurement, Sampler, Step
 
@@ -65,6 +66,21 @@ def denoise_with_vjp(
         return denoise.vjp(x_t, t)
     x_hat, pull = jax.vjp(lambda x: denoise(x, t), x_t)
     return x_hat, lambda v: pull(v)[0]
+
+
+def data_cov(denoise: Denoise, v: Array, t: NoiseLevel) -> Array:
+    """C_t v, with C_t = Cov(x_0 | x_t) of Gaussian data: (C^-1 + (alpha_t / sigma_t)^2)^-1.
+
+    C is the covariance of all images, which a network does not know by itself: a denoiser that does
+    says it by a method `cov`, as the model's. InputError for others.
+    """
+    knows: Any = denoise
+    if not hasattr(knows, "cov"):
+        raise InputError(
+            "denoiser: this sampler asks for the covariance of images, which it does not know; "
+            "allowed are WithCovariance.of(denoiser, prior) and denoisers with a method cov"
+        )
+    return knows.cov(v, t)
 
 
 def misfit_descent(
