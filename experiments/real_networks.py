@@ -57,6 +57,7 @@ from spectralpost import (
     Problem,
     Search,
     UNetDenoiser,
+    WithCovariance,
     bin_modes,
     calibrate,
     default_free,
@@ -82,6 +83,7 @@ from spectralpost import (
 from spectralpost.denoiser_use import differentiates_denoiser
 from spectralpost.figures import COLOURS, save_figure
 from spectralpost.images import built_in_photographs, tiles
+from spectralpost.restoration import PixelDenoiser
 from spectralpost.samplers.base import Guidance, Sampler
 
 BINS = 200
@@ -159,6 +161,7 @@ def main(options: Options) -> None:
     test = test[: options.images]
     # What is restored from the training images is kept out of the prior.
     priors = priors_of(network, train[options.images :])
+    told = WithCovariance.of(network, priors[0])  # for freehunch; others do not ask
     options.out.mkdir(parents=True, exist_ok=True)
     path = options.out / "cells.json"
     cells: dict[str, dict] = json.loads(path.read_text()) if path.exists() else {}
@@ -174,7 +177,7 @@ def main(options: Options) -> None:
             degradation = TASKS[task](test.shape[2:])
             problems = [small(learning_problem(one, degradation, sigma_y)) for one in priors]
             found = of_cell(
-                name, steps, degradation, problems, network, test, missing, train[:ON_IMAGES]
+                name, steps, degradation, problems, told, test, missing, train[:ON_IMAGES]
             )
             for label, scores in found:
                 cell[label] = scores
@@ -234,7 +237,7 @@ def of_cell(
     steps: int,
     degradation: Degradation,
     problems: list[Problem],
-    network: UNetDenoiser,
+    network: PixelDenoiser,
     x_0: np.ndarray,
     labels: Sequence[str],
     clean: np.ndarray | None = None,
@@ -306,7 +309,7 @@ def of_cell(
 
 def tuned_on_images(
     sampler: Sampler,
-    network: UNetDenoiser,
+    network: PixelDenoiser,
     degradation: Degradation,
     sigma_y: float,
     levels: NoiseLevel,
