@@ -35,6 +35,7 @@ from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dmps import dmps
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.exact import exact
+from spectralpost.samplers.freehunch import freehunch
 from spectralpost.samplers.ilvr import ilvr
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.mpgd import mpgd
@@ -153,6 +154,15 @@ ROWS = {
         2,
         {"weight": 1.0, "eta": 1.0},
     ),
+    "freehunch": Row(
+        lambda problem: freehunch(),
+        "freehunch",
+        {"weight": (0.3, 1.2), "eta": UNIT},
+        {"weight": 0.0},
+        _ddim_noise,
+        2,
+        {"weight": 1.0, "eta": 0.0},
+    ),
     "dds": Row(
         lambda problem: dds(),
         "dds",
@@ -213,6 +223,9 @@ VARIANTS = {
     ),
     "pigdm, from y": ROWS["pigdm"]._replace(
         make=lambda problem: pigdm(start_from_y=True), literal="pigdm_from_y"
+    ),
+    "freehunch, covariance": ROWS["freehunch"]._replace(
+        make=lambda problem: freehunch(jacobian="covariance")
     ),
     "ddnm, noiseless": ROWS["ddnm"]._replace(
         make=lambda problem: ddnm(noiseless=True), literal="ddnm"

@@ -387,6 +387,41 @@ def step_tmpd(
     return ddim(x_t, x_prime, eps_prime, z, alpha_t, sigma_t, alpha_s, sigma_s, weights["eta"])
 
 
+def step_freehunch(
+    x_t: Array,
+    y: Array,
+    z: Array,
+    alpha_t: float,
+    sigma_t: float,
+    alpha_s: float,
+    sigma_s: float,
+    weights: dict[str, float],
+    H: Array,
+    mu: Array,
+    C: Array,
+    sigma_y: float,
+) -> Array:
+    """Free Hunch without its space updates, from the data's covariance C (arXiv 2410.11149).
+
+    C_t^{-1} = C^{-1} + (alpha_t / sigma_t)^2 I (time updates), here C_t = C - K alpha_t C with the
+    Kalman gain K of x_0 given x_t. The score of N(y; H x_hat, H C_t H^T + sigma_y^2 I), with C_t
+    held fixed, is s = J^T H^T (H C_t H^T + sigma_y^2 I)^{-1} r, and by Tweedie's formula
+    x' = (x_t + sigma_t^2 (score of x_t + s)) / alpha_t = x_hat + (sigma_t^2 / alpha_t) s.
+    At alpha_t = 0 (sigma_t^2 / alpha_t) J is its limit C.
+    """
+    x_hat, identity = denoise(x_t, alpha_t, sigma_t, mu, C), np.eye(len(C))
+    K = np.linalg.solve(alpha_t**2 * C + sigma_t**2 * identity, alpha_t * C).T
+    C_t = C - K @ (alpha_t * C)
+    s = H.T @ np.linalg.solve(H @ C_t @ H.T + sigma_y**2 * np.eye(len(H)), y - H @ x_hat)
+    if alpha_t > 0:
+        s = sigma_t**2 / alpha_t * denoiser_jacobian(alpha_t, sigma_t, C).T @ s
+    else:
+        s = C @ s
+    x_prime = x_hat + weights["weight"] * s
+    eps_prime = (x_t - alpha_t * x_prime) / sigma_t
+    return ddim(x_t, x_prime, eps_prime, z, alpha_t, sigma_t, alpha_s, sigma_s, weights["eta"])
+
+
 def step_tmpd_row_sum(
     x_t: Array,
     y: Array,
@@ -1007,6 +1042,7 @@ STEPS: dict[str, Callable[..., Array]] = {
     "diffpir": step_diffpir,
     "tmpd": step_tmpd,
     "tmpd_row_sum": step_tmpd_row_sum,
+    "freehunch": step_freehunch,
     "ddnm": step_ddnm,
     "ddnm_plus": step_ddnm_plus,
     "ddrm": step_ddrm,

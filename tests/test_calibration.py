@@ -95,6 +95,9 @@ def test_ratios_predict_the_mean_jacobian(prior, calibrated):
     assert calibrated.calibration.ratio[:, 4:8].min() < 0.8
 
 
+WITHOUT = ("diffpir", "mpgd", "ddnm", "ddrm", "dds", "reddiff", "ilvr", "dmps")  # Jacobian
+
+
 def problem_of(prior, std=1.0):
     return sp.image_problem(prior, sp.gaussian_blur(prior.shape, std), 0.1)
 
@@ -104,7 +107,7 @@ def test_a_ratio_of_1_changes_nothing(prior):
     ones = jnp.ones((problem.spectrum.size, LEVELS.size))
     same = problem._replace(calibration=Calibration(ones, jnp.asarray(9.0)))
     levels = sp.vp_linear(5)
-    for name in ("dps", "pigdm", "tmpd", "mcg", "diffpir"):
+    for name in ("dps", "pigdm", "tmpd", "freehunch", "mcg", "diffpir"):
         sampler = sp.SAMPLERS[name]()
         guidance = sampler.heuristic(problem, levels)
         chex.assert_trees_all_close(
@@ -116,7 +119,7 @@ def test_a_ratio_of_1_changes_nothing(prior):
 
 
 def test_gain_and_jacobian_enter_where_the_update_has_them(calibrated):
-    """DPS and PiGDM by hand: x_s = DDIM(g x_t) + weight J h (y - h g x_t), g and J two numbers."""
+    """By hand: x_s = DDIM(g x_t) + pull (y - h g x_t), pull by J; g and J are two numbers."""
     problem = problem_of(calibrated)
     t, s = (
         NoiseLevel(jnp.asarray(0.8), jnp.asarray(0.6)),
@@ -137,6 +140,12 @@ def test_gain_and_jacobian_enter_where_the_update_has_them(calibrated):
             {"weight": jnp.asarray(0.7), "eta": jnp.asarray(0.0)},
             0.7 * 0.9 * 0.8 * j * r2 * h / (r2 * h**2 + problem.sigma_y**2),
         ),
+        # replaces x_hat: DDIM(0) hands on alpha_s - sigma_s alpha_t / sigma_t of the change
+        "freehunch": (
+            {"weight": jnp.asarray(0.7), "eta": jnp.asarray(0.0)},
+            (s.alpha - s.sigma * t.alpha / t.sigma)
+            * (0.7 * 0.36 / 0.8 * j * h / (h**2 * (0.36 / 0.8 * g) + problem.sigma_y**2)),
+        ),
     }
     for name, (guidance, pull) in weights.items():
         one = step_transfer(sp.SAMPLERS[name](), problem, t, s, guidance)
@@ -147,8 +156,8 @@ def test_gain_and_jacobian_enter_where_the_update_has_them(calibrated):
 
 def test_samplers_without_jacobian_do_not_see_it(calibrated):
     problem, levels = problem_of(calibrated), sp.vp_linear(4)
-    for name in ("diffpir", "mpgd", "ddnm", "ddrm", "dds", "reddiff", "ilvr", "dmps"):
-        sampler = sp.SAMPLERS[name]()
+    samplers = [sp.SAMPLERS[name]() for name in WITHOUT]
+    for sampler in (*samplers, sp.SAMPLERS["freehunch"](jacobian="covariance")):
         guidance = sampler.heuristic(problem, levels)
         chex.assert_trees_all_equal(
             sp.sampler_transfer(sampler, problem, levels, guidance),

@@ -35,13 +35,14 @@ from cases import (
     rounding,
 )
 
-from spectralpost.affine import solver
+from spectralpost.affine import ModelDenoiser, solver
 from spectralpost.algebra import congruence, identity_gain, root
 from spectralpost.noise import NoiseLevel, step_pairs
-from spectralpost.problem import Problem, denoise, ideal_posterior
+from spectralpost.problem import Problem, ideal_posterior
 from spectralpost.samplers.base import Measurement, Sampler, Step
 from spectralpost.samplers.daps import _geometric, daps
 from spectralpost.samplers.exact import exact
+from spectralpost.samplers.freehunch import freehunch
 from spectralpost.samplers.ilvr import ilvr
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.reddiff import reddiff
@@ -176,6 +177,29 @@ def test_tmpd_is_the_exact_sampler(shape):
         heun = run(tmpd(solver="heun"), twin.problem, levels, {"weight": one})
         assert_same(heun, flow, bounds("exact, flow", twin, levels, {}))
         assert differ(score[0], flow[0], by=1e-3)
+
+
+@pytest.mark.parametrize("shape", WIDER)
+def test_freehunch_is_the_exact_sampler(shape):
+    """The data's covariance at level t is Cov(x_0 | x_t), and weight 1 the exact mean, by the
+    denoiser's Jacobian and without; also at alpha = 0, where there is no Jacobian."""
+    twin, one = WIDER[shape](), np.ones(NUM_STEPS)
+    eta = np.random.default_rng(0).uniform(size=NUM_STEPS)
+    weights = {"weight": one, "eta": eta}
+    for make in GRIDS.values():
+        levels = make(NUM_STEPS)
+        score = run("exact", twin.problem, levels, {"eta": eta})
+        bound = bounds("exact", twin, levels, {"eta": eta})
+        hunch = run("freehunch", twin.problem, levels, weights)
+        assert_same(hunch, score, bound)
+        assert_same(run("freehunch, covariance", twin.problem, levels, weights), score, bound)
+        weaker = run("freehunch", twin.problem, levels, {**weights, "weight": 0.9 * one})
+        assert differ(weaker[0], score[0], by=1e-3)
+    for grid in GRIDS:
+        levels = regular_levels(grid)
+        flow = run("exact, flow", twin.problem, levels, {})
+        heun = run(freehunch(solver="heun"), twin.problem, levels, {"weight": one})
+        assert_same(heun, flow, bounds("exact, flow", twin, levels, {}))
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -358,7 +382,17 @@ def test_ddnm_plus_without_measurement_noise():
 
 # ----------------------------------------------------------------------------- useless measurements
 
-KNOWS_SIGMA_Y = ("exact", "pigdm", "diffpir", "dmps", "dmps, paper", "tmpd", "ddnm", "ddrm")
+KNOWS_SIGMA_Y = (
+    "exact",
+    "pigdm",
+    "diffpir",
+    "dmps",
+    "dmps, paper",
+    "tmpd",
+    "freehunch",
+    "ddnm",
+    "ddrm",
+)
 
 
 @pytest.mark.parametrize("name", KNOWS_SIGMA_Y)
@@ -629,11 +663,7 @@ def test_shift_by_the_mean(name, shape):
     t, s = (each(level)[2] for level in step_pairs(levels))
     weights = {key: jnp.asarray(value[2]) for key, value in guidance.items()}
 
-    def centred(x_t, level):
-        return denoise(problem, x_t, level)
-
-    def shifted(x_t, level):
-        return mean + denoise(problem, x_t - level.alpha * mean, level)
+    centred, shifted = ModelDenoiser(problem), ModelDenoiser(problem, mean)
 
     def both(x, y, eps):
         def update(denoiser, x, y):

@@ -14,13 +14,14 @@ from cases import EPS, ROWS, random_guidance, total
 
 from spectralpost import restoration
 from spectralpost.degradations import from_kernel, gaussian_blur
-from spectralpost.denoisers.gaussian import GaussianDenoiser
+from spectralpost.denoisers.gaussian import GaussianAbove, GaussianDenoiser, WithCovariance
 from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, ve_karras, vp_linear
 from spectralpost.prior import Prior, matern, power_law
 from spectralpost.problem import denoise, image_problem
 from spectralpost.restoration import measure, restore, simulate
 from spectralpost.samplers.dps import dps
+from spectralpost.samplers.freehunch import freehunch
 from spectralpost.samplers.pigdm import pigdm
 from spectralpost.transfer import sampler_transfer
 
@@ -160,6 +161,35 @@ def test_gaussian_denoiser_is_that_of_the_problem():
     np.testing.assert_allclose(pixels, wanted, rtol=0, atol=20 * EPS)
 
 
+@pytest.mark.parametrize("shape", [(9,), (5, 4)])
+def test_covariance_of_the_gaussian_denoiser_is_the_dense_one(shape):
+    """(C^-1 + (alpha / sigma)^2)^-1 by matrices; no signal in x_t leaves C."""
+    prior = power_law(shape, 1.0)
+    v = np.random.default_rng(0).normal(size=(2, 3, *shape))
+    C = dense.stationary(prior.spectrum)
+    kappa = prior.spectrum.max() / prior.spectrum.min()
+    for alpha, sigma in ((0.8, 0.6), (0.0, 1.0)):
+        level = NoiseLevel(jnp.asarray(alpha), jnp.asarray(sigma))
+        got = GaussianDenoiser.of(prior).cov(jnp.asarray(v), level)
+        C_t = np.linalg.inv(np.linalg.inv(C) + (alpha / sigma) ** 2 * np.eye(len(C)))
+        wanted = C_t @ v.reshape(6, -1).T
+        atol = 10 * EPS * kappa * np.abs(wanted).max()
+        np.testing.assert_allclose(got.reshape(6, -1).T, wanted, rtol=0, atol=atol)
+
+
+def test_covariance_along_axes_of_colour(getkey):
+    """The derivative of the denoiser, by Tweedie: C_t v = (sigma^2 / alpha) J v."""
+    axes = np.linalg.qr(np.random.default_rng(0).normal(size=(3, 3)))[0]
+    spectrum = np.stack([power_law((6, 7), n, std=0.1 * n).spectrum for n in (1.0, 2.0, 3.0)])
+    prior = Prior(spectrum, 0 * spectrum, (-1.0, 1.0), "test", axes=axes)
+    level = NoiseLevel(jnp.asarray(0.8), jnp.asarray(0.6))
+    v = jax.random.normal(getkey(), (2, 3, 6, 7), float)
+    denoiser = GaussianDenoiser.of(prior)
+    wanted = 0.36 / 0.8 * denoiser(v, level)
+    atol = 100 * EPS * np.abs(wanted).max()
+    np.testing.assert_allclose(denoiser.cov(v, level), wanted, rtol=0, atol=atol)
+
+
 def test_measure_adds_noise_of_the_stated_strength(getkey):
     """y - H x_0 is white with standard deviation sigma_y."""
     prior, degradation = small_setup()
@@ -196,8 +226,9 @@ def run(sampler, setup, y, guidance, key=None, **options):
 def test_planes_of_one_image_do_not_mix(name, setup, monkeypatch):
     """Colour images [C, H, W], for every sampler: another plane changes nothing in this one.
 
-    Not by a bit; but for TMPD, whose conjugate gradients solve for all planes at once. Here they do
-    so to rounding, times the condition of their operator, which is below 400 on these levels.
+    Not by a bit; but for TMPD and Free Hunch, whose conjugate gradients solve for all planes at
+    once. Here they do so to rounding, times the condition of their operator, which is below 400 on
+    these levels.
     """
     monkeypatch.setattr(restoration, "CG_TOLERANCE", 1e-15)
     y = setup[-1][0]
@@ -206,9 +237,33 @@ def test_planes_of_one_image_do_not_mix(name, setup, monkeypatch):
     assert out.shape == y.shape
     assert np.all(np.isfinite(out))
     changed = run(sampler, setup, y.at[1].add(1.0), guidance)
-    atol = 400 * EPS if name == "tmpd" else 0
+    atol = 400 * EPS if name in ("tmpd", "freehunch") else 0
     np.testing.assert_allclose(changed[::2], out[::2], rtol=0, atol=atol)
     assert np.abs(changed[1] - out[1]).max() > 1e-3
+
+
+def test_a_network_is_told_the_covariance_of_images(setup, monkeypatch):
+    """Free Hunch asks for it; any other sampler takes a denoiser that does not know it."""
+    monkeypatch.setattr(restoration, "CG_TOLERANCE", 1e-15)
+    prior, degradation, _, levels, y = setup
+    guidance, gaussian = random_guidance("freehunch", 0, num_steps=3), GaussianDenoiser.of(prior)
+
+    def network(x_t, t):
+        return gaussian(x_t, t)
+
+    def restored(sampler, denoiser, guidance):
+        key = jax.random.key(0)
+        return restore(sampler, denoiser, degradation, y, levels, guidance, key, sigma_y=SIGMA_Y)
+
+    wanted = restored(freehunch(), gaussian, guidance)
+    for told in (WithCovariance.of(network, prior), GaussianAbove.of(network, prior, 1.0)):
+        found = restored(freehunch(), told, guidance)
+        np.testing.assert_allclose(found, wanted, rtol=0, atol=400 * EPS)
+    with pytest.raises(InputError, match="WithCovariance"):
+        restored(freehunch(), network, guidance)
+    guidance = random_guidance("pigdm", 0, num_steps=3)
+    found = restored(pigdm(), WithCovariance.of(network, prior), guidance)
+    np.testing.assert_allclose(found, restored(pigdm(), network, guidance), rtol=0, atol=100 * EPS)
 
 
 def test_images_of_a_batch_do_not_mix_but_planes_share_a_norm(setup):

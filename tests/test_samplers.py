@@ -23,12 +23,12 @@ from cases import (
     total_and_steps,
 )
 
-from spectralpost.affine import solver
+from spectralpost.affine import ModelDenoiser, solver
 from spectralpost.denoiser_use import denoiser_calls, differentiates_denoiser
 from spectralpost.errors import InputError
 from spectralpost.metrics import kl, mse, perception, wasserstein2
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, vp_linear
-from spectralpost.problem import Problem, denoise, ideal_posterior, make_problem
+from spectralpost.problem import Problem, ideal_posterior, make_problem
 from spectralpost.samplers import SAMPLERS
 from spectralpost.samplers.base import Measurement, Sampler, Step
 from spectralpost.samplers.daps import daps
@@ -83,8 +83,9 @@ def test_update_is_linear_and_modes_do_not_mix(name, shape):
     t, s, guidance_t = jax.tree.map(lambda leaf: leaf[1], (*step_pairs(vp_linear(5)), guidance))
 
     def update(x_t, y, eps):
-        gaussian = functools.partial(denoise, problem)
-        return sampler.update(gaussian, measurement, Step(t, s, x_t, y, eps, guidance_t))
+        return sampler.update(
+            ModelDenoiser(problem), measurement, Step(t, s, x_t, y, eps, guidance_t)
+        )
 
     rng = np.random.default_rng(0)
     signals = [jnp.asarray(rng.normal(size=problem.spectrum.shape)) for _ in range(3)]
@@ -478,7 +479,7 @@ def test_calls_of_the_denoiser():
 def test_samplers_that_differentiate_the_denoiser():
     made = {name: make() for name, make in SAMPLERS.items() if name != "exact"}
     found = {name for name, sampler in made.items() if differentiates_denoiser(sampler)}
-    assert found == {"dps", "mcg", "pigdm", "tmpd"}
+    assert found == {"dps", "mcg", "pigdm", "tmpd", "freehunch"}
 
 
 def test_amplification_of_an_estimate_of_the_clean_signal():

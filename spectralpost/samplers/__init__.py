@@ -12,6 +12,7 @@ from .diffpir import diffpir
 from .dmps import dmps
 from .dps import dps
 from .exact import exact
+from .freehunch import freehunch
 from .ilvr import ilvr
 from .mcg import mcg
 from .mpgd import mpgd
@@ -29,6 +30,7 @@ SAMPLERS: dict[str, Callable[..., Sampler]] = {
     "mpgd": mpgd,
     "dmps": dmps,
     "tmpd": tmpd,
+    "freehunch": freehunch,
     "dds": dds,
     "mcg": mcg,
     "ilvr": ilvr,
