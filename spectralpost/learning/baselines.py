@@ -87,7 +87,8 @@ def _zoom(losses: Callable[[np.ndarray], Array], num: int) -> tuple[np.ndarray, 
         values = np.asarray(losses(points))
         if values.min() < best_loss:
             best, best_loss = points[values.argmin()], float(values.min())
-        reach *= 4 / len(grid) ** (1 / num)  # two spacings of the grid around its best point
+        # Two spacings of the grid around its best point; of many weights these are no zoom.
+        reach *= min(4 / len(grid) ** (1 / num), 0.8)
         grid = constant_grid(1, FEW) if num == 1 else grid
     return best, best_loss
 

@@ -65,13 +65,13 @@ def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
     """Points that cover the cube [-1, 1]^num_weights: [num_points, num_weights].
 
     One weight: evenly spaced. Several: Hammersley's set, whose other coordinates are the digits of
-    0, 1, 2, ... in bases 2, 3, 5, mirrored at the point.
+    0, 1, 2, ... in bases 2, 3, 5, ..., mirrored at the point.
     """
     if num_weights == 1:
         return np.linspace(-1, 1, num_points)[:, None]
     numbers = np.arange(num_points)
     columns = [(numbers + 0.5) / num_points]
-    for base in (2, 3, 5)[: num_weights - 1]:
+    for base in (2, 3, 5, 7, 11)[: num_weights - 1]:
         digits = [numbers // base**k % base / base ** (k + 1) for k in range(8)]
         columns.append(np.sum(digits, axis=0))
     return 2 * np.stack(columns, axis=1) - 1
