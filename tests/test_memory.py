@@ -16,7 +16,7 @@ from spectralpost.literal_form import from_literal, to_literal
 from spectralpost.metrics import wasserstein2
 from spectralpost.noise import NoiseLevel, step_pairs
 from spectralpost.samplers.base import Measurement, Step
-from spectralpost.samplers.steps import second_order
+from spectralpost.samplers.steps import MOST_REMEMBERED, second_order
 from spectralpost.transfer import sampler_transfer, trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -24,50 +24,63 @@ pytestmark = pytest.mark.usefixtures("quick")
 TWINS = {"circular": lambda: circular((4, 3)), "blocks": lambda: decimated((6, 2), 2, "average")}
 LEVELS = sp.vp_linear(4)
 SAMPLER = sp.SAMPLERS["dps"](multistep=True)
+EXTRAPOLATIONS: tuple[str, ...] = ("extrapolation", "extrapolation_2", "extrapolation_3")
 
 
-def weights(seed, num=4):
+def dps(m):
+    return sp.SAMPLERS["dps"](multistep=m)
+
+
+def weights(seed, m=1, num=4):
     rng = np.random.default_rng(seed)
     return {
         "zeta": jnp.asarray(rng.uniform(0.05, 0.3, num)),
         "eta": jnp.asarray(rng.uniform(0, 1, num)),
-        "extrapolation": jnp.asarray(rng.uniform(0.3, 2, num)),
-    }
+    } | {name: jnp.asarray(rng.uniform(0.3, 2, num)) for name in EXTRAPOLATIONS[:m]}
 
 
-def literal_run(twin, levels, guidance, start, y, noise):
-    """DPS with an extrapolated estimate, of vectors of pixels; noise [S, n]."""
+def combined(estimates, w):
+    """Of all estimates, the newest first, with the weights multiplied out: w_1, (1 - w_1) w_2, ...,
+    and what is left to 1."""
+    shares = [np.prod(1 - np.array(w[:k])) * w[k] for k in range(len(w))]
+    shares.append(1 - sum(shares))
+    return sum(share * one for share, one in zip(shares, estimates, strict=True))
+
+
+def literal_run(twin, levels, guidance, m, start, y, noise):
+    """DPS from a combination of the last m + 1 estimates, of vectors of pixels; noise [S, n]."""
     H, C, mu = twin.H, twin.C, twin.mu
     alpha, sigma = map(np.asarray, levels)
-    x, before = sigma[0] * start, np.zeros_like(mu)
+    x, before = sigma[0] * start, [np.zeros_like(mu)] * m
     for i, eps in enumerate(noise):
         a, s, b, r = alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]
         D = a * C @ np.linalg.inv(a**2 * C + s**2 * np.eye(len(mu)))
         x_hat = mu + D @ (x - a * mu)
-        zeta, eta, w = (float(guidance[name][i]) for name in ("zeta", "eta", "extrapolation"))
-        base = before + w * (x_hat - before)
+        zeta, eta, *w = (float(guidance[name][i]) for name in ("zeta", "eta", *EXTRAPOLATIONS[:m]))
+        base = combined([x_hat, *before], w)
         tau2 = 1 - (a * r / (b * s)) ** 2
         eps_hat = (x - a * base) / s
         pull = 2 * zeta * D.T @ H.T @ (y - H @ x_hat)
         x = b * base + r * np.sqrt(1 - eta**2 * tau2) * eps_hat + eta * r * np.sqrt(tau2) * eps
-        x, before = x + pull, x_hat
+        x, before = x + pull, [x_hat, *before[:-1]]
     return x
 
 
+@pytest.mark.parametrize("m", [1, 2, 3])
 @pytest.mark.parametrize("name", TWINS)
 @pytest.mark.parametrize("grid", [sp.vp_linear, sp.ve_karras])
-def test_transfer_is_the_literal_algorithm_in_pixels(name, grid):
+def test_transfer_is_the_literal_algorithm_in_pixels(name, grid, m):
     """By probing the literal run with units: linear maps of start noise, y and fresh noise."""
-    twin, levels, guidance = TWINS[name](), grid(4), weights(0)
-    n, m = len(twin.mu), len(twin.H)
-    run = partial(literal_run, twin, levels, guidance)
-    zero, none = np.zeros(n), np.zeros((4, n))
-    c = run(zero, np.zeros(m), none)
-    A = np.stack([run(unit, np.zeros(m), none) - c for unit in np.eye(n)], axis=1)
-    B = np.stack([run(zero, unit, none) - c for unit in np.eye(m)], axis=1)
+    twin, levels, guidance = TWINS[name](), grid(4), weights(0, m)
+    n, num_measured = len(twin.mu), len(twin.H)
+    run = partial(literal_run, twin, levels, guidance, m)
+    zero, none, dark = np.zeros(n), np.zeros((4, n)), np.zeros(num_measured)
+    c = run(zero, dark, none)
+    A = np.stack([run(unit, dark, none) - c for unit in np.eye(n)], axis=1)
+    B = np.stack([run(zero, unit, none) - c for unit in np.eye(num_measured)], axis=1)
     fresh = np.eye(4 * n).reshape(-1, 4, n)
-    N = np.stack([run(zero, np.zeros(m), unit) - c for unit in fresh], axis=1)
-    found = sampler_transfer(SAMPLER, twin.problem, levels, guidance)
+    N = np.stack([run(zero, dark, unit) - c for unit in fresh], axis=1)
+    found = sampler_transfer(dps(m), twin.problem, levels, guidance)
     V, U = twin.V, twin.U
     offset = V.T @ (c - twin.mu + B @ twin.H @ twin.mu)
     wanted = (V.T @ A @ V, V.T @ B @ U, V.T @ N @ N.T @ V)
@@ -80,15 +93,56 @@ def test_transfer_is_the_literal_algorithm_in_pixels(name, grid):
 
 
 @pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("m, fewer", [(1, 0), (3, 1)])
 @pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir", "mpgd"])
-def test_without_extrapolation_it_is_the_sampler_itself(name, twin):
+def test_weights_of_one_are_fewer_estimates(name, m, fewer, twin):
+    """Down to none: the sampler itself."""
     problem = TWINS[twin]().problem
     guidance = random_guidance(name, 1, 4)
-    memory = guidance | {"extrapolation": jnp.ones(4)}
-    mine = trajectory(sp.SAMPLERS[name](multistep=True), problem, LEVELS, memory)
-    its = trajectory(sp.SAMPLERS[name](), problem, LEVELS, guidance)
+    guidance |= {one: weights(2, fewer)[one] for one in EXTRAPOLATIONS[:fewer]}
+    memory = guidance | dict.fromkeys(EXTRAPOLATIONS[fewer:m], jnp.ones(4))
+    mine = trajectory(sp.SAMPLERS[name](multistep=m), problem, LEVELS, memory)
+    its = trajectory(sp.SAMPLERS[name](multistep=fewer), problem, LEVELS, guidance)
     for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(its), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("m", range(1, MOST_REMEMBERED + 1))
+@pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir", "mpgd"])
+def test_weights_of_estimates_add_up_to_one(name, m):
+    """A denoiser that is sure of one image, which was measured: the step of the sampler itself."""
+    rng = np.random.default_rng(m)
+    image, x_t, eps, h = jnp.asarray(rng.uniform(0.1, 1, (4, 5)))
+    measurement = Measurement(h, jnp.asarray(0.1), jnp.linalg.norm, lambda operator, r: r)
+    t, s = (
+        NoiseLevel(jnp.asarray(0.6), jnp.asarray(0.8)),
+        NoiseLevel(jnp.asarray(0.8), jnp.asarray(0.6)),
+    )
+    sampler, plain = sp.SAMPLERS[name](multistep=m), sp.SAMPLERS[name]()
+    guidance = dict(zip(sampler.constraint, rng.uniform(0, 1, m + 2), strict=True))
+    step = Step(t, s, x_t, h * image, eps, guidance)
+    denoise = lambda x, level: image  # noqa: E731
+    x_s, *remembered = sampler.step(denoise, measurement, step, *[image] * m)
+    (wanted,) = plain.step(denoise, measurement, step)
+    np.testing.assert_allclose(x_s, wanted, rtol=1e-12)
+    np.testing.assert_allclose(remembered, [image] * m, rtol=1e-12)
+
+
+def test_how_many_are_remembered():
+    factory = sp.SAMPLERS["dps"]
+    assert factory(multistep=True) == factory(multistep=1)
+    assert factory(multistep=0) == factory()
+    for wrong in (-1, MOST_REMEMBERED + 1, 1.5, "two", None):
+        with pytest.raises(InputError, match=f"multistep = {wrong!r}: must be true, false or how"):
+            factory(multistep=wrong)
+
+
+def test_older_estimates_do_not_count_by_default():
+    problem = TWINS["circular"]().problem
+    one, three = (dps(m).heuristic(problem, LEVELS) for m in (1, 3))
+    assert list(three) == [*one, *EXTRAPOLATIONS[1:]]
+    for name, values in three.items():
+        np.testing.assert_allclose(values, one.get(name, jnp.ones(4)), rtol=1e-12)
 
 
 def test_default_weights_are_dpm_solver():
@@ -129,16 +183,17 @@ def test_default_weights_are_dpm_solver():
     assert extrapolation[0] == extrapolation[4] == 1
 
 
+@pytest.mark.parametrize("m", [1, 2])
 @pytest.mark.parametrize("name", TWINS)
-def test_jacobian_is_the_derivative(name):
+def test_jacobian_is_the_derivative(name, m):
     """Residuals have the sum and the gradient of the loss, levels and limits included."""
     problem = TWINS[name]().problem
     prepared = prepare(
-        SAMPLER,
+        dps(m),
         [problem],
         LEVELS,
-        weights(2),
-        ("zeta", "extrapolation"),
+        weights(2, m),
+        ("zeta", *EXTRAPOLATIONS[:m]),
         freedom=sp.Freedom(levels=True),
         prices=sp.Prices(max_amplification=1.01, smoothness=0.1),
     )
@@ -151,12 +206,13 @@ def test_jacobian_is_the_derivative(name):
     np.testing.assert_allclose(2 * jacobian.T @ r, gradient, rtol=1e-7, atol=1e-9 * value)
 
 
+@pytest.mark.parametrize("m", [1, 2])
 @pytest.mark.parametrize("degradation", [sp.gaussian_blur((8, 8), 1.0), sp.downsample((8, 8), 2)])
-def test_restored_images_have_the_moments_of_the_closed_form(degradation):
-    prior, guidance = sp.power_law((8, 8), mean=0.4), weights(4)
+def test_restored_images_have_the_moments_of_the_closed_form(degradation, m):
+    prior, guidance = sp.power_law((8, 8), mean=0.4), weights(4, m)
     y = sp.measure(degradation, sp.draw(prior, 1)[0], 0.2, jax.random.key(0))
     moments = sp.simulate(
-        SAMPLER,
+        dps(m),
         sp.GaussianDenoiser.of(prior),
         degradation,
         y,
@@ -168,7 +224,7 @@ def test_restored_images_have_the_moments_of_the_closed_form(degradation):
         batch_size=512,
     )
     problem = sp.image_problem(prior, degradation, 0.2)
-    law = sampler_transfer(SAMPLER, problem, LEVELS, guidance)
+    law = sampler_transfer(dps(m), problem, LEVELS, guidance)
     apart = degradation.to_measurement_modes(y) - problem.response * problem.mean
     if problem.basis is None:
         mean, var = law.data_gain * apart, law.state_gain**2 + law.noise_cov
@@ -181,16 +237,18 @@ def test_restored_images_have_the_moments_of_the_closed_form(degradation):
     assert np.abs(moments.var / var - 1).max() < 4.5 * np.sqrt(2 / moments.num_runs)
 
 
+@pytest.mark.parametrize("m", [1, 2])
 @pytest.mark.parametrize("name", TWINS)
-def test_official_weights_and_back(name):
+def test_official_weights_and_back(name, m):
     """Norms of a sampler that remembers: mean-field, along the trajectory of all its signals."""
-    problem, guidance = TWINS[name]().problem, weights(5)
-    literal = to_literal(SAMPLER, problem, LEVELS, guidance)
-    back = from_literal(SAMPLER, problem, LEVELS, literal)
+    sampler, problem, guidance = dps(m), TWINS[name]().problem, weights(5, m)
+    literal = to_literal(sampler, problem, LEVELS, guidance)
+    back = from_literal(sampler, problem, LEVELS, literal)
     for key, value in guidance.items():
         np.testing.assert_allclose(back[key], value, rtol=1e-10)
-    one = sampler_transfer(SAMPLER, problem, LEVELS, guidance)
-    other = sampler_transfer(SAMPLER.literal, problem, LEVELS, literal)
+    one = sampler_transfer(sampler, problem, LEVELS, guidance)
+    assert sampler.literal is not None
+    other = sampler_transfer(sampler.literal, problem, LEVELS, literal)
     for mine, its in zip(one, other, strict=True):
         np.testing.assert_allclose(mine, its, rtol=1e-10, atol=1e-12)
 
@@ -207,6 +265,31 @@ def test_memory_is_learned_and_pays():
     assert wasserstein2(
         problem, sampler_transfer(SAMPLER, problem, LEVELS, memory.guidance)
     ) == pytest.approx(memory.loss, rel=1e-10)
+    # From there, with one estimate more.
+    from_it = memory.guidance | {"extrapolation_2": jnp.ones(4)}
+    search = sp.Search(starts=1, max_iterations=20)
+    assert sp.learn(dps(2), problem, LEVELS, from_it, search=search).loss < 1.005 * memory.loss
+
+
+def test_all_weights_of_most_estimates_are_learned_and_polished():
+    """As many weights as a sampler has, eta included, in both searches."""
+    prior, degradation = sp.power_law((8, 8)), sp.gaussian_blur((8, 8), 1.0)
+    problem = sp.unique_modes(sp.image_problem(prior, degradation, 0.1))[0]
+    sampler, search = dps(MOST_REMEMBERED), sp.Search(starts=2, max_iterations=20)
+    found = sp.learn(sampler, problem, LEVELS, free=tuple(sampler.constraint), search=search)
+    assert found.loss <= found.baselines["tuned_constant"]
+    polished = sp.polish(
+        sampler,
+        sp.GaussianDenoiser.of(prior),
+        sp.draw(prior, 8, seed=1),
+        degradation,
+        0.1,
+        LEVELS,
+        found.guidance,
+        steps=2,
+    )
+    assert np.all(np.isfinite(polished.curve))
+    assert set(polished.guidance) == set(sampler.constraint)
 
 
 def test_chunks_are_for_samplers_without_memory():

@@ -10,7 +10,7 @@ from .steps import ddnm_step, extrapolated, noise_estimate, remembering
 
 
 @factory
-def diffpir(*, official_units: bool = False, multistep: bool = False) -> Sampler:
+def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> Sampler:
     """A proximal data step on x_hat, then a step that replaces part of the noise.
 
         rho    = lambda sigma_y^2 alpha_t^2 / sigma_t^2
@@ -27,10 +27,11 @@ def diffpir(*, official_units: bool = False, multistep: bool = False) -> Sampler
     skips the data step at its last index; this starts from pure noise. Its clipping of x_hat is not
     modelled.
 
-    multistep: x_hat' is extrapolated (`steps.extrapolated`) after the data step.
+    multistep: how many earlier estimates are remembered (True: one). x_hat' is extrapolated
+    (`steps.extrapolated`) after the data step.
 
     Weights: lambda_ >= 0, default 1 (1/4 in official units); zeta in [0, 1], default 0.1; with
-    multistep extrapolation >= 0.
+    multistep extrapolation, extrapolation_2, ... >= 0.
     """
     default = 0.25 if official_units else 1.0
 
@@ -43,7 +44,7 @@ def diffpir(*, official_units: bool = False, multistep: bool = False) -> Sampler
         x_hat = x_hat + safe_divide(h, h**2 + rho) * (y - h * x_hat)
         base = extrapolated(step, x_hat, before)
         x_s = ddnm_step(step, base, noise_estimate(x_t, base, t), safe_sqrt(guidance["zeta"]))
-        return (x_s, x_hat) if before else x_s
+        return (x_s, x_hat, *before[:-1]) if before else x_s
 
     sampler = Sampler(
         name="diffpir",
@@ -56,4 +57,4 @@ def diffpir(*, official_units: bool = False, multistep: bool = False) -> Sampler
         reference="Zhu et al., DiffPIR, 2023, arXiv 2305.08995",
         summary="x_hat' = prox of ||y - H x||^2 at x_hat, rho = lambda_ sigma_y^2 alpha^2/sigma^2",
     )
-    return remembering(sampler) if multistep else sampler
+    return remembering(sampler, multistep)

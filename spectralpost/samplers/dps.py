@@ -16,7 +16,7 @@ from .steps import (
 
 
 @factory
-def dps(*, scale: float = 0.3, normalised: bool = False, multistep: bool = False) -> Sampler:
+def dps(*, scale: float = 0.3, normalised: bool = False, multistep: int | bool = False) -> Sampler:
     """DDIM(eta), then a step down the gradient of the data misfit.
 
         r   = y - H x_hat(x_t)
@@ -37,12 +37,13 @@ def dps(*, scale: float = 0.3, normalised: bool = False, multistep: bool = False
     "fixed small" variance here), and the last of the official steps, t = 0, adding no noise is met
     by ending the grid at sigma = 0.
 
-    multistep: DDIM from `steps.extrapolated` estimates, with eta = 0 and the default weights
-    DPM-Solver++(2M); the gradient stays that of x_hat itself.
+    multistep: how many earlier estimates are remembered (True: one). DDIM from
+    `steps.extrapolated` estimates, with eta = 0 and the default weights DPM-Solver++(2M); the
+    gradient stays that of x_hat itself.
 
     Weights: zeta (or scale) >= 0; eta in [0, 1], default 1, the ancestral DDPM step; with
-    multistep extrapolation >= 0. The default zeta is the official scale, converted by the
-    mean-field norm at each step.
+    multistep extrapolation, extrapolation_2, ... >= 0. The default zeta is the official scale,
+    converted by the mean-field norm at each step.
     """
     check_scale(scale)
 
@@ -51,7 +52,7 @@ def dps(*, scale: float = 0.3, normalised: bool = False, multistep: bool = False
         base = extrapolated(step, x_hat, before)
         eps_hat = noise_estimate(step.x_t, base, step.t)
         x_s = ddim_step(step, base, eps_hat, step.guidance["eta"]) + descent
-        return (x_s, x_hat) if before else x_s
+        return (x_s, x_hat, *before[:-1]) if before else x_s
 
     sampler = Sampler(
         name="dps",
@@ -70,4 +71,4 @@ def dps(*, scale: float = 0.3, normalised: bool = False, multistep: bool = False
         literal=None if normalised else dps(scale=scale, normalised=True, multistep=multistep),
         **norm_conversion("zeta", "scale", lambda norm, levels: 2 * norm),
     )
-    return remembering(sampler) if multistep else sampler
+    return remembering(sampler, multistep)

@@ -12,7 +12,7 @@ from .steps import ddim_step, extrapolated, noise_estimate, norm_conversion, rem
 
 @factory
 def mpgd(
-    *, scale: float | None = None, normalised: bool = False, multistep: bool = False
+    *, scale: float | None = None, normalised: bool = False, multistep: int | bool = False
 ) -> Sampler:
     """A gradient step on x_hat itself, without differentiating the denoiser; then DDIM(eta).
 
@@ -29,10 +29,12 @@ def mpgd(
 
     The second form is not affine; its closed form uses the mean-field norm (`transfer`).
 
-    multistep: the unguided x_hat is extrapolated (`steps.extrapolated`) before it is guided.
+    multistep: how many earlier estimates are remembered (True: one). The unguided x_hat is
+    extrapolated (`steps.extrapolated`) before it is guided.
 
-    Weights: scale >= 0; eta in [0, 1], default 0.5; with multistep extrapolation >= 0. The default
-    scale of the first form is the official one, converted by the mean-field norm at each step.
+    Weights: scale >= 0; eta in [0, 1], default 0.5; with multistep extrapolation,
+    extrapolation_2, ... >= 0. The default scale of the first form is the official one, converted by
+    the mean-field norm at each step.
     """
     if scale is not None:
         check_scale(scale)
@@ -46,7 +48,7 @@ def mpgd(
         if normalised:
             weight = weight / (step.s.alpha * measurement.norm(r))
         x_s = ddim_step(step, base + weight * h * r, eps_hat, step.guidance["eta"])
-        return (x_s, x_hat) if before else x_s
+        return (x_s, x_hat, *before[:-1]) if before else x_s
 
     def defaults(problem: Problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
         value = 17.5 * (20 / num_steps_of(levels)) ** 0.917 if scale is None else scale
@@ -67,4 +69,4 @@ def mpgd(
         literal=None if normalised else mpgd(scale=scale, normalised=True, multistep=multistep),
         **norm_conversion("scale", "scale", lambda R, levels: step_pairs(levels)[1].alpha * R),
     )
-    return remembering(sampler) if multistep else sampler
+    return remembering(sampler, multistep)

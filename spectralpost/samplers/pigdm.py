@@ -22,7 +22,7 @@ def pigdm(
     noiseless: bool = False,
     start_from_y: bool = False,
     threshold: float = 0.03,
-    multistep: bool = False,
+    multistep: int | bool = False,
 ) -> Sampler:
     """DDIM(eta) plus the likelihood score of x_0 | x_t ~ N(x_hat, r_t^2 I).
 
@@ -38,10 +38,12 @@ def pigdm(
     as zero for blurs (`threshold`, by axis there, of H here), and starts from x_T = alpha_T H^+ y +
     sigma_T eps (`start_from_y`).
 
-    multistep: DDIM from `steps.extrapolated` estimates, with the default weights DPM-Solver++(2M);
-    the gradient stays that of x_hat itself.
+    multistep: how many earlier estimates are remembered (True: one). DDIM from
+    `steps.extrapolated` estimates, with the default weights DPM-Solver++(2M); the gradient stays
+    that of x_hat itself.
 
-    Weights: weight >= 0, default 1; eta in [0, 1], default 0; with multistep extrapolation >= 0.
+    Weights: weight >= 0, default 1; eta in [0, 1], default 0; with multistep extrapolation,
+    extrapolation_2, ... >= 0.
     """
 
     def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
@@ -57,7 +59,7 @@ def pigdm(
         base = extrapolated(step, x_hat, before)
         x_s = ddim_step(step, base, noise_estimate(x_t, base, t), guidance["eta"])
         x_s = x_s + guidance["weight"] * s.alpha * t.alpha * g
-        return (x_s, x_hat) if before else x_s
+        return (x_s, x_hat, *before[:-1]) if before else x_s
 
     def informed(measurement: Measurement, level: NoiseLevel, y: Array, eps: Array) -> Array:
         inverse = pseudo_inverse(measurement.response, threshold)
@@ -80,4 +82,4 @@ def pigdm(
         ),
         start=informed if start_from_y else pure_noise,
     )
-    return remembering(sampler) if multistep else sampler
+    return remembering(sampler, multistep)

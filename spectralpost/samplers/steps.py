@@ -11,7 +11,10 @@ from jax import Array
 from ..algebra import safe_divide, safe_sqrt
 from ..errors import InputError
 from ..noise import NoiseLevel, step_pairs
-from .base import Conversion, Denoise, Guidance, Measurement, Sampler, Step
+from .base import Conversion, Denoise, Guidance, Measurement, Sampler, Step, constant
+
+# Of estimates: what a step costs grows with their cube, and files may ask for any number.
+MOST_REMEMBERED = 4
 
 
 def noise_estimate(x_t: Array, x_hat: Array, t: NoiseLevel) -> Array:
@@ -188,21 +191,57 @@ def projection(h: Array, threshold: float) -> Array:
 
 
 def extrapolated(step: Step, x_hat: Array, before: tuple[Array, ...]) -> Array:
-    """before + extrapolation (x_hat - before) with x_hat of the step before; else x_hat."""
-    if not before:
-        return x_hat
-    return before[0] + step.guidance["extrapolation"] * (x_hat - before[0])
+    """The estimate that DDIM starts from, given those of the m steps before, the newest first.
+
+    From the oldest on, each estimate is extrapolated to the next newer one:
+
+        x' = x_m,   then   x' <- x' + w_k (x_{k-1} - x')   for k = m, ..., 1
+
+    with x_k that of k steps ago, x_0 = x_hat, w_1 the weight `extrapolation`, w_2 `extrapolation_2`
+    and so on. w_k = 1 forgets all that is older than x_{k-1}: w_2 = 1 is the same with m = 1, and
+    w_1 = 1 is DDIM. It is a linear combination whose weights add up to 1, so that estimates that
+    agree stay as they are, the prior mean for one, and a step commutes with a shift of it. They may
+    be negative though w_k >= 0: alternating as in Adams' methods where all w_k > 1, of all earlier
+    estimates where w_1 > 1 > w_2. (Out of reach: less than 0 of x_hat, less than 0 of x_1 beside
+    less than 1 of x_hat, and so on.)
+
+    A learned combination of all earlier estimates is "learnable linear extrapolation": Zhang et
+    al., "Improving Diffusion-Based Inverse Algorithms under Few-Step Constraint via Learnable
+    Linear Extrapolation", NeurIPS 2025 (arXiv 2503.10103).
+    """
+    base, *newer = reversed((x_hat, *before))
+    for name, estimate in zip(reversed(extrapolations(len(before))), newer, strict=True):
+        base = base + step.guidance[name] * (estimate - base)
+    return base
 
 
-def remembering(sampler: Sampler) -> Sampler:
-    """The sampler whose update takes the estimate of the step before and returns its own as well:
-    with a weight for `extrapolated`, by default that of `second_order`."""
+def extrapolations(m: int) -> list[str]:
+    """Names of the weights of `extrapolated`, of the newest estimate first."""
+    return ["extrapolation", *(f"extrapolation_{k}" for k in range(2, m + 1))][:m]
+
+
+def remembering(sampler: Sampler, m: int) -> Sampler:
+    """The sampler whose update takes the estimates of the m steps before and returns those of the
+    last m: with weights for `extrapolated`, by default `second_order` and 1 for older ones.
+
+    InputError unless m is a whole number from 0 (the sampler as it is) to MOST_REMEMBERED.
+    """
+    if not (isinstance(m, int) and 0 <= m <= MOST_REMEMBERED):
+        raise InputError(
+            f"multistep = {m!r}: must be true, false or how many estimates are remembered, up to "
+            f"{MOST_REMEMBERED}"
+        )
+    if not m:
+        return sampler
+    first, *older = extrapolations(m)
     return replace(
         sampler,
-        memory=1,
-        constraint=sampler.constraint | {"extrapolation": "nonnegative"},
+        memory=int(m),
+        constraint=sampler.constraint | dict.fromkeys((first, *older), "nonnegative"),
         defaults=lambda problem, levels, factor: (
-            sampler.defaults(problem, levels, factor) | {"extrapolation": second_order(levels)}
+            sampler.defaults(problem, levels, factor)
+            | {first: second_order(levels)}
+            | dict.fromkeys(older, constant(1.0, levels))
         ),
     )
 
