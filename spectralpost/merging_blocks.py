@@ -70,7 +70,8 @@ def unique_blocks(problem: Problem) -> tuple[Problem, np.ndarray]:
 def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     """Blocks of few modes, k, that cost about as much as `num_bins` modes (approximate).
 
-    They are num_bins / k^2, since a gain of a block has k^2 numbers; 32 at least.
+    They are num_bins / k^2, since a gain of a block has k^2 numbers; 32 at least. Blocks that keep
+    their modes, since all have the same eigenvectors, are num_bins / k; 64 at least.
 
     Returns the smaller problem, and the index [B] of the row that what is measured of each old
     block went to.
@@ -80,7 +81,7 @@ def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     if pairs is None or rows * k**2 <= num_bins:
         return problem, np.arange(rows)
     if not pairs.gain.size:
-        return _binned_alike(problem, pairs, max(num_bins // k**2, LEAST_ALIKE))
+        return _binned_alike(problem, pairs, max(num_bins // k, LEAST_ALIKE))
     size = [size for least, size in SIZES.items() if least <= num_bins][-1]
     size = min(size, pairs.gain.shape[1])
     num_bins = max(num_bins // size**2, LEAST)

@@ -177,8 +177,8 @@ def test_wrong_input_is_one_line(make, says):
 
 def test_commands_learn_and_restore_a_mosaic(tmp_path):
     """As predicted of a photograph; then a grey file, one number a pixel, becomes one of colour."""
-    options = ["--size", "16", "--steps", "4", "--starts", "2", "--bins", "300"]
-    design = ["design", "--degradation", "mosaic", *options, "--sampler", "diffpir"]
+    options = ["--size", "16", "--steps", "8", "--starts", "2", "--bins", "300"]
+    design = ["design", "--degradation", "mosaic", *options, "--sampler", "dps"]
     assert not main([*design, "--out", str(tmp_path / "d")])
     found = json.loads((tmp_path / "d" / "metrics.json").read_text())
     rows = found["average image"]

@@ -203,6 +203,12 @@ def present(result: Result) -> None:
             soft_wrap=True,
         )
     console.print(metric_table(result.rows, result.title))
+    if result.rows["tuned_constant"]["W2^2"] < result.rows["learned"]["W2^2"]:
+        console.print(
+            "In the model the tuned constant is better: limits on amplification and roughness, "
+            "which keep a schedule usable, hold what is learned, not it (`sp.Prices`).",
+            soft_wrap=True,
+        )
     title = f"{inputs.photo_name}, restored with {result.denoiser}: PSNR in dB"
     exact = is_exact(inputs.degradation)
     table = Table(title=title, caption=PREDICTED if exact else NOT_PREDICTED)
