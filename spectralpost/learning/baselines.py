@@ -62,35 +62,85 @@ def tuned_constant(loss: Loss, given: Guidance) -> tuple[Guidance, float]:
     """
     parameters = loss.parameters
     sampler, dtype = parameters.sampler, parameters.levels.alpha.dtype
-    logs = lambda points: np.asarray(points, dtype)  # noqa: E731
-    constants, least = _zoom(lambda points: losses_of(loss, logs(points)), len(parameters.weights))
-    factors, least_published = _zoom(
-        lambda points: _published_losses(loss, logs(points[:, 0]), given), 1
+    logs = lambda points: np.asarray(points[0], dtype)  # noqa: E731
+    constants, least = _zoom(
+        lambda points: losses_of(loss, logs(points))[None], len(parameters.weights)
     )
-    if not np.isfinite(min(least, least_published)):
+    factors, least_published = _zoom(
+        lambda points: _published_losses(loss, logs(points)[:, 0], given)[None], 1
+    )
+    if not np.isfinite(min(least[0], least_published[0])):
         raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
-    if least <= least_published:
-        return schedule_of(parameters, logs(constants)).guidance, least
-    return _published(loss, logs(factors[0]), given), least_published
+    if least[0] <= least_published[0]:
+        return schedule_of(parameters, logs(constants)).guidance, float(least[0])
+    return _published(loss, logs(factors)[0], given), float(least_published[0])
 
 
-def _zoom(losses: Callable[[np.ndarray], Array], num: int) -> tuple[np.ndarray, float]:
-    """Minimise over [-log 1e4, log 1e4]^num, by a grid that zooms in on its best point.
+def tuned_constants(losses: Loss, given: Guidance) -> tuple[Guidance, np.ndarray]:
+    """`tuned_constant` of many losses side by side: leaves [N, ...] of both and of what is found.
+
+    A loss that is nowhere finite is infinite here, and its schedule none.
+    """
+    parameters = losses.parameters
+    cells, dtype = len(losses.power), parameters.levels.alpha.dtype
+    logs = lambda points: np.asarray(points, dtype)  # noqa: E731
+    constants, least = _zoom(
+        lambda points: _losses_of_each(losses, logs(points)), len(parameters.weights), cells
+    )
+    factors, least_published = _zoom(
+        lambda points: _published_losses_of_each(losses, logs(points)[..., 0], given), 1, cells
+    )
+    take = least <= least_published
+    found = _schedules(losses, logs(constants), logs(factors)[:, 0], given, take)
+    return found, np.where(take, least, least_published)
+
+
+def _zoom(
+    losses: Callable[[np.ndarray], Array], num: int, cells: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """Minimise over [-log 1e4, log 1e4]^num, by a grid that zooms in on its best point: [N, num]
+    and the least losses [N], of losses of points [N, grid, num].
 
     No derivatives: the loss of a constant has cliffs where the sampler becomes unstable. Once they
     are seen, few points of one number do.
     """
-    grid = constant_grid(num)
-    best, best_loss, reach = np.zeros(num), np.inf, np.log(1e4)
+    grid, each = constant_grid(num), np.arange(cells)
+    best, best_loss, reach = np.zeros((cells, num)), np.full(cells, np.inf), np.log(1e4)
     while reach > 1e-3:  # a loss within a millionth of its curvature
-        points = best + reach * grid
+        points = best[:, None] + reach * grid
         values = np.asarray(losses(points))
-        if values.min() < best_loss:
-            best, best_loss = points[values.argmin()], float(values.min())
+        at = values.argmin(axis=1)
+        better = values[each, at] < best_loss
+        best = np.where(better[:, None], points[each, at], best)
+        best_loss = np.where(better, values[each, at], best_loss)
         # Two spacings of the grid around its best point; of many weights these are no zoom.
         reach *= min(4 / len(grid) ** (1 / num), 0.8)
         grid = constant_grid(1, FEW) if num == 1 else grid
     return best, best_loss
+
+
+@jax.jit
+def _losses_of_each(losses: Loss, points: Array) -> Array:
+    return jax.vmap(losses_of)(losses, points)
+
+
+@jax.jit
+def _published_losses_of_each(losses: Loss, log_factors: Array, given: Guidance) -> Array:
+    return jax.vmap(_published_losses)(losses, log_factors, given)
+
+
+@jax.jit
+def _schedules(
+    losses: Loss, constants: Array, log_factors: Array, given: Guidance, take: Array
+) -> Guidance:
+    """The constants where they are to be taken, else the published defaults times the factors."""
+
+    def one(loss: Loss, constant: Array, log_factor: Array, given: Guidance, take: Array):
+        flat = loss.parameters.schedule(constant).guidance
+        published = _published(loss, log_factor, given)
+        return {name: jnp.where(take, flat[name], published[name]) for name in flat}
+
+    return jax.vmap(one)(losses, constants, log_factors, given, take)
 
 
 @jax.jit

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..noise import num_steps_of
 from ..samplers.base import Guidance
 from .guidance import on_host, smooth_curves, unconstrain
-from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of
+from .lanes import Lanes, Method, Optimizer, advance, advance_each, begin, losses_of
 from .loss import Loss
 
 CHUNK = 20  # iterations between two looks at the loss
@@ -60,6 +60,8 @@ class Search(NamedTuple):
                     `learning_rate`): any objective, samplers that divide by norms; they only
                     refine. "auto": lm where it applies, else lbfgs
     seed            searches are deterministic for a given one
+    explore         False: only refine, from all starts; a fraction of the time where few of them
+                    do, as in a sweep
     """
 
     starts: int = 48
@@ -68,6 +70,7 @@ class Search(NamedTuple):
     optimizer: Optimizer = "auto"
     learning_rate: float = 0.03
     seed: int = 0
+    explore: bool = True
 
     @property
     def max_chunks(self) -> int:
@@ -239,6 +242,25 @@ def refine(
         if last - best <= search.tolerance * best:
             return lanes, True
     return lanes, False
+
+
+def refine_each(losses: Loss, method: Method, starts: np.ndarray, search: Search) -> Lanes:
+    """`refine` of many losses side by side: leaves [N, ...], starts [N, lanes, P]. Each ends where
+    it would end alone; the others go on."""
+    vectors = np.asarray(starts, losses.parameters.levels.alpha.dtype)
+    lanes = jax.vmap(lambda vectors: begin(method, vectors))(vectors)
+    kept = jax.tree.map(np.array, lanes)
+    best, going = np.full(len(vectors), np.inf), np.ones(len(vectors), bool)
+    for _ in range(search.max_chunks):
+        lanes, found = advance_each(losses, lanes, method, CHUNK)
+        after = jax.tree.map(np.array, lanes)
+        pick = lambda new, old: np.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: B023, E731
+        kept = jax.tree.map(pick, after, kept)
+        last, best = best, np.minimum(best, np.asarray(found)[:, -1].min(axis=1))
+        going &= ~(last - best <= search.tolerance * best)
+        if not going.any():
+            break
+    return kept
 
 
 def random_starts(

@@ -69,6 +69,15 @@ def advance(loss: Loss, lanes: Lanes, method: Method, iterations: int) -> tuple[
         return jax.lax.scan(body, lanes, length=iterations)
 
 
+@partial(jax.jit, static_argnames=("method", "iterations"), donate_argnames="lanes")
+def advance_each(
+    losses: Loss, lanes: Lanes, method: Method, iterations: int
+) -> tuple[Lanes, Array]:
+    """`advance` of many losses side by side, [N, ...], each with lanes of its own, [N, lanes, ...];
+    also the best losses, [N, iterations, lanes]."""
+    return jax.vmap(partial(advance, method=method, iterations=iterations))(losses, lanes)
+
+
 @jax.jit
 def losses_of(loss: Loss, vectors: Array) -> Array:
     """The losses of many vectors [num, P]; an unstable sampler's is infinite."""

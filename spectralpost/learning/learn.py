@@ -110,9 +110,10 @@ def learn(
     watch = Watch(progress)
     usual = default_free(sampler)
     starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
-    if is_dense(problems[0]) and starts is None:
+    dense = is_dense(problems[0])
+    if dense and starts is None:
         starts = generations.random_starts(loss, centres, min(search.starts, 2), search.seed)
-    elif prepared.method.optimizer == "lm" and not is_dense(problems[0]):
+    elif prepared.method.optimizer == "lm" and search.explore and not dense:
         coarse = loss.on_bins(COARSE)
         plain = _plain(coarse, prepared)
         if starts is None:

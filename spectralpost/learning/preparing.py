@@ -1,6 +1,6 @@
 """From the arguments of `learn` to a loss, a method and the two schedules it begins from."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
@@ -47,8 +47,12 @@ def prepare(
     prices: Prices = Prices(),
     several: Several = Several(),
     search: Search = Search(),
+    tune: Callable[[Loss, Guidance], tuple[Guidance, float]] = tuned_constant,
 ) -> Prepared:
-    """What `learn` minimises with the same arguments, and the two schedules it begins from."""
+    """What `learn` minimises with the same arguments, and the two schedules it begins from.
+
+    tune   finds the tuned constant of an unlimited loss; who has it already gives it back
+    """
     check_levels(levels)
     if not problems:
         raise InputError("problem: one at least is needed")
@@ -75,7 +79,7 @@ def prepare(
         several=several,
         watched=binned(problems, WATCHED) if chunked else None,
     )
-    constant, constant_loss = tuned_constant(unlimited, given)
+    constant, constant_loss = tune(unlimited, given)
     parameters = parameters_of(
         sampler,
         levels,

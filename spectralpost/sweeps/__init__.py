@@ -1,0 +1,1 @@
+"""Sweeps: thousands of cells, each a problem and a sampler, as a table that nothing loses."""

@@ -1,0 +1,289 @@
+"""Many cells by one compiled program: evaluated, tuned and learned side by side.
+
+Each cell's result is what `evaluate`, `tuned_constant` and `learn` give for it alone, to rounding:
+`learn` with `Search(starts, max_iterations, explore=False)`, on the merged problem.
+"""
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from ..degradations import make_degradation
+from ..errors import InputError
+from ..inpainting import learning_problem
+from ..learning import Freedom, Prices, Search
+from ..learning.baselines import tuned_constants
+from ..learning.generations import random_starts, refine_each
+from ..learning.loss import Loss
+from ..learning.parameters import Parameters
+from ..learning.preparing import Prepared, prepare
+from ..merging import bin_modes, pad_modes, unique_modes
+from ..metrics import mse, perception, psnr, wasserstein2
+from ..noise import NoiseLevel, curve_of, make_grid
+from ..problem import Problem
+from ..samplers.base import Guidance, Sampler
+from ..samplers.exact import exact
+from ..transfer import Transfer, sampler_transfer
+from .grid import OBJECTIVES, PRIORS, Settings, cell_hash, columns_of, sampler_of
+
+METRICS = ("w2", "mse", "psnr", "perception")
+SCHEDULES = ("published", "tuned", "learned", "exact")
+Row = dict[str, Any]  # column -> value, of one cell
+
+
+class Case(NamedTuple):
+    """A cell as objects."""
+
+    cell: Mapping[str, Any]
+    sampler: Sampler
+    levels: NoiseLevel  # [S + 1]
+    problem: Problem  # merged
+
+
+def batch_key(cell: Mapping[str, Any]) -> str:
+    """Equal for cells that may be computed by one program."""
+    static = [cell[axis] for axis in ("sampler", "steps", "objective", "free", "learn_levels")]
+    return json.dumps([*static, cell["degradation"]["name"]], sort_keys=True)
+
+
+def run_batch(cells: Sequence[Mapping[str, Any]], settings: Settings) -> list[Row]:
+    """A row for each cell of one `batch_key`, in their order.
+
+    A cell that cannot be computed has an `error`, and the others what they have without it.
+    """
+    rows: dict[int, Row] = {}
+    groups: dict[Any, list[tuple[int, Case]]] = {}
+    for i, cell in enumerate(cells):
+        try:
+            case = case_of(cell, settings)
+        except InputError as error:
+            rows[i] = {"error": str(error)}
+            continue
+        k = None if case.problem.basis is None else case.problem.spectrum.shape[1]
+        groups.setdefault((k, curve_of(case.levels)), []).append((i, case))
+    for group in groups.values():
+        places, cases = zip(*group, strict=True)
+        found = _of_alike(cases, settings, _up(len(cases)))
+        rows |= dict(zip(places, found, strict=True))
+    return [
+        {"cell": cell_hash(cell, settings)} | columns_of(cell) | rows[i]
+        for i, cell in enumerate(cells)
+    ]
+
+
+def case_of(cell: Mapping[str, Any], settings: Settings) -> Case:
+    """The objects of a cell; those that cells share are made once."""
+    degradation, prior = (
+        json.dumps(cell[axis], sort_keys=True) for axis in ("degradation", "prior")
+    )
+    # Bins hardly depend on the noise: those of the nearest power of two do.
+    near = 2.0 ** np.rint(np.log2(cell["sigma_y"]))
+    problem = _merged(degradation, prior, float(near), settings.size, settings.bins)
+    problem = problem._replace(sigma_y=np.asarray(cell["sigma_y"], problem.spectrum.dtype))
+    levels = _levels(json.dumps(cell["grid"], sort_keys=True), cell["steps"])
+    return Case(cell, sampler_of(cell["sampler"]), levels, problem)
+
+
+@lru_cache(maxsize=4096)
+def _merged(degradation: str, prior: str, sigma_y: float, size: int, bins: int) -> Problem:
+    whole = _unmerged(degradation, prior, size)._replace(sigma_y=np.asarray(sigma_y))
+    return jax.tree.map(np.asarray, bin_modes(whole, bins)[0])
+
+
+@lru_cache(maxsize=256)
+def _unmerged(degradation: str, prior: str, size: int) -> Problem:
+    shape = (size, size)
+    (of_h, h), (of_prior, options) = (_split(json.loads(one)) for one in (degradation, prior))
+    problem = learning_problem(
+        PRIORS[of_prior](shape, **options), make_degradation(of_h, shape, **h), 1.0
+    )
+    return unique_modes(problem)[0]
+
+
+@lru_cache(maxsize=1024)
+def _levels(grid: str, steps: int) -> NoiseLevel:
+    name, options = _split(json.loads(grid))
+    return jax.tree.map(np.asarray, make_grid(name, steps, **options))
+
+
+def _split(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return entry["name"], {key: value for key, value in entry.items() if key != "name"}
+
+
+# ----------------------------------------------------------------------------- cells side by side
+
+
+def _of_alike(cases: Sequence[Case], settings: Settings, width: int) -> list[Row]:
+    """Rows of cases whose programs, for `width` of them, are the same; where those fail, of each
+    half alone."""
+    started = time.perf_counter()
+    try:
+        found = _computed(cases, settings, width)
+    except Exception as error:  # whatever it is, it is this batch's alone
+        if len(cases) == 1:
+            return [{"error": f"{type(error).__name__}: {error}".splitlines()[0]}]
+        half = len(cases) // 2
+        return [
+            row for part in (cases[:half], cases[half:]) for row in _of_alike(part, settings, width)
+        ]
+    seconds = (time.perf_counter() - started) / len(cases)
+    return [row | {"seconds": seconds} for row in found]
+
+
+def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row]:
+    sampler, num = cases[0].sampler, len(cases)
+    # Few shapes, so few programs: both numbers are rounded up, the last case stands for the rest.
+    filled = [*cases, *[cases[-1]] * (width - num)]
+    rows = _up(max(len(case.problem.spectrum) for case in cases))
+    padded = [jax.tree.map(np.asarray, pad_modes(case.problem, rows)) for case in filled]
+    problems, levels = _stacked(padded), _stacked([case.levels for case in filled])
+    factors = np.asarray([case.cell["factor"] for case in filled])
+    problems, levels, factors = _spread((problems, levels, factors))
+    published = _published(sampler, problems, levels, factors)
+    schedules: dict[str, tuple[NoiseLevel, Guidance]] = {"published": (levels, published)}
+    if settings.learn or settings.tune:
+        given = _each(published)
+        prepared = [_prepared(*one, settings) for one in zip(filled, padded, given, strict=True)]
+        unlimited = _spread(_stacked([one.given for one in prepared]))
+        tuned, least = tuned_constants(unlimited, published)
+        schedules["tuned"] = levels, tuned
+        if settings.learn:
+            schedules["learned"] = _learned(prepared, tuned, least, settings)
+    metrics = {
+        label: _metrics(sampler, problems, *schedule) for label, schedule in schedules.items()
+    }
+    eta = published.get("eta", np.zeros_like(np.asarray(levels.alpha)[:, 1:]))
+    metrics["exact"] = _metrics_of_exact(problems, levels, eta)
+    *_, (best_levels, best) = schedules.values()
+    return _rows(num, jax.tree.map(np.asarray, metrics), best_levels, best)
+
+
+def _prepared(case: Case, problem: Problem, given: Guidance, settings: Settings) -> Prepared:
+    """As `learn` prepares it, with 1 for the tuned constant's loss."""
+    cell = case.cell
+    return prepare(
+        case.sampler,
+        [problem],
+        case.levels,
+        given,
+        None if cell["free"] is None else tuple(cell["free"]),
+        objective=OBJECTIVES[cell["objective"]],
+        freedom=Freedom(levels=cell["learn_levels"]),
+        prices=Prices(cell["max_amplification"], cell["smoothness"]),
+        search=_search(settings),
+        tune=lambda loss, given: (given, 1.0),
+    )
+
+
+def _search(settings: Settings) -> Search:
+    return Search(settings.starts, settings.max_iterations, seed=settings.seed, explore=False)
+
+
+def _learned(
+    prepared: Sequence[Prepared], tuned: Guidance, least: np.ndarray, settings: Settings
+) -> tuple[NoiseLevel, Guidance]:
+    search, losses, starts = _search(settings), [], []
+    for one, constant, price in zip(prepared, _each(tuned), least, strict=True):
+        finite = price if np.isfinite(price) else 1.0
+        losses.append(replace(one.loss, rough_price=one.loss.rough_price * finite))
+        centres = one.heuristic, constant
+        starts.append(random_starts(one.loss, centres, search.starts, search.seed))
+    stack = _spread(_stacked(losses))
+    lanes = refine_each(stack, prepared[0].method, np.stack(starts), search)
+    best = np.asarray(lanes.loss).argmin(axis=1)
+    return _schedules(stack, np.asarray(lanes.vector)[np.arange(len(best)), best])
+
+
+@jax.jit
+def _schedules(losses: Loss, vectors: Array) -> tuple[NoiseLevel, Guidance]:
+    found = jax.vmap(Parameters.schedule)(losses.parameters, vectors)
+    return found.levels, found.guidance
+
+
+@partial(jax.jit, static_argnames="sampler")
+def _published(sampler: Sampler, problems: Problem, levels: NoiseLevel, factors: Array) -> Guidance:
+    return jax.vmap(sampler.heuristic)(problems, levels, factors)
+
+
+@partial(jax.jit, static_argnames="sampler")
+def _metrics(
+    sampler: Sampler, problems: Problem, levels: NoiseLevel, guidance: Guidance
+) -> dict[str, Array]:
+    def one(problem: Problem, levels: NoiseLevel, guidance: Guidance) -> dict[str, Array]:
+        return _measured(problem, sampler_transfer(sampler, problem, levels, guidance))
+
+    return jax.vmap(one)(problems, levels, guidance)
+
+
+@jax.jit
+def _metrics_of_exact(problems: Problem, levels: NoiseLevel, eta: Array) -> dict[str, Array]:
+    def one(problem: Problem, levels: NoiseLevel, eta: Array) -> dict[str, Array]:
+        transfer = sampler_transfer(exact(problem), problem, levels, {"eta": eta})
+        return _measured(problem, transfer)
+
+    return jax.vmap(one)(problems, levels, eta)
+
+
+def _measured(problem: Problem, transfer: Transfer) -> dict[str, Array]:
+    error = mse(problem, transfer)
+    return {
+        "w2": wasserstein2(problem, transfer),
+        "mse": error,
+        "psnr": psnr(error),
+        "perception": perception(problem, transfer),
+    }
+
+
+def _rows(
+    num: int, metrics: dict[str, dict[str, np.ndarray]], levels: NoiseLevel, guidance: Guidance
+) -> list[Row]:
+    alpha, sigma = (np.asarray(leaf) for leaf in levels)
+    weights = {name: np.asarray(one) for name, one in guidance.items()}
+    rows = []
+    for i in range(num):
+        row: Row = {
+            f"{label}_{name}": float(values[i])
+            for label, of_label in metrics.items()
+            for name, values in of_label.items()
+        }
+        row |= {"alpha": alpha[i].tolist(), "sigma": sigma[i].tolist()}
+        row |= {f"weight_{name}": one[i].tolist() for name, one in weights.items()}
+        *_, last = [label for label in metrics if label != "exact"]
+        if not np.isfinite(metrics[last]["w2"][i]):
+            row["error"] = f"{last}: not finite"
+        rows.append(row)
+    return rows
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
+def _each(tree: Any) -> list[Any]:
+    """What `_stacked` has put together."""
+    tree = jax.tree.map(np.asarray, tree)
+    num = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(num)]
+
+
+def _up(number: int) -> int:
+    """The next power of two."""
+    return 1 << (number - 1).bit_length()
+
+
+def _spread(tree: Any) -> Any:
+    """Cells over the devices of this process."""
+    devices = jax.local_devices()
+    rows = len(jax.tree.leaves(tree)[0])
+    if len(devices) == 1 or rows % len(devices):
+        return tree
+    cells = NamedSharding(Mesh(np.asarray(devices), ("cells",)), PartitionSpec("cells"))
+    return jax.device_put(tree, cells)
