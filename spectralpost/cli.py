@@ -20,6 +20,7 @@ from .options import (
     Evaluate,
     Restore,
     Samplers,
+    Sweep,
     Tradeoff,
     Train,
     from_yaml,
@@ -33,6 +34,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "evaluate": (Evaluate, "evaluate"),
     "restore": (Restore, "restore"),
     "train": (Train, "train"),
+    "sweep": (Sweep, "sweep"),
     "samplers": (Samplers, "samplers"),
     "degradations": (Degradations, "degradations"),
 }

@@ -51,6 +51,24 @@ def whole_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
             temporary.unlink(missing_ok=True)
 
 
+@contextmanager
+def locked_file(path: str | os.PathLike[str]) -> Iterator[bool]:
+    """Yields whether this process alone has the file, made if need be, until the body ends; the
+    system frees it when a process ends in any way. Where the system knows no locks, the file itself
+    is the lock, and has to be deleted after a kill."""
+    try:
+        opened, created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), True
+    except FileExistsError:
+        opened, created = os.open(path, os.O_RDWR), False
+    try:
+        ours = _locked(opened, created)
+        yield ours
+        if ours and fcntl is None:
+            os.unlink(path)
+    finally:
+        os.close(opened)
+
+
 # ---------------------------------------------------------------------------------- results folders
 
 

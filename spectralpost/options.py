@@ -229,6 +229,28 @@ class Train:
 
 
 @dataclass
+class Sweep:
+    """Evaluate or learn schedules for thousands of problems, into a table."""
+
+    grid: "tyro.conf.Positional[Path]"
+    """YAML file that says what to go through: see docs/sweeps.md."""
+    out: Path
+    """Folder of the results. One that holds the same grid is gone on with."""
+    extend: bool = False
+    """Add the cells of this grid to a folder of another one."""
+    dry_run: bool = False
+    """Only say how many cells, batches and compiled programs there are."""
+    workers: int = 0
+    """Processes of this machine that work side by side; 0: this one alone."""
+    scheduler: str | None = None
+    """Address of a running dask cluster, such as tcp://host:8786."""
+    scheduler_file: Path | None = None
+    """File of a running dask cluster, as `dask scheduler --scheduler-file` writes it."""
+    batch: int | None = None
+    """Cells of a batch (default: 32 that are learned, 512 that are not)."""
+
+
+@dataclass
 class Samplers:
     """List the samplers with their updates, weights and references."""
 

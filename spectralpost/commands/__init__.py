@@ -1,7 +1,8 @@
 """The commands of the command line, one a file, and what they share (`inputs`, `console`).
 
 A command is three functions: `compute(options, say)` returns a result and prints nothing, `write`
-puts it into a folder, `present` prints it. One that only lists something has no `write`.
+puts it into a folder, `present` prints it. One that only lists something, or fills a folder while
+it computes, has no `write`.
 """
 
 from importlib import import_module
@@ -23,7 +24,9 @@ def run(name: str, file: str, options: Any) -> None:
     keep_compiled_programs()  # most of a run is compiling
     command = import_module(f".{file}", __name__)
     if not hasattr(command, "write"):
-        command.present(command.compute(options))
+        with console.progress_line() as say:
+            result = command.compute(options, say)
+        command.present(result)
         return
     with results_folder(options.out, name) as results:
         with console.progress_line() as say:

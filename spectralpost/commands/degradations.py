@@ -10,7 +10,7 @@ from ..degradations import DEGRADATIONS
 from ..noise import GRIDS
 from ..options import Degradations
 from ..signatures import as_words, options_of
-from .console import console
+from .console import Say, console, quiet
 
 
 class Entry(NamedTuple):
@@ -19,9 +19,9 @@ class Entry(NamedTuple):
     summary: str
 
 
-def compute(options: Degradations) -> dict[str, list[Entry]]:
+def compute(options: Degradations, say: Say = quiet) -> dict[str, list[Entry]]:
     """Title of a table -> its entries."""
-    del options
+    del options, say
     return {
         "--degradation": [_entry(name, factory, "shape") for name, factory in DEGRADATIONS.items()],
         "--grid": [_entry(name, factory, "num_steps") for name, factory in GRIDS.items()],

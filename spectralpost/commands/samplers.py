@@ -7,12 +7,12 @@ from ..options import Samplers
 from ..problem import make_problem
 from ..samplers import SAMPLERS
 from ..samplers.base import Sampler
-from .console import console
+from .console import Say, console, quiet
 
 
-def compute(options: Samplers) -> list[Sampler]:
+def compute(options: Samplers, say: Say = quiet) -> list[Sampler]:
     """All samplers, as published."""
-    del options
+    del options, say
     some_problem = make_problem(np.ones(1), np.ones(1), 1.0)
     return [
         factory(some_problem) if name == "exact" else factory()

@@ -259,9 +259,9 @@ def _listed(place: str, given: Any) -> dict[str, Any]:
 
 def _choices(place: str, axis: str, given: Any, drawn: bool) -> tuple[Any, ...]:
     """The values of an axis: plain ones, mappings with a name, or a Range."""
-    if axis == "free" and (given is None or (given and not isinstance(given[0], list))):
-        given = [given]  # one list of weights, or the default
     several = given if isinstance(given, list) else [given]
+    if axis == "free" and several and not isinstance(several[0], list):
+        several = [given]  # one list of weights, or the default
     if not several:
         raise InputError(f"{place}: is empty")
     if axis in TABLES:
@@ -378,7 +378,7 @@ def _numbers_needed(values: tuple[Any, ...]) -> int:
 def _chosen(values: tuple[Any, ...], numbers: Iterator[float]) -> Any:
     needed = _numbers_needed(values)
     own = [next(numbers) for _ in range(needed)]
-    value = values[int(own.pop(0) * len(values))] if len(values) > 1 else values[0]
+    value = values[int(own.pop(0) * len(values)) if len(values) > 1 else 0]
     if isinstance(value, Range):
         return value.at(own.pop(0))
     if isinstance(value, dict):

@@ -1,0 +1,93 @@
+"""`spectralpost sweep`: thousands of problems, into a table."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import InputError
+from ..options import Sweep
+from ..sweeps.grid import Grid, load_grid
+from ..sweeps.running import EVALUATED, LEARNED, Outcome, Progress, batches, run_sweep
+from .console import Say, console, quiet
+
+MOST_COUNTED = 100_000  # cells of which batches are counted
+
+
+class Result(NamedTuple):
+    """How a sweep ended; or what it would do."""
+
+    grid: Grid
+    folder: Path
+    outcome: Outcome | None
+    plan: str  # in words
+
+
+def compute(options: Sweep, say: Say = quiet) -> Result:
+    """Compute the cells that the folder does not have."""
+    if options.workers < 0:
+        raise InputError(f"workers = {options.workers}: must be >= 0")
+    if options.batch is not None and options.batch < 1:
+        raise InputError(f"batch = {options.batch}: must be >= 1")
+    given = [
+        flag
+        for flag, value in (
+            ("--workers", options.workers or None),
+            ("--scheduler", options.scheduler),
+            ("--scheduler-file", options.scheduler_file),
+        )
+        if value is not None
+    ]
+    if len(given) > 1:
+        raise InputError(f"{', '.join(given)}: name one of them")
+    grid = load_grid(options.grid)
+    if options.dry_run:
+        return Result(grid, options.out, None, _plan(grid, options.batch))
+
+    def tell(progress: Progress) -> None:
+        rate = progress.done / max(progress.seconds, 1e-9)
+        say(
+            f"{progress.done + progress.before} of {progress.of} cells, {progress.failed} failed, "
+            f"{rate:.1f} a second, {progress.seconds_left:.0f} s left (Ctrl-C: go on another time)"
+        )
+
+    say(f"{grid.num_cells} cells: compiling")
+    outcome = run_sweep(
+        grid,
+        options.out,
+        workers=options.workers,
+        scheduler=options.scheduler,
+        scheduler_file=options.scheduler_file,
+        extend=options.extend,
+        batch_size=options.batch,
+        tell=tell,
+    )
+    return Result(grid, options.out, outcome, "")
+
+
+def present(result: Result) -> None:
+    if result.outcome is None:
+        console.print(result.plan, soft_wrap=True)
+        return
+    progress, lost, interrupted = result.outcome
+    console.print(
+        f"{progress.done} cells in {progress.seconds:.0f} s ({progress.failed} failed), "
+        f"{progress.before} were there before",
+        soft_wrap=True,
+    )
+    if lost:
+        console.print(f"{lost} batches were lost with their workers", soft_wrap=True)
+    if interrupted or lost:
+        console.print(
+            f"{progress.left} cells are left: the same command goes on with them", soft_wrap=True
+        )
+    console.print(f"results in {result.folder}", soft_wrap=True)
+
+
+def _plan(grid: Grid, size: int | None) -> str:
+    size = size or (LEARNED if grid.settings.learn else EVALUATED)
+    text = f"{grid.num_cells} cells, each {'learned' if grid.settings.learn else 'evaluated'}"
+    if grid.num_cells > MOST_COUNTED:
+        return f"{text}, about {-(-grid.num_cells // size)} batches of up to {size}"
+    parts = list(batches(grid, set(), size))
+    shapes = {(cells[0]["sampler"]["name"], cells[0]["steps"]) for cells in parts}
+    words = ", ".join(f"{name} at {steps} steps" for name, steps in sorted(shapes))
+    return f"{text}, in {len(parts)} batches of up to {size}: {words}"

@@ -1,0 +1,199 @@
+"""The folder of a sweep: a manifest, and Parquet parts that are there whole or not at all.
+
+A cell's hash is the only memory: what is done is what some part says.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from ..errors import InputError, shown
+from ..files import locked_file, whole_file
+from ..plain_json import read_json
+from .batch import METRICS, SCHEDULES, Row
+from .grid import Grid, Range, columns_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+FORMAT, VERSION = "spectralpost sweep", 1
+MANIFEST, PARTS, LOCK = "manifest.json", "parts", ".spectralpost-lock"
+
+
+class Dataset(NamedTuple):
+    """A folder that this process may add to."""
+
+    folder: Path
+    columns: dict[str, str]  # name -> type, as in the manifest
+
+
+@contextmanager
+def opened(folder: Path, grid: Grid, *, extend: bool = False) -> Iterator[Dataset]:
+    """The dataset of a grid in a folder, made if there is none, and locked against other sweeps.
+
+    extend   also add the cells of another grid than the one that the folder is of
+    Raises InputError for a folder of another grid, or that holds something else, that another sweep
+    writes to, or that cannot be written.
+    """
+    need("pyarrow")
+    columns = columns_of_grid(grid)
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"out = {shown(folder)}: is not a folder")
+        foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists()
+        if foreign and set(os.listdir(folder)) - {LOCK, PARTS}:
+            raise InputError(f"out = {shown(folder)}: holds other files; choose a new folder")
+        (folder / PARTS).mkdir(parents=True, exist_ok=True)
+        with locked_file(folder / LOCK) as ours:
+            if not ours:
+                raise InputError(f"out = {shown(folder)}: another sweep writes there")
+            grids = []
+            if (folder / MANIFEST).exists():
+                before = manifest_of(folder)
+                columns = _together(before["columns"], columns)
+                if before["hash"] != grid.hash and not extend:
+                    raise InputError(
+                        f"out = {shown(folder)}: is of another grid; choose a new folder, or "
+                        "--extend this one"
+                    )
+                grids = [one for one in before["grids"] if one != grid.given]
+            manifest = {
+                "format": FORMAT,
+                "version": VERSION,
+                "grid": grid.given,
+                "grids": [*grids, grid.given],
+                "hash": grid.hash,
+                "columns": columns,
+            }
+            with whole_file(folder / MANIFEST, overwrite=True) as temporary:
+                temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+            yield Dataset(folder, columns)
+    except OSError as error:
+        raise InputError(f"out = {shown(folder)}: cannot be written ({error})") from error
+
+
+def manifest_of(folder: Path) -> dict[str, Any]:
+    """The manifest of a sweep's folder, or InputError."""
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise InputError(f"sweep {shown(folder)}: has no {MANIFEST}; no sweep wrote this folder")
+    try:
+        found = read_json(path)
+    except InputError as error:
+        raise InputError(f"sweep {shown(folder)}: {MANIFEST}: {error}") from error
+    if not isinstance(found, dict) or found.get("format") != FORMAT:
+        raise InputError(f"sweep {shown(folder)}: {MANIFEST} is none of a sweep")
+    if found.get("version") != VERSION:
+        raise InputError(
+            f"sweep {shown(folder)}: version {found.get('version')}; this package reads {VERSION}"
+        )
+    return found
+
+
+def parts_of(folder: Path) -> list[Path]:
+    """The parts that are whole."""
+    return sorted(
+        path for path in (folder / PARTS).glob("*.parquet") if not path.name.startswith(".")
+    )
+
+
+def finished(folder: Path) -> set[str]:
+    """The hashes of all cells that are done."""
+    import pyarrow.parquet as pq
+
+    found: set[str] = set()
+    for path in parts_of(folder):
+        found.update(pq.read_table(path, columns=["cell"])["cell"].to_pylist())
+    return found
+
+
+def write_part(folder: Path, columns: dict[str, str], rows: Sequence[Row]) -> Path:
+    """Write rows as a part, named by the cells that it holds."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    names = "".join(row["cell"] for row in rows)
+    path = folder / PARTS / f"part-{hashlib.sha256(names.encode()).hexdigest()[:32]}.parquet"
+    table = pa.Table.from_pylist(list(rows), schema_of(columns))
+    with whole_file(path, overwrite=True) as temporary:
+        pq.write_table(table, temporary)
+    return path
+
+
+def schema_of(columns: dict[str, str]) -> "pa.Schema":
+    """The schema of columns by the names of their types."""
+    import pyarrow as pa
+
+    types = {
+        "text": pa.string(),
+        "bool": pa.bool_(),
+        "int": pa.int64(),
+        "float": pa.float64(),
+        "floats": pa.list_(pa.float64()),
+    }
+    return pa.schema([(name, types[kind]) for name, kind in columns.items()])
+
+
+def columns_of_grid(grid: Grid) -> dict[str, str]:
+    """The columns of all cells of a grid: the same for every part, whatever it holds."""
+    found: dict[str, str] = {"cell": "text"}
+    for cell in _corners(grid):
+        found = _together(found, {name: _kind(value) for name, value in columns_of(cell).items()})
+    # An axis of nothing but defaults.
+    found = {name: kind or "text" for name, kind in found.items()}
+    for label in SCHEDULES:
+        found |= {f"{label}_{metric}": "float" for metric in METRICS}
+    found |= {"alpha": "floats", "sigma": "floats"}
+    weights = {name for sampler in grid.samplers for name in sampler.constraint}
+    found |= {f"weight_{name}": "floats" for name in sorted(weights)}
+    return found | {
+        "seconds": "float",
+        "seed": "int",
+        "spectralpost": "text",
+        "jax": "text",
+        "error": "text",
+    }
+
+
+def _corners(grid: Grid) -> Iterator[dict[str, Any]]:
+    """Cells that between them have all values of all axes."""
+    if grid.design == "list":
+        yield from grid.choices[""]
+        return
+    first = {axis: values[0] for axis, values in grid.choices.items()}
+    for axis, values in grid.choices.items():
+        for value in values:
+            yield first | {axis: value}
+
+
+def _kind(value: Any) -> str:
+    if isinstance(value, Range):
+        return "int" if value.whole else "float"
+    for kind, name in ((bool, "bool"), (int, "int"), (float, "float")):
+        if isinstance(value, kind):
+            return name
+    return "" if value is None else "text"
+
+
+def _together(one: dict[str, str], other: dict[str, str]) -> dict[str, str]:
+    """Columns of both; of two types the one that holds both."""
+    found = dict(one)
+    for name, kind in other.items():
+        before = found.get(name, "")
+        if before in ("", kind) or kind == "":
+            found[name] = before or kind
+        else:
+            found[name] = "float" if {before, kind} == {"int", "float"} else "text"
+    return found
+
+
+def need(module: str) -> None:
+    """InputError unless a module of the extra `sweep` is there."""
+    from importlib.util import find_spec
+
+    if find_spec(module) is None:
+        raise InputError(f"sweeps need {module}: pip install 'spectralpost[sweep]'")

@@ -1,0 +1,214 @@
+"""A sweep from its grid to its dataset: batches, one after the other or on many machines.
+
+A batch is a task that knows its folder and its cells, computes them and writes a part; nothing else
+comes back from it but numbers of cells. So whatever dies, only batches in flight are lost, and the
+next run does them.
+"""
+
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for_threads
+from contextlib import ExitStack, contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+
+from ..errors import InputError
+from .batch import batch_key, run_batch
+from .dataset import Dataset, finished, need, opened, write_part
+from .grid import Grid, Settings, cell_hash
+
+LEARNED, EVALUATED = 32, 512  # cells of a batch: seconds of work
+RETRIES = 3
+# XLA takes all cores of a machine for each process: of several, each takes one.
+ONE_THREAD = {
+    "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
+    "OMP_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+}
+
+
+class Progress(NamedTuple):
+    """How far a sweep is, in cells."""
+
+    done: int  # now, failed ones included
+    failed: int
+    before: int  # done by earlier runs
+    of: int
+    seconds: float
+
+    @property
+    def left(self) -> int:
+        return self.of - self.before - self.done
+
+    @property
+    def seconds_left(self) -> float:
+        return self.left * self.seconds / self.done if self.done else float("inf")
+
+
+class Outcome(NamedTuple):
+    """How a run of a sweep ended."""
+
+    progress: Progress
+    lost: int  # batches that no worker brought to an end
+    interrupted: bool
+
+
+class Engine(NamedTuple):
+    """Where batches run: `submit` and `wait` of concurrent.futures or of dask.distributed."""
+
+    submit: Callable[..., Any]
+    wait: Callable[..., Any]
+    at_once: int  # batches in flight
+
+
+def run_sweep(
+    grid: Grid,
+    folder: Path,
+    *,
+    workers: int = 0,
+    scheduler: str | None = None,
+    scheduler_file: Path | None = None,
+    extend: bool = False,
+    batch_size: int | None = None,
+    tell: Callable[[Progress], None] | None = None,
+) -> Outcome:
+    """Compute all cells of a grid that its folder does not have yet.
+
+    workers          0: in this process. n: processes of this machine
+    scheduler        address of a running dask cluster, or scheduler_file its file; its workers need
+                     this package and the folder under the same name
+    extend           see `dataset.opened`
+    batch_size       cells of a batch
+    Raises InputError as `dataset.opened`, and for a cluster that does not answer.
+    """
+    size = batch_size or (LEARNED if grid.settings.learn else EVALUATED)
+    folder = Path(os.path.abspath(folder))
+    with opened(folder, grid, extend=extend) as dataset, ExitStack() as stack:
+        known = finished(folder)
+        todo = batches(grid, known, size)
+        engine = stack.enter_context(_engine(workers, scheduler, scheduler_file))
+        return _through(engine, dataset, grid, todo, known, tell)
+
+
+def batches(grid: Grid, known: set[str], size: int) -> Iterator[list[dict[str, Any]]]:
+    """Cells that are not known, in lists of one `batch_key`, each cell once."""
+    waiting: dict[str, list[dict[str, Any]]] = {}
+    seen = set(known)
+    for cell in grid.cells():
+        name = cell_hash(cell, grid.settings)
+        if name in seen:
+            continue
+        seen.add(name)
+        key = batch_key(cell)
+        some = waiting.setdefault(key, [])
+        some.append(cell)
+        if len(some) == size:
+            yield waiting.pop(key)
+    yield from waiting.values()
+
+
+def run_task(
+    folder: str, columns: dict[str, str], cells: Sequence[Mapping[str, Any]], settings: Settings
+) -> tuple[int, int]:
+    """Compute a batch and write its part: how many cells, and how many of them failed."""
+    jax.config.update("jax_enable_x64", True)
+    rows = run_batch(cells, settings)
+    made = {
+        "seed": settings.seed,
+        "spectralpost": version("spectralpost"),
+        "jax": jax.__version__,
+    }
+    write_part(Path(folder), columns, [row | made for row in rows])
+    return len(rows), sum("error" in row for row in rows)
+
+
+def _through(
+    engine: Engine,
+    dataset: Dataset,
+    grid: Grid,
+    todo: Iterator[list[dict[str, Any]]],
+    known: set[str],
+    tell: Callable[[Progress], None] | None,
+) -> Outcome:
+    started, in_flight = time.perf_counter(), set()
+    done = failed = lost = 0
+    interrupted = False
+
+    def progress() -> Progress:
+        return Progress(done, failed, len(known), grid.num_cells, time.perf_counter() - started)
+
+    try:
+        more = True
+        while more or in_flight:
+            while more and len(in_flight) < engine.at_once:
+                cells = next(todo, None)
+                if cells is None:
+                    more = False
+                    break
+                arguments = str(dataset.folder), dataset.columns, cells, grid.settings
+                in_flight.add(engine.submit(run_task, *arguments))
+            if not in_flight:
+                break
+            ended, in_flight = engine.wait(in_flight, return_when=FIRST_COMPLETED)
+            for future in ended:
+                try:
+                    cells_done, cells_failed = future.result()
+                except InputError:
+                    raise
+                except Exception:  # a worker that died again and again
+                    lost += 1
+                else:
+                    done, failed = done + cells_done, failed + cells_failed
+            if tell is not None:
+                tell(progress())
+    except KeyboardInterrupt:
+        interrupted = True
+        for future in in_flight:
+            future.cancel()
+    return Outcome(progress(), lost, interrupted)
+
+
+@contextmanager
+def _engine(workers: int, scheduler: str | None, scheduler_file: Path | None) -> Iterator[Engine]:
+    if not workers and scheduler is None and scheduler_file is None:
+        with ThreadPoolExecutor(1) as threads:
+            try:
+                yield Engine(threads.submit, wait_for_threads, 1)
+            finally:
+                threads.shutdown(cancel_futures=True)  # the one that runs comes to its end
+        return
+    need("distributed")
+    from dask import config
+    from distributed import Client, LocalCluster, wait
+
+    with config.set({"distributed.scheduler.allowed-failures": RETRIES}), ExitStack() as stack:
+        try:
+            if workers:
+                cluster = stack.enter_context(
+                    LocalCluster(
+                        n_workers=workers,
+                        threads_per_worker=1,
+                        processes=True,
+                        dashboard_address=":0",
+                        env=ONE_THREAD,
+                    )
+                )
+                client = stack.enter_context(Client(cluster))
+            elif scheduler_file is not None:
+                client = stack.enter_context(Client(scheduler_file=str(scheduler_file), timeout=30))
+            else:
+                client = stack.enter_context(Client(scheduler, timeout=30))
+        except (OSError, TimeoutError, ValueError) as error:
+            where = scheduler or scheduler_file or f"{workers} workers"
+            raise InputError(f"scheduler = {str(where)!r}: does not answer ({error})") from error
+
+        def submit(function: Callable[..., Any], *arguments: Any) -> Any:
+            return client.submit(function, *arguments, pure=False, retries=RETRIES)
+
+        threads: Any = client.nthreads()
+        yield Engine(submit, wait, 2 * max(sum(threads.values()), 1))

@@ -1,0 +1,370 @@
+"""Sweeps: what a grid says, that a cell is what `learn` gives alone, and that nothing is lost."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import yaml
+
+import spectralpost as sp
+from spectralpost.cli import main
+from spectralpost.errors import InputError
+from spectralpost.sweeps import running
+from spectralpost.sweeps.batch import case_of, run_batch
+from spectralpost.sweeps.dataset import columns_of_grid, finished, parts_of
+from spectralpost.sweeps.grid import cell_hash, grid_of
+from spectralpost.sweeps.running import batches, run_sweep
+
+pytestmark = pytest.mark.usefixtures("quick")
+pq = pytest.importorskip("pyarrow.parquet")
+
+SMALL = {"size": 8, "bins": 16, "starts": 2, "max_iterations": 20}
+AXES = {
+    "sampler": ["dps", "pigdm"],
+    "steps": 2,
+    "sigma_y": [0.1, 0.3],
+    "degradation": {"name": "gaussian_blur", "std": [0.5, 1.0]},
+    "prior": {"name": "power_law", "exponent": [1.5, 2]},
+}
+EVALUATED = {**SMALL, "tune": False, "axes": AXES}
+LEARNED = {**SMALL, "learn": True, "axes": AXES}
+
+
+def rows_of(folder):
+    """Cell -> row, each cell once."""
+    rows = [row for path in parts_of(folder) for row in pq.read_table(path).to_pylist()]
+    found = {row["cell"]: row for row in rows}
+    assert len(found) == len(rows)
+    return found
+
+
+def hashes(grid):
+    return {cell_hash(cell, grid.settings) for cell in grid.cells()}
+
+
+# ------------------------------------------------------------------------------------------- grids
+
+
+def test_a_product_has_every_combination_once():
+    grid = grid_of(LEARNED)
+    cells = list(grid.cells())
+    assert grid.num_cells == len(cells) == 2 * 2 * 2 * 2
+    assert len(hashes(grid)) == 16
+    assert list(grid.cells(start=5)) == cells[5:]
+    assert {cell["prior"]["exponent"] for cell in cells} == {1.5, 2.0}
+    assert all(type(cell["prior"]["exponent"]) is float for cell in cells)
+    assert {cell["grid"]["name"] for cell in cells} == {"vp_linear"}  # not named: the default
+    assert grid.hash == grid_of(yaml.safe_load(yaml.safe_dump(LEARNED))).hash
+
+
+def test_a_list_has_its_cells():
+    cells = [{"sampler": "dps", "sigma_y": 0.1}, {"sampler": "ddrm", "steps": 3}]
+    grid = grid_of({**SMALL, "cells": cells})
+    one, other = grid.cells()
+    assert (one["sigma_y"], one["steps"]) == (0.1, 20)
+    assert (other["sampler"], other["sigma_y"]) == ({"name": "ddrm"}, 0.05)
+
+
+@pytest.mark.parametrize("design", ["random", "sobol"])
+def test_drawn_cells_fill_their_ranges_and_are_the_same_again(design):
+    """Uniform in their ranges, in logarithms if so said: the mean of 512 within 5 standard errors,
+    whole numbers all there; from any cell on."""
+    axes = {
+        "sampler": ["dps", "pigdm"],
+        "sigma_y": {"from": 0.01, "to": 1.0, "scale": "log"},
+        "steps": {"from": 3, "to": 6},
+        "prior": [
+            {"name": "power_law", "exponent": {"from": 1.0, "to": 3.0}},
+            {"name": "matern", "length": 4.0},
+        ],
+    }
+    grid = grid_of({**SMALL, "design": design, "num": 512, "axes": axes})
+    cells = list(grid.cells())
+    assert len(cells) == 512 and cells == list(grid.cells())
+    assert list(grid.cells(start=500)) == cells[500:]
+    logs = np.log10([cell["sigma_y"] for cell in cells])
+    assert logs.min() >= -2 and logs.max() <= 0
+    assert abs(logs.mean() + 1) < 5 * 2 / np.sqrt(12 * 512)
+    steps = [cell["steps"] for cell in cells]
+    assert set(steps) == {3, 4, 5, 6} and all(type(one) is int for one in steps)
+    named = [cell["prior"]["name"] for cell in cells]
+    assert abs(named.count("matern") - 256) < 5 * np.sqrt(512 / 4)
+    exponents = [cell["prior"]["exponent"] for cell in cells if "exponent" in cell["prior"]]
+    assert abs(np.mean(exponents) - 2) < 5 * 2 / np.sqrt(12 * len(exponents))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"axis": {}}, "grid: unknown key 'axis'"),
+        ({"size": 0}, "size = 0"),
+        ({"learn": 1}, "learn = 1: must be true or false"),
+        ({"design": "grid"}, "design = 'grid': allowed are product"),
+        ({"num": 5}, "num: how many cells"),
+        ({"design": "sobol"}, "num: how many cells"),
+        ({"cells": []}, "a list design has cells, and no axes"),
+        ({"axes": []}, "axes: names with values"),
+        ({"axes": {"steps": 3}}, "needs the axis 'sampler'"),
+        ({"axes": {"sampler": []}}, "axes.sampler: is empty"),
+        ({"axes": {"sampler": "dpm"}}, "axes.sampler: name = 'dpm'"),
+        ({"axes": {"sampler": "exact"}}, "axes.sampler: name = 'exact'"),
+        ({"axes": {"sampler": {"name": "dps", "scale": "x"}}}, "axes.sampler: sampler 'dps'"),
+        ({"axes": {"sampler": "dps", "sigma": 1}}, "axes: unknown axis 'sigma'"),
+        ({"axes": {"sampler": "dps", "sigma_y": [0.1, -1]}}, "axes.sigma_y = -1: must be > 0"),
+        ({"axes": {"sampler": "dps", "sigma_y": [True]}}, "axes.sigma_y = True"),
+        ({"axes": {"sampler": "dps", "steps": 2.5}}, "axes.steps = 2.5"),
+        ({"axes": {"sampler": "dps", "objective": "kl"}}, "axes.objective = 'kl'"),
+        ({"axes": {"sampler": "dps", "sigma_y": {"from": 1, "to": 2}}}, "a range needs a design"),
+        (
+            {"axes": {"sampler": "dps", "degradation": {"name": "gaussian_blur", "st": 1}}},
+            "axes.degradation: degradation 'gaussian_blur': has no option 'st'",
+        ),
+        (
+            {"design": "random", "num": 3, "axes": {"sampler": "dps", "sigma_y": {"from": 2}}},
+            "axes.sigma_y: a range has from and to",
+        ),
+        (
+            {
+                "design": "random",
+                "num": 3,
+                "axes": {"sampler": "dps", "sigma_y": {"from": 0, "to": 1, "scale": "log"}},
+            },
+            "axes.sigma_y: from 0 to 1 is no range",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_grid_is_one_line_that_names_the_place(change, says):
+    with pytest.raises(InputError) as error:
+        grid_of(LEARNED | change)
+    assert says in str(error.value) and "\n" not in str(error.value)
+
+
+def test_batches_are_of_one_program_and_leave_out_what_is_known():
+    grid = grid_of(LEARNED)
+    parts = list(batches(grid, set(), 3))
+    assert sorted(map(len, parts)) == [2, 2, 3, 3, 3, 3]
+    assert all(len({cell["sampler"]["name"] for cell in part}) == 1 for part in parts)
+    known = {cell_hash(cell, grid.settings) for cell in parts[0]}
+    again = [cell for part in batches(grid, known, 3) for cell in part]
+    assert len(again) == 13 and not known & {cell_hash(cell, grid.settings) for cell in again}
+
+
+# ----------------------------------------------------------------------------------------- results
+
+
+def test_a_cell_is_what_learn_gives_for_it_alone():
+    """Of two samplers, one whose weights are also learned with levels: losses to 1e-9, since
+    rounding decides about accepting a step only where nothing depends on it."""
+    for axes in ({}, {"learn_levels": True, "sampler": "pigdm", "objective": "mse"}):
+        grid = grid_of(LEARNED | {"axes": AXES | {"sampler": "dps"} | axes})
+        cells = list(grid.cells())[:3]  # filled up to four
+        search = sp.Search(2, 20, explore=False)
+        for cell, row in zip(cells, run_batch(cells, grid.settings), strict=True):
+            case = case_of(cell, grid.settings)
+            objective = sp.metrics.mse if axes else sp.wasserstein2
+            alone = sp.learn(
+                case.sampler,
+                case.problem,
+                case.levels,
+                objective=objective,
+                freedom=sp.Freedom(levels=bool(axes)),
+                search=search,
+            )
+            kind = "mse" if axes else "w2"
+            assert "error" not in row
+            assert row[f"learned_{kind}"] == pytest.approx(alone.loss, rel=1e-9)
+            baselines = alone.baselines
+            assert row[f"published_{kind}"] == pytest.approx(baselines["heuristic"], rel=1e-12)
+            assert row[f"tuned_{kind}"] == pytest.approx(baselines["tuned_constant"], rel=1e-9)
+            assert row[f"exact_{kind}"] == pytest.approx(baselines["exact"], rel=1e-12)
+            np.testing.assert_allclose(row["sigma"], alone.levels.sigma, atol=1e-6)
+            for name, weights in alone.guidance.items():
+                np.testing.assert_allclose(row[f"weight_{name}"], weights, rtol=1e-4)
+
+
+def test_a_cell_that_cannot_be_computed_says_so_and_the_others_end(tmp_path):
+    """A factor that does not divide the size, and a constant that explodes."""
+    cells = [
+        {"sampler": "dps", "steps": 2, "degradation": {"name": "downsample", "factor": 2}},
+        {"sampler": "dps", "steps": 2, "degradation": {"name": "downsample", "factor": 3}},
+        {"sampler": "dps", "steps": 2, "factor": 1e300},
+        {"sampler": "dps", "steps": 2, "factor": 1.0},
+    ]
+    grid = grid_of({**SMALL, "tune": False, "cells": cells})
+    outcome = run_sweep(grid, tmp_path / "s")
+    assert (outcome.progress.done, outcome.progress.failed) == (4, 2)
+    by_hash = rows_of(tmp_path / "s")
+    errors = [by_hash[cell_hash(cell, grid.settings)]["error"] for cell in grid.cells()]
+    assert errors[0] is None and errors[3] is None
+    assert "factor = 3: does not divide" in errors[1] and "not finite" in errors[2]
+
+
+def test_a_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
+    """After Ctrl-C in its second batch: each cell once in the end, as of a run at one go; another
+    grid is refused, or added; a second sweep in the folder is refused."""
+    grid, folder = grid_of(EVALUATED), tmp_path / "s"
+    whole = run_sweep(grid, tmp_path / "whole", batch_size=4)
+    assert whole.progress.done == 16
+
+    def tell(progress):
+        if progress.done == 8:
+            raise KeyboardInterrupt
+
+    first = run_sweep(grid, folder, batch_size=4, tell=tell)
+    assert first.interrupted and 8 <= len(finished(folder)) < 16
+    with running.opened(folder, grid), pytest.raises(InputError, match="another sweep writes"):
+        run_sweep(grid, folder)
+    second = run_sweep(grid, folder, batch_size=4)
+    assert second.progress.before + second.progress.done == 16 and second.progress.left == 0
+    one, two = rows_of(folder), rows_of(tmp_path / "whole")
+    assert one.keys() == two.keys() == hashes(grid)
+    times = {"seconds": None}
+    assert all(one[cell] | times == two[cell] | times for cell in one)
+    more = grid_of(EVALUATED | {"axes": AXES | {"sigma_y": [0.1, 0.2]}})
+    with pytest.raises(InputError, match="is of another grid"):
+        run_sweep(more, folder)
+    added = run_sweep(more, folder, extend=True)
+    assert added.progress.done == 8
+    assert rows_of(folder).keys() == hashes(grid) | hashes(more)
+
+
+def test_a_full_disk_is_one_line_and_leaves_what_was_written(tmp_path, monkeypatch):
+    grid, folder, written = grid_of(EVALUATED), tmp_path / "s", []
+    write = pq.write_table
+
+    def full(table, path):
+        written.append(path)
+        if len(written) > 2:
+            raise OSError(28, "No space left on device")
+        write(table, path)
+
+    monkeypatch.setattr(pq, "write_table", full)
+    with pytest.raises(InputError, match="No space left") as error:
+        run_sweep(grid, folder, batch_size=4)
+    assert "\n" not in str(error.value)
+    assert len(rows_of(folder)) == 8 and len(list((folder / "parts").iterdir())) == 2
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_loses_nothing_that_was_written(tmp_path):
+    """SIGKILL after its first part, in mid-run."""
+    file, folder = tmp_path / "grid.yaml", tmp_path / "s"
+    file.write_text(yaml.safe_dump(EVALUATED))
+    command = [sys.executable, "-m", "spectralpost", "sweep", str(file), "--out", str(folder)]
+    process = subprocess.Popen([*command, "--batch", "1"], stdout=subprocess.DEVNULL)
+    try:
+        for _ in range(1200):
+            if (folder / "parts").is_dir() and parts_of(folder):
+                break
+            time.sleep(0.1)
+    finally:
+        os.kill(process.pid, signal.SIGKILL)
+        process.wait()
+    assert 0 < len(finished(folder)) < 16
+    assert not main(["sweep", str(file), "--out", str(folder)])
+    assert rows_of(folder).keys() == hashes(grid_of(EVALUATED))
+
+
+@pytest.mark.slow
+def test_eight_devices_give_what_one_gives(tmp_path):
+    """Cells are spread over the devices of a process; in a process of its own that has eight."""
+    grid = {**EVALUATED, "tune": True}
+    program = f"""
+import json, jax
+from spectralpost.sweeps.batch import run_batch
+from spectralpost.sweeps.grid import grid_of
+jax.config.update("jax_enable_x64", True)
+assert jax.device_count() == 8
+grid = grid_of({grid!r})
+print(json.dumps(run_batch(list(grid.cells())[:8], grid.settings)))
+"""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
+    )
+    made = grid_of(grid)
+    alone = run_batch(list(made.cells())[:8], made.settings)
+    for one, other in zip(json.loads(done.stdout.splitlines()[-1]), alone, strict=True):
+        for name, value in other.items():
+            if isinstance(value, float) and name != "seconds":
+                assert one[name] == pytest.approx(value, rel=1e-9), name
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of dask's own processes
+def test_workers_and_a_cluster_give_what_one_process_gives(tmp_path):
+    pytest.importorskip("distributed")
+    grid = grid_of(EVALUATED)
+    run_sweep(grid, tmp_path / "one", batch_size=4)
+    run_sweep(grid, tmp_path / "two", batch_size=4, workers=2)
+    address = tmp_path / "scheduler.json"
+    scheduler = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0"]
+        + ["--no-dashboard", "--scheduler-file", str(address)],
+        stderr=subprocess.DEVNULL,
+    )
+    worker = subprocess.Popen(
+        [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard"]
+        + ["--scheduler-file", str(address)],
+        stderr=subprocess.DEVNULL,
+    )
+    try:
+        for _ in range(600):
+            if address.exists():
+                break
+            time.sleep(0.1)
+        outcome = run_sweep(grid, tmp_path / "cluster", batch_size=4, scheduler_file=address)
+    finally:
+        worker.kill()
+        scheduler.kill()
+        worker.wait()
+        scheduler.wait()
+    assert outcome.progress.done == 16 and not outcome.lost
+    one, *others = (rows_of(tmp_path / name) for name in ("one", "two", "cluster"))
+    for other in others:
+        assert one.keys() == other.keys()
+        for cell, row in one.items():
+            for name, value in row.items():
+                if isinstance(value, float) and name != "seconds":
+                    assert other[cell][name] == pytest.approx(value, rel=1e-12), name
+
+
+def test_tables_are_read_by_others_with_the_right_types(tmp_path):
+    grid, folder = grid_of(EVALUATED), tmp_path / "s"
+    run_sweep(grid, folder)
+    pandas, polars = pytest.importorskip("pandas"), pytest.importorskip("polars")
+    frame = pandas.read_parquet(folder / "parts")
+    assert frame["steps"].dtype == "int64" and frame["published_w2"].dtype == "float64"
+    assert set(frame["sampler"]) == {"dps", "pigdm"}
+    table = polars.read_parquet(folder / "parts" / "*.parquet")
+    assert table["alpha"].dtype == polars.List(polars.Float64)
+    assert table.columns == list(columns_of_grid(grid))
+    assert len(frame) == len(table) == 16
+
+
+def test_the_command_plans_runs_and_refuses(tmp_path, capsys):
+    file, folder = tmp_path / "grid.yaml", tmp_path / "s"
+    file.write_text(yaml.safe_dump(EVALUATED))
+    assert not main(["sweep", str(file), "--out", str(folder), "--dry-run"])
+    assert "16 cells, each evaluated, in 2 batches" in capsys.readouterr().out
+    assert not folder.exists()
+    assert not main(["sweep", str(file), "--out", str(folder)])
+    assert "16 cells in" in capsys.readouterr().out
+    for arguments, says in (
+        (["--out", str(tmp_path / "grid.yaml")], "is not a folder"),
+        (["--out", str(tmp_path)], "holds other files"),
+        (["--out", str(folder), "--workers", "-1"], "workers = -1"),
+        (["--out", str(folder), "--workers", "1", "--scheduler", "x"], "name one of them"),
+    ):
+        with pytest.raises(SystemExit, match="2"):
+            main(["sweep", str(file), *arguments])
+        assert says in capsys.readouterr().err
+    file.write_text("axes: [")
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", str(file), "--out", str(folder)])
+    assert "is no YAML" in capsys.readouterr().err
