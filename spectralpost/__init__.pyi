@@ -14,6 +14,7 @@ from .degradations import identity as identity
 from .degradations import inpaint as inpaint
 from .degradations import mosaic as mosaic
 from .degradations import motion_blur as motion_blur
+from .degradations import mri as mri
 from .degradations import to_deepinv as to_deepinv
 from .degradations import uniform_blur as uniform_blur
 from .denoisers.calibrating import calibrate as calibrate

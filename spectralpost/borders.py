@@ -76,8 +76,14 @@ def on_canvas(degradation: Degradation, margin: int | None = None) -> Degradatio
     return make_degradation(degradation.name, shape, **degradation.options)
 
 
+def takes_crops(degradation: Degradation) -> bool:
+    """Whether it is a blur: others keep no part of what is around a crop, nor do Fourier samples,
+    which are of a whole image."""
+    return degradation.response.ndim == 1 and degradation.name != "mri"
+
+
 def _check_blur(degradation: Degradation) -> None:
-    if degradation.response.ndim > 1:
+    if not takes_crops(degradation):
         raise InputError(f"degradation {degradation.name!r}: crops are extended for blurs alone")
 
 

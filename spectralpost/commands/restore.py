@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .. import figures, images
-from ..borders import on_canvas, restore_crop
+from ..borders import on_canvas, restore_crop, takes_crops
 from ..errors import InputError
 from ..images import PixelRange
 from ..inpainting import learning_problem
@@ -68,7 +68,7 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     made_for = schedule.degradation if options.simulate else schedule.degradation_of
     degradation = made_for(image.shape[1:])
     is_crop = not options.simulate and options.borders != "circular"
-    if is_crop and degradation.response.ndim > 1:
+    if is_crop and not takes_crops(degradation):
         if options.borders != "auto":
             raise InputError(
                 f"borders = {options.borders!r}: not for {degradation.name}; allowed are auto and "

@@ -9,6 +9,7 @@ from .base import Degradation
 from .circular import from_kernel, gaussian_blur, identity, motion_blur, uniform_blur
 from .dense import from_matrix, inpaint
 from .downsample import downsample
+from .fourier import mri
 from .mosaic import mosaic
 from .recognised import from_deepinv, from_function, to_deepinv
 
@@ -21,6 +22,7 @@ DEGRADATIONS: dict[str, Callable[..., Degradation]] = {
     "downsample": downsample,
     "inpaint": inpaint,
     "mosaic": mosaic,
+    "mri": mri,
     "from_matrix": from_matrix,
 }
 

@@ -149,6 +149,19 @@ def numbers(name: str, value: ArrayLike) -> np.ndarray:
     return array
 
 
+def mask_array(mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask of a plane in double precision; InputError unless it is [*shape], of 0 and 1."""
+    try:
+        known = np.asarray(mask, float)
+    except (TypeError, ValueError) as error:
+        raise InputError(f"mask: an array of 0 and 1 is needed ({error})") from error
+    if known.shape != shape:
+        raise InputError(f"mask of shape {known.shape}: {shape} is needed")
+    if not np.all((known == 0) | (known == 1)):
+        raise InputError("mask: all values must be 0 (unknown) or 1 (known)")
+    return known
+
+
 def times(shape: tuple[int, ...]) -> str:
     """A size in words: 32x32."""
     return "x".join(map(str, shape))

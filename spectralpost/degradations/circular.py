@@ -121,11 +121,15 @@ def transfer_and_phase(kernel: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Magnitude and phase (1 where there is no magnitude) of the DFT of a kernel on the grid."""
     transfer = np.fft.fftn(kernel)
     # Exactly Hermitian, so that U is exactly real and |transfer| exactly even.
-    mirrored = np.roll(np.flip(transfer), 1, axis=range(kernel.ndim))
-    transfer = (transfer + np.conj(mirrored)) / 2
+    transfer = (transfer + np.conj(mirrored(transfer))) / 2
     response = np.abs(transfer)
     response[response < RESPONSE_FLOOR * response.max()] = 0
     return response, np.where(response > 0, transfer / np.where(response > 0, response, 1), 1)
+
+
+def mirrored(grid: np.ndarray) -> np.ndarray:
+    """What stands at the frequencies -f, in the order of f."""
+    return np.roll(np.flip(grid), 1, axis=range(grid.ndim))
 
 
 def on_grid(kernel: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -143,8 +147,14 @@ def _check_fits(kernel_shape: tuple[int, ...], shape: tuple[int, ...]) -> None:
 
 def _circular(name: str, options: dict[str, Any], kernel: np.ndarray) -> Degradation:
     """Circular convolution with a kernel given on the whole grid, origin at index 0."""
-    shape, axes = kernel.shape, tuple(range(-kernel.ndim, 0))
-    response, phase = transfer_and_phase(kernel)
+    return by_frequency(name, options, *transfer_and_phase(kernel))
+
+
+def by_frequency(
+    name: str, options: dict[str, Any], response: np.ndarray, phase: np.ndarray
+) -> Degradation:
+    """Frequencies are multiplied by response, real and even, and phase, Hermitian: [*shape]."""
+    shape, axes = response.shape, tuple(range(-response.ndim, 0))
 
     def shift(x: Array, phase: np.ndarray) -> Array:
         transformed = jnp.fft.fftn(x, axes=axes)

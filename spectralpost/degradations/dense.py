@@ -14,7 +14,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..errors import InputError, check_whole
-from .base import Degradation, Eigenvectors, Orthogonal, check_shape, numbers, times
+from .base import Degradation, Eigenvectors, Orthogonal, check_shape, mask_array, numbers, times
 from .circular import RESPONSE_FLOOR, hartley_matrix
 
 LARGEST = 1024  # pixels, 32x32: matrices of 8 MB
@@ -40,14 +40,7 @@ def inpaint(
     shape = check_shape(shape)
     n, options = int(np.prod(shape)), {}
     if not isinstance(mask, str):
-        try:
-            known = np.asarray(mask, float)
-        except (TypeError, ValueError) as error:
-            raise InputError(f"mask: an array of 0 and 1 is needed ({error})") from error
-        if known.shape != shape:
-            raise InputError(f"mask of shape {known.shape}: {shape} is needed")
-        if not np.all((known == 0) | (known == 1)):
-            raise InputError("mask: all values must be 0 (unknown) or 1 (known)")
+        known = mask_array(mask, shape)
         options = {"mask": known.astype(int).tolist()}
     elif mask == "random":
         if not 0 < keep <= 1:
