@@ -49,6 +49,7 @@ READING_ORDER = (
     "borders",
     "schedule_checks",
     "schedule_file",
+    "sweeps",
     "figures",
     "commands",
     "cli",
@@ -68,6 +69,7 @@ SHARED = {
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
+    "sweeps": ("grid", "batch", "dataset", "reading", "running"),
     "learning": (
         "guidance",
         "jacobian",

@@ -35,6 +35,9 @@ EVALUATED = {**SMALL, "tune": False, "axes": AXES}
 LEARNED = {**SMALL, "learn": True, "axes": AXES}
 
 
+DASK = "import sys, runpy; runpy.run_module('distributed.cli.' + sys.argv.pop(1), None, '__main__')"
+
+
 def rows_of(folder):
     """Cell -> row, each cell once."""
     rows = [row for path in parts_of(folder) for row in pq.read_table(path).to_pylist()]
@@ -303,14 +306,13 @@ def test_workers_and_a_cluster_give_what_one_process_gives(tmp_path):
     run_sweep(grid, tmp_path / "one", batch_size=4)
     run_sweep(grid, tmp_path / "two", batch_size=4, workers=2)
     address = tmp_path / "scheduler.json"
+    module, file = [sys.executable, "-c", DASK], ["--scheduler-file", str(address)]
     scheduler = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_scheduler", "--port", "0"]
-        + ["--no-dashboard", "--scheduler-file", str(address)],
+        [*module, "dask_scheduler", "--port", "0", "--no-dashboard", *file],
         stderr=subprocess.DEVNULL,
     )
     worker = subprocess.Popen(
-        [sys.executable, "-m", "distributed.cli.dask_worker", "--nthreads", "1", "--no-dashboard"]
-        + ["--scheduler-file", str(address)],
+        [*module, "dask_worker", "--nthreads", "1", "--no-dashboard", *file],
         stderr=subprocess.DEVNULL,
     )
     try:
