@@ -67,8 +67,8 @@ def run_batch(cells: Sequence[Mapping[str, Any]], settings: Settings) -> list[Ro
         except InputError as error:
             rows[i] = {"error": str(error)}
             continue
-        k = None if case.problem.basis is None else case.problem.spectrum.shape[1]
-        groups.setdefault((k, curve_of(case.levels)), []).append((i, case))
+        shape = case.problem.spectrum.shape, case.problem.basis is None, curve_of(case.levels)
+        groups.setdefault(shape, []).append((i, case))
     for group in groups.values():
         places, cases = zip(*group, strict=True)
         found = _of_alike(cases, settings, _up(len(cases)))
@@ -95,7 +95,9 @@ def case_of(cell: Mapping[str, Any], settings: Settings) -> Case:
 @lru_cache(maxsize=4096)
 def _merged(degradation: str, prior: str, sigma_y: float, size: int, bins: int) -> Problem:
     whole = _unmerged(degradation, prior, size)._replace(sigma_y=np.asarray(sigma_y))
-    return jax.tree.map(np.asarray, bin_modes(whole, bins)[0])
+    small = bin_modes(whole, bins)[0]
+    # Few numbers of rows, so few programs.
+    return jax.tree.map(np.asarray, pad_modes(small, _up(len(small.spectrum))))
 
 
 @lru_cache(maxsize=256)
@@ -140,18 +142,16 @@ def _of_alike(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
 
 def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row]:
     sampler, num = cases[0].sampler, len(cases)
-    # Few shapes, so few programs: both numbers are rounded up, the last case stands for the rest.
     filled = [*cases, *[cases[-1]] * (width - num)]
-    rows = _up(max(len(case.problem.spectrum) for case in cases))
-    padded = [jax.tree.map(np.asarray, pad_modes(case.problem, rows)) for case in filled]
-    problems, levels = _stacked(padded), _stacked([case.levels for case in filled])
+    problems = _stacked([case.problem for case in filled])
+    levels = _stacked([case.levels for case in filled])
     factors = np.asarray([case.cell["factor"] for case in filled])
     problems, levels, factors = _spread((problems, levels, factors))
     published = _published(sampler, problems, levels, factors)
     schedules: dict[str, tuple[NoiseLevel, Guidance]] = {"published": (levels, published)}
     if settings.learn or settings.tune:
         given = _each(published)
-        prepared = [_prepared(*one, settings) for one in zip(filled, padded, given, strict=True)]
+        prepared = [_prepared(*one, settings) for one in zip(filled, given, strict=True)]
         unlimited = _spread(_stacked([one.given for one in prepared]))
         tuned, least = tuned_constants(unlimited, published)
         schedules["tuned"] = levels, tuned
@@ -166,12 +166,12 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
     return _rows(num, jax.tree.map(np.asarray, metrics), best_levels, best)
 
 
-def _prepared(case: Case, problem: Problem, given: Guidance, settings: Settings) -> Prepared:
+def _prepared(case: Case, given: Guidance, settings: Settings) -> Prepared:
     """As `learn` prepares it, with 1 for the tuned constant's loss."""
     cell = case.cell
     return prepare(
         case.sampler,
-        [problem],
+        [case.problem],
         case.levels,
         given,
         None if cell["free"] is None else tuple(cell["free"]),

@@ -8,6 +8,7 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -207,8 +208,13 @@ def cell_hash(cell: Mapping[str, Any], settings: Settings) -> str:
 
 def sampler_of(entry: Mapping[str, Any]) -> Sampler:
     """The sampler of a cell's `sampler`."""
-    options = {option: value for option, value in entry.items() if option != "name"}
-    return make_sampler(entry["name"], **options)
+    return _sampler(_text(entry))
+
+
+@lru_cache(maxsize=256)
+def _sampler(entry: str) -> Sampler:
+    options = json.loads(entry)
+    return make_sampler(options.pop("name"), **options)
 
 
 def columns_of(cell: Mapping[str, Any]) -> dict[str, Any]:
