@@ -35,6 +35,7 @@ from .designers import shipped_designer as shipped_designer
 from .errors import InputError as InputError
 from .inpainting import inpainting_problem as inpainting_problem
 from .inpainting import learning_problem as learning_problem
+from .inpainting import mode_frequency as mode_frequency
 from .learning import Freedom as Freedom
 from .learning import LearnResult as LearnResult
 from .learning import Prices as Prices
