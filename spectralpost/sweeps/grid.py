@@ -259,7 +259,7 @@ def _listed(place: str, given: Any) -> dict[str, Any]:
         values = _choices(f"{place}.{axis}", axis, given.get(axis, DEFAULTS[axis]), drawn=False)
         if len(values) > 1:
             raise InputError(f"{place}.{axis}: one value is needed, {len(values)} are given")
-        cell[axis] = values[0]
+        cell[axis], *_ = values
     return cell
 
 
