@@ -257,9 +257,9 @@ def _listed(place: str, given: Any) -> dict[str, Any]:
     cell = {}
     for axis in AXES:
         values = _choices(f"{place}.{axis}", axis, given.get(axis, DEFAULTS[axis]), drawn=False)
-        if len(values) > 1:
+        if len(values) != 1:
             raise InputError(f"{place}.{axis}: one value is needed, {len(values)} are given")
-        cell[axis], *_ = values
+        cell[axis] = values[0]
     return cell
 
 
