@@ -69,7 +69,7 @@ SHARED = {
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
-    "sweeps": ("grid", "batch", "dataset", "reading", "running"),
+    "sweeps": ("axes", "grid", "batch", "dataset", "reading", "running"),
     "learning": (
         "guidance",
         "jacobian",
@@ -83,7 +83,7 @@ ORDERED = {
         "preparing",
         "learn",
         "for_network",
-    )
+    ),
 }
 
 

@@ -32,7 +32,8 @@ from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
 from ..transfer import Transfer, sampler_transfer
-from .grid import OBJECTIVES, PRIORS, Settings, cell_hash, columns_of, sampler_of
+from .axes import OBJECTIVES, PRIORS, columns_of, sampler_of
+from .grid import Settings, cell_hash
 
 METRICS = ("w2", "mse", "psnr", "perception")
 SCHEDULES = ("published", "tuned", "learned", "exact")

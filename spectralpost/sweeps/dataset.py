@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import InputError, shown
 from ..files import locked_file, whole_file
 from ..plain_json import read_json
+from .axes import Range, columns_of
 from .batch import METRICS, SCHEDULES, Row
-from .grid import Grid, Range, columns_of
+from .grid import Grid
 
 if TYPE_CHECKING:
     import pyarrow as pa
