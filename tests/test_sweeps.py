@@ -228,12 +228,18 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
     assert one.keys() == two.keys() == hashes(grid)
     times = {"seconds": None}
     assert all(one[cell] | times == two[cell] | times for cell in one)
-    more = grid_of(EVALUATED | {"axes": AXES | {"sigma_y": [0.1, 0.2]}})
+    wider = {"sigma_y": [0.1, 0.2], "prior": {"name": "matern", "length": 4.0}}
+    more = grid_of(EVALUATED | {"axes": AXES | wider})
     with pytest.raises(InputError, match="is of another grid"):
         run_sweep(more, folder)
     added = run_sweep(more, folder, extend=True)
     assert added.progress.done == 8
     assert rows_of(folder).keys() == hashes(grid) | hashes(more)
+    table = pq.read_table(folder / "parts")  # of one schema
+    assert table["prior.length"].null_count == 16 and table["prior.exponent"].null_count == 8
+    (folder / "parts" / "other.parquet").write_bytes(b"PAR1")
+    with pytest.raises(InputError, match="other.parquet' is no part of one"):
+        run_sweep(more, folder)
 
 
 def test_a_full_disk_is_one_line_and_leaves_what_was_written(tmp_path, monkeypatch):

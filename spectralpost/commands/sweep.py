@@ -67,14 +67,14 @@ def present(result: Result) -> None:
     if result.outcome is None:
         console.print(result.plan, soft_wrap=True)
         return
-    progress, lost, interrupted = result.outcome
+    progress, lost, reason, interrupted = result.outcome
     console.print(
         f"{progress.done} cells in {progress.seconds:.0f} s ({progress.failed} failed), "
         f"{progress.before} were there before",
         soft_wrap=True,
     )
     if lost:
-        console.print(f"{lost} batches were lost with their workers", soft_wrap=True)
+        console.print(f"{lost} batches were lost, the last one by {reason}", soft_wrap=True)
     if interrupted or lost:
         console.print(
             f"{progress.left} cells are left: the same command goes on with them", soft_wrap=True

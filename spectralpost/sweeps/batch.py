@@ -65,8 +65,8 @@ def run_batch(cells: Sequence[Mapping[str, Any]], settings: Settings) -> list[Ro
     for i, cell in enumerate(cells):
         try:
             case = case_of(cell, settings)
-        except InputError as error:
-            rows[i] = {"error": str(error)}
+        except Exception as error:  # whatever it is, it is this cell's alone
+            rows[i] = {"error": _in_words(error)}
             continue
         shape = case.problem.spectrum.shape, case.problem.basis is None, curve_of(case.levels)
         groups.setdefault(shape, []).append((i, case))
@@ -132,13 +132,18 @@ def _of_alike(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
         found = _computed(cases, settings, width)
     except Exception as error:  # whatever it is, it is this batch's alone
         if len(cases) == 1:
-            return [{"error": f"{type(error).__name__}: {error}".splitlines()[0]}]
+            return [{"error": _in_words(error)}]
         half = len(cases) // 2
         return [
             row for part in (cases[:half], cases[half:]) for row in _of_alike(part, settings, width)
         ]
     seconds = (time.perf_counter() - started) / len(cases)
     return [row | {"seconds": seconds} for row in found]
+
+
+def _in_words(error: Exception) -> str:
+    text = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+    return text.splitlines()[0]
 
 
 def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row]:

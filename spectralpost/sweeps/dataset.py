@@ -72,9 +72,32 @@ def opened(folder: Path, grid: Grid, *, extend: bool = False) -> Iterator[Datase
             }
             with whole_file(folder / MANIFEST, overwrite=True) as temporary:
                 temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+            if grids:
+                _give_columns(folder, columns)
             yield Dataset(folder, columns)
     except OSError as error:
         raise InputError(f"out = {shown(folder)}: cannot be written ({error})") from error
+
+
+def _give_columns(folder: Path, columns: dict[str, str]) -> None:
+    """The columns of a grid that was added, to the parts from before: readers expect one schema."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = schema_of(columns)
+    for path in parts_of(folder):
+        table = _table(path)
+        if table.schema.equals(schema):
+            continue
+        rows = len(table)
+        arrays = [
+            table[field.name].cast(field.type)
+            if field.name in table.column_names
+            else pa.nulls(rows, field.type)
+            for field in schema
+        ]
+        with whole_file(path, overwrite=True) as temporary:
+            pq.write_table(pa.table(arrays, schema=schema), temporary)
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:
@@ -104,12 +127,19 @@ def parts_of(folder: Path) -> list[Path]:
 
 def finished(folder: Path) -> set[str]:
     """The hashes of all cells that are done."""
-    import pyarrow.parquet as pq
-
     found: set[str] = set()
     for path in parts_of(folder):
-        found.update(pq.read_table(path, columns=["cell"])["cell"].to_pylist())
+        found.update(_table(path, ["cell"])["cell"].to_pylist())
     return found
+
+
+def _table(path: Path, columns: list[str] | None = None) -> "pa.Table":
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path, columns=columns)
+    except (OSError, ValueError) as error:  # Arrow's own are of these kinds
+        raise InputError(f"sweep: {shown(path)} is no part of one") from error
 
 
 def write_part(folder: Path, columns: dict[str, str], rows: Sequence[Row]) -> Path:

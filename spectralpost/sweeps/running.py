@@ -55,6 +55,7 @@ class Outcome(NamedTuple):
 
     progress: Progress
     lost: int  # batches that no worker brought to an end
+    reason: str  # why the last of them was lost
     interrupted: bool
 
 
@@ -137,7 +138,7 @@ def _through(
 ) -> Outcome:
     started, in_flight = time.perf_counter(), set()
     done = failed = lost = 0
-    interrupted = False
+    interrupted, reason = False, ""
 
     def progress() -> Progress:
         return Progress(done, failed, len(known), grid.num_cells, time.perf_counter() - started)
@@ -160,8 +161,8 @@ def _through(
                     cells_done, cells_failed = future.result()
                 except InputError:
                     raise
-                except Exception:  # a worker that died again and again
-                    lost += 1
+                except Exception as error:  # a worker that died again and again
+                    lost, reason = lost + 1, f"{type(error).__name__}: {error}".splitlines()[0]
                 else:
                     done, failed = done + cells_done, failed + cells_failed
             if tell is not None:
@@ -170,7 +171,7 @@ def _through(
         interrupted = True
         for future in in_flight:
             future.cancel()
-    return Outcome(progress(), lost, interrupted)
+    return Outcome(progress(), lost, reason, interrupted)
 
 
 @contextmanager
