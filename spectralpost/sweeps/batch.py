@@ -24,7 +24,7 @@ from ..learning.baselines import tuned_constants
 from ..learning.generations import random_starts, refine_each
 from ..learning.loss import Loss
 from ..learning.parameters import Parameters
-from ..learning.preparing import Prepared, prepare
+from ..learning.preparing import Prepared, is_dense, prepare
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..metrics import mse, perception, psnr, wasserstein2
 from ..noise import NoiseLevel, curve_of, make_grid
@@ -162,7 +162,7 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
         tuned, least = tuned_constants(unlimited, published)
         schedules["tuned"] = levels, tuned
         if settings.learn:
-            schedules["learned"] = _learned(prepared, tuned, least, settings)
+            schedules["learned"] = _learned(cases[0].problem, prepared, tuned, least, settings)
     metrics = {
         label: _metrics(sampler, problems, *schedule) for label, schedule in schedules.items()
     }
@@ -194,14 +194,19 @@ def _search(settings: Settings) -> Search:
 
 
 def _learned(
-    prepared: Sequence[Prepared], tuned: Guidance, least: np.ndarray, settings: Settings
+    problem: Problem,
+    prepared: Sequence[Prepared],
+    tuned: Guidance,
+    least: np.ndarray,
+    settings: Settings,
 ) -> tuple[NoiseLevel, Guidance]:
     search, losses, starts = _search(settings), [], []
+    num = search.starts if not is_dense(problem) else min(search.starts, 2)  # as `learn`
     for one, constant, price in zip(prepared, _each(tuned), least, strict=True):
         finite = price if np.isfinite(price) else 1.0
         losses.append(replace(one.loss, rough_price=one.loss.rough_price * finite))
         centres = one.heuristic, constant
-        starts.append(random_starts(one.loss, centres, search.starts, search.seed))
+        starts.append(random_starts(one.loss, centres, num, search.seed))
     stack = _spread(_stacked(losses))
     lanes = refine_each(stack, prepared[0].method, np.stack(starts), search)
     best = np.asarray(lanes.loss).argmin(axis=1)
