@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .algebra import namespace
 from .errors import InputError, check_whole
 from .merging_blocks import bin_blocks, unique_blocks
 from .problem import Problem
@@ -77,7 +78,8 @@ def stack_problems(problems: Sequence[Problem]) -> Problem:
         raise InputError("problems: all or none must be calibrated")
     rows = max(problem.spectrum.shape[0] for problem in problems)
     filled = [pad_modes(problem, rows) for problem in problems]
-    return jax.tree.map(lambda *leaves: jnp.stack(leaves), *filled)
+    xp = namespace(filled[0].spectrum)
+    return jax.tree.map(lambda *leaves: xp.stack(leaves), *filled)
 
 
 def pad_modes(problem: Problem, rows: int) -> Problem:
@@ -88,13 +90,16 @@ def pad_modes(problem: Problem, rows: int) -> Problem:
     missing = rows - problem.spectrum.shape[0]
     if missing < 0:
         raise InputError(f"rows = {rows}: the problem has {problem.spectrum.shape[0]}")
+    if missing == 0:
+        return problem
+    xp = namespace(problem.spectrum)
 
     def fill(leaf: Array) -> Array:
         if leaf.ndim == 0:
             return leaf
-        return jnp.concatenate([leaf, jnp.repeat(leaf[-1:], missing, axis=0)])
+        return xp.concatenate([leaf, xp.repeat(leaf[-1:], missing, axis=0)])
 
-    weight = jnp.pad(problem.weight, (0, missing))
+    weight = xp.pad(problem.weight, (0, missing))
     return jax.tree.map(fill, problem)._replace(weight=weight)
 
 
@@ -107,13 +112,14 @@ def _merge(problem: Problem, index: np.ndarray) -> Problem:
         return np.bincount(index, weight * np.asarray(values, float)) / total
 
     dtype, calibration = problem.spectrum.dtype, problem.calibration
+    xp = namespace(problem.spectrum)
     if calibration is not None:
-        ratios = [jnp.asarray(average(column), dtype) for column in calibration.ratio.T]
-        calibration = calibration._replace(ratio=jnp.stack(ratios, axis=1))
+        ratios = [xp.asarray(average(column), dtype) for column in calibration.ratio.T]
+        calibration = calibration._replace(ratio=xp.stack(ratios, axis=1))
     return problem._replace(
-        spectrum=jnp.asarray(average(problem.spectrum), dtype),
-        response=jnp.asarray(average(problem.response), dtype),
-        mean=jnp.asarray(np.sqrt(average(problem.mean**2)), dtype),
-        weight=jnp.asarray(total, dtype),
+        spectrum=xp.asarray(average(problem.spectrum), dtype),
+        response=xp.asarray(average(problem.response), dtype),
+        mean=xp.asarray(np.sqrt(average(np.asarray(problem.mean) ** 2)), dtype),
+        weight=xp.asarray(total, dtype),
         calibration=calibration,
     )

@@ -101,6 +101,38 @@ def test_drawn_cells_fill_their_ranges_and_are_the_same_again(design):
     assert abs(np.mean(exponents) - 2) < 5 * 2 / np.sqrt(12 * len(exponents))
 
 
+def test_a_range_is_of_whole_numbers_only_where_these_are_taken():
+    axes = {
+        "sampler": "dps",
+        "sigma_y": {"from": 1, "to": 2},
+        "degradation": {"name": "downsample", "factor": {"from": 2, "to": 4}},
+        "prior": {"name": "power_law", "exponent": {"from": 1, "to": 3}},
+    }
+    cells = list(grid_of({**SMALL, "design": "random", "num": 40, "axes": axes}).cells())
+    assert {cell["degradation"]["factor"] for cell in cells} == {2, 3, 4}
+    assert all(type(cell["degradation"]["factor"]) is int for cell in cells)
+    for values in ([c["sigma_y"] for c in cells], [c["prior"]["exponent"] for c in cells]):
+        assert len(set(values)) == 40 and all(type(value) is float for value in values)
+
+
+@pytest.mark.parametrize("order", [(None, ["eta"]), (["eta"], None)])
+def test_weights_to_learn_are_lists_or_the_default_in_any_order(order):
+    grid = grid_of(LEARNED | {"axes": {"sampler": "ddrm", "free": list(order)}})
+    assert [cell["free"] for cell in grid.cells()] == list(order)
+    assert [cell["free"] for cell in grid_of(LEARNED | {"axes": {"sampler": "dps"}}).cells()] == [
+        None
+    ]
+
+
+def test_an_option_with_values_of_several_types_is_a_column_of_text(tmp_path):
+    axes = {"sampler": {"name": "dps", "multistep": [True, 2]}, "steps": 3}
+    grid = grid_of(EVALUATED | {"axes": axes})
+    assert columns_of_grid(grid)["sampler.multistep"] == "text"
+    outcome = run_sweep(grid, tmp_path)
+    assert (outcome.lost, outcome.progress.failed) == (0, 0)
+    assert {row["sampler.multistep"] for row in rows_of(tmp_path).values()} == {"true", "2"}
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,12 +17,13 @@ from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
 from ..transfer import sampler_transfer
 from .guidance import constant_grid
-from .lanes import losses_of
+from .lanes import FEW, losses_of_each
 from .levenberg_marquardt import finite
 from .loss import Loss
-from .parameters import schedule_of
 
-FEW = 16  # points, of which `losses_of` takes as many at a time
+EVERYWHERE = np.log(1e4)  # how far logs of constants are from those of the published ones at most
+NEAR = 0.2  # how far the best one on few bins may be from the best on the whole problem
+ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
 
 
 @partial(jax.jit, static_argnames=("sampler", "objective"))
@@ -60,73 +62,76 @@ def tuned_constant(loss: Loss, given: Guidance) -> tuple[Guidance, float]:
     better: a published constant may stand for weights that are not (`Sampler.heuristic`). `loss`
     has one parameter per weight; the weights that stay are those of `given`.
     """
-    parameters = loss.parameters
-    sampler, dtype = parameters.sampler, parameters.levels.alpha.dtype
-    logs = lambda points: np.asarray(points[0], dtype)  # noqa: E731
-    constants, least = _zoom(
-        lambda points: losses_of(loss, logs(points))[None], len(parameters.weights)
-    )
-    factors, least_published = _zoom(
-        lambda points: _published_losses(loss, logs(points)[:, 0], given)[None], 1
-    )
-    if not np.isfinite(min(least[0], least_published[0])):
-        raise InputError(f"no constant weight of {sampler.name} has a finite loss on this problem")
-    if least[0] <= least_published[0]:
-        return schedule_of(parameters, logs(constants)).guidance, float(least[0])
-    return _published(loss, logs(factors)[0], given), float(least_published[0])
+    coarse = loss.coarse
+    one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
+    found, least = tuned_constants(one(loss), one(given), None if coarse is None else one(coarse))
+    if not np.isfinite(least[0]):
+        name = loss.parameters.sampler.name
+        raise InputError(f"no constant weight of {name} has a finite loss on this problem")
+    return jax.tree.map(lambda leaf: leaf[0], found), float(least[0])
 
 
-def tuned_constants(losses: Loss, given: Guidance) -> tuple[Guidance, np.ndarray]:
-    """`tuned_constant` of many losses side by side: leaves [N, ...] of both and of what is found.
+def tuned_constants(
+    losses: Loss, given: Guidance, coarse: Loss | None
+) -> tuple[Guidance, np.ndarray]:
+    """`tuned_constant` of many losses side by side: leaves [N, ...] of all and of what is found.
 
-    A loss that is nowhere finite is infinite here, and its schedule none.
+    coarse: the same on few bins (`Loss.coarse`), where it is looked for everywhere; then near what
+    is found there. A loss that is nowhere finite is infinite here, and its schedule none.
     """
-    parameters = losses.parameters
-    cells, dtype = len(losses.power), parameters.levels.alpha.dtype
-    logs = lambda points: np.asarray(points, dtype)  # noqa: E731
-    constants, least = _zoom(
-        lambda points: _losses_of_each(losses, logs(points)), len(parameters.weights), cells
-    )
-    factors, least_published = _zoom(
-        lambda points: _published_losses_of_each(losses, logs(points)[..., 0], given), 1, cells
-    )
+    cells, dtype = len(losses.power), losses.parameters.levels.alpha.dtype
+    found = []
+    for losses_at, num in (
+        (losses_of_each, len(losses.parameters.weights)),
+        (partial(_published_losses_of_each, given=given), 1),
+    ):
+        centre, reach = np.zeros((cells, num)), np.full(cells, EVERYWHERE)
+        if coarse is not None:
+            centre, least = _zoom(partial(losses_at, coarse), np.float32, centre, reach, 128)
+            reach = np.where(np.isfinite(least), NEAR, EVERYWHERE)
+        points = 128 if coarse is None else FEW
+        found.append(_zoom(partial(losses_at, losses), dtype, centre, reach, points))
+    (constants, least), (log_factors, least_published) = found
     take = least <= least_published
-    found = _schedules(losses, logs(constants), logs(factors)[:, 0], given, take)
-    return found, np.where(take, least, least_published)
+    logs = constants.astype(dtype), log_factors[:, 0].astype(dtype)
+    return _schedules(losses, *logs, given, take), np.where(take, least, least_published)
 
 
 def _zoom(
-    losses: Callable[[np.ndarray], Array], num: int, cells: int = 1
+    losses: Callable[[np.ndarray], Array],
+    dtype: Any,
+    centre: np.ndarray,
+    reach: np.ndarray,
+    points: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise over [-log 1e4, log 1e4]^num, by a grid that zooms in on its best point: [N, num]
-    and the least losses [N], of losses of points [N, grid, num].
+    """Minimise over centre +- reach, [N, num] and [N], by a grid that zooms in on its best point:
+    [N, num] and the least losses [N], of losses of points [N, grid, num] in their dtype.
 
-    No derivatives: the loss of a constant has cliffs where the sampler becomes unstable. Once they
-    are seen, few points of one number do.
+    points: of the first grid. No derivatives: the loss of a constant has cliffs where the sampler
+    becomes unstable. Once they are seen, few points of one number do.
     """
-    grid, each = constant_grid(num), np.arange(cells)
-    best, best_loss, reach = np.zeros((cells, num)), np.full(cells, np.inf), np.log(1e4)
-    while reach > 1e-3:  # a loss within a millionth of its curvature
-        points = best[:, None] + reach * grid
-        values = np.asarray(losses(points))
+    (cells, num), best, best_loss = centre.shape, centre, np.full(len(centre), np.inf)
+    each, points = np.arange(cells), points if num == 1 else 128
+    while np.any(reach > ENOUGH):
+        grid = constant_grid(num, points)
+        tried = best[:, None] + reach[:, None, None] * grid
+        values = np.asarray(losses(tried.astype(dtype)))
         at = values.argmin(axis=1)
-        better = values[each, at] < best_loss
-        best = np.where(better[:, None], points[each, at], best)
+        better = (values[each, at] < best_loss) & (reach > ENOUGH)
+        best = np.where(better[:, None], tried[each, at], best)
         best_loss = np.where(better, values[each, at], best_loss)
-        # Two spacings of the grid around its best point; of many weights these are no zoom.
-        reach *= min(4 / len(grid) ** (1 / num), 0.8)
-        grid = constant_grid(1, FEW) if num == 1 else grid
+        # One and a half spacings of the grid around its best point; of many weights no zoom.
+        reach = reach * min(3 / points ** (1 / num), 0.8)
+        points = FEW if num == 1 else points
     return best, best_loss
 
 
 @jax.jit
-def _losses_of_each(losses: Loss, points: Array) -> Array:
-    return jax.vmap(losses_of)(losses, points)
-
-
-@jax.jit
 def _published_losses_of_each(losses: Loss, log_factors: Array, given: Guidance) -> Array:
-    return jax.vmap(_published_losses)(losses, log_factors, given)
+    """log_factors [N, num, 1]."""
+    dtype = log_factors.dtype
+    given = jax.tree.map(lambda leaf: leaf.astype(dtype), given)
+    return jax.vmap(_published_losses)(losses, log_factors[..., 0], given)
 
 
 @jax.jit
@@ -160,4 +165,4 @@ def _published_losses(loss: Loss, log_factors: Array, given: Guidance) -> Array:
     def one(log_factor: Array) -> Array:
         return loss.of_guidance(_published(loss, log_factor, given))
 
-    return finite(jax.lax.map(one, log_factors, batch_size=16))
+    return finite(jax.lax.map(one, log_factors, batch_size=FEW))

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import numpy as np
@@ -17,8 +17,10 @@ from ..errors import InputError
 from ..noise import num_steps_of
 from ..samplers.base import Guidance
 from .guidance import on_host, smooth_curves, unconstrain
-from .lanes import Lanes, Method, Optimizer, advance, advance_each, begin, losses_of
+from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of
 from .loss import Loss
+
+T = TypeVar("T")
 
 CHUNK = 20  # iterations between two looks at the loss
 PATIENCE = 10  # generations without progress
@@ -60,8 +62,9 @@ class Search(NamedTuple):
                     `learning_rate`): any objective, samplers that divide by norms; they only
                     refine. "auto": lm where it applies, else lbfgs
     seed            searches are deterministic for a given one
-    explore         False: only refine, from all starts; a fraction of the time where few of them
-                    do, as in a sweep
+    explore         False: no generations. After every 20 iterations the better half of the starts
+                    goes on, with "lm" on the problem of 64 bins, and the best is refined: a tenth
+                    of the time where few starts do, as in a sweep (`halving`)
     """
 
     starts: int = 48
@@ -101,26 +104,40 @@ class Watch:
     explored: list[float] = field(default_factory=list)  # best loss of each chunk
     refined: list[float] = field(default_factory=list)
     interrupted: bool = False
+    iterations: int = 0
 
-    def advance(
-        self, loss: Loss, lanes: Lanes, method: Method, record: list[float], chunks_left: int
-    ) -> Lanes | None:
-        """The lanes after a chunk of iterations, of which `chunks_left` follow if nothing changes;
-        None if the user interrupts."""
+    def run(
+        self,
+        go: Callable[[], T],
+        loss_of: Callable[[T], float],
+        record: list[float],
+        iterations: int,
+        chunks_left: int,
+    ) -> T | None:
+        """What a chunk of so many iterations gives, of which `chunks_left` follow if nothing
+        changes; None if the user interrupts. Its best loss is recorded and told."""
         if self.interrupted:
             return None
         begun = time.perf_counter()
         try:
-            lanes, losses = advance(loss, lanes, method, CHUNK)
-            record.append(float(np.min(np.asarray(losses)[-1])))
+            found = go()
+            record.append(float(loss_of(found)))
             seconds = time.perf_counter() - begun
+            self.iterations += iterations
             if self.tell is not None:
-                iteration = CHUNK * len(self.explored + self.refined)
-                self.tell(Progress(iteration, min(record), chunks_left * seconds))
+                self.tell(Progress(self.iterations, min(record), chunks_left * seconds))
         except KeyboardInterrupt:
             self.interrupted = True
             return None
-        return lanes
+        return found
+
+    def advance(
+        self, loss: Loss, lanes: Lanes, method: Method, record: list[float], chunks_left: int
+    ) -> Lanes | None:
+        """The lanes after CHUNK iterations, see `run`."""
+        go = lambda: advance(loss, lanes, method, CHUNK)[0]  # noqa: E731
+        least = lambda lanes: np.min(np.asarray(lanes.loss))  # noqa: E731
+        return self.run(go, least, record, CHUNK, chunks_left)
 
 
 def explore(
@@ -242,25 +259,6 @@ def refine(
         if last - best <= search.tolerance * best:
             return lanes, True
     return lanes, False
-
-
-def refine_each(losses: Loss, method: Method, starts: np.ndarray, search: Search) -> Lanes:
-    """`refine` of many losses side by side: leaves [N, ...], starts [N, lanes, P]. Each ends where
-    it would end alone; the others go on."""
-    vectors = np.asarray(starts, losses.parameters.levels.alpha.dtype)
-    lanes = jax.vmap(lambda vectors: begin(method, vectors))(vectors)
-    kept = jax.tree.map(np.array, lanes)
-    best, going = np.full(len(vectors), np.inf), np.ones(len(vectors), bool)
-    for _ in range(search.max_chunks):
-        lanes, found = advance_each(losses, lanes, method, CHUNK)
-        after = jax.tree.map(np.array, lanes)
-        pick = lambda new, old: np.where(going.reshape(-1, *[1] * (new.ndim - 1)), new, old)  # noqa: B023, E731
-        kept = jax.tree.map(pick, after, kept)
-        last, best = best, np.minimum(best, np.asarray(found)[:, -1].min(axis=1))
-        going &= ~(last - best <= search.tolerance * best)
-        if not going.any():
-            break
-    return kept
 
 
 def random_starts(

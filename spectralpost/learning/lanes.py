@@ -1,18 +1,21 @@
 """Many searches side by side, from many starts: compiled once, run some iterations at a time."""
 
 from functools import partial
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import Array
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from . import levenberg_marquardt
 from .levenberg_marquardt import Descent, finite
 from .loss import Loss
 
 Optimizer = Literal["auto", "lm", "lbfgs", "adam"]
+FEW = 16  # losses at a time
 
 
 class Method(NamedTuple):
@@ -81,7 +84,23 @@ def advance_each(
 @jax.jit
 def losses_of(loss: Loss, vectors: Array) -> Array:
     """The losses of many vectors [num, P]; an unstable sampler's is infinite."""
-    return finite(jax.lax.map(loss, vectors, batch_size=16))
+    return finite(jax.lax.map(loss, vectors, batch_size=FEW))
+
+
+@jax.jit
+def losses_of_each(losses: Loss, vectors: Array) -> Array:
+    """`losses_of` of many losses, leaves [N, ...], each of its own vectors [N, num, P]."""
+    return jax.vmap(losses_of)(losses, vectors)
+
+
+def spread(tree: Any) -> Any:
+    """Leaves [N, ...] spread over the devices of this process, if N is a multiple of these."""
+    devices = jax.local_devices()
+    rows = len(jax.tree.leaves(tree)[0])
+    if len(devices) == 1 or rows % len(devices):
+        return tree
+    along = NamedSharding(Mesh(np.asarray(devices), ("rows",)), PartitionSpec("rows"))
+    return jax.device_put(tree, along)
 
 
 def _optax_iteration(loss: Loss, lane: Lane, method: Method) -> Lane:

@@ -20,11 +20,10 @@ from . import generations
 from .baselines import evaluate, evaluate_exact
 from .generations import PATIENCE, Progress, Search, Watch
 from .guidance import constrain, per_mode, unconstrain
-from .loss import Loss, Prices, Several
+from .halving import search_each
+from .loss import COARSE, Loss, Prices, Several, is_dense
 from .parameters import LEVELS, Freedom, parameters_of, schedule_of
-from .preparing import Prepared, default_free, is_dense, prepare
-
-COARSE = 64  # modes of the problem that is explored
+from .preparing import Prepared, default_free, first_starts, prepare
 
 
 class LearnResult(NamedTuple):
@@ -106,33 +105,8 @@ def learn(
         several=several,
         search=search,
     )
-    loss, centres = prepared.loss, (prepared.heuristic, prepared.constant)
-    watch = Watch(progress)
-    usual = default_free(sampler)
-    starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
-    dense = is_dense(problems[0])
-    if dense and starts is None:
-        starts = generations.random_starts(loss, centres, min(search.starts, 2), search.seed)
-    elif prepared.method.optimizer == "lm" and search.explore and not dense:
-        coarse = loss.on_bins(COARSE)
-        plain = _plain(coarse, prepared)
-        if starts is None:
-            found = generations.explore(plain, _single(centres), search, watch)
-            starts = loss.parameters.fit_weights(found)
-            names = tuple(name for name in loss.parameters.weights if name in usual)
-            if plain is not coarse and 0 < len(names) < len(loss.parameters.weights):
-                fewer = _found_with_fewer(coarse, names, prepared, search, watch)
-                starts = np.concatenate([loss.parameters.fit(fewer), starts])
-        if resume is not None or plain is not coarse:
-            starts, _ = generations.generations(coarse, starts, search, watch, PATIENCE)
-        # The tuned constant once more: refining cannot end above it, prices included.
-        constant = generations.random_starts(loss, centres, 2, search.seed)[1:]
-        starts = np.concatenate([starts, constant])
-    elif starts is None:
-        starts = generations.random_starts(loss, centres, search.starts, search.seed)
-    lanes, converged = generations.refine(loss, prepared.method, starts, search, watch)
-
-    vectors = np.asarray(lanes.vector)[np.argsort(np.asarray(lanes.loss))]
+    loss, watch = prepared.loss, Watch(progress)
+    vectors, final, converged = _searched(prepared, search, watch, resume)
     learned, knots = schedule_of(loss.parameters, vectors[0]), loss.parameters.band_knots
 
     def losses_on(levels: NoiseLevel, guidance: Guidance) -> np.ndarray:
@@ -165,7 +139,7 @@ def learn(
         },
         history=np.asarray(watch.refined),
         explored=np.asarray(watch.explored),
-        final_losses=np.sort(np.asarray(lanes.loss)),
+        final_losses=final,
         converged=converged,
         interrupted=watch.interrupted,
         kept=loss.parameters.numbers(vectors),
@@ -199,6 +173,47 @@ def sensitivity(
         both = jax.lax.map(partial(moved, name), jnp.concatenate([shifts, -shifts]), batch_size=16)
         change[name] = jnp.mean(both.reshape(2, -1), axis=0) / here - 1
     return change
+
+
+def _searched(
+    prepared: Prepared, search: Search, watch: Watch, resume: Guidance | None
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """All vectors that were refined, best first, [n, P], what they cost, [n], and whether the
+    search ended by itself."""
+    loss, method = prepared.loss, prepared.method
+    if resume is None and not search.explore:
+        coarse = loss.coarse if method.optimizer == "lm" else None
+        one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
+        starts, constant = first_starts(prepared, search)
+        stack = one(loss), None if coarse is None else one(coarse)
+        return search_each(*stack, method, starts[None], constant[None], search, watch)
+    starts = _starts(prepared, search, watch, resume)
+    lanes, converged = generations.refine(loss, method, starts, search, watch)
+    order = np.argsort(np.asarray(lanes.loss))
+    return np.asarray(lanes.vector)[order], np.asarray(lanes.loss)[order], converged
+
+
+def _starts(
+    prepared: Prepared, search: Search, watch: Watch, resume: Guidance | None
+) -> np.ndarray:
+    """Where refining begins: what exploring finds, else the given starts, [n, P]."""
+    loss, method = prepared.loss, prepared.method
+    starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
+    if method.optimizer != "lm" or not search.explore or is_dense(loss.problems):
+        return first_starts(prepared, search)[0] if starts is None else starts
+    coarse, centres = loss.on_bins(COARSE), (prepared.heuristic, prepared.constant)
+    plain, usual = _plain(coarse, prepared), default_free(loss.parameters.sampler)
+    if starts is None:
+        found = generations.explore(plain, _single(centres), search, watch)
+        starts = loss.parameters.fit_weights(found)
+        names = tuple(name for name in loss.parameters.weights if name in usual)
+        if plain is not coarse and 0 < len(names) < len(loss.parameters.weights):
+            fewer = _found_with_fewer(coarse, names, prepared, search, watch)
+            starts = np.concatenate([loss.parameters.fit(fewer), starts])
+    if resume is not None or plain is not coarse:
+        starts, _ = generations.generations(coarse, starts, search, watch, PATIENCE)
+    # The tuned constant once more: refining cannot end above it, prices included.
+    return np.concatenate([starts, first_starts(prepared, search)[1][None]])
 
 
 def _plain(loss: Loss, prepared: Prepared) -> Loss:

@@ -28,6 +28,8 @@ from .parameters import Parameters
 
 T = TypeVar("T")
 
+COARSE = 64  # modes of the problem that is searched first
+DENSE = 8  # modes of a block: with more, exploring from many starts takes minutes
 WORST = 50.0  # `Loss.power` that stands for the worst case
 
 
@@ -197,8 +199,19 @@ class Loss:
         """The same on problems of at most `2 num` rows, in single precision."""
         stacked = on_host(self.problems)
         problems = [jax.tree.map(lambda leaf, i=i: leaf[i], stacked) for i in range(self.num)]
-        loss = replace(self, problems=binned(problems, num), watched=None)
+        return self.on_few(binned(problems, num))
+
+    def on_few(self, problems: Problem) -> "Loss":
+        """The same on other problems, of few rows, in single precision."""
+        loss = replace(self, problems=problems, watched=None)
         return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), loss)
+
+    @property
+    def coarse(self) -> "Loss | None":
+        """The same on few bins, where a search had better begin; None if that is no faster, or for
+        an objective that is no sum of squares: a single mode may decide about it."""
+        few = self.problems.spectrum[0].size <= COARSE or is_dense(self.problems)
+        return None if few or residuals_of(self.objective) is None else self.on_bins(COARSE)
 
     @property
     def num(self) -> int:
@@ -253,6 +266,11 @@ def loss_of(
         rough_price=number(rough_price),
         watched=watched,
     )
+
+
+def is_dense(problem: Problem) -> bool:
+    """Whether blocks are so large that searches from the baselines alone have to do."""
+    return problem.basis is not None and problem.spectrum.shape[-1] > DENSE
 
 
 def binned(problems: Sequence[Problem], num: int) -> Problem:

@@ -15,13 +15,12 @@ from ..problem import Problem
 from ..samplers.base import Guidance, Sampler, check_guidance, check_weights
 from ..transfer import divides_by_norms
 from .baselines import heuristic, tuned_constant
-from .generations import LEAST_SQUARES, Search
+from .generations import LEAST_SQUARES, Search, random_starts
 from .gradient import CHUNK as LARGE
 from .lanes import Method
-from .loss import Loss, Prices, Several, binned, loss_of, with_scales
+from .loss import Loss, Prices, Several, binned, is_dense, loss_of, with_scales
 from .parameters import LEVELS, Freedom, parameters_of
 
-DENSE = 8  # modes of a block: with more, exploring from many starts takes minutes
 WATCHED = 400  # modes whose amplification is watched where there are very many
 
 
@@ -105,9 +104,13 @@ def prepare(
     return Prepared(loss, unlimited, method, given, constant)
 
 
-def is_dense(problem: Problem) -> bool:
-    """Whether blocks are so large that searches from the baselines alone have to do."""
-    return problem.basis is not None and problem.spectrum.shape[1] > DENSE
+def first_starts(prepared: Prepared, search: Search) -> tuple[np.ndarray, np.ndarray]:
+    """The starts of a search, [n, P], and the tuned constant as a vector, [P]."""
+    loss = prepared.loss
+    num = min(search.starts, 2) if is_dense(loss.problems) else search.starts
+    centres = prepared.heuristic, prepared.constant
+    starts = random_starts(loss, centres, max(num, 2), search.seed)
+    return starts[:num], starts[1]
 
 
 def default_free(sampler: Sampler) -> tuple[str, ...]:

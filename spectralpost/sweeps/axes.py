@@ -67,8 +67,8 @@ class Range(NamedTuple):
 def choices_of(place: str, axis: str, given: Any, drawn: bool) -> tuple[Any, ...]:
     """The values of an axis: plain ones, mappings with a name, or a Range."""
     several = given if isinstance(given, list) else [given]
-    if axis == "free" and several and not isinstance(several[0], list):
-        several = [given]  # one list of weights, or the default
+    if axis == "free" and several and all(isinstance(one, str) for one in several):
+        several = [given]  # one list of weights
     if not several:
         raise InputError(f"{place}: is empty")
     if axis in TABLES:
@@ -117,7 +117,10 @@ def _named(place: str, axis: str, given: Any, drawn: bool) -> list[dict[str, Any
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
         fitted = {
-            option: one if isinstance(one, Range) else checked[option]
+            # Checked as its upper end: whole where the option takes whole numbers.
+            option: one._replace(whole=isinstance(checked[option], int))
+            if isinstance(one, Range)
+            else checked[option]
             for option, one in options.items()
         }
         found.append({"name": name} | fitted)
@@ -127,6 +130,7 @@ def _named(place: str, axis: str, given: Any, drawn: bool) -> list[dict[str, Any
 def _plain(place: str, axis: str, value: Any, drawn: bool) -> Any:
     if isinstance(value, dict):
         value = _range(place, value, drawn)
+        value = value._replace(whole=value.whole and axis == "steps")
         for end in (0.0, 1.0):
             _plain(place, axis, value.at(end), drawn)
         return value

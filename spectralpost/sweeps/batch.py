@@ -14,17 +14,18 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jax import Array
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from ..degradations import make_degradation
 from ..errors import InputError
 from ..inpainting import learning_problem
 from ..learning import Freedom, Prices, Search
 from ..learning.baselines import tuned_constants
-from ..learning.generations import random_starts, refine_each
+from ..learning.generations import Watch
+from ..learning.halving import search_each
+from ..learning.lanes import spread
 from ..learning.loss import Loss
 from ..learning.parameters import Parameters
-from ..learning.preparing import Prepared, is_dense, prepare
+from ..learning.preparing import Prepared, first_starts, prepare
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..metrics import mse, perception, psnr, wasserstein2
 from ..noise import NoiseLevel, curve_of, make_grid
@@ -152,17 +153,19 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
     problems = _stacked([case.problem for case in filled])
     levels = _stacked([case.levels for case in filled])
     factors = np.asarray([case.cell["factor"] for case in filled])
-    problems, levels, factors = _spread((problems, levels, factors))
+    problems, levels, factors = spread((problems, levels, factors))
     published = _published(sampler, problems, levels, factors)
     schedules: dict[str, tuple[NoiseLevel, Guidance]] = {"published": (levels, published)}
     if settings.learn or settings.tune:
         given = _each(published)
         prepared = [_prepared(*one, settings) for one in zip(filled, given, strict=True)]
-        unlimited = _spread(_stacked([one.given for one in prepared]))
-        tuned, least = tuned_constants(unlimited, published)
+        few = [one.given.coarse for one in prepared]
+        coarse = None if few[0] is None else spread(_stacked(few))
+        whole = spread(_stacked([one.given for one in prepared]))
+        tuned, least = tuned_constants(whole, published, coarse)
         schedules["tuned"] = levels, tuned
         if settings.learn:
-            schedules["learned"] = _learned(cases[0].problem, prepared, tuned, least, settings)
+            schedules["learned"] = _learned(prepared, few, tuned, least, settings)
     metrics = {
         label: _metrics(sampler, problems, *schedule) for label, schedule in schedules.items()
     }
@@ -194,23 +197,26 @@ def _search(settings: Settings) -> Search:
 
 
 def _learned(
-    problem: Problem,
     prepared: Sequence[Prepared],
+    few: Sequence[Any],  # losses of few rows, or None
     tuned: Guidance,
     least: np.ndarray,
     settings: Settings,
 ) -> tuple[NoiseLevel, Guidance]:
-    search, losses, starts = _search(settings), [], []
-    num = search.starts if not is_dense(problem) else min(search.starts, 2)  # as `learn`
+    search, begun = _search(settings), []
     for one, constant, price in zip(prepared, _each(tuned), least, strict=True):
         finite = price if np.isfinite(price) else 1.0
-        losses.append(replace(one.loss, rough_price=one.loss.rough_price * finite))
-        centres = one.heuristic, constant
-        starts.append(random_starts(one.loss, centres, num, search.seed))
-    stack = _spread(_stacked(losses))
-    lanes = refine_each(stack, prepared[0].method, np.stack(starts), search)
-    best = np.asarray(lanes.loss).argmin(axis=1)
-    return _schedules(stack, np.asarray(lanes.vector)[np.arange(len(best)), best])
+        loss = replace(one.loss, rough_price=one.loss.rough_price * finite)
+        begun.append(one._replace(loss=loss, constant=constant))
+    method, stack, coarse = begun[0].method, _stacked([one.loss for one in begun]), None
+    if method.optimizer == "lm" and few[0] is not None:
+        pairs = zip(begun, few, strict=True)
+        coarse = _stacked([one.loss.on_few(of_few.problems) for one, of_few in pairs])
+    starts, constants = zip(*[first_starts(one, search) for one in begun], strict=True)
+    vectors, _, _ = search_each(
+        stack, coarse, method, np.stack(starts), np.stack(constants), search, Watch()
+    )
+    return _schedules(stack, vectors)
 
 
 @jax.jit
@@ -288,13 +294,3 @@ def _each(tree: Any) -> list[Any]:
 def _up(number: int) -> int:
     """The next power of two."""
     return 1 << (number - 1).bit_length()
-
-
-def _spread(tree: Any) -> Any:
-    """Cells over the devices of this process."""
-    devices = jax.local_devices()
-    rows = len(jax.tree.leaves(tree)[0])
-    if len(devices) == 1 or rows % len(devices):
-        return tree
-    cells = NamedSharding(Mesh(np.asarray(devices), ("cells",)), PartitionSpec("cells"))
-    return jax.device_put(tree, cells)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from ..errors import InputError, shown
 from ..files import locked_file, whole_file
 from ..plain_json import read_json
-from .axes import Range, columns_of
+from .axes import Range, as_text, columns_of
 from .batch import METRICS, SCHEDULES, Row
 from .grid import Grid
 
@@ -149,7 +149,17 @@ def write_part(folder: Path, columns: dict[str, str], rows: Sequence[Row]) -> Pa
 
     names = "".join(row["cell"] for row in rows)
     path = folder / PARTS / f"part-{hashlib.sha256(names.encode()).hexdigest()[:32]}.parquet"
-    table = pa.Table.from_pylist(list(rows), schema_of(columns))
+    # A column of values of several types is text.
+    plain = [
+        {
+            name: as_text(value)
+            if columns[name] == "text" and type(value) in (bool, int, float)
+            else value
+            for name, value in row.items()
+        }
+        for row in rows
+    ]
+    table = pa.Table.from_pylist(plain, schema_of(columns))
     with whole_file(path, overwrite=True) as temporary:
         pq.write_table(table, temporary)
     return path

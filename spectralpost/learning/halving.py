@@ -1,0 +1,128 @@
+"""Searches of many losses side by side, quickly: what a sweep does, and `Search(explore=False)`.
+
+Successive halving (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
+Hyperparameter Optimization", AISTATS 2016): on a problem of few bins, all starts of a loss go some
+iterations, then the better half of them, and so on; the last one until it gains no more. What it
+finds, or the tuned constant where that is better, is refined on the whole problem.
+"""
+
+from functools import partial
+
+import jax
+import numpy as np
+
+from .generations import CHUNK, Search, Watch
+from .lanes import Lanes, Method, advance_each, begin, losses_of_each, spread
+from .loss import Loss
+
+# Searches of one program, for each device: so many, whatever is left of them, so that nothing is
+# compiled twice. A CPU is as fast with few; an accelerator takes all of them.
+WIDTH = 8
+REFINING = 5  # iterations between two looks where little is left to gain
+
+
+def search_each(
+    losses: Loss,
+    coarse: Loss | None,
+    method: Method,
+    starts: np.ndarray,
+    constants: np.ndarray,
+    search: Search,
+    watch: Watch,
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The best vectors of all losses, [N, P], what they cost, [N], and whether no search was cut.
+
+    losses     leaves [N, ...]
+    coarse     the same on few bins; None: all starts are refined on the whole problem
+    starts     [N, starts, P]
+    constants  [N, P]: nothing that costs more than these is given back
+    """
+    found, chunk = np.asarray(starts), CHUNK
+    if coarse is not None:
+        found = _halved(coarse, method, found, search, CHUNK, watch, watch.explored)[0][:, None]
+        chunk = REFINING
+    dtype = losses.parameters.levels.alpha.dtype
+    candidates = np.concatenate([found, constants[:, None]], axis=1).astype(dtype)
+    cost = np.asarray(losses_of_each(losses, candidates))
+    if coarse is not None:
+        found = _best(candidates, cost)[0][:, None]
+    vectors, least, ended = _halved(losses, method, found, search, chunk, watch, watch.refined)
+    # Nothing was refined where the user had interrupted before.
+    return *_best(
+        np.concatenate([vectors[:, None], candidates], axis=1),
+        np.concatenate([least[:, None], cost], axis=1),
+    ), ended
+
+
+def _best(vectors: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of [N, n, P] and [N, n]: [N, P] and [N]."""
+    rows, at = np.arange(len(losses)), losses.argmin(axis=1)
+    return vectors[rows, at], losses[rows, at]
+
+
+def _halved(
+    losses: Loss,
+    method: Method,
+    starts: np.ndarray,
+    search: Search,
+    chunk: int,
+    watch: Watch,
+    record: list[float],
+) -> tuple[np.ndarray, np.ndarray, bool]:
+    """The best of all searches of each loss, [N, P] and [N], by `chunk` iterations at a time; and
+    whether they ended by themselves."""
+    cells, num, size = starts.shape
+    vectors = starts.astype(losses.parameters.levels.alpha.dtype)
+    best, least = vectors[:, 0].copy(), np.full(cells, np.inf)
+    cell = np.repeat(np.arange(cells), num)
+    lanes = _on_host(begin(method, vectors.reshape(-1, size)))
+    chunks = -(-search.max_iterations // chunk)
+    width = _width(len(cell))
+    for done in range(1, chunks + 1):
+        go = partial(_advanced, losses, cell, lanes, method, chunk, width)
+        after = watch.run(go, lambda lanes: float(np.min(lanes.loss)), record, chunk, chunks - done)
+        if after is None:
+            return best, least, False
+        # Rank 0 is the best of its loss.
+        order = np.lexsort((after.loss, cell))
+        counts = np.bincount(cell, minlength=cells)
+        rank = np.empty(len(cell), int)
+        rank[order] = np.arange(len(cell)) - (np.cumsum(counts) - counts)[cell[order]]
+        first = rank == 0
+        better = first & (after.loss < least[cell])
+        best[cell[better]], least[cell[better]] = after.vector[better], after.loss[better]
+        with np.errstate(invalid="ignore"):  # infinite before and after
+            gains = lanes.loss - after.loss > search.tolerance * after.loss
+        alone = counts[cell] == 1
+        goes_on = np.where(alone, gains, rank < (counts[cell] + 1) // 2)
+        lanes, cell = _taken(after, goes_on), cell[goes_on]
+        if not len(cell):
+            return best, least, True
+    return best, least, False
+
+
+def _advanced(
+    losses: Loss, cell: np.ndarray, lanes: Lanes, method: Method, iterations: int, width: int
+) -> Lanes:
+    """Every search some iterations further, each on the loss of its cell: `width` at a time."""
+    parts = []
+    for begins in range(0, len(cell), width):
+        # Filled up with the last one.
+        rows = np.arange(begins, begins + width).clip(max=len(cell) - 1)
+        some = spread((_taken(losses, cell[rows]), _taken(lanes, rows[:, None])))
+        after, _ = advance_each(*some, method, iterations)
+        parts.append(jax.tree.map(lambda leaf: np.array(leaf)[:, 0], after))
+    return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(cell)], *parts)
+
+
+def _width(num: int) -> int:
+    up = 1 << (num - 1).bit_length()
+    return min(up, WIDTH * jax.local_device_count()) if jax.default_backend() == "cpu" else up
+
+
+def _taken(tree, rows: np.ndarray):
+    return jax.tree.map(lambda leaf: leaf[rows], tree)
+
+
+def _on_host(tree):
+    return jax.tree.map(np.array, tree)
