@@ -81,6 +81,7 @@ ORDERED = {
         "baselines",
         "generations",
         "preparing",
+        "halving",
         "learn",
         "for_network",
     ),

@@ -23,6 +23,7 @@ from .loss import Loss
 
 EVERYWHERE = np.log(1e4)  # how far logs of constants are from those of the published ones at most
 NEAR = 0.2  # how far the best one on few bins may be from the best on the whole problem
+WORSE = 1.02  # on few bins: such a constant is not the best on the whole problem
 ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
 
 
@@ -80,17 +81,25 @@ def tuned_constants(
     is found there. A loss that is nowhere finite is infinite here, and its schedule none.
     """
     cells, dtype = len(losses.power), losses.parameters.levels.alpha.dtype
-    found = []
-    for losses_at, num in (
-        (losses_of_each, len(losses.parameters.weights)),
-        (partial(_published_losses_of_each, given=given), 1),
-    ):
-        centre, reach = np.zeros((cells, num)), np.full(cells, EVERYWHERE)
-        if coarse is not None:
-            centre, least = _zoom(partial(losses_at, coarse), np.float32, centre, reach, 128)
-            reach = np.where(np.isfinite(least), NEAR, EVERYWHERE)
+    # Constant weights, and factors of the published constant: how many numbers, and their losses.
+    kinds = (
+        (len(losses.parameters.weights), losses_of_each),
+        (1, partial(_published_losses_of_each, given=given)),
+    )
+    found = [(np.zeros((cells, num)), np.full(cells, np.inf)) for num, _ in kinds]
+    if coarse is not None:
+        reach = np.full(cells, EVERYWHERE)
+        found = [
+            _zoom(partial(losses_at, coarse), np.float32, centre, reach, 128)
+            for (num, losses_at), (centre, _) in zip(kinds, found, strict=True)
+        ]
+    first = np.minimum(found[0][1], found[1][1])
+    for i, (_, losses_at) in enumerate(kinds):
+        centre, least = found[i]
+        worse = np.isfinite(first) & (least > WORSE * first)
+        reach = np.where(worse, 0, np.where(np.isfinite(first), NEAR, EVERYWHERE))
         points = 128 if coarse is None else FEW
-        found.append(_zoom(partial(losses_at, losses), dtype, centre, reach, points))
+        found[i] = _zoom(partial(losses_at, losses), dtype, centre, reach, points)
     (constants, least), (log_factors, least_published) = found
     take = least <= least_published
     logs = constants.astype(dtype), log_factors[:, 0].astype(dtype)
@@ -120,8 +129,9 @@ def _zoom(
         better = (values[each, at] < best_loss) & (reach > ENOUGH)
         best = np.where(better[:, None], tried[each, at], best)
         best_loss = np.where(better, values[each, at], best_loss)
-        # One and a half spacings of the grid around its best point; of many weights no zoom.
-        reach = reach * min(3 / points ** (1 / num), 0.8)
+        # One and a half spacings of the grid around its best point, two of several weights; of
+        # many weights these are no zoom.
+        reach = reach * min((3 if num == 1 else 4) / points ** (1 / num), 0.8)
         points = FEW if num == 1 else points
     return best, best_loss
 

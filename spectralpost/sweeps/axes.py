@@ -46,6 +46,7 @@ DEFAULTS: dict[str, Any] = {
     "smoothness": 1e-4,
 }
 AXES = tuple(DEFAULTS)
+ENCODER = json.JSONEncoder(sort_keys=True, default=lambda one: np.asarray(one).tolist())
 PLAIN = (bool, int, float, str)  # what a column holds
 
 
@@ -249,4 +250,4 @@ def whole_number(place: str, value: Any, least: int = 1) -> int:
 
 def as_text(value: Any) -> str:
     """JSON, the same for equal values."""
-    return json.dumps(value, sort_keys=True, default=lambda one: np.asarray(one).tolist())
+    return ENCODER.encode(value)

@@ -6,7 +6,7 @@ Each cell's result is what `evaluate`, `tuned_constant` and `learn` give for it 
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -28,16 +28,17 @@ from ..learning.parameters import Parameters
 from ..learning.preparing import Prepared, first_starts, prepare
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..metrics import mse, perception, psnr, wasserstein2
-from ..noise import NoiseLevel, curve_of, make_grid
+from ..noise import Curve, NoiseLevel, curve_of, make_grid
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
 from ..transfer import Transfer, sampler_transfer
-from .axes import OBJECTIVES, PRIORS, columns_of, sampler_of
+from .axes import OBJECTIVES, PRIORS, as_text, columns_of, sampler_of
 from .grid import Settings, cell_hash
 
 METRICS = ("w2", "mse", "psnr", "perception")
 SCHEDULES = ("published", "tuned", "learned", "exact")
+AT_ONCE = 32  # cells whose laws a CPU's cache holds
 Row = dict[str, Any]  # column -> value, of one cell
 
 
@@ -48,12 +49,15 @@ class Case(NamedTuple):
     sampler: Sampler
     levels: NoiseLevel  # [S + 1]
     problem: Problem  # merged
+    curve: Curve  # of the levels
+    key: tuple[Any, ...]  # of the cells with this problem and these levels
 
 
-def batch_key(cell: Mapping[str, Any]) -> str:
+def batch_key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
     """Equal for cells that may be computed by one program."""
-    static = [cell[axis] for axis in ("sampler", "steps", "objective", "free", "learn_levels")]
-    return json.dumps([*static, cell["degradation"]["name"]], sort_keys=True)
+    free = cell["free"] if cell["free"] is None else tuple(cell["free"])
+    static = [cell[axis] for axis in ("steps", "objective", "learn_levels")]
+    return as_text(cell["sampler"]), free, *static, cell["degradation"]["name"]
 
 
 def run_batch(cells: Sequence[Mapping[str, Any]], settings: Settings) -> list[Row]:
@@ -69,7 +73,7 @@ def run_batch(cells: Sequence[Mapping[str, Any]], settings: Settings) -> list[Ro
         except Exception as error:  # whatever it is, it is this cell's alone
             rows[i] = {"error": _in_words(error)}
             continue
-        shape = case.problem.spectrum.shape, case.problem.basis is None, curve_of(case.levels)
+        shape = case.problem.spectrum.shape, case.problem.basis is None, case.curve
         groups.setdefault(shape, []).append((i, case))
     for group in groups.values():
         places, cases = zip(*group, strict=True)
@@ -83,15 +87,14 @@ def run_batch(cells: Sequence[Mapping[str, Any]], settings: Settings) -> list[Ro
 
 def case_of(cell: Mapping[str, Any], settings: Settings) -> Case:
     """The objects of a cell; those that cells share are made once."""
-    degradation, prior = (
-        json.dumps(cell[axis], sort_keys=True) for axis in ("degradation", "prior")
-    )
+    degradation, prior, grid = (as_text(cell[axis]) for axis in ("degradation", "prior", "grid"))
     # Bins hardly depend on the noise: those of the nearest power of two do.
     near = 2.0 ** np.rint(np.log2(cell["sigma_y"]))
     problem = _merged(degradation, prior, float(near), settings.size, settings.bins)
     problem = problem._replace(sigma_y=np.asarray(cell["sigma_y"], problem.spectrum.dtype))
-    levels = _levels(json.dumps(cell["grid"], sort_keys=True), cell["steps"])
-    return Case(cell, sampler_of(cell["sampler"]), levels, problem)
+    levels, curve = _levels(grid, cell["steps"])
+    key = degradation, prior, grid, cell["steps"], cell["sigma_y"]
+    return Case(cell, sampler_of(cell["sampler"]), levels, problem, curve, key)
 
 
 @lru_cache(maxsize=4096)
@@ -113,9 +116,10 @@ def _unmerged(degradation: str, prior: str, size: int) -> Problem:
 
 
 @lru_cache(maxsize=1024)
-def _levels(grid: str, steps: int) -> NoiseLevel:
+def _levels(grid: str, steps: int) -> tuple[NoiseLevel, Curve]:
     name, options = _split(json.loads(grid))
-    return jax.tree.map(np.asarray, make_grid(name, steps, **options))
+    levels = jax.tree.map(np.asarray, make_grid(name, steps, **options))
+    return levels, curve_of(levels)
 
 
 def _split(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
@@ -150,8 +154,7 @@ def _in_words(error: Exception) -> str:
 def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row]:
     sampler, num = cases[0].sampler, len(cases)
     filled = [*cases, *[cases[-1]] * (width - num)]
-    problems = _stacked([case.problem for case in filled])
-    levels = _stacked([case.levels for case in filled])
+    problems, levels = _problems_and_levels(filled)
     factors = np.asarray([case.cell["factor"] for case in filled])
     problems, levels, factors = spread((problems, levels, factors))
     published = _published(sampler, problems, levels, factors)
@@ -169,8 +172,8 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
     metrics = {
         label: _metrics(sampler, problems, *schedule) for label, schedule in schedules.items()
     }
-    eta = published.get("eta", np.zeros_like(np.asarray(levels.alpha)[:, 1:]))
-    metrics["exact"] = _metrics_of_exact(problems, levels, eta)
+    eta = np.asarray(published.get("eta", np.zeros_like(np.asarray(levels.alpha)[:, 1:])))
+    metrics["exact"] = _metrics_of_exact(cases, eta[:num])
     *_, (best_levels, best) = schedules.values()
     return _rows(num, jax.tree.map(np.asarray, metrics), best_levels, best)
 
@@ -227,26 +230,44 @@ def _schedules(losses: Loss, vectors: Array) -> tuple[NoiseLevel, Guidance]:
 
 @partial(jax.jit, static_argnames="sampler")
 def _published(sampler: Sampler, problems: Problem, levels: NoiseLevel, factors: Array) -> Guidance:
-    return jax.vmap(sampler.heuristic)(problems, levels, factors)
+    return _each_cell(lambda cell: sampler.heuristic(*cell), (problems, levels, factors))
 
 
 @partial(jax.jit, static_argnames="sampler")
 def _metrics(
-    sampler: Sampler, problems: Problem, levels: NoiseLevel, guidance: Guidance
+    sampler: Sampler | None, problems: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> dict[str, Array]:
-    def one(problem: Problem, levels: NoiseLevel, guidance: Guidance) -> dict[str, Array]:
-        return _measured(problem, sampler_transfer(sampler, problem, levels, guidance))
+    """Of cells [N]; without a sampler, of the exact conditional denoiser."""
 
-    return jax.vmap(one)(problems, levels, guidance)
+    def one(of_one: tuple[Problem, NoiseLevel, Guidance]) -> dict[str, Array]:
+        problem, levels, guidance = of_one
+        law = sampler_transfer(sampler or exact(problem), problem, levels, guidance)
+        return _measured(problem, law)
+
+    return _each_cell(one, (problems, levels, guidance))
 
 
-@jax.jit
-def _metrics_of_exact(problems: Problem, levels: NoiseLevel, eta: Array) -> dict[str, Array]:
-    def one(problem: Problem, levels: NoiseLevel, eta: Array) -> dict[str, Array]:
-        transfer = sampler_transfer(exact(problem), problem, levels, {"eta": eta})
-        return _measured(problem, transfer)
+def _metrics_of_exact(cases: Sequence[Case], eta: np.ndarray) -> dict[str, np.ndarray]:
+    """The same of the exact conditional denoiser, eta [N, S]: once for all cases that it is of."""
+    keys = [(*case.key, one.tobytes()) for case, one in zip(cases, eta, strict=True)]
+    index: dict[Any, int] = {}
+    which = [index.setdefault(key, len(index)) for key in keys]
+    places = np.unique(which, return_index=True)[1]
+    places = np.resize(places, _up(max(len(places), AT_ONCE)))
+    problems, levels = _problems_and_levels([cases[i] for i in places])
+    found = _metrics(None, *spread((problems, levels, {"eta": eta[places]})))
+    return {name: np.asarray(values)[which] for name, values in found.items()}
 
-    return jax.vmap(one)(problems, levels, eta)
+
+def _problems_and_levels(cases: Sequence[Case]) -> tuple[Problem, NoiseLevel]:
+    return _stacked([case.problem for case in cases]), _stacked([case.levels for case in cases])
+
+
+def _each_cell(fn: Callable[[Any], Any], cells: Any) -> Any:
+    """`vmap`, of so many cells at a time as the cache holds where there is one CPU."""
+    if jax.default_backend() == "cpu" and jax.local_device_count() == 1:
+        return jax.lax.map(fn, cells, batch_size=AT_ONCE)
+    return jax.vmap(fn)(cells)
 
 
 def _measured(problem: Problem, transfer: Transfer) -> dict[str, Array]:

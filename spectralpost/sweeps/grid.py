@@ -7,6 +7,7 @@ listed (`list`), or drawn (`random`, `sobol`), where axes may also be ranges.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -70,11 +71,8 @@ class Grid(NamedTuple):
         if self.design == "list":
             yield from self.choices[""][start:]
         elif self.design == "product":
-            sizes = [len(values) for values in self.choices.values()]
-            for index in range(start, self.num_cells):
-                place = np.unravel_index(index, sizes)
-                items = zip(self.choices.items(), place, strict=True)
-                yield {axis: values[at] for (axis, values), at in items}
+            for values in islice(product(*self.choices.values()), start, None):
+                yield dict(zip(self.choices, values, strict=True))
         else:
             yield from self._drawn(start)
 
