@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
 
 from .algebra import namespace
 from .errors import InputError, check_whole
@@ -108,7 +109,7 @@ def _merge(problem: Problem, index: np.ndarray) -> Problem:
     weight = np.asarray(problem.weight, float)
     total = np.bincount(index, weight)
 
-    def average(values: Array) -> np.ndarray:
+    def average(values: ArrayLike) -> np.ndarray:
         return np.bincount(index, weight * np.asarray(values, float)) / total
 
     dtype, calibration = problem.spectrum.dtype, problem.calibration

@@ -69,7 +69,7 @@ SHARED = {
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
-    "sweeps": ("axes", "grid", "batch", "dataset", "reading", "running"),
+    "sweeps": ("priors", "axes", "grid", "batch", "dataset", "reading", "running"),
     "learning": (
         "guidance",
         "jacobian",

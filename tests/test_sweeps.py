@@ -12,8 +12,12 @@ import pytest
 import yaml
 
 import spectralpost as sp
+from spectralpost import images as images_of
 from spectralpost.cli import main
+from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
+from spectralpost.learning import evaluate, heuristic
+from spectralpost.prior_file import save_prior
 from spectralpost.sweeps import running
 from spectralpost.sweeps.batch import case_of, run_batch
 from spectralpost.sweeps.dataset import columns_of_grid, finished, parts_of
@@ -149,6 +153,14 @@ def test_an_option_with_values_of_several_types_is_a_column_of_text(tmp_path):
         ({"axes": {"sampler": "dpm"}}, "axes.sampler: name = 'dpm'"),
         ({"axes": {"sampler": "exact"}}, "axes.sampler: name = 'exact'"),
         ({"axes": {"sampler": {"name": "dps", "scale": "x"}}}, "axes.sampler: sampler 'dps'"),
+        (
+            {"axes": {"sampler": "dps", "prior": {"name": "images", "folder": "nowhere"}}},
+            "axes.prior: folder = 'nowhere': is not there",
+        ),
+        (
+            {"axes": {"sampler": "dps", "prior": {"name": "file", "path": "nothing"}}},
+            "axes.prior: path = 'nothing': is not there",
+        ),
         ({"axes": {"sampler": "dps", "sigma": 1}}, "axes: unknown axis 'sigma'"),
         ({"axes": {"sampler": "dps", "sigma_y": [0.1, -1]}}, "axes.sigma_y = -1: must be > 0"),
         ({"axes": {"sampler": "dps", "sigma_y": [True]}}, "axes.sigma_y = True"),
@@ -237,6 +249,40 @@ def test_a_cell_that_cannot_be_computed_says_so_and_the_others_end(tmp_path):
     errors = [by_hash[cell_hash(cell, grid.settings)]["error"] for cell in grid.cells()]
     assert errors[0] is None and errors[3] is None
     assert "factor = 3: does not divide" in errors[1] and "not finite" in errors[2]
+
+
+def test_priors_of_images_and_of_files(tmp_path):
+    """A cell's problem is that of the prior that the images have; what is no prior is an error."""
+    images = np.random.default_rng(0).uniform(size=(3, 16, 24))
+    (tmp_path / "images").mkdir()
+    for i, image in enumerate(images):
+        images_of.save_image(tmp_path / "images" / f"{i}.png", 2 * image[None] - 1)
+    read = images_of.load_folder(tmp_path / "images", "luminance").values()
+    prior = sp.from_images(np.concatenate([images_of.tiles(one, 8)[:, 0] for one in read]))
+    save_prior(tmp_path / "prior.npz", prior)
+    save_prior(
+        tmp_path / "colour.npz", sp.from_images(images[:2, None, :8, :8].repeat(3, 1), colour=True)
+    )
+    priors = [
+        {"name": "images", "folder": str(tmp_path / "images")},
+        {"name": "file", "path": [str(tmp_path / "prior.npz"), str(tmp_path / "colour.npz")]},
+        {"name": "images", "window": "hann"},
+    ]
+    grid = grid_of(
+        {**SMALL, "bins": 64, "tune": False, "axes": {"sampler": "dps", "prior": priors}}
+    )
+    cells = list(grid.cells())
+    rows = run_batch(cells, grid.settings)
+    blur = make_degradation("gaussian_blur", (8, 8))
+    problem, _ = sp.unique_modes(sp.image_problem(prior, blur, 0.05))
+    case = case_of(cells[0], grid.settings)
+    assert case.problem.weight.sum() == pytest.approx(64)
+    published = heuristic(case.sampler, problem, case.levels)
+    wanted = evaluate(case.sampler, problem, case.levels, published)
+    # Pixels are read in single precision.
+    assert rows[0]["published_w2"] == pytest.approx(float(wanted), rel=1e-5)
+    assert rows[1]["published_w2"] == pytest.approx(float(wanted), rel=1e-9)
+    assert "is of colour" in rows[2]["error"] and "error" not in rows[3]
 
 
 def test_a_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):

@@ -16,12 +16,11 @@ from ..degradations import DEGRADATIONS
 from ..errors import InputError
 from ..metrics import mse, perception, wasserstein2
 from ..noise import GRIDS
-from ..prior import matern, power_law
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
 from ..signatures import checked_options
+from .priors import PRIORS, check_prior
 
-PRIORS: dict[str, Callable[..., Any]] = {"power_law": power_law, "matern": matern}
 OBJECTIVES = {"wasserstein2": wasserstein2, "mse": mse, "perception": perception}
 # Axes whose values are a name with options; each with its table and the parameters that a sweep
 # gives itself. In this order cells that one compiled program computes follow each other.
@@ -115,6 +114,8 @@ def _named(place: str, axis: str, given: Any, drawn: bool) -> list[dict[str, Any
                 checked = checked_options(axis, table, name, ends, own=own)
                 if axis == "sampler":
                     make_sampler(name, **checked)
+                elif axis == "prior":
+                    check_prior(checked)
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
         fitted = {

@@ -33,8 +33,9 @@ from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
 from ..transfer import Transfer, sampler_transfer
-from .axes import OBJECTIVES, PRIORS, as_text, columns_of, sampler_of
+from .axes import OBJECTIVES, as_text, columns_of, sampler_of
 from .grid import Settings, cell_hash
+from .priors import PRIORS
 
 METRICS = ("w2", "mse", "psnr", "perception")
 SCHEDULES = ("published", "tuned", "learned", "exact")
@@ -53,7 +54,7 @@ class Case(NamedTuple):
     key: tuple[Any, ...]  # of the cells with this problem and these levels
 
 
-def batch_key(cell: Mapping[str, Any]) -> tuple[Any, ...]:
+def batch_key(cell: Mapping[str, Any]) -> Any:
     """Equal for cells that may be computed by one program."""
     free = cell["free"] if cell["free"] is None else tuple(cell["free"])
     static = [cell[axis] for axis in ("steps", "objective", "learn_levels")]
@@ -252,7 +253,7 @@ def _metrics_of_exact(cases: Sequence[Case], eta: np.ndarray) -> dict[str, np.nd
     keys = [(*case.key, one.tobytes()) for case, one in zip(cases, eta, strict=True)]
     index: dict[Any, int] = {}
     which = [index.setdefault(key, len(index)) for key in keys]
-    places = np.unique(which, return_index=True)[1]
+    places: Any = np.unique(which, return_index=True)[1]
     places = np.resize(places, _up(max(len(places), AT_ONCE)))
     problems, levels = _problems_and_levels([cases[i] for i in places])
     found = _metrics(None, *spread((problems, levels, {"eta": eta[places]})))

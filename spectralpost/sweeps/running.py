@@ -98,7 +98,7 @@ def run_sweep(
 
 def batches(grid: Grid, known: set[str], size: int) -> Iterator[list[dict[str, Any]]]:
     """Cells that are not known, in lists of one `batch_key`, each cell once."""
-    waiting: dict[str, list[dict[str, Any]]] = {}
+    waiting: dict[Any, list[dict[str, Any]]] = {}
     seen = set(known)
     for cell in grid.cells():
         name = cell_hash(cell, grid.settings)
