@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pytest
@@ -382,6 +383,52 @@ print(json.dumps(run_batch(list(grid.cells())[:8], grid.settings)))
                 assert one[name] == pytest.approx(value, rel=1e-9), name
 
 
+@contextmanager
+def cluster(folder, workers):
+    """A scheduler and workers of it in processes of their own: the scheduler's file, and they."""
+    address = folder / "scheduler.json"
+    module, file = [sys.executable, "-c", DASK], ["--scheduler-file", str(address)]
+    scheduler = [*module, "dask_scheduler", "--port", "0", "--no-dashboard", *file]
+    worker = [*module, "dask_worker", "--nthreads", "1", "--no-dashboard", "--no-nanny", *file]
+    processes = [
+        subprocess.Popen(command, stderr=subprocess.DEVNULL)
+        for command in (scheduler, *[worker] * workers)
+    ]
+    try:
+        for _ in range(600):
+            if address.exists():
+                break
+            time.sleep(0.1)
+        yield address, processes
+    finally:
+        for process in processes:
+            process.kill()
+            process.wait()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of dask's own processes
+@pytest.mark.parametrize("killed", ["worker", "scheduler"])
+def test_a_killed_worker_costs_its_batch_once_more_and_a_killed_scheduler_the_run(tmp_path, killed):
+    """By SIGKILL after the first batch, with others in flight: the same cells in the end, each
+    once, by the same run or the next one."""
+    pytest.importorskip("distributed")
+    grid, folder = grid_of(EVALUATED), tmp_path / "s"
+    with cluster(tmp_path, 2) as (address, (scheduler, *workers)):
+
+        def tell(progress):
+            (scheduler if killed == "scheduler" else workers[0]).kill()
+
+        first = run_sweep(grid, folder, batch_size=2, scheduler_file=address, tell=tell)
+    if killed == "worker":
+        assert first.progress.done == 16 and not first.lost
+    else:
+        assert 0 < len(finished(folder)) < 16 and first.lost and first.reason
+        second = run_sweep(grid, folder)
+        assert second.progress.before + second.progress.done == 16
+    assert rows_of(folder).keys() == hashes(grid)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")  # of dask's own processes
 def test_workers_and_a_cluster_give_what_one_process_gives(tmp_path):
@@ -389,27 +436,8 @@ def test_workers_and_a_cluster_give_what_one_process_gives(tmp_path):
     grid = grid_of(EVALUATED)
     run_sweep(grid, tmp_path / "one", batch_size=4)
     run_sweep(grid, tmp_path / "two", batch_size=4, workers=2)
-    address = tmp_path / "scheduler.json"
-    module, file = [sys.executable, "-c", DASK], ["--scheduler-file", str(address)]
-    scheduler = subprocess.Popen(
-        [*module, "dask_scheduler", "--port", "0", "--no-dashboard", *file],
-        stderr=subprocess.DEVNULL,
-    )
-    worker = subprocess.Popen(
-        [*module, "dask_worker", "--nthreads", "1", "--no-dashboard", *file],
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        for _ in range(600):
-            if address.exists():
-                break
-            time.sleep(0.1)
+    with cluster(tmp_path, 1) as (address, _):
         outcome = run_sweep(grid, tmp_path / "cluster", batch_size=4, scheduler_file=address)
-    finally:
-        worker.kill()
-        scheduler.kill()
-        worker.wait()
-        scheduler.wait()
     assert outcome.progress.done == 16 and not outcome.lost
     one, *others = (rows_of(tmp_path / name) for name in ("one", "two", "cluster"))
     for other in others:

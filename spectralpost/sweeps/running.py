@@ -155,7 +155,12 @@ def _through(
                 in_flight.add(engine.submit(run_task, *arguments))
             if not in_flight:
                 break
-            ended, in_flight = engine.wait(in_flight, return_when=FIRST_COMPLETED)
+            try:
+                ended, in_flight = engine.wait(in_flight, return_when=FIRST_COMPLETED)
+            except Exception as error:  # a cluster that is gone, with all that is in flight
+                lost += len(in_flight)
+                reason = f"the scheduler's end ({type(error).__name__})"
+                break
             for future in ended:
                 try:
                     cells_done, cells_failed = future.result()
