@@ -19,6 +19,7 @@ READING_ORDER = (
     "plain_json",
     "signatures",
     "options",
+    "config_file",
     "state_dict",
     "torch_call",
     "algebra",
@@ -69,7 +70,7 @@ SHARED = {
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
-    "sweeps": ("axes", "grid", "batch", "dataset", "reading", "running"),
+    "sweeps": ("axes", "grid", "batch", "dataset", "reading", "summary", "running"),
     "learning": (
         "guidance",
         "jacobian",
