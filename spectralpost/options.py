@@ -21,6 +21,7 @@ else:
 
 STARTS = 48  # searches side by side, as `learn` has it
 
+
 @dataclass(kw_only=True)
 class DegradationOptions:
     """What happened to an image, besides noise."""

@@ -156,7 +156,10 @@ BAD = {
     "resume of another": (f"{DESIGN} --steps 4 --resume {{w}}/designed", "resume: a search of"),
     "seed too long": (f"{DESIGN} --seed 1{'0' * 30}", "seed"),
     # the command line itself
-    "no command": ("", "design, compare, tradeoff, evaluate, restore, train, sweep, sweep-report, sweep-best, samplers"),
+    "no command": (
+        "",
+        "design, compare, tradeoff, evaluate, restore, train, sweep, sweep-report, sweep-best, samplers",
+    ),
     "unknown command": ("improve", "improve"),
     "unknown option": (f"{DESIGN} --sharpness 3", "sharpness"),
     "option without a value": (f"{DESIGN} --steps", "steps"),

@@ -70,7 +70,7 @@ SHARED = {
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
-    "sweeps": ("axes", "grid", "batch", "dataset", "reading", "summary", "running"),
+    "sweeps": ("axes", "grid", "batch", "dataset", "reading", "summary", "views", "running"),
     "learning": (
         "guidance",
         "jacobian",

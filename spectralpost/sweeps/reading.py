@@ -45,7 +45,7 @@ class Cells(NamedTuple):
     kinds: dict[str, str]  # of all columns, as in the manifest
     axes: dict[str, Column]
     error: Column
-    numbers: dict[str, np.ndarray]  # metrics [N], NaN where there is none
+    numbers: dict[str, np.ndarray]  # metrics and the like [N], NaN where there is none
     parts: tuple[Path, ...]
     part: np.ndarray  # [N]: where a cell is
     row: np.ndarray  # [N]
@@ -81,8 +81,8 @@ def read_cells(
     metrics: Sequence[str],
     where: Sequence[str] = (),
     say: Callable[[str], None] = lambda text: None,
-) -> Cells:
-    """The cells that are done, failed ones included, and for which all conditions hold.
+) -> tuple[Cells, np.ndarray]:
+    """The cells that are done, failed ones included, and which of them all conditions select [N].
 
     metrics   columns of numbers to read beside the axes
     No lock is taken: of a sweep that runs, these are its parts so far.
@@ -112,7 +112,8 @@ def read_cells(
     part = np.repeat(np.arange(len(parts), dtype=np.int32), sizes)
     starts = np.cumsum([0, *sizes])[:-1]
     row = (np.arange(len(part)) - np.repeat(starts, sizes)).astype(np.int32)
-    keep = _once(_joined(chunks.pop("cell"), "S"))
+    cell = _joined(chunks.pop("cell"), "S")
+    once = _once(cell)
     numbers, columns = {}, {}
     for name in list(chunks):
         if name not in of_numbers:
@@ -122,15 +123,18 @@ def read_cells(
         if name.split(".")[0] in AXES:
             values, codes = np.unique(numbers.pop(name), return_inverse=True)
             columns[name] = Column(values, codes.astype(np.int32))
+    chosen = np.ones(len(part), bool)
     for one in conditions:
-        if one.column in numbers:
-            keep &= _holds(one, numbers[one.column], kinds[one.column])
+        if one.column == "cell":
+            chosen &= _holds(one._replace(value=str(one.value).encode()), cell, "text")
+        elif one.column in numbers:
+            chosen &= _holds(one, numbers[one.column], kinds[one.column])
         else:
             values, codes = columns[one.column]
-            keep &= _holds(one, values, kinds[one.column])[codes]
+            chosen &= _holds(one, values, kinds[one.column])[codes]
     error, axes = columns["error"], {name: columns[name] for name in axes_in(kinds)}
     found = Cells(folder, kinds, axes, error, numbers, tuple(parts), part, row)
-    return found if keep.all() else selected(found, keep)
+    return (found, chosen) if once.all() else (selected(found, once), chosen[once])
 
 
 def selected(cells: Cells, keep: np.ndarray) -> Cells:
@@ -178,11 +182,11 @@ def metrics_in(kinds: dict[str, str]) -> list[str]:
 
 def grids_of(folder: Path) -> list[Grid]:
     """The grids that a sweep's folder is of."""
+    manifest = manifest_of(folder)
     try:
-        return [grid_of(given) for given in manifest_of(folder)["grids"]]
+        return [grid_of(given) for given in manifest["grids"]]
     except InputError as error:
-        text = str(error)
-        raise InputError(text if text.startswith("sweep ") else f"sweep {shown(folder)}: {text}")
+        raise InputError(f"sweep {shown(folder)}: {error}") from error
 
 
 def num_cells_of(grids: Sequence[Grid]) -> tuple[int, bool]:
@@ -211,7 +215,9 @@ def _condition(word: str, kinds: dict[str, str]) -> Condition:
     operator = "=" if operator == "==" else operator
     allowed = [name for name, kind in kinds.items() if kind != "floats"]
     if column not in allowed:
-        raise InputError(f"where = {word!r}: no column {column!r}; allowed are {', '.join(allowed)}")
+        raise InputError(
+            f"where = {word!r}: no column {column!r}; allowed are {', '.join(allowed)}"
+        )
     kind = kinds[column]
     if operator in COMPARE and kind not in ("int", "float"):
         raise InputError(f"where = {word!r}: {column} is no number, it has = and != alone")

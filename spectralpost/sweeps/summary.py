@@ -5,12 +5,49 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .batch import METRICS, SCHEDULES
-from .reading import Cells, Column
+from ..errors import InputError
+from .batch import SCHEDULES
+from .reading import Cells, Column, metrics_in
 
 MOST = 12  # values of an axis that are told apart
 BINS = 8  # of an axis with more of them, each of about as many cells
 NONE = "–"  # of cells that do not have an option
+# Axes in words; options are "std of the degradation" and the like.
+WORDS = {
+    "sampler": "sampler",
+    "steps": "sampling steps",
+    "objective": "objective that is learned for",
+    "free": "weights that are learned",
+    "learn_levels": "noise levels are learned",
+    "degradation": "degradation",
+    "prior": "prior",
+    "grid": "noise levels",
+    "sigma_y": "measurement noise sigma_y (standard deviation, pixels in [-1, 1])",
+    "factor": "factor of the published constant",
+    "max_amplification": "largest amplification allowed",
+    "smoothness": "price of roughness",
+}
+UNITS = {
+    "degradation.std": "pixels",
+    "degradation.length": "pixels",
+    "degradation.size": "pixels",
+    "degradation.offset": "pixels",
+    "degradation.angle": "degrees",
+    "prior.length": "pixels",
+    "prior.std": "pixels in [-1, 1]",
+}
+METRIC_WORDS = {
+    "w2": "W2$^2$ to the true posterior, per pixel",
+    "mse": "mean squared error, per pixel",
+    "psnr": "PSNR (dB)",
+    "perception": "perception (W2$^2$ from outputs to images), per pixel",
+}
+LABELS = {
+    "published": "published default",
+    "tuned": "tuned constant",
+    "learned": "learned",
+    "exact": "exact reference",
+}
 BETTER = 0.99  # what is less than this times the other is better than it
 
 
@@ -43,9 +80,32 @@ def higher_is_better(metric: str) -> bool:
 
 
 def schedules_of(kind: str) -> dict[str, str]:
-    """Schedule -> its column of a kind of METRICS."""
-    assert kind in METRICS
+    """Schedule -> its column of one of METRICS."""
     return {label: f"{label}_{kind}" for label in SCHEDULES}
+
+
+def axis_in_words(axis: str) -> str:
+    head, _, option = axis.partition(".")
+    text = f"{option} of the {WORDS.get(head, head)}" if option else WORDS.get(head, head)
+    return f"{text} ({UNITS[axis]})" if axis in UNITS else text
+
+
+def metric_of(given: str | None, kinds: Mapping[str, str], cells: Cells) -> str:
+    """The metric asked for; or W2 of the best schedules that any cell has."""
+    some = [name for name in metrics_in(kinds) if np.isfinite(cells.numbers.get(name, [])).any()]
+    if given is None:
+        wanted = [f"{label}_w2" for label in ("learned", "tuned", "published")]
+        return next((name for name in wanted if name in some), wanted[-1])
+    if given not in some:
+        raise InputError(f"metric = {given!r}: no cell has it; there are {', '.join(some)}")
+    return given
+
+
+def check_metric(given: str | None, kinds: Mapping[str, str]) -> str:
+    """w2, mse, psnr or perception: what a metric is, before any cell is read."""
+    if given is not None and given not in metrics_in(kinds):
+        raise InputError(f"metric = {given!r}: allowed are {', '.join(metrics_in(kinds))}")
+    return "w2" if given is None else kind_of(given)
 
 
 def varying(cells: Cells) -> dict[str, int]:
@@ -92,6 +152,8 @@ def grouped(column: Column, most: int = MOST) -> Groups:
     number = values.dtype.kind == "f"
     if len(values) - _is_none(values[-1] if len(values) else 0) <= most:
         labels = tuple(in_words(value) for value in values)
+        if len(set(labels)) < len(labels):  # numbers that differ in later digits
+            labels = tuple(str(value) for value in values)
         return Groups(labels, codes, values if number else None)
     if not number:
         counts = np.bincount(codes, minlength=len(values))
@@ -122,7 +184,9 @@ def medians(codes: np.ndarray, num: int, values: np.ndarray) -> np.ndarray:
     """The median of values [N] in each of `num` groups; NaN are left out, and where nothing is."""
     known = ~np.isnan(values)
     codes, values = codes[known], values[known]
-    order = np.lexsort((values, codes))
+    order = np.argsort(values)
+    small = np.int16 if num < 2**15 else np.int64  # small ones are sorted by their digits
+    order = order[np.argsort(codes[order].astype(small), kind="stable")]
     counts = np.bincount(codes, minlength=num)
     starts = np.cumsum(counts) - counts
     found = np.full(num, np.nan)
