@@ -158,7 +158,7 @@ BAD = {
     # the command line itself
     "no command": (
         "",
-        "design, compare, tradeoff, evaluate, restore, train, sweep, sweep-report, sweep-best, samplers",
+        "design, compare, tradeoff, evaluate, restore, train, sweep, sweep-report, sweep-best",
     ),
     "unknown command": ("improve", "improve"),
     "unknown option": (f"{DESIGN} --sharpness 3", "sharpness"),

@@ -70,7 +70,17 @@ SHARED = {
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
-    "sweeps": ("axes", "grid", "batch", "dataset", "reading", "summary", "views", "running"),
+    "sweeps": (
+        "axes",
+        "grid",
+        "batch",
+        "dataset",
+        "reading",
+        "finding",
+        "summary",
+        "views",
+        "running",
+    ),
     "learning": (
         "guidance",
         "jacobian",

@@ -119,7 +119,7 @@ def compute(options: SweepReport, say: Say = quiet) -> Result:
         },
         view,
         over,
-        weights_of(cells, axes, options.color or "") if axes else None,
+        weights_of(cells, axes, options.color or options.x or "") if axes else None,
         () if axes else ("nothing varies among the cells: there are no figures",),
     )
 

@@ -52,18 +52,20 @@ def heat_map_figure(panels: dict[str, np.ndarray], x: Axis, y: Axis, drawn: Draw
         )
         axes.set_facecolor("0.85")
         axes.set_title(name, fontsize=10)
-        _name_values(axes, x, y)
+        _name_values(
+            axes, x, y if axes in _left(grid) else y._replace(labels=("",) * len(y.labels))
+        )
         if values.size * len(panels) <= MOST_NUMBERS:
-            _write_numbers(axes, values, image, 2 if drawn.is_ratio else 3)
-    for axes in _left(grid):
-        axes.set_ylabel(y.name)
-    for axes in _lowest(grid):
-        axes.set_xlabel(x.name)
+            _write_numbers(axes, values, image, drawn.is_ratio)
+    _name_axes(grid, x.name, y.name)
     assert image is not None
     bar = figure.colorbar(image, ax=list(grid), extend=ends)
-    bar.set_label(drawn.words + "; grey: no cells")
+    bar.set_label(fill(drawn.words + "; grey: no cells", int(13 * height)))
+    low, high = (float(end) for end in norm.inverse(np.asarray([0.0, 1.0])))
     if drawn.is_ratio:
-        _ticks_of_ratios(bar.ax.yaxis, *norm.inverse(np.asarray([0.0, 1.0])))
+        _ticks_of_ratios(bar.ax.yaxis, high)
+    elif drawn.log:
+        _plain_ticks(bar.ax.yaxis, np.asarray([low, high]))
     return figure
 
 
@@ -93,10 +95,7 @@ def sweep_lines_figure(
         if drawn.is_ratio:
             axes.axhline(1, color="black", linewidth=1, zorder=0)
     _limit(grid, np.concatenate([v for one in panels.values() for v in one.values()]), drawn)
-    for axes in _left(grid):
-        axes.set_ylabel(drawn.words)
-    for axes in _lowest(grid):
-        axes.set_xlabel(x.name)
+    _name_axes(grid, x.name, drawn.words)
     _legend(figure, grid, lines)
     return figure
 
@@ -120,14 +119,13 @@ def sweep_weights_figure(
         every = np.concatenate(list(of_panel.values()))
         if every.min() > 0 and every.max() > 5 * every.min():
             axes.set_yscale("log")
-        if whole and len(of_panel):
+            _plain_ticks(axes.yaxis, every)
+        if whole:
             axes.xaxis.get_major_locator().set_params(integer=True)
         axes.set_title(name, fontsize=10)
         axes.grid(linewidth=0.4)
-    for axes in _left(grid):
-        axes.set_ylabel("weight, median of the cells")
-    for axes in _lowest(grid):
-        axes.set_xlabel("step (1: noise)" if whole else "share of the steps (0: noise, 1: image)")
+    along = "step (1: noise)" if whole else "share of the steps (0: noise, 1: image)"
+    _name_axes(grid, along, "weight, median of the cells")
     _legend(figure, grid, lines)
     return figure
 
@@ -160,6 +158,17 @@ def _left(grid: list["Axes"]) -> list["Axes"]:
 def _lowest(grid: list["Axes"]) -> list["Axes"]:
     """Those that have nothing below them."""
     return grid[-PER_ROW:]
+
+
+def _name_axes(grid: list["Axes"], x: str, y: str) -> None:
+    """Names at the left and below, in lines that are no longer than a panel."""
+    width, height = grid[0].get_figure().get_size_inches()
+    wide = int(11 * (width - 2) / min(len(grid), PER_ROW))
+    high = int(11 * (height - 1) / -(-len(grid) // PER_ROW))
+    for axes in _left(grid):
+        axes.set_ylabel(fill(y, high))
+    for axes in _lowest(grid):
+        axes.set_xlabel(fill(x, wide))
 
 
 def _scale(values: np.ndarray, drawn: Drawn) -> tuple["Normalize", str]:
@@ -203,14 +212,15 @@ def _name_values(axes: "Axes", x: Axis, y: Axis | None) -> None:
         axes.set_yticks(range(len(y.labels)), y.labels, fontsize=8)
 
 
-def _write_numbers(axes: "Axes", values: np.ndarray, image: Any, digits: int) -> None:
+def _write_numbers(axes: "Axes", values: np.ndarray, image: Any, is_ratio: bool) -> None:
+    digits = 3 if np.nanmax(np.abs(values - 1)) < 0.1 else 2
     for (row, column), value in np.ndenumerate(values):
         if np.isnan(value):
             continue
         red, green, blue, _ = image.cmap(image.norm(min(value, 1e300)))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         colour = "white" if dark else "black"
-        text = f"{value:.{digits}f}" if digits == 2 and value < 100 else f"{value:.2g}"
+        text = f"{value:.{digits}f}" if is_ratio and value < 100 else f"{value:.2g}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
 
 
@@ -280,7 +290,7 @@ def _plain_ticks(axis: Any, values: np.ndarray) -> None:
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
 
 
-def _ticks_of_ratios(axis: Any, low: float, high: float) -> None:
+def _ticks_of_ratios(axis: Any, high: float) -> None:
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
     half = np.geomspace(1, high, 4)[1:]

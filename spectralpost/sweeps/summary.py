@@ -22,7 +22,7 @@ WORDS = {
     "degradation": "degradation",
     "prior": "prior",
     "grid": "noise levels",
-    "sigma_y": "measurement noise sigma_y (standard deviation, pixels in [-1, 1])",
+    "sigma_y": "measurement noise sigma_y (std, pixels in [-1, 1])",
     "factor": "factor of the published constant",
     "max_amplification": "largest amplification allowed",
     "smoothness": "price of roughness",

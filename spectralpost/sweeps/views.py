@@ -133,23 +133,24 @@ def median_over(cells: Cells, axes: dict[str, int], shown: tuple[str, ...]) -> s
     return f"{over}{cells.num} cells"
 
 
-def weights_of(cells: Cells, axes: dict[str, int], color: str) -> Weights | None:
-    """How weights depend on an axis: `color`, or the numbers that have the most values.
+def weights_of(cells: Cells, axes: dict[str, int], axis: str) -> Weights | None:
+    """How weights depend on an axis; if it is empty on the numbers that have the most values.
 
     Of each sampler; of the number of steps that most cells have, unless lines are of these. Weights
-    that are the same in all cells are left out: None if all are. Of many cells every so-manieth is
-    looked at.
+    that are the same in all cells are left out: None if all are.
     """
     numbers = [axis for axis in axes if cells.axes[axis].values.dtype.kind == "f"]
-    wanted = [color, *(axis for axis in numbers if axis != "steps"), *axes]
+    wanted = [axis, *(axis for axis in numbers if axis != "steps"), *axes]
     axis = next((one for one in wanted if one and one != "sampler"), "steps")
     counts = np.bincount(cells.axes["steps"].codes)
     steps = cells.axes["steps"].values.astype(int)
     some, whole = cells, axis != "steps" or len(steps) == 1
     if whole and len(steps) > 1:
         some = selected(cells, cells.axes["steps"].codes == counts.argmax())
-    of, every = some.num, max(1, -(-some.num // MOST_LISTS))
-    some = selected(some, np.arange(0, of, every))
+    of = some.num
+    if of > MOST_LISTS:  # by chance: every so-manieth would have few of the values of an axis
+        drawn = np.random.default_rng(0).choice(of, MOST_LISTS, replace=False)
+        some = selected(some, np.sort(drawn))
     samplers, groups = grouped(some.axes["sampler"]), grouped(some.axes[axis])
     names = [name for name in cells.kinds if name.startswith("weight_")]
     panels: dict[str, dict[str, np.ndarray]] = {}
@@ -167,7 +168,7 @@ def weights_of(cells: Cells, axes: dict[str, int], color: str) -> Weights | None
         return None
     title = f"Weights by {axis_in_words(axis)}: median of {of} cells"
     title += f" of {steps[counts.argmax()]} steps" if whole else ""
-    title += f" (of every {every}th)" if every > 1 else ""
+    title += f" ({MOST_LISTS} of them, drawn by chance)" if of > MOST_LISTS else ""
     return Weights(panels, axis, groups.at is not None, whole, title)
 
 
