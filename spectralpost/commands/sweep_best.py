@@ -25,6 +25,7 @@ from ..sweeps.summary import (
     higher_is_better,
     in_words,
     metric_of,
+    schedules_of,
     varying,
 )
 from .console import Say, console, quiet
@@ -53,7 +54,7 @@ class Result(NamedTuple):
 def compute(options: SweepBest, say: Say = quiet) -> Result:
     """Find the best cells, and their schedules."""
     kinds = manifest_of(options.sweep)["columns"]
-    check_metric(options.metric, kinds)
+    kind = check_metric(options.metric, kinds)
     axes = axes_in(kinds)
     for axis in options.by:
         if axis not in axes:
@@ -61,7 +62,8 @@ def compute(options: SweepBest, say: Say = quiet) -> Result:
     if len(set(options.by)) < len(options.by):
         raise InputError(f"by = {' '.join(options.by)}: name each one once")
     grids = grids_of(options.sweep)
-    every, chosen = read_cells(options.sweep, metrics_in(kinds), options.where, say)
+    columns = {*schedules_of(kind).values(), *schedules_of("w2").values()}
+    every, chosen = read_cells(options.sweep, list(columns), options.where, say)
     if not chosen.any():
         what = f"where = {' '.join(options.where)}: none" if options.where else "none"
         raise InputError(f"sweep: {what} of {every.num} cells is so")

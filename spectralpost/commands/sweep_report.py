@@ -169,7 +169,7 @@ def present(result: Result) -> None:
         rest = sum(number for _, number in reasons[MOST_REASONS:])
         console.print(f"  {rest} failed for {len(reasons) - MOST_REASONS} other reasons")
     if result.best:
-        print_wide(_best_table(result), WIDE)
+        print_wide(_best_table(result), WIDE + 12 * len(result.axes))
     if result.marginals:
         print_wide(_marginal_table(result), WIDE)
 

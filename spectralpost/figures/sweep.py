@@ -84,11 +84,13 @@ def sweep_lines_figure(
     for axes, (name, of_panel) in zip(grid, panels.items(), strict=True):
         for label, values in of_panel.items():
             known = np.isfinite(values) & np.isfinite(at)
-            axes.plot(at[known], values[known], label=label, **styles[label])
+            # Texts have no order: nothing is between them.
+            style = styles[label] | ({} if x.at is not None else {"linestyle": "none"})
+            axes.plot(at[known], values[known], label=label, **style)
         axes.set_title(name, fontsize=10)
         axes.grid(linewidth=0.4)
         if x.at is None:
-            _name_values(axes, x, None)
+            _name_values(axes, x)
         elif x.log:
             axes.set_xscale("log")
             _plain_ticks(axes.xaxis, at[np.isfinite(at)])
@@ -204,12 +206,14 @@ def _colours(is_ratio: bool) -> Any:
     return colormaps["RdBu_r" if is_ratio else "cividis"].copy()
 
 
-def _name_values(axes: "Axes", x: Axis, y: Axis | None) -> None:
-    long = max(map(len, x.labels)) > 5 or len(x.labels) > 10
+def _name_values(axes: "Axes", x: Axis, y: Axis | None = None, left: bool = True) -> None:
+    panel = axes.get_window_extent().width / 100 - 0.5  # inches, nearly
+    long = 11 * panel < (max(map(len, x.labels)) + 2) * len(x.labels)
     turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(range(len(x.labels)), x.labels, fontsize=8, **turned)
     if y is not None:
-        axes.set_yticks(range(len(y.labels)), y.labels, fontsize=8)
+        labels = y.labels if left else [""] * len(y.labels)
+        axes.set_yticks(range(len(y.labels)), labels, fontsize=8)
 
 
 def _write_numbers(axes: "Axes", values: np.ndarray, image: Any, is_ratio: bool) -> None:
@@ -266,9 +270,9 @@ def _limit(grid: list["Axes"], values: np.ndarray, drawn: Drawn) -> None:
         grid[0].set_yscale("log")
         for axes in grid[1:]:
             axes.set_yscale("log")
-        if drawn.is_ratio:
+        if high <= FARTHEST * low:
             _plain_ticks(grid[0].yaxis, finite)
-        elif high > FARTHEST * low:
+        elif not drawn.is_ratio:
             grid[0].set_ylim(low / 2, FARTHEST * low)
 
 
@@ -287,7 +291,7 @@ def _plain_ticks(axis: Any, values: np.ndarray) -> None:
         ticks = list(np.unique(values))[:: max(1, len(np.unique(values)) // 5)]
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
 
 
 def _ticks_of_ratios(axis: Any, high: float) -> None:

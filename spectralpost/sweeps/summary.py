@@ -11,7 +11,7 @@ from .reading import Cells, Column, metrics_in
 
 MOST = 12  # values of an axis that are told apart
 BINS = 8  # of an axis with more of them, each of about as many cells
-NONE = "–"  # of cells that do not have an option
+NONE = "(none)"  # of cells that do not have an option
 # Axes in words; options are "std of the degradation" and the like.
 WORDS = {
     "sampler": "sampler",
@@ -109,12 +109,20 @@ def check_metric(given: str | None, kinds: Mapping[str, str]) -> str:
 
 
 def varying(cells: Cells) -> dict[str, int]:
-    """The axes that vary, with their numbers of values; those with most values first."""
-    found = {
-        name: len(column.values) - _is_none(column.values[-1])
-        for name, column in cells.axes.items()
-        if len(column.values) > 1
-    }
+    """The axes that vary, with their numbers of values; those with most values first.
+
+    Options that the name says already (the only length of motion_blur) do not count.
+    """
+    found = {}
+    for axis, (values, codes) in cells.axes.items():
+        owner = cells.axes.get(axis.split(".")[0])
+        if owner is None or "." not in axis:
+            number = len(values)
+        else:
+            pairs = np.unique(owner.codes.astype(np.int64) * len(values) + codes)
+            number = 1 + len(pairs) - len(owner.values)
+        if number > 1:
+            found[axis] = len(values) - _is_none(values[-1])
     return dict(sorted(found.items(), key=lambda one: -one[1]))
 
 

@@ -160,8 +160,8 @@ def weights_of(cells: Cells, axes: dict[str, int], axis: str) -> Weights | None:
         for name in names:
             lists = table[name].to_pylist()
             lines = _median_lists(lists, _some(groups, own))
-            if lines and len({tuple(one) for one in lists if one is not None}) > 1:
-                word = name.removeprefix("weight_")
+            if lines and _differ([one for one in lists if one]):
+                word = name.removeprefix("weight_").rstrip("_")
                 panels[f"{sampler}, {word}" if len(samplers.labels) > 1 else word] = lines
     panels = dict(list(panels.items())[:MOST_PANELS])
     if not panels:
@@ -174,6 +174,12 @@ def weights_of(cells: Cells, axes: dict[str, int], axis: str) -> Weights | None:
 
 def _some(groups: Groups, own: np.ndarray) -> Groups:
     return groups._replace(codes=groups.codes[own])
+
+
+def _differ(lists: list[list[float]]) -> bool:
+    """Whether weights are not all the same, to rounding."""
+    every = np.concatenate(lists)
+    return bool(np.ptp(every) > 1e-6 * np.max(np.abs(every)))
 
 
 def _median_lists(lists: list[list[float] | None], groups: Groups) -> dict[str, np.ndarray]:
