@@ -75,7 +75,7 @@ def compute(options: SweepBest, say: Say = quiet) -> Result:
     which, missing = _best(cells, options.by, metric)
     _check_stored(cells, which, metric)
     say(f"looking for {len(which)} cells in the grid")
-    names = options.by or tuple(varying(cells)) or ("sampler",)
+    names = options.by or tuple(axis for axis in axes if axis in varying(cells)) or ("sampler",)
     found = _schedules(cells, which, names, grids)
     note = f"{missing} combinations have no cell that ended well with a finite {metric}"
     return Result(found, metric, (note,) if missing else ())
@@ -86,7 +86,7 @@ def write(result: Result, folder: Path) -> None:
     columns = list(dict.fromkeys(name for one in result.chosen for name in one.line))
     with open(folder / "index.csv", "w", newline="", encoding="utf-8") as file:
         lines = csv.writer(file)
-        lines.writerow(["file", "prior", *columns])
+        lines.writerow(["file", "prior_file", *columns])
         for one in result.chosen:
             save_schedule(folder / one.file, one.schedule)
             prior = folder / f"prior-{one.prior.hash[:8]}.npz"

@@ -248,9 +248,7 @@ def _holds(condition: Condition, values: np.ndarray, kind: str) -> np.ndarray:
     if wanted is None:
         equal = np.isnan(values) if values.dtype.kind == "f" else np.equal(values, None)
     elif kind == "float":
-        with np.errstate(invalid="ignore"):  # infinity less infinity
-            equal = (values == wanted) | (np.abs(values - wanted) <= SAME * np.abs(wanted))
-            equal &= np.isfinite(values) | (values == wanted)
+        equal = np.isclose(values, wanted, rtol=SAME, atol=0.0)
     else:
         equal = values == wanted
     equal = np.asarray(equal, bool)
