@@ -56,8 +56,8 @@ def heat_map_figure(panels: dict[str, np.ndarray], x: Axis, y: Axis, drawn: Draw
             axes, x, y if axes in _left(grid) else y._replace(labels=("",) * len(y.labels))
         )
         if values.size * len(panels) <= MOST_NUMBERS:
-            _write_numbers(axes, values, image, drawn.is_ratio)
-    _name_axes(grid, x.name, y.name)
+            _write_numbers(axes, values, image, drawn)
+    _name_axes(figure, grid, x.name, y.name)
     assert image is not None
     bar = figure.colorbar(image, ax=list(grid), extend=ends)
     bar.set_label(fill(drawn.words + "; grey: no cells", int(13 * height)))
@@ -85,7 +85,7 @@ def sweep_lines_figure(
         for label, values in of_panel.items():
             known = np.isfinite(values) & np.isfinite(at)
             # Texts have no order: nothing is between them.
-            style = styles[label] | ({} if x.at is not None else {"linestyle": "none"})
+            style: Any = styles[label] | ({} if x.at is not None else {"linestyle": "none"})
             axes.plot(at[known], values[known], label=label, **style)
         axes.set_title(name, fontsize=10)
         axes.grid(linewidth=0.4)
@@ -97,7 +97,7 @@ def sweep_lines_figure(
         if drawn.is_ratio:
             axes.axhline(1, color="black", linewidth=1, zorder=0)
     _limit(grid, np.concatenate([v for one in panels.values() for v in one.values()]), drawn)
-    _name_axes(grid, x.name, drawn.words)
+    _name_axes(figure, grid, x.name, drawn.words)
     _legend(figure, grid, lines)
     return figure
 
@@ -116,18 +116,20 @@ def sweep_weights_figure(
         for label, weights in of_panel.items():
             steps = np.arange(1, len(weights) + 1)
             at = steps if whole else (steps - 0.5) / len(weights)
-            style = styles[label] | {"markersize": 3}
+            style: Any = styles[label] | {"markersize": 3}
             axes.plot(at, weights, label=label, **style)
         every = np.concatenate(list(of_panel.values()))
         if every.min() > 0 and every.max() > 5 * every.min():
             axes.set_yscale("log")
             _plain_ticks(axes.yaxis, every)
+        elif every.min() >= 0 and np.ptp(every) < 0.01 * every.max():
+            axes.set_ylim(0, 1.5 * every.max())  # hardly a difference: it should not look like one
         if whole:
-            axes.xaxis.get_major_locator().set_params(integer=True)
+            axes.locator_params(axis="x", integer=True)
         axes.set_title(name, fontsize=10)
         axes.grid(linewidth=0.4)
     along = "step (1: noise)" if whole else "share of the steps (0: noise, 1: image)"
-    _name_axes(grid, along, "weight, median of the cells")
+    _name_axes(figure, grid, along, "weight, median of the cells")
     _legend(figure, grid, lines)
     return figure
 
@@ -162,9 +164,9 @@ def _lowest(grid: list["Axes"]) -> list["Axes"]:
     return grid[-PER_ROW:]
 
 
-def _name_axes(grid: list["Axes"], x: str, y: str) -> None:
+def _name_axes(figure: "Figure", grid: list["Axes"], x: str, y: str) -> None:
     """Names at the left and below, in lines that are no longer than a panel."""
-    width, height = grid[0].get_figure().get_size_inches()
+    width, height = figure.get_size_inches()
     wide = int(11 * (width - 2) / min(len(grid), PER_ROW))
     high = int(11 * (height - 1) / -(-len(grid) // PER_ROW))
     for axes in _left(grid):
@@ -216,7 +218,7 @@ def _name_values(axes: "Axes", x: Axis, y: Axis | None = None, left: bool = True
         axes.set_yticks(range(len(y.labels)), labels, fontsize=8)
 
 
-def _write_numbers(axes: "Axes", values: np.ndarray, image: Any, is_ratio: bool) -> None:
+def _write_numbers(axes: "Axes", values: np.ndarray, image: Any, drawn: Drawn) -> None:
     digits = 3 if np.nanmax(np.abs(values - 1)) < 0.1 else 2
     for (row, column), value in np.ndenumerate(values):
         if np.isnan(value):
@@ -224,7 +226,8 @@ def _write_numbers(axes: "Axes", values: np.ndarray, image: Any, is_ratio: bool)
         red, green, blue, _ = image.cmap(image.norm(min(value, 1e300)))
         dark = 0.3 * red + 0.59 * green + 0.11 * blue < 0.5
         colour = "white" if dark else "black"
-        text = f"{value:.{digits}f}" if is_ratio and value < 100 else f"{value:.2g}"
+        text = f"{value:.{digits}f}" if drawn.is_ratio and value < 100 else f"{value:.2g}"
+        text = text if drawn.log else f"{value:.1f}"
         axes.text(column, row, text, ha="center", va="center", fontsize=7, color=colour)
 
 
@@ -291,7 +294,7 @@ def _plain_ticks(axis: Any, values: np.ndarray) -> None:
         ticks = list(np.unique(values))[:: max(1, len(np.unique(values)) // 5)]
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
-    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.4g}"))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
 def _ticks_of_ratios(axis: Any, high: float) -> None:
@@ -305,6 +308,7 @@ def _ticks_of_ratios(axis: Any, high: float) -> None:
 
 def _legend(figure: "Figure", grid: list["Axes"], title: str) -> None:
     """Beside all panels, so that it hides nothing; one entry for each line of any."""
+    place: Any = "outside center right"
     found = {}
     for axes in grid:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
@@ -312,7 +316,7 @@ def _legend(figure: "Figure", grid: list["Axes"], title: str) -> None:
     figure.legend(
         found.values(),
         found.keys(),
-        loc="outside center right",
+        loc=place,
         title=fill(title, 26),
         fontsize=9,
         title_fontsize=9,

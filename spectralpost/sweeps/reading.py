@@ -5,7 +5,7 @@ cells take some hundred MB. Lists (levels, weights) are read only of cells that 
 """
 
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -53,7 +53,7 @@ class Cells(NamedTuple):
     @property
     def good(self) -> np.ndarray:
         """Which cells ended well, [N]."""
-        return np.equal(self.error.values, None)[self.error.codes]
+        return _missing(self.error.values)[self.error.codes]
 
     @property
     def num(self) -> int:
@@ -170,12 +170,12 @@ def take(cells: Cells, which: np.ndarray, names: Sequence[str]) -> "pa.Table":
     return pa.concat_tables(tables).take(back)
 
 
-def axes_in(kinds: dict[str, str]) -> list[str]:
+def axes_in(kinds: Mapping[str, str]) -> list[str]:
     """The columns that are axes, or options of them."""
     return [name for name in kinds if name.split(".")[0] in AXES]
 
 
-def metrics_in(kinds: dict[str, str]) -> list[str]:
+def metrics_in(kinds: Mapping[str, str]) -> list[str]:
     known = [f"{label}_{metric}" for label in SCHEDULES for metric in METRICS]
     return [name for name in known if name in kinds]
 
@@ -246,7 +246,7 @@ def _holds(condition: Condition, values: np.ndarray, kind: str) -> np.ndarray:
     if operator in COMPARE:
         return COMPARE[operator](values, wanted)
     if wanted is None:
-        equal = np.isnan(values) if values.dtype.kind == "f" else np.equal(values, None)
+        equal = _missing(values)
     elif kind == "float":
         equal = np.isclose(values, wanted, rtol=SAME, atol=0.0)
     else:
@@ -287,6 +287,13 @@ def _coded(array: "pa.ChunkedArray", known: dict[Any, int]) -> np.ndarray:
     encoded = array.combine_chunks().dictionary_encode("encode")
     own = [known.setdefault(value, len(known)) for value in encoded.dictionary.to_pylist()]
     return np.asarray(own, np.int32)[encoded.indices.to_numpy()]
+
+
+def _missing(values: np.ndarray) -> np.ndarray:
+    """Which of them stand for no value."""
+    if values.dtype.kind == "f":
+        return np.isnan(values)
+    return np.asarray([value is None for value in values], bool)
 
 
 def _in_order(known: dict[Any, int], codes: np.ndarray) -> Column:
