@@ -636,13 +636,16 @@ def test_combinations_without_a_finite_metric_are_counted(learned, tmp_path, cap
         if "dps" in samplers and not num:
             values[samplers.index("dps")] = 1.0
             num += 1
-        place = table.schema.get_field_index("learned_w2")
-        pq.write_table(table.set_column(place, "learned_w2", pyarrow.array(values)), path)
+        errors = [None if value == 1 else "learned: not finite" for value in values]
+        for name, column in (("learned_w2", values), ("error", errors)):
+            place, field = table.schema.get_field_index(name), table.schema.field(name)
+            table = table.set_column(place, field, pyarrow.array(column, field.type))
+        pq.write_table(table, path)
     text = ran(f"sweep-best {folder} --by sampler --out {tmp_path}/one", capsys)
     assert "1 combinations have no cell" in text
     where = "--where learned_w2!=1"
     refused(
         f"sweep-best {folder} {where} --out {tmp_path}/two",
-        "no cell that ended well has a finite learned_w2",
+        "all 9 cells failed, one of them: learned: not finite",
         capsys,
     )
