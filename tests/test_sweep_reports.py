@@ -605,7 +605,7 @@ def test_cells_of_all_designs_are_found_again(drawn):
         cell, settings = found[row["cell"]]
         assert cell_hash(cell, settings) == row["cell"]
     with pytest.raises(InputError, match="its grids have no cell abc"):
-        cells_of(grids_of(drawn), [{"cell": "abc"}])
+        cells_of(grids_of(drawn), [rows[0] | {"cell": "abc"}])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from ..prior import Prior
 from .axes import PRIORS, TABLES, columns_of
 from .grid import Grid, Settings, cell_hash
 
+NUMBERS = ("steps", "sigma_y", "factor")  # axes of which every cell has a number
 Found = tuple[dict[str, Any], Settings]
 
 
@@ -25,9 +26,9 @@ def cells_of(grids: Sequence[Grid], rows: Sequence[Mapping[str, Any]]) -> dict[s
         if grid.design == "product":
             for name, row in wanted.items():
                 if name not in found:
-                    _look(_narrowed(grid, row), {name}, found)
-        elif wanted.keys() - found.keys():
-            _look(grid, set(wanted), found)
+                    _look(_narrowed(grid, row), {name: row}, found)
+        else:
+            _look(grid, wanted, found)
     for name in wanted.keys() - found.keys():
         raise InputError(f"sweep: its grids have no cell {name}")
     return found
@@ -38,15 +39,19 @@ def prior_of(cell: Mapping[str, Any], settings: Settings) -> Prior:
     return PRIORS[cell["prior"]["name"]]((settings.size, settings.size), **options)
 
 
-def _look(grid: Grid, wanted: set[str], found: dict[str, Found]) -> None:
-    left = wanted - found.keys()
-    for cell in grid.cells():
-        if not left:
-            return
+def _look(grid: Grid, rows: Mapping[str, Mapping[str, Any]], found: dict[str, Found]) -> None:
+    """Go through a grid until all rows are found."""
+    left = rows.keys() - found.keys()
+    numbers = {tuple(rows[name].get(axis) for axis in NUMBERS) for name in left}
+    for cell in grid.cells() if left else ():
+        if tuple(cell[axis] for axis in NUMBERS) not in numbers:  # a hash costs more
+            continue
         name = cell_hash(cell, grid.settings)
         if name in left:
             found[name] = cell, grid.settings
             left.remove(name)
+            if not left:
+                return
 
 
 def _narrowed(grid: Grid, row: Mapping[str, Any]) -> Grid:
