@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import MISSING, fields
 from typing import Annotated, Any
 
+from .config_file import from_yaml
 from .errors import InputError
 from .options import (
     Compare,
@@ -21,9 +22,10 @@ from .options import (
     Restore,
     Samplers,
     Sweep,
+    SweepBest,
+    SweepReport,
     Tradeoff,
     Train,
-    from_yaml,
 )
 
 # name -> its options, and its file in `commands`: `compute`, `write` and `present` are there.
@@ -35,6 +37,8 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "restore": (Restore, "restore"),
     "train": (Train, "train"),
     "sweep": (Sweep, "sweep"),
+    "sweep-report": (SweepReport, "sweep_report"),
+    "sweep-best": (SweepBest, "sweep_best"),
     "samplers": (Samplers, "samplers"),
     "degradations": (Degradations, "degradations"),
 }

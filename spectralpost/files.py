@@ -80,11 +80,13 @@ class Results(NamedTuple):
 
 
 @contextmanager
-def results_folder(given: str | os.PathLike[str] | None, name: str) -> Iterator[Results]:
+def results_folder(
+    given: str | os.PathLike[str] | None, name: str, default: Path | None = None
+) -> Iterator[Results]:
     """A folder for the results of a run, claimed when the run starts.
 
-    given   its path; it may exist if it is empty. None: runs/NAME-DATE-TIME, with a number behind
-            it if another run has claimed or made that one
+    given   its path; it may exist if it is empty. None: `default`, or runs/NAME-DATE-TIME, with a
+            number behind it if another run has claimed or made that one
     Files are written under `.folder` and appear under `.path` when the body has ended well. When it
     has not, nothing is left, new parents included. A folder that was there already stays the same
     folder (it may be the working directory, a mount point, a link): the results are moved into it.
@@ -98,7 +100,8 @@ def results_folder(given: str | os.PathLike[str] | None, name: str) -> Iterator[
     claimed by another run. After it: the disk is full; or someone else has filled the place
     meanwhile: then the results are kept beside it, and the message says where.
     """
-    path = _default(name, 1) if given is None else _without_nul("out", given)
+    path = default or Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    path = _without_nul("out", path if given is None else given)
     if given is not None:
         check_free(path)
     with ExitStack() as undo:
@@ -106,7 +109,7 @@ def results_folder(given: str | os.PathLike[str] | None, name: str) -> Iterator[
         undo.callback(_remove_empty, made)
         with _in_one_line(f"out = {shown(path)}: cannot be made"):
             if given is None:
-                path, final = _claim_default(name, made, undo)
+                path, final = _claim_default(path, made, undo)
             else:
                 final = _claim_given(path, made, undo)
             existed = final.is_dir()
@@ -136,15 +139,10 @@ def check_free(path: str | os.PathLike[str]) -> None:
         raise InputError(f"out = {shown(path)}: {shown(above)} is not a folder")
 
 
-def _default(name: str, number: int) -> Path:
-    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
-    return Path("runs") / (stem if number == 1 else f"{stem}-{number}")
-
-
-def _claim_default(name: str, made: list[Path], undo: ExitStack) -> tuple[Path, Path]:
-    """The first free default name, claimed: as people see it, and its real path."""
+def _claim_default(default: Path, made: list[Path], undo: ExitStack) -> tuple[Path, Path]:
+    """The first free name of those with a number, claimed: as people see it, and its real path."""
     for number in count(1):
-        path = _default(name, number)
+        path = default if number == 1 else default.with_name(f"{default.name}-{number}")
         final = Path(os.path.realpath(path))
         if os.path.lexists(final):
             continue

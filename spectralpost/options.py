@@ -1,18 +1,18 @@
-"""The options of every command, and their `--config` files.
+"""The options of every command.
 
 The classes are what `--help` shows, what a `--config` file holds and what the functions of
 `commands` take. Names of samplers, degradations and noise grids are strings here, checked against
 the tables SAMPLERS, DEGRADATIONS and GRIDS once a command runs: nothing here imports JAX.
 """
 
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal
 
 import lazy_loader
 
 from .errors import InputError
-from .signatures import fitted, parsed_words
+from .signatures import parsed_words
 
 if TYPE_CHECKING:
     import tyro
@@ -20,8 +20,6 @@ else:
     tyro = lazy_loader.load("tyro")  # only annotations name it: loaded once somebody reads them
 
 STARTS = 48  # searches side by side, as `learn` has it
-
-# ------------------------------------------------------------------------------ options of commands
 
 
 @dataclass(kw_only=True)
@@ -251,6 +249,57 @@ class Sweep:
 
 
 @dataclass
+class SweepReport:
+    """What a sweep has found: its best cells, what depends on what, figures. Also while it runs.
+
+    spectralpost sweep-report runs/blurs --where sampler=dps "sigma_y<=0.1" --x degradation.std
+    """
+
+    sweep: "tyro.conf.Positional[Path]"
+    """Folder of a sweep."""
+    where: tuple[str, ...] = ()
+    """Cells to look at, such as sampler=dps "sigma_y<=0.1" degradation.std=2: all conditions hold.
+    Operators are = != < <= > >=; nothing after = stands for cells without a value."""
+    metric: str | None = None
+    """What to compare cells by (default: learned_w2; tuned_w2, published_w2 where none is
+    learned): of published, tuned, learned, exact one of _w2, _mse, _psnr, _perception."""
+    best: int = 10
+    """How many of the best cells to list."""
+    ratio: str | None = None
+    """Draw a ratio in place of the metric, such as learned/tuned."""
+    x: str | None = None
+    """Axis to the right (default: the axis with the most values)."""
+    y: str | None = None
+    """Axis upwards of the heat map (default: the next one)."""
+    color: str | None = None
+    """Axis whose values are lines of different colour (default: lines of all schedules)."""
+    facet: str | None = None
+    """Axis whose values are panels beside each other."""
+    out: Path | None = None
+    """New folder for the figures (default: report in the sweep's own, with a number if it is
+    there)."""
+
+
+@dataclass
+class SweepBest:
+    """Write the schedules of a sweep's best cells as schedule files.
+
+    spectralpost sweep-best runs/blurs --where sampler=dps --by sigma_y degradation.std --out best
+    """
+
+    sweep: "tyro.conf.Positional[Path]"
+    """Folder of a sweep."""
+    where: tuple[str, ...] = ()
+    """Cells to choose from: see `spectralpost sweep-report --help`."""
+    by: tuple[str, ...] = ()
+    """Axes: the best cell for each combination of their values (default: the best of all)."""
+    metric: str | None = None
+    """What is best (default: W2 of the schedules that the sweep holds)."""
+    out: Path | None = None
+    """New folder for the files (default: a fresh one under runs/)."""
+
+
+@dataclass
 class Samplers:
     """List the samplers with their updates, weights and references."""
 
@@ -288,49 +337,3 @@ def choice(options: Any, field: str, default: str = "") -> tuple[str, dict[str, 
         if value is not None:
             given[option] = value
     return name, given
-
-
-# ------------------------------------------------------------------------------------ config files
-
-
-def to_yaml(options: Any) -> str:
-    """Options as the text of a `--config` file; options that are None are left out."""
-    import yaml
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Path):
-            return str(value)
-        return list(value) if isinstance(value, tuple) else value
-
-    values = {field.name: plain(getattr(options, field.name)) for field in fields(options)}
-    values = {name: value for name, value in values.items() if value is not None}
-    return yaml.safe_dump(values, sort_keys=False)
-
-
-def from_yaml(path: str, kind: type) -> dict[str, Any]:
-    """The values of a `--config` file for one of the classes above, name -> value.
-
-    Raises InputError if it cannot be read, or holds an unknown name or a value of another type.
-    """
-    import yaml
-
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except OSError as error:
-        raise InputError(f"config {path!r}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"config {path!r}: not a YAML file ({message})") from error
-    if not isinstance(values, dict):
-        raise InputError(f"config {path!r}: must hold `option: value` lines")
-    types = get_type_hints(kind, include_extras=True)
-    found = {}
-    for key, value in values.items():
-        name = str(key).replace("-", "_")
-        if name not in types:
-            raise InputError(f"config {path!r}: no option {key!r}; allowed: {', '.join(types)}")
-        try:
-            found[name] = fitted(value, types[name])
-        except TypeError as error:
-            raise InputError(f"config {path!r}: {key} = {value!r}: must be {error}") from None
-    return found

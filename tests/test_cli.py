@@ -15,6 +15,7 @@ from commandline import QUICK, STEPS, compile_quickly, contents, workplace  # no
 import spectralpost
 from spectralpost import commands
 from spectralpost.cli import COMMANDS, main, parse
+from spectralpost.config_file import to_yaml
 from spectralpost.errors import InputError
 from spectralpost.options import (
     SHORT,
@@ -24,8 +25,9 @@ from spectralpost.options import (
     Evaluate,
     Restore,
     Samplers,
+    SweepBest,
+    SweepReport,
     Tradeoff,
-    to_yaml,
 )
 
 # --------------------------------------------------------------------------------------- bad input
@@ -154,7 +156,10 @@ BAD = {
     "resume of another": (f"{DESIGN} --steps 4 --resume {{w}}/designed", "resume: a search of"),
     "seed too long": (f"{DESIGN} --seed 1{'0' * 30}", "seed"),
     # the command line itself
-    "no command": ("", "design, compare, tradeoff, evaluate, restore, train, sweep, samplers"),
+    "no command": (
+        "",
+        "design, compare, tradeoff, evaluate, restore, train, sweep, sweep-report, sweep-best",
+    ),
     "unknown command": ("improve", "improve"),
     "unknown option": (f"{DESIGN} --sharpness 3", "sharpness"),
     "option without a value": (f"{DESIGN} --steps", "steps"),
@@ -340,6 +345,8 @@ def test_errors_of_the_program_keep_their_traceback(monkeypatch):
         Evaluate(Path("a.json"), prior=Path("p.npz"), seed=3),
         Restore(Path("a.png"), Path("a.json"), simulate=True, samples=3),
         Restore(Path("a.png"), Path("a.json"), borders="circular"),
+        SweepReport(Path("s"), where=("sampler=dps", "sigma_y<=0.1"), ratio="learned/tuned"),
+        SweepBest(Path("s"), by=("sigma_y", "steps"), metric="learned_mse"),
     ],
 )
 def test_options_survive_their_config_file(options, tmp_path):

@@ -19,6 +19,7 @@ READING_ORDER = (
     "plain_json",
     "signatures",
     "options",
+    "config_file",
     "state_dict",
     "torch_call",
     "algebra",
@@ -69,7 +70,18 @@ SHARED = {
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
-    "sweeps": ("priors", "axes", "grid", "batch", "dataset", "reading", "running"),
+    "sweeps": (
+        "priors",
+        "axes",
+        "grid",
+        "batch",
+        "dataset",
+        "reading",
+        "finding",
+        "summary",
+        "views",
+        "running",
+    ),
     "learning": (
         "guidance",
         "jacobian",

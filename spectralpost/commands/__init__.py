@@ -2,7 +2,8 @@
 
 A command is three functions: `compute(options, say)` returns a result and prints nothing, `write`
 puts it into a folder, `present` prints it. One that only lists something, or fills a folder while
-it computes, has no `write`.
+it computes, has no `write`. One whose results have a place of their own says so in
+`default_folder(options)`.
 """
 
 from importlib import import_module
@@ -11,8 +12,8 @@ from typing import Any
 import jax
 
 from ..compiled import keep_compiled_programs
+from ..config_file import to_yaml
 from ..files import results_folder
-from ..options import to_yaml
 from . import console
 from .inputs import complete
 
@@ -28,7 +29,8 @@ def run(name: str, file: str, options: Any) -> None:
             result = command.compute(options, say)
         command.present(result)
         return
-    with results_folder(options.out, name) as results:
+    default = command.default_folder(options) if hasattr(command, "default_folder") else None
+    with results_folder(options.out, name, default) as results:
         with console.progress_line() as say:
             result = command.compute(options, say)
         (results.folder / "config.yaml").write_text(to_yaml(complete(options)))

@@ -4,18 +4,30 @@ from .base import COLOURS, LINES, save_figure
 from .compare import compare_figure
 from .report import radial_average, report_figure
 from .restored import Panel, restored_figure
+from .sweep import (
+    Axis,
+    Drawn,
+    heat_map_figure,
+    sweep_lines_figure,
+    sweep_weights_figure,
+)
 from .tradeoff import tradeoff_figure
 from .training import training_figure
 
 __all__ = [
     "COLOURS",
     "LINES",
+    "Axis",
+    "Drawn",
     "Panel",
     "compare_figure",
+    "heat_map_figure",
     "radial_average",
     "report_figure",
     "restored_figure",
     "save_figure",
+    "sweep_lines_figure",
+    "sweep_weights_figure",
     "tradeoff_figure",
     "training_figure",
 ]

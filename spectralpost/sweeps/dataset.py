@@ -86,7 +86,7 @@ def _give_columns(folder: Path, columns: dict[str, str]) -> None:
 
     schema = schema_of(columns)
     for path in parts_of(folder):
-        table = _table(path)
+        table = table_of(path)
         if table.schema.equals(schema):
             continue
         rows = len(table)
@@ -115,6 +115,9 @@ def manifest_of(folder: Path) -> dict[str, Any]:
         raise InputError(
             f"sweep {shown(folder)}: version {found.get('version')}; this package reads {VERSION}"
         )
+    for key, kind in (("columns", dict), ("grids", list)):
+        if not isinstance(found.get(key), kind):
+            raise InputError(f"sweep {shown(folder)}: {MANIFEST}: {key} is missing")
     return found
 
 
@@ -129,15 +132,17 @@ def finished(folder: Path) -> set[str]:
     """The hashes of all cells that are done."""
     found: set[str] = set()
     for path in parts_of(folder):
-        found.update(_table(path, ["cell"])["cell"].to_pylist())
+        found.update(table_of(path, ["cell"])["cell"].to_pylist())
     return found
 
 
-def _table(path: Path, columns: list[str] | None = None) -> "pa.Table":
+def table_of(path: Path, columns: list[str] | None = None) -> "pa.Table":
+    """A part, or those of some columns that it has."""
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path, columns=columns)
+        with pq.ParquetFile(path) as file:
+            return file.read(columns)
     except (OSError, ValueError) as error:  # Arrow's own are of these kinds
         raise InputError(f"sweep: {shown(path)} is no part of one") from error
 
