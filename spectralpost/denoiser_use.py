@@ -1,6 +1,7 @@
 """What an update does with its denoiser: a trace of one step with a denoiser that counts."""
 
 from collections.abc import Callable
+from functools import lru_cache
 
 import jax
 import jax.numpy as jnp
@@ -17,6 +18,7 @@ def denoiser_calls(sampler: Sampler, problem: Problem) -> int:
     return _after_a_step(sampler, problem).calls
 
 
+@lru_cache(maxsize=256)
 def differentiates_denoiser(sampler: Sampler) -> bool:
     """Whether an update multiplies by the Jacobian of the denoiser."""
     one = jnp.ones(1)

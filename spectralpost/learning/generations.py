@@ -7,7 +7,7 @@ so far when the user interrupts it.
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple, TypeVar
 
 import jax
@@ -165,7 +165,7 @@ def _explored(
         starts = random_starts(loss, centres, search.starts, search.seed)
         return generations(loss, starts, search, watch, PATIENCE, fresh=True)
     kept = np.rint(np.linspace(0, steps, steps // 2 + 1)).astype(int)
-    half = replace(loss, parameters=loss.parameters.thinned(kept))
+    half = loss.thinned(kept)
     of_half = jax.tree.map(lambda leaf: leaf[kept[:-1]], centres)
     found, easy = _explored(half, of_half, search, watch)
     # What costs more per iteration, or is known to lead to one place, is done less often.

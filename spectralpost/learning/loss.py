@@ -17,7 +17,7 @@ from jax import Array
 from ..errors import InputError
 from ..merging import bin_modes, stack_problems
 from ..metrics import Objective, residuals_of
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, num_steps_of
 from ..problem import Problem, per_pixel
 from ..samplers.base import Guidance
 from ..transfer import trajectory
@@ -39,7 +39,9 @@ class Prices(NamedTuple):
     max_amplification  keeps every signal on the way within this factor of what the denoiser was
                        made for, in root mean square, mode by mode. The bare optimum (inf) of many
                        steps may blow modes up by 10^10 and shrink them again: fine in closed form,
-                       useless to a network and even to double precision. See `overshoot`
+                       useless to a network and even to double precision. See `overshoot`. A sampler
+                       that does not differentiate its denoiser may also do in a step what its
+                       published default and its tuned constant both do there
     smoothness         a zigzag by a factor of e from step to step costs this fraction of the tuned
                        constant's loss (`guidance.roughness`): steps that do not matter follow their
                        neighbours. 0 gives the bare optimum
@@ -132,7 +134,7 @@ class Loss:
     problems: Problem  # leaves [K, ...]: one schedule for all of them
     scales: Array  # what their losses are multiplied by, [K]
     power: Array  # 1 for the average of the problems' losses, large for the worst
-    max_growth: Array  # log of max_amplification
+    max_growth: Array  # log of the limit on amplification, [S] or one for all steps
     rough_price: Array  # what roughness 1 of a schedule costs
     # [K, ...]: of few modes, whose amplification is limited in place of that of `problems`. These
     # are large then, and go through the trajectory in chunks (`gradient`)
@@ -194,6 +196,12 @@ class Loss:
             price * jacobian_of_rough,
         )
         return jnp.concatenate(rows), jnp.concatenate(jacobian)
+
+    def thinned(self, kept: np.ndarray) -> "Loss":
+        """The same on some of the levels, see `Parameters.thinned`."""
+        limit = np.broadcast_to(self.max_growth, num_steps_of(self.parameters.levels))
+        parameters = self.parameters.thinned(kept)
+        return replace(self, parameters=parameters, max_growth=np.asarray(limit[kept[:-1]]))
 
     def on_bins(self, num: int) -> "Loss":
         """The same on problems of at most `2 num` rows, in single precision."""

@@ -1,19 +1,23 @@
 """From the arguments of `learn` to a loss, a method and the two schedules it begins from."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from ..algebra import floating
+from ..denoiser_use import differentiates_denoiser
 from ..errors import InputError
 from ..metrics import Objective, residuals_of, wasserstein2
-from ..noise import NoiseLevel, check_levels
+from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler, check_guidance, check_weights
-from ..transfer import divides_by_norms
+from ..transfer import divides_by_norms, trajectory
 from .baselines import heuristic, tuned_constant
 from .generations import LEAST_SQUARES, Search, random_starts
 from .gradient import CHUNK as LARGE
@@ -46,12 +50,40 @@ def prepare(
     prices: Prices = Prices(),
     several: Several = Several(),
     search: Search = Search(),
-    tune: Callable[[Loss, Guidance], tuple[Guidance, float]] = tuned_constant,
 ) -> Prepared:
-    """What `learn` minimises with the same arguments, and the two schedules it begins from.
+    """What `learn` minimises with the same arguments, and the two schedules it begins from."""
+    begun = untuned(
+        sampler,
+        problems,
+        levels,
+        guidance,
+        free,
+        objective=objective,
+        freedom=freedom,
+        prices=prices,
+        several=several,
+        search=search,
+    )
+    constant, loss = tuned_constant(begun.given, begun.heuristic)
+    return tuned(
+        begun, constant, loss, np.asarray(usual_growth(begun.given, begun.heuristic, constant))
+    )
 
-    tune   finds the tuned constant of an unlimited loss; who has it already gives it back
-    """
+
+def untuned(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    levels: NoiseLevel,
+    guidance: Guidance | None = None,
+    free: tuple[str, ...] | None = None,
+    *,
+    objective: Objective = wasserstein2,
+    freedom: Freedom = Freedom(),
+    prices: Prices = Prices(),
+    several: Several = Several(),
+    search: Search = Search(),
+) -> Prepared:
+    """`prepare` without the tuned constant: `tuned` adds it."""
     check_levels(levels)
     if not problems:
         raise InputError("problem: one at least is needed")
@@ -78,7 +110,6 @@ def prepare(
         several=several,
         watched=binned(problems, WATCHED) if chunked else None,
     )
-    constant, constant_loss = tune(unlimited, given)
     parameters = parameters_of(
         sampler,
         levels,
@@ -93,15 +124,41 @@ def prepare(
     loss = unlimited
     if prices.scales:
         loss = loss_of(unlimited.parameters, everything, objective, several=together)
-        # The constant need not work at other scales: as though it were as good there.
-        constant_loss *= float(loss.scales[0] / unlimited.scales[0])
-    loss = replace(
-        loss,
-        parameters=parameters,
-        max_growth=number(np.log(prices.max_amplification)),
-        rough_price=number(prices.smoothness * constant_loss),
-    )
-    return Prepared(loss, unlimited, method, given, constant)
+    limit = np.full(num_steps_of(levels), np.log(prices.max_amplification))
+    smoothness = number(prices.smoothness)
+    loss = replace(loss, parameters=parameters, max_growth=number(limit), rough_price=smoothness)
+    return Prepared(loss, unlimited, method, given, given)
+
+
+def tuned(
+    prepared: Prepared, constant: Guidance, constant_loss: float, growth: np.ndarray
+) -> Prepared:
+    """With the tuned constant, its loss and `usual_growth`, which prices are relative to."""
+    loss, number = prepared.loss, partial(np.asarray, dtype=prepared.loss.max_growth.dtype)
+    # The constant need not work at other scales: as though it were as good there.
+    relative = float(loss.scales[0] / prepared.given.scales[0])
+    price = loss.rough_price * (constant_loss if np.isfinite(constant_loss) else 1.0) * relative
+    limit = loss.max_growth
+    if not differentiates_denoiser(loss.parameters.sampler):
+        limit = np.fmax(limit, np.where(np.isfinite(growth), growth, limit))
+    loss = replace(loss, max_growth=number(limit), rough_price=number(price))
+    return prepared._replace(loss=loss, constant=constant)
+
+
+@jax.jit
+def usual_growth(loss: Loss, published: Guidance, constant: Guidance) -> Array:
+    """Log amplification before each step of the worst of all problems, [S]: what the published
+    default and the tuned constant both do."""
+    parameters = loss.parameters
+
+    def one(guidance: Guidance, problem: Problem) -> Array:
+        return trajectory(parameters.sampler, problem, parameters.levels, guidance).amplification
+
+    growths = [
+        jnp.max(jax.vmap(partial(one, guidance))(loss.problems), axis=0)
+        for guidance in (published, constant)
+    ]
+    return jnp.log(jnp.minimum(*growths))
 
 
 def first_starts(prepared: Prepared, search: Search) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,6 @@ Each cell's result is what `evaluate`, `tuned_constant` and `learn` give for it 
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from ..learning.halving import search_each
 from ..learning.lanes import spread
 from ..learning.loss import Loss
 from ..learning.parameters import Parameters
-from ..learning.preparing import Prepared, first_starts, prepare
+from ..learning.preparing import Prepared, first_starts, tuned, untuned, usual_growth
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..metrics import mse, perception, psnr, wasserstein2
 from ..noise import Curve, NoiseLevel, curve_of, make_grid
@@ -166,10 +165,14 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
         few = [one.given.coarse for one in prepared]
         coarse = None if few[0] is None else spread(_stacked(few))
         whole = spread(_stacked([one.given for one in prepared]))
-        tuned, least = tuned_constants(whole, published, coarse)
-        schedules["tuned"] = levels, tuned
+        constants, least = tuned_constants(whole, published, coarse)
+        schedules["tuned"] = levels, constants
         if settings.learn:
-            schedules["learned"] = _learned(prepared, few, tuned, least, settings)
+            parts = zip(
+                _each(constants), least, np.asarray(_growths(whole, constants)), strict=True
+            )
+            begun = [tuned(one, *part) for one, part in zip(prepared, parts, strict=True)]
+            schedules["learned"] = _learned(begun, few, settings)
     metrics = {
         label: _metrics(sampler, problems, *schedule) for label, schedule in schedules.items()
     }
@@ -180,9 +183,9 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
 
 
 def _prepared(case: Case, given: Guidance, settings: Settings) -> Prepared:
-    """As `learn` prepares it, with 1 for the tuned constant's loss."""
+    """As `learn` prepares it, without the tuned constant."""
     cell = case.cell
-    return prepare(
+    return untuned(
         case.sampler,
         [case.problem],
         case.levels,
@@ -192,7 +195,6 @@ def _prepared(case: Case, given: Guidance, settings: Settings) -> Prepared:
         freedom=Freedom(levels=cell["learn_levels"]),
         prices=Prices(cell["max_amplification"], cell["smoothness"]),
         search=_search(settings),
-        tune=lambda loss, given: (given, 1.0),
     )
 
 
@@ -201,17 +203,11 @@ def _search(settings: Settings) -> Search:
 
 
 def _learned(
-    prepared: Sequence[Prepared],
+    begun: Sequence[Prepared],
     few: Sequence[Any],  # losses of few rows, or None
-    tuned: Guidance,
-    least: np.ndarray,
     settings: Settings,
 ) -> tuple[NoiseLevel, Guidance]:
-    search, begun = _search(settings), []
-    for one, constant, price in zip(prepared, _each(tuned), least, strict=True):
-        finite = price if np.isfinite(price) else 1.0
-        loss = replace(one.loss, rough_price=one.loss.rough_price * finite)
-        begun.append(one._replace(loss=loss, constant=constant))
+    search = _search(settings)
     method, stack, coarse = begun[0].method, _stacked([one.loss for one in begun]), None
     if method.optimizer == "lm" and few[0] is not None:
         pairs = zip(begun, few, strict=True)
@@ -221,6 +217,11 @@ def _learned(
         stack, coarse, method, np.stack(starts), np.stack(constants), search, Watch()
     )
     return _schedules(stack, vectors)
+
+
+@jax.jit
+def _growths(losses: Loss, published: Guidance, constants: Guidance) -> Array:
+    return jax.vmap(usual_growth)(losses, published, constants)
 
 
 @jax.jit
