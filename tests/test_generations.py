@@ -214,7 +214,7 @@ def test_resumed_searches_do_not_lose_what_bins_hide(monkeypatch):
 )
 def test_only_the_same_search_is_resumed(options, levels, monkeypatch):
     kept = whole().kept
-    constant = jax.tree.map(lambda leaf: leaf[:1], dps().heuristic(PROBLEM, levels))
+    constant = dps().heuristic(PROBLEM, levels)
     monkeypatch.setattr(preparing, "tuned_constant", lambda *_: (constant, 1.0))
     with pytest.raises(InputError, match="resume"):
         learn(dps(), PROBLEM, levels, resume=kept, **options)

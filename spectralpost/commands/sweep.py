@@ -67,12 +67,14 @@ def present(result: Result) -> None:
     if result.outcome is None:
         console.print(result.plan, soft_wrap=True)
         return
-    progress, lost, reason, interrupted = result.outcome
+    progress, lost, reason, interrupted, error = result.outcome
     console.print(
         f"{progress.done} cells in {progress.seconds:.0f} s ({progress.failed} failed), "
         f"{progress.before} were there before",
         soft_wrap=True,
     )
+    if error:
+        console.print(f"the last that failed: {error}", soft_wrap=True, markup=False)
     if lost:
         console.print(f"{lost} batches were lost, the last one by {reason}", soft_wrap=True)
     if interrupted or lost:

@@ -168,9 +168,8 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
         constants, least = tuned_constants(whole, published, coarse)
         schedules["tuned"] = levels, constants
         if settings.learn:
-            parts = zip(
-                _each(constants), least, np.asarray(_growths(whole, constants)), strict=True
-            )
+            growths = np.asarray(_growths(whole, published, constants))
+            parts = zip(_each(constants), least, growths, strict=True)
             begun = [tuned(one, *part) for one, part in zip(prepared, parts, strict=True)]
             schedules["learned"] = _learned(begun, few, settings)
     metrics = {

@@ -57,6 +57,7 @@ class Outcome(NamedTuple):
     lost: int  # batches that no worker brought to an end
     reason: str  # why the last of them was lost
     interrupted: bool
+    error: str = ""  # of the last cell that failed
 
 
 class Engine(NamedTuple):
@@ -115,8 +116,8 @@ def batches(grid: Grid, known: set[str], size: int) -> Iterator[list[dict[str, A
 
 def run_task(
     folder: str, columns: dict[str, str], cells: Sequence[Mapping[str, Any]], settings: Settings
-) -> tuple[int, int]:
-    """Compute a batch and write its part: how many cells, and how many of them failed."""
+) -> tuple[int, list[str]]:
+    """Compute a batch and write its part: how many cells, and the errors of those that failed."""
     jax.config.update("jax_enable_x64", True)
     rows = run_batch(cells, settings)
     made = {
@@ -125,7 +126,7 @@ def run_task(
         "jax": jax.__version__,
     }
     write_part(Path(folder), columns, [row | made for row in rows])
-    return len(rows), sum("error" in row for row in rows)
+    return len(rows), [row["error"] for row in rows if "error" in row]
 
 
 def _through(
@@ -138,7 +139,7 @@ def _through(
 ) -> Outcome:
     started, in_flight = time.perf_counter(), set()
     done = failed = lost = 0
-    interrupted, reason = False, ""
+    interrupted, reason, failure = False, "", ""
 
     def progress() -> Progress:
         return Progress(done, failed, len(known), grid.num_cells, time.perf_counter() - started)
@@ -163,20 +164,21 @@ def _through(
                 break
             for future in ended:
                 try:
-                    cells_done, cells_failed = future.result()
+                    cells_done, errors = future.result()
                 except InputError:
                     raise
                 except Exception as error:  # a worker that died again and again
                     lost, reason = lost + 1, f"{type(error).__name__}: {error}".splitlines()[0]
                 else:
-                    done, failed = done + cells_done, failed + cells_failed
+                    done, failed = done + cells_done, failed + len(errors)
+                    failure = errors[-1] if errors else failure
             if tell is not None:
                 tell(progress())
     except KeyboardInterrupt:
         interrupted = True
         for future in in_flight:
             future.cancel()
-    return Outcome(progress(), lost, reason, interrupted)
+    return Outcome(progress(), lost, reason, interrupted, failure)
 
 
 @contextmanager
