@@ -183,6 +183,11 @@ def test_default_weights_are_dpm_solver():
     assert extrapolation[0] == extrapolation[4] == 1
 
 
+@jax.jit
+def linearised_and_gradient(loss, vector):
+    return loss.linearised(vector), jax.value_and_grad(loss)(vector)
+
+
 @pytest.mark.parametrize("m", [1, 2])
 @pytest.mark.parametrize("name", TWINS)
 def test_jacobian_is_the_derivative(name, m):
@@ -199,8 +204,7 @@ def test_jacobian_is_the_derivative(name, m):
     )
     loss = prepared.loss
     vector = random_starts(loss, (prepared.heuristic, prepared.constant), 3, seed=0)[2]
-    r, jacobian = loss.linearised(vector)
-    value, gradient = jax.value_and_grad(loss)(vector)
+    (r, jacobian), (value, gradient) = linearised_and_gradient(loss, vector)
     # Two orders of computing the same sums; roots amplify rounding by their slopes, up to 1e4.
     np.testing.assert_allclose(jnp.sum(r**2), value, rtol=1e-10)
     np.testing.assert_allclose(2 * jacobian.T @ r, gradient, rtol=1e-7, atol=1e-9 * value)
@@ -262,8 +266,8 @@ def test_memory_is_learned_and_pays():
     plain = sp.learn(sp.SAMPLERS["dps"](), problem, LEVELS, search=search)
     memory = sp.learn(SAMPLER, problem, LEVELS, search=search)
     assert memory.loss < 0.95 * plain.loss
-    assert wasserstein2(
-        problem, sampler_transfer(SAMPLER, problem, LEVELS, memory.guidance)
+    assert float(
+        wasserstein2(problem, sampler_transfer(SAMPLER, problem, LEVELS, memory.guidance))
     ) == pytest.approx(memory.loss, rel=1e-10)
     # From there, with one estimate more.
     from_it = memory.guidance | {"extrapolation_2": jnp.ones(4)}
