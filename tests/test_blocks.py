@@ -328,7 +328,8 @@ def test_learn_searches_blocks_by_least_squares_and_beats_the_tuned_constant():
     small = sp.bin_modes(sp.unique_modes(problem)[0], 299)[0]
     sampler, levels = sp.SAMPLERS["dps"](), sp.vp_linear(5)
     assert prepare(sampler, [small], levels).method.optimizer == "lm"
-    learned = sp.learn(sampler, small, levels, search=sp.Search(starts=6))
+    search = sp.Search(starts=6, max_iterations=60)
+    learned = sp.learn(sampler, small, levels, search=search)
     assert learned.loss < learned.baselines["tuned_constant"] < learned.baselines["heuristic"]
     # Of all modes, too, whose blocks are of four.
     losses = [

@@ -48,7 +48,9 @@ def test_design_writes_all_its_files(w):
 
 
 def test_levels_are_learned_and_rounded_to_time_steps(w, capsys):
-    out = run(f"design --images {w}/images {QUICK} --learn-levels --out {w}/levels", capsys)
+    out = run(
+        f"design --images {w}/images {QUICK} --starts 8 --learn-levels --out {w}/levels", capsys
+    )
     schedule = load_schedule(w / "levels" / "schedule.json")
     assert schedule.timesteps is not None and schedule.timesteps[0] == 999
     assert "time steps " + " ".join(map(str, schedule.timesteps)) in out
@@ -194,7 +196,8 @@ def test_other_options_of_design(w, tmp_path, capsys):
     run(
         f"design --images {w}/large --size 16 --channels luminance --pixel-range 0 1 --window hann "
         f"--degradation kernel --kernel {w}/kernels/good.txt --sigma-y 0.1 --steps 5 "
-        f"--grid ve-karras --eta 0.5 --photo {w}/small/photo.png --seed 3 --out {tmp_path}/out",
+        f"--grid ve-karras --eta 0.5 --starts 2 --photo {w}/small/photo.png --seed 3 "
+        f"--out {tmp_path}/out",
         capsys,
     )
     schedule = load_schedule(tmp_path / "out" / "schedule.json")
