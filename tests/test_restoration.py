@@ -37,7 +37,7 @@ def prior_samples(prior: Prior, num: int, channels: int = 1, seed: int = 0):
     return jnp.asarray(prior.mean + shaped)
 
 
-def small_setup(shape=(12, 12)):
+def small_setup(shape=(16, 16)):
     """An asymmetric blur and a prior whose mean differs from pixel to pixel."""
     rng = np.random.default_rng(0)
     kernel = rng.uniform(size=(3, 4))
@@ -51,7 +51,7 @@ def small_setup(shape=(12, 12)):
 def test_simulation_has_the_predicted_law(name, getkey):
     """Thousands of runs with the pixel-space denoiser: mean and variance of every mode.
 
-    Nothing but the update is shared with the closed form. |z| < 5 for each of 2 x 144 numbers, and
+    Nothing but the update is shared with the closed form. |z| < 5 for each of 2 x 256 numbers, and
     the mean of z^2 over the modes within 5 of its own standard errors, which sees what is too
     small for a single mode. The VE start at sigma 3 makes the bias of the start visible.
     """
