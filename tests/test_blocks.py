@@ -406,7 +406,7 @@ def test_unknown_pixels_of_a_measurement_are_not_looked_at():
 def test_commands_learn_and_restore_super_resolution(tmp_path):
     """A schedule beats the published one, as predicted for a photograph; with it a small image
     becomes one of full size."""
-    options = ["--size", "32", "--steps", "6", "--starts", "2", "--bins", "128"]
+    options = ["--size", "16", "--steps", "4", "--starts", "2", "--bins", "128"]
     design = ["design", "--degradation", "downsample", "--degradation-options", "factor=2"]
     assert not main([*design, *options, "--sampler", "diffpir", "--out", str(tmp_path / "d")])
     found = json.loads((tmp_path / "d" / "metrics.json").read_text())
@@ -415,10 +415,10 @@ def test_commands_learn_and_restore_super_resolution(tmp_path):
     photo = found[next(name for name in found if name.endswith("png"))]["learned"]
     assert photo["one sample"] == pytest.approx(photo["one sample, predicted"], abs=1)
     small = tmp_path / "small.png"
-    Image.fromarray(RNG.integers(0, 255, (16, 16, 3)).astype(np.uint8)).save(small)
+    Image.fromarray(RNG.integers(0, 255, (8, 8, 3)).astype(np.uint8)).save(small)
     schedule = ["--schedule", str(tmp_path / "d" / "schedule.json")]
     assert not main(["restore", str(small), *schedule, "--out", str(tmp_path / "r")])
     with pytest.raises(SystemExit, match="2"):
         main(["restore", str(small), *schedule, "--borders", "extend"])
     with Image.open(tmp_path / "r" / "restored-1.png") as restored:
-        assert restored.size == (32, 32)
+        assert restored.size == (16, 16)
