@@ -119,6 +119,7 @@ def tuned_scale(problem: Problem, levels: NoiseLevel, eta: float) -> tuple[float
 def run(options: Options) -> tuple[dict, list[list[Panel]]]:
     """All numbers, and the rows of the figure."""
     size, long, few = (32, 200, (20,)) if options.quick else (128, 1000, (100, 50, 20))
+    search = Search(8 if options.quick else Search().starts, seed=options.seed)
     photographs = built_in_photographs()
     photo = tiles(photographs.pop("chelsea.png"), size)
     photo = photo[len(photo) // 2]
@@ -161,7 +162,7 @@ def run(options: Options) -> tuple[dict, list[list[Panel]]]:
         tuned = guidance("scale", again, levels, 0.0)
         norms = mean_field_norms(official, small, levels, tuned)[:, 0]
         start = guidance("zeta", again / (2 * norms), levels, 0.0)
-        learned = learn(plain, small, levels, start, search=Search(seed=options.seed)).guidance
+        learned = learn(plain, small, levels, start, search=search).guidance
         runs = {
             "unchanged": (official, guidance("scale", scale, levels, 0.0), f"scale {scale:.3g}"),
             "tuned again": (official, tuned, f"scale {again:.3g}"),

@@ -82,8 +82,10 @@ class Score(NamedTuple):
 
 def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
+    search = sp.Search()
     if options.quick:
         options = replace(options, samplers=("dps",), masks=("half",), size=16, images=8, steps=6)
+        search = sp.Search(starts=2, max_iterations=20)
     photographs = [one.mean(axis=0, keepdims=True) for one in built_in_photographs("rgb").values()]
     cut = np.concatenate([tiles(one, options.size)[:, 0] for one in photographs])
     order = np.random.default_rng(0).permutation(len(cut))
@@ -104,7 +106,7 @@ def main(options: Options) -> None:
         for name in options.samplers:
             sampler = sp.SAMPLERS[name]()
             begin = time.perf_counter()
-            learned = sp.learn(sampler, problem, levels)
+            learned = sp.learn(sampler, problem, levels, search=search)
             seconds = time.perf_counter() - begin
             schedules = learned.baseline_guidance | {"learned": learned.guidance}
             del schedules["exact"]

@@ -248,8 +248,8 @@ def freedoms(case: Case, name: str, steps: int, names: tuple[str, ...], options:
     def learned(levels: NoiseLevel, what: str) -> LearnResult:
         fresh, freedom = FREEDOMS[what]
         free = (WEIGHT[name], FRESH[name]) if fresh else (WEIGHT[name],)
-        starts = 8 if options.quick else 16
-        search = Search(starts=starts, max_iterations=200, seed=options.seed)
+        starts, iterations = (4, 60) if options.quick else (16, 200)
+        search = Search(starts, iterations, seed=options.seed)
         return learn(sampler, case.small, levels, free=free, freedom=freedom, search=search)
 
     def whole(levels: NoiseLevel, guidance: dict[str, jax.Array]) -> float:
@@ -290,7 +290,7 @@ def freedoms(case: Case, name: str, steps: int, names: tuple[str, ...], options:
 def run(options: Options) -> dict:
     """ "sampler, S" -> numbers."""
     if options.quick:
-        case = Case.of(32, 100)
+        case = Case.of(32, 60)
         return {"dps, 6": freedoms(case, "dps", 6, (PLAIN, ALL), options)}
     unknown = set(options.samplers) - set(WEIGHT)
     if unknown:

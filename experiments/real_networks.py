@@ -201,7 +201,7 @@ def quick() -> None:
     images = np.random.default_rng(0).permutation(images.astype(np.float32))
     network, test = load_unet(), images[:8]
     degradation = gaussian_blur((32, 32), 1.5)
-    priors = priors_of(network, images[8:])
+    priors = priors_of(network, images[8:72])
     problems = [small(learning_problem(one, degradation, 0.05)) for one in priors]
     labels = (*BASELINES, "bare", "network")
     cell = dict(of_cell("diffpir", 5, degradation, problems, network, test, labels, starts=2))

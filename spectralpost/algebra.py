@@ -130,7 +130,12 @@ def divide(gain: Array, x: Array) -> Array:
     return x / gain if gain.ndim == 1 else apply_gain(inverse(gain), x)
 
 
+# Functions with loops inside are compiled, once a shape: outside of `jit` JAX compiles a loop anew
+# at every call.
+
+
 @jax.custom_jvp
+@jax.jit
 def inverse(gain: Array) -> Array:
     """gain^-1 of blocks [..., k, k]."""
     return _each(jnp.linalg.inv, gain)
@@ -143,6 +148,7 @@ def _slope_of_inverse(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Ar
 
 
 @jax.custom_jvp
+@jax.jit
 def log_det(cov: Array) -> Array:
     """log det of covariances [..., k, k]: [...]."""
     return _each(lambda cov: jnp.linalg.slogdet(cov)[1], cov)
@@ -193,12 +199,14 @@ def root(cov: Array) -> Array:
 
 
 @jax.custom_jvp
+@jax.jit
 def _matrix_root(cov: Array) -> Array:
     values, vectors = eigh(cov)
     return product(vectors * safe_sqrt(values)[..., None, :], vectors.mT)
 
 
 @_matrix_root.defjvp
+@jax.jit
 def _slope_of_root(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
     """R R = C, so dR R + R dR = dC: in the eigenvectors of C a division by sums of roots."""
     values, vectors = eigh(primals[0])
@@ -209,6 +217,7 @@ def _slope_of_root(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array
     return value, congruence(vectors, slope)
 
 
+@jax.jit
 def eigh(symmetric: Array) -> tuple[Array, Array]:
     """Eigenvalues [..., k], in no order, and eigenvectors [..., k, k] (columns).
 

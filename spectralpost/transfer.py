@@ -30,7 +30,15 @@ from .affine import (
     slopes,
     together,
 )
-from .algebra import apply_gain, congruence, diagonal, floating, identity_gain, safe_sqrt
+from .algebra import (
+    apply_gain,
+    congruence,
+    diagonal,
+    floating,
+    identity_gain,
+    is_concrete,
+    safe_sqrt,
+)
 from .noise import NoiseLevel, check_levels, step_pairs
 from .prior import noisy_variance
 from .problem import Problem, measurement_cov, num_pixels, per_pixel
@@ -127,6 +135,14 @@ def trajectory(
     problem, levels, guidance = floating(problem, levels, guidance)
     modes = problem.spectrum.size if problem.basis is None else None
     check_guidance(sampler, levels, guidance, modes)
+    # Outside of `jit` JAX compiles a loop anew at every call: once for samplers that compare equal.
+    once = sampler.compares_by_call and is_concrete((problem, levels, guidance))
+    return (_compiled if once else _trajectory)(sampler, problem, levels, guidance)
+
+
+def _trajectory(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> Trajectory:
     t, s = step_pairs(levels)
     start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
 
@@ -143,6 +159,9 @@ def trajectory(
         jax.checkpoint(step), identity_transfer(problem, sampler.memory), (t, s, guidance)
     )
     return Trajectory(signal(problem, compose(start, steps)), *on_the_way)
+
+
+_compiled = jax.jit(_trajectory, static_argnames="sampler")
 
 
 def amplification(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer) -> Array:

@@ -1,5 +1,7 @@
 """Float64 and strict promotion for every test; the library itself follows its input's dtype."""
 
+import ctypes
+import gc
 import os
 import tempfile
 from importlib import metadata
@@ -31,6 +33,14 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
+# Tracing makes objects by the million, hardly any of them in cycles: looking for these every 700
+# takes a quarter of it. Once a file does, see below.
+gc.set_threshold(100_000, 20, 20)
+
+
+# Of glibc: else what one file needed stays with the worker.
+return_free_memory = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled():
@@ -38,6 +48,9 @@ def forget_compiled():
     Linux grants a process, and XLA ends in a segmentation fault when there are no more."""
     yield
     jax.clear_caches()
+    gc.collect()
+    if return_free_memory is not None:
+        return_free_memory(0)
 
 
 @pytest.fixture

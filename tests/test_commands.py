@@ -48,7 +48,9 @@ def test_design_writes_all_its_files(w):
 
 
 def test_levels_are_learned_and_rounded_to_time_steps(w, capsys):
-    out = run(f"design --images {w}/images {QUICK} --learn-levels --out {w}/levels", capsys)
+    out = run(
+        f"design --images {w}/images {QUICK} --starts 8 --learn-levels --out {w}/levels", capsys
+    )
     schedule = load_schedule(w / "levels" / "schedule.json")
     assert schedule.timesteps is not None and schedule.timesteps[0] == 999
     assert "time steps " + " ".join(map(str, schedule.timesteps)) in out
@@ -194,7 +196,8 @@ def test_other_options_of_design(w, tmp_path, capsys):
     run(
         f"design --images {w}/large --size 16 --channels luminance --pixel-range 0 1 --window hann "
         f"--degradation kernel --kernel {w}/kernels/good.txt --sigma-y 0.1 --steps 5 "
-        f"--grid ve-karras --eta 0.5 --photo {w}/small/photo.png --seed 3 --out {tmp_path}/out",
+        f"--grid ve-karras --eta 0.5 --starts 2 --photo {w}/small/photo.png --seed 3 "
+        f"--out {tmp_path}/out",
         capsys,
     )
     schedule = load_schedule(tmp_path / "out" / "schedule.json")
@@ -225,8 +228,8 @@ def test_variants_of_a_sampler(w, tmp_path, capsys):
 
 
 def test_compare_ranks_the_samplers(w, tmp_path, capsys):
-    """Three samplers, two step counts: a table each, all numbers in the file, best ones first."""
-    options = "--samplers ddnm dps reddiff --steps 5 4 --blur-std 1 --starts 2"
+    """Two samplers, two step counts: a table each, all numbers in the file, best ones first."""
+    options = "--samplers dps reddiff --steps 5 4 --blur-std 1 --starts 2"
     out = run(f"compare --images {w}/images {options} --out {tmp_path}/out", capsys)
     names = ["compare.json", "compare.png", "config.yaml"]
     assert sorted(os.listdir(tmp_path / "out")) == names
@@ -236,7 +239,7 @@ def test_compare_ranks_the_samplers(w, tmp_path, capsys):
     references = [row for row in rows if "exact" in row["metrics"]]
     for steps in (5, 4):
         found = [row for row in samplers if row["steps"] == steps]
-        assert {row["name"] for row in found} == {"ddnm", "dps", "reddiff"}
+        assert {row["name"] for row in found} == {"dps", "reddiff"}
         losses = [row["metrics"]["learned"]["W2^2"] for row in found]
         assert losses == sorted(losses)
         for row in found:

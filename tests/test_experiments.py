@@ -13,9 +13,8 @@ import pytest
 from spectralpost.designers import load_designer
 
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
-# Programs of a toy run for milliseconds and compile for seconds; of others only some.
+# Programs of a toy run for milliseconds and compile for seconds.
 QUICKLY_COMPILED = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-COMPILING = ("borders", "fewer_steps", "real_networks")
 
 
 def run(script: Path, *options: str, cwd: Path, env: dict[str, str] | None = None):
@@ -27,8 +26,7 @@ def run(script: Path, *options: str, cwd: Path, env: dict[str, str] | None = Non
 @pytest.mark.parametrize("script", EXPERIMENTS, ids=lambda script: script.stem)
 def test_quick_version(script, tmp_path):
     """`--quick` checks its own numbers and exits with 1 if they are off."""
-    env = QUICKLY_COMPILED if script.stem in COMPILING else None
-    done = run(script, "--quick", cwd=tmp_path, env=env)
+    done = run(script, "--quick", cwd=tmp_path, env=QUICKLY_COMPILED)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 

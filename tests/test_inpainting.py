@@ -150,7 +150,7 @@ def test_commands_learn_from_a_mask_file_and_restore_with_it(tmp_path, capsys):
     mask = np.where(RNG.random((32, 32)) < 0.5, 255, 0).astype(np.uint8)
     Image.fromarray(mask).save(tmp_path / "mask.png")
     given = ["--degradation", "inpaint", "--degradation-options", f"mask={tmp_path / 'mask.png'}"]
-    options = ["--size", "32", "--steps", "6", "--sampler", "pigdm"]
+    options = ["--size", "32", "--channels", "luminance", "--steps", "4", "--sampler", "pigdm"]
     assert not main(["design", *given, *options, "--out", str(tmp_path / "d")])
     found = json.loads((tmp_path / "d" / "metrics.json").read_text())
     rows = found["average image"]
@@ -161,9 +161,10 @@ def test_commands_learn_from_a_mask_file_and_restore_with_it(tmp_path, capsys):
     assert "a model of the mask" in " ".join(capsys.readouterr().out.split())
     schedule = ["--schedule", str(tmp_path / "d" / "schedule.json")]
     image = tmp_path / "image.png"
-    Image.fromarray(RNG.integers(0, 255, (32, 32, 3)).astype(np.uint8)).save(image)
+    Image.fromarray(RNG.integers(0, 255, (32, 32)).astype(np.uint8)).save(image)
     assert not main(["restore", str(image), *schedule, "--out", str(tmp_path / "r")])
-    assert not main(["evaluate", *schedule[1:], "--sigma-y", "0.1", "--out", str(tmp_path / "e")])
+    other = [*schedule[1:], "--sigma-y", "0.1"]
+    assert not main(["evaluate", *other, "--out", str(tmp_path / "e")])
     assert (tmp_path / "r" / "restored-1.png").is_file()
 
 

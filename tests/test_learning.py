@@ -524,7 +524,7 @@ def test_blocks_and_norms_learn():
     """Twelve samples blurred and decimated: six blocks of two modes, where W2 has no residuals, and
     the official DPS, which divides by norms: L-BFGS takes both."""
     problem = many_blocks(2).problem
-    result = learn(SAMPLERS["dps normalised"], problem, LEVELS, search=Search(starts=4))
+    result = learn(SAMPLERS["dps normalised"], problem, LEVELS, search=Search(4, max_iterations=60))
     assert_ordered(result)
     assert result.free == ("scale",)
     np.testing.assert_array_equal(result.baseline_guidance["heuristic"]["scale"], 0.3)
@@ -614,7 +614,7 @@ def test_least_squares_is_refused_for_norms():
 
 def test_large_blocks_are_searched_from_the_two_baselines():
     """By least squares, which ends no higher than L-BFGS from the same starts."""
-    problem = one_block("inpaint", 18).problem
+    problem = one_block("inpaint", 10).problem
     found = learn(dps(), problem, LEVELS, search=Search(max_iterations=40))
     assert found.final_losses.size == 2 and not found.explored.size
     by_lbfgs = learn(dps(), problem, LEVELS, search=Search(starts=2, optimizer="lbfgs"))

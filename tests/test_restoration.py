@@ -72,10 +72,10 @@ def test_simulation_has_the_predicted_law(name, getkey):
         guidance,
         getkey(),
         sigma_y=SIGMA_Y,
-        num_runs=4000,
+        num_runs=2000,
         batch_size=1000,
     )
-    assert moments.num_runs == 4000
+    assert moments.num_runs == 2000
     y_modes = degradation.to_measurement_modes(y) - problem.response * problem.mean
     mean = problem.mean + transfer.data_gain * y_modes + transfer.offset
     var = transfer.state_gain**2 + transfer.noise_cov

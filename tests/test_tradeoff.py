@@ -1,5 +1,8 @@
 """Error against perception: the residuals of both, their weighted sum, and what theory allows."""
 
+from functools import partial
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -18,15 +21,26 @@ from spectralpost.metrics import (
 from spectralpost.problem import ideal_posterior
 from spectralpost.transfer import Transfer
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 EPS = np.finfo(float).eps
+ideal_of = jax.jit(ideal_posterior)
+
+
+@jax.jit
+@partial(jax.vmap, in_axes=(None, 0))
+def found_and_least(problem, transfer):
+    """The error of a transfer, and the least that one of its perception can have."""
+    least = optimal_tradeoff(problem).mse_at(perception(problem, transfer))
+    return mse(problem, transfer), least
 
 
 def some_transfer(problem, seed: int) -> Transfer:
     """An output that is neither good nor hopeless: the ideal one, spoilt."""
     rng = np.random.default_rng(seed)
-    ideal = ideal_posterior(problem)
-    shape = ideal.gain.shape
-    gain = ideal.gain * rng.uniform(0.5, 1.5, shape)
+    ideal_gain = np.asarray(ideal_of(problem).gain)
+    shape = ideal_gain.shape
+    gain = ideal_gain * rng.uniform(0.5, 1.5, shape)
     noise = rng.normal(size=shape)
     cov = noise**2 if gain.ndim == 1 else noise @ noise.mT
     offset = 0.1 * rng.normal(size=problem.mean.shape)
@@ -84,11 +98,10 @@ def test_ends_of_the_optimal_tradeoff(make):
 @pytest.mark.parametrize("make", [circular, *BLOCKS.values()], ids=["modes", *BLOCKS])
 def test_nothing_beats_the_optimal_tradeoff(make):
     problem = make().problem
-    best = optimal_tradeoff(problem)
-    for seed in range(50):
-        transfer = some_transfer(problem, seed)
-        least = best.mse_at(perception(problem, transfer))
-        assert mse(problem, transfer) >= least * (1 - 1000 * EPS)
+    transfers = [some_transfer(problem, seed) for seed in range(50)]
+    stacked = jax.tree.map(lambda *leaves: np.stack(leaves), *transfers)
+    found, least = found_and_least(problem, stacked)
+    assert np.all(found >= least * (1 - 1000 * EPS))
 
 
 def test_the_optimal_tradeoff_is_reached():

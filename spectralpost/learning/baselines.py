@@ -124,7 +124,7 @@ def _zoom(
     while np.any(reach > ENOUGH):
         grid = constant_grid(num, points)
         tried = best[:, None] + reach[:, None, None] * grid
-        values = np.asarray(losses(tried.astype(dtype)))
+        values = _in_batches(losses, tried.astype(dtype))
         at = values.argmin(axis=1)
         better = (values[each, at] < best_loss) & (reach > ENOUGH)
         best = np.where(better[:, None], tried[each, at], best)
@@ -134,6 +134,15 @@ def _zoom(
         reach = reach * min((3 if num == 1 else 4) / points ** (1 / num), 0.8)
         points = FEW if num == 1 else points
     return best, best_loss
+
+
+def _in_batches(losses: Callable[[np.ndarray], Array], tried: np.ndarray) -> np.ndarray:
+    """losses of [N, grid, num] by FEW of the grid: one program, whatever the size of the grid."""
+    points = tried.shape[1]
+    last = np.repeat(tried[:, -1:], -points % FEW, axis=1)
+    parts = np.split(np.concatenate([tried, last], axis=1), range(FEW, points, FEW), axis=1)
+    found = [losses(part) for part in parts]  # all are asked for before the first is waited for
+    return np.concatenate([np.asarray(part) for part in found], axis=1)[:, :points]
 
 
 @jax.jit

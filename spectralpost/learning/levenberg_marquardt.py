@@ -65,7 +65,8 @@ def iterate(
     candidates, losses = jax.vmap(trial)(scale)
     losses = finite(losses)
     best = jnp.argmin(losses)
-    here = finite(jnp.sum(r**2))
+    # Of the same vector, whose loss was rounded in another order when it was accepted.
+    here = jnp.minimum(finite(jnp.sum(r**2)), descent.loss)
     accepted = losses[best] < here
     damping = descent.damping * jnp.where(accepted, factors[best], 100.0)
     return Descent(
