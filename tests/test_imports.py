@@ -81,6 +81,7 @@ ORDERED = {
         "summary",
         "views",
         "running",
+        "planning",
     ),
     "learning": (
         "guidance",

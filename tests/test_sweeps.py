@@ -465,7 +465,9 @@ def test_the_command_plans_runs_and_refuses(tmp_path, capsys):
     file, folder = tmp_path / "grid.yaml", tmp_path / "s"
     file.write_text(yaml.safe_dump(EVALUATED))
     assert not main(["sweep", str(file), "--out", str(folder), "--dry-run"])
-    assert "16 cells, each evaluated, in 2 batches" in capsys.readouterr().out
+    plan = capsys.readouterr().out
+    assert "16 cells, each evaluated, in 2 batches of up to 512: dps, pigdm at 2 steps" in plan
+    assert "compiling 2 kinds of batches" in plan and "seconds in one process" in plan
     assert not folder.exists()
     assert not main(["sweep", str(file), "--out", str(folder)])
     assert "16 cells in" in capsys.readouterr().out

@@ -6,10 +6,9 @@ from typing import NamedTuple
 from ..errors import InputError
 from ..options import Sweep
 from ..sweeps.grid import Grid, load_grid
-from ..sweeps.running import EVALUATED, LEARNED, Outcome, Progress, batches, run_sweep
+from ..sweeps.planning import Plan, planned
+from ..sweeps.running import Outcome, Progress, run_sweep
 from .console import Say, console, quiet
-
-MOST_COUNTED = 100_000  # cells of which batches are counted
 
 
 class Result(NamedTuple):
@@ -40,7 +39,8 @@ def compute(options: Sweep, say: Say = quiet) -> Result:
         raise InputError(f"{', '.join(given)}: name one of them")
     grid = load_grid(options.grid)
     if options.dry_run:
-        return Result(grid, options.out, None, _plan(grid, options.batch))
+        say("measuring a batch or two")
+        return Result(grid, options.out, None, _in_words(grid, planned(grid, options.batch)))
 
     def tell(progress: Progress) -> None:
         rate = progress.done / max(progress.seconds, 1e-9)
@@ -84,12 +84,20 @@ def present(result: Result) -> None:
     console.print(f"results in {result.folder}", soft_wrap=True)
 
 
-def _plan(grid: Grid, size: int | None) -> str:
-    size = size or (LEARNED if grid.settings.learn else EVALUATED)
-    text = f"{grid.num_cells} cells, each {'learned' if grid.settings.learn else 'evaluated'}"
-    if grid.num_cells > MOST_COUNTED:
-        return f"{text}, about {-(-grid.num_cells // size)} batches of up to {size}"
-    parts = list(batches(grid, set(), size))
-    shapes = {(cells[0]["sampler"]["name"], cells[0]["steps"]) for cells in parts}
-    words = ", ".join(f"{name} at {steps} steps" for name, steps in sorted(shapes))
-    return f"{text}, in {len(parts)} batches of up to {size}: {words}"
+def _in_words(grid: Grid, plan: Plan) -> str:
+    kind = "learned" if grid.settings.learn else "evaluated"
+    memory = f"; about {plan.memory / 2**20:.0f} MB" if plan.memory else ""
+    return (
+        f"{grid.num_cells} cells, each {kind}, in {plan.batches} batches of up to {plan.size}: "
+        f"{', '.join(plan.samplers)} at {', '.join(map(str, plan.steps))} steps\n"
+        f"about {_time(plan.seconds)} in one process, of which {_time(plan.compiling)} are for "
+        f"compiling {plan.programs} kinds of batches{memory}\n"
+        f"(measured on this machine, a batch of the fewest and of the most steps)"
+    )
+
+
+def _time(seconds: float) -> str:
+    for unit, name in ((3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{seconds:.0f} seconds"

@@ -1,0 +1,79 @@
+"""What a sweep will take: its batches, and time and memory by measuring two of them."""
+
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .batch import batch_key, run_batch
+from .grid import Grid
+from .running import EVALUATED, LEARNED
+
+MEASURED = 64  # cells of a batch at most; more take no longer each
+
+
+class Plan(NamedTuple):
+    """Of a grid, whatever of it is done already."""
+
+    batches: int
+    size: int  # cells of a batch
+    samplers: tuple[str, ...]
+    steps: tuple[int, ...]
+    programs: int  # kinds of batches, each compiled once in a process
+    seconds: float  # of one process, compiling included
+    compiling: float  # seconds
+    memory: int  # bytes, the most of one process; 0 where the system does not tell
+
+
+def planned(grid: Grid, size: int | None = None) -> Plan:
+    """The plan of a grid. Runs a batch of the fewest and one of the most steps, twice each."""
+    jax.config.update("jax_enable_x64", True)
+    size = size or (LEARNED if grid.settings.learn else EVALUATED)
+    counts: dict[Any, int] = {}
+    examples: dict[Any, list[Mapping[str, Any]]] = {}
+    for cell in grid.cells():
+        key = batch_key(cell)
+        counts[key] = counts.get(key, 0) + 1
+        some = examples.setdefault(key, [])
+        if len(some) < min(size, MEASURED):
+            some.append(cell)
+    steps = {key: cells[0]["steps"] for key, cells in examples.items()}
+    few, many = min(steps, key=lambda key: steps[key]), max(steps, key=lambda key: steps[key])
+    compiling, running = {}, {}
+    for key in {few, many}:
+        first, second = (_seconds(grid, examples[key]) for _ in range(2))
+        compiling[key], running[key] = first - second, second / len(examples[key])
+    ratio = steps[many] / steps[few]
+    power = np.log(running[many] / running[few]) / np.log(ratio) if ratio > 1 else 0
+    cells = sum(
+        count * running[few] * (steps[key] / steps[few]) ** power for key, count in counts.items()
+    )
+    compiled = float(np.mean(list(compiling.values()))) * len(counts)
+    return Plan(
+        batches=sum(-(-count // size) for count in counts.values()),
+        size=size,
+        samplers=tuple(sorted({cells[0]["sampler"]["name"] for cells in examples.values()})),
+        steps=tuple(sorted(set(steps.values()))),
+        programs=len(counts),
+        seconds=float(cells) + compiled,
+        compiling=compiled,
+        memory=_peak(),
+    )
+
+
+def _seconds(grid: Grid, cells: list[Mapping[str, Any]]) -> float:
+    begun = time.perf_counter()
+    run_batch(cells, grid.settings)
+    return time.perf_counter() - begun
+
+
+def _peak() -> int:
+    if sys.platform == "win32":
+        return 0
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
