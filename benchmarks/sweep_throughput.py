@@ -10,6 +10,8 @@ them. After one batch of warm-up, compilation is not counted.
     learned    4 and 8 starts of at most 100 iterations; how far a cell is above the optimum that
                `learn` polishes its own schedule to (400 iterations from it), and above the best of
                `learn` with 16 explored starts
+    workers    cells a second of two processes against one, of which the first batch of each, which
+               compiles, is not counted
 
     python benchmarks/sweep_throughput.py             ten minutes on two cores
     python benchmarks/sweep_throughput.py --quick     few cells
@@ -90,6 +92,28 @@ def quality(one: Grid, num: int) -> None:
     )
 
 
+def workers(one: Grid, size: int) -> None:
+    """Cells a second by the clock, of one process and of two."""
+    rates = []
+    for num in (1, 2):
+        told: list[tuple[float, int]] = []
+        with tempfile.TemporaryDirectory() as folder:
+            run_sweep(
+                one,
+                Path(folder),
+                workers=num,
+                batch_size=size,
+                tell=lambda progress, told=told: told.append((time.perf_counter(), progress.done)),
+            )
+        (begun, before), (ended, after) = told[num], told[-1]
+        rates.append((after - before) / (ended - begun))
+    print(
+        f"workers             {rates[0]:>10.1f} /s by one, {rates[1]:.1f} by two: "
+        f"{50 * rates[1] / rates[0]:.0f} % of twice as many",
+        flush=True,
+    )
+
+
 def main(quick: bool) -> None:
     jax.config.update("jax_enable_x64", True)
     timed("evaluated", grid(False, False, factors=4 if quick else 256, quick=quick), 512)
@@ -98,6 +122,7 @@ def main(quick: bool) -> None:
         one = grid(True, True, starts, quick=quick)
         timed(f"learned, {starts} starts", one, 32)
         quality(one, 2 if quick else 8)
+    workers(grid(True, True, 2 if quick else 4, factors=1 if quick else 8, quick=quick), 8)
 
 
 if __name__ == "__main__":
