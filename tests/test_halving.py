@@ -1,0 +1,96 @@
+"""The quick search (`Search(explore=False)`), the tuned constant it begins from, and the limits."""
+
+import jax
+import numpy as np
+import pytest
+
+import spectralpost as sp
+from spectralpost.learning import halving
+from spectralpost.learning.baselines import tuned_constants
+from spectralpost.learning.preparing import prepare, untuned, usual_growth
+from spectralpost.noise import vp_linear
+from spectralpost.samplers import make_sampler
+
+pytestmark = pytest.mark.usefixtures("quick")
+LEVELS = vp_linear(6)
+
+
+def problem_of(rows, sigma_y=0.1):
+    whole = sp.image_problem(sp.power_law((32, 32)), sp.gaussian_blur((32, 32), 1.5), sigma_y)
+    return sp.bin_modes(sp.unique_modes(whole)[0], rows)[0]
+
+
+PROBLEM = problem_of(140)
+QUICK = sp.Search(starts=4, max_iterations=60, explore=False)
+
+
+def test_the_better_half_goes_on_and_the_best_is_refined(monkeypatch):
+    """Four starts on few bins in single precision, then two, then one; one on the whole problem."""
+    seen, advanced = [], halving._advanced
+
+    def counted(losses, cell, *rest):
+        seen.append((len(cell), losses.problems.spectrum.shape[-1], losses.power.dtype))
+        return advanced(losses, cell, *rest)
+
+    monkeypatch.setattr(halving, "_advanced", counted)
+    told = []
+    result = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, search=QUICK, progress=told.append)
+    coarse = [num for num, _, dtype in seen if dtype == np.float32]
+    assert coarse == [4, 2, 1][: len(coarse)] and len(coarse) == 3  # 60 iterations by 20
+    fine = [(num, rows) for num, rows, dtype in seen if dtype == np.float64]
+    assert fine and set(fine) == {(1, 140)}
+    assert len(told) == len(seen) and told[-1].iteration == 60 + 5 * len(fine)
+    assert np.all(np.diff(result.history) <= 0)
+    assert result.loss < result.baselines["tuned_constant"]
+    # A search that explores has the same optimum within a per cent: the landscape is easy here.
+    best = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, search=sp.Search(8, 100))
+    assert result.loss <= 1.01 * best.loss
+
+
+def test_nothing_is_worse_than_the_tuned_constant_even_if_interrupted():
+    def stop(_):
+        raise KeyboardInterrupt
+
+    result = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, search=QUICK, progress=stop)
+    assert result.interrupted and not result.converged
+    assert result.loss <= result.baselines["tuned_constant"] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("optimizer", ["lbfgs", "adam"])
+def test_other_optimizers_halve_on_the_whole_problem(optimizer):
+    search = QUICK._replace(optimizer=optimizer)
+    result = sp.learn(make_sampler("pigdm"), PROBLEM, LEVELS, search=search)
+    assert len(result.explored) == 0 and 1 <= len(result.history) <= 3
+    assert result.loss <= result.baselines["tuned_constant"] * (1 + 1e-12)
+
+
+@pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir", "mpgd", "ddrm", "dds"])
+def test_constants_found_on_few_bins_first_are_those_of_the_whole_problem(name):
+    """To a millionth of the loss: what a last grid leaves, `baselines.ENOUGH`."""
+    begun = untuned(make_sampler(name), [PROBLEM], LEVELS)
+    one = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)  # noqa: E731
+    assert begun.given.coarse.problems.spectrum.shape == (1, 64)
+    whole, few = (
+        tuned_constants(one(begun.given), one(begun.heuristic), coarse)[1][0]
+        for coarse in (None, one(begun.given.coarse))
+    )
+    assert few == pytest.approx(whole, rel=1e-6)
+
+
+def test_a_sampler_without_jacobian_may_do_what_both_its_baselines_do():
+    """DiffPIR's baselines both do 1.34 times what the denoiser is made for: with a limit of 1.2,
+    what is learned must not be worse than the constant for the limit. DPS is held to its own."""
+    sampler, levels, prices = make_sampler("diffpir"), vp_linear(6), sp.Prices(1.2)
+    blur = sp.gaussian_blur((32, 32), 2.0)
+    problem = sp.image_problem(sp.power_law((32, 32), 3.0), blur, 0.05)
+    problem = sp.bin_modes(sp.unique_modes(problem)[0], 40)[0]
+    prepared = prepare(sampler, [problem], levels, prices=prices)
+    growth = usual_growth(prepared.given, prepared.heuristic, prepared.constant)
+    assert growth.max() > np.log(1.3)
+    np.testing.assert_allclose(
+        prepared.loss.max_growth, np.maximum(growth, np.log(1.2)), rtol=1e-12, atol=0
+    )
+    result = sp.learn(sampler, problem, levels, prices=prices, search=QUICK)
+    assert result.loss <= result.baselines["tuned_constant"] * (1 + 1e-6)
+    held = prepare(make_sampler("dps"), [PROBLEM], LEVELS).loss.max_growth
+    np.testing.assert_allclose(held, np.log(3), rtol=1e-12)
