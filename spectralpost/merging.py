@@ -43,6 +43,8 @@ def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
     return _merge(problem, index), index
 
 
+# Variances near the end of the number range may overflow: so do their losses, which says it.
+@np.errstate(over="ignore", invalid="ignore")
 def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     """Merge modes with similar (spectrum, response) into at most `num_bins` rows (approximate).
 

@@ -18,8 +18,13 @@ else:
     shared = os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # The older code generator compiles twice as fast. jaxlib 0.11.1 lost it and refuses the flag.
+    # Small programs are not worth being split among threads, which other workers need as well.
     if tuple(map(int, metadata.version("jaxlib").split(".")[:3])) < (0, 11, 1):
-        flags = [os.environ.get("XLA_FLAGS", ""), "--xla_cpu_use_fusion_emitters=false"]
+        flags = [
+            os.environ.get("XLA_FLAGS", ""),
+            "--xla_cpu_use_fusion_emitters=false",
+            "--xla_cpu_parallel_codegen_split_count=1",
+        ]
         os.environ["XLA_FLAGS"] = " ".join(flags)
 
 import jax

@@ -202,7 +202,7 @@ def test_all_gradients_agree(calibrated):
         transfer = sp.sampler_transfer(sampler, problem, levels, guidance | {"weight": weight})
         return sp.wasserstein2(problem, transfer)
 
-    by_hand = jax.grad(loss)(guidance["weight"])
+    by_hand = jax.jit(jax.grad(loss))(guidance["weight"])
     value, chunked = sp.loss_and_gradient(sampler, problem, levels, guidance, ("weight",), chunk=16)
     np.testing.assert_allclose(value, loss(guidance["weight"]), rtol=1e-10)
     np.testing.assert_allclose(chunked["weight"], by_hand, rtol=1e-8, atol=1e-14)
