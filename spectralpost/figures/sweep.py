@@ -93,7 +93,7 @@ def sweep_lines_figure(
             _name_values(axes, x)
         elif x.log:
             axes.set_xscale("log")
-            _plain_ticks(axes.xaxis, at[np.isfinite(at)])
+            _plain_ticks(axes.xaxis, at[np.isfinite(at)], 7 if len(grid) == 1 else 5)
         if drawn.is_ratio:
             axes.axhline(1, color="black", linewidth=1, zorder=0)
     _limit(grid, np.concatenate([v for one in panels.values() for v in one.values()]), drawn)
@@ -279,7 +279,7 @@ def _limit(grid: list["Axes"], values: np.ndarray, drawn: Drawn) -> None:
             grid[0].set_ylim(low / 2, FARTHEST * low)
 
 
-def _plain_ticks(axis: Any, values: np.ndarray) -> None:
+def _plain_ticks(axis: Any, values: np.ndarray, most: int = 7) -> None:
     """Numbers such as 0.02 along a logarithmic axis, few enough to be read."""
     from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
@@ -288,7 +288,7 @@ def _plain_ticks(axis: Any, values: np.ndarray) -> None:
         tens = range(int(np.floor(np.log10(low))) - 1, int(np.ceil(np.log10(high))) + 1)
         ticks = [f * 10.0**ten for ten in tens for f in factors]
         ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
-        if len(ticks) <= 7:
+        if len(ticks) <= most:
             break
     if len(ticks) < 2:
         ticks = list(np.unique(values))[:: max(1, len(np.unique(values)) // 5)]
@@ -307,15 +307,17 @@ def _ticks_of_ratios(axis: Any, high: float) -> None:
 
 
 def _legend(figure: "Figure", grid: list["Axes"], title: str) -> None:
-    """Beside all panels, so that it hides nothing; one entry for each line of any."""
+    """Beside all panels, so that it hides nothing; an entry for each of several lines."""
     place: Any = "outside center right"
     found = {}
     for axes in grid:
         for handle, label in zip(*axes.get_legend_handles_labels(), strict=True):
             found.setdefault(label, handle)
+    if len(found) < 2:  # the axis says what it is
+        return
     figure.legend(
         found.values(),
-        found.keys(),
+        [fill(label, 26) for label in found],
         loc=place,
         title=fill(title, 26),
         fontsize=9,
