@@ -84,13 +84,14 @@ class Options:
     """Processes; 0: this one."""
 
 
-def strengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
+def weights_of(table: pa.Table) -> list[str]:
+    """The weights of one sampler that are learned by default: all but eta."""
+    names = [name for name in table.column_names if name.startswith("weight_")]
+    return [name for name in names if name != "weight_eta" and not table[name].null_count]
+
+
+def strengths(table: pa.Table, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean weight of each schedule, and where along the steps half of it is spent, [N] both."""
-    (name,) = [
-        column
-        for column in table.column_names
-        if column.startswith("weight_") and column != "weight_eta" and not table[column].null_count
-    ] or ["weight_eta"]
     mean, centre = [], []
     for weights in table[name].to_pylist():
         spent = np.cumsum(weights) / max(np.sum(weights), 1e-300)
@@ -100,9 +101,9 @@ def strengths(table: pa.Table) -> tuple[np.ndarray, np.ndarray]:
     return np.asarray(mean), np.asarray(centre)
 
 
-def powers(table: pa.Table) -> str:
-    """A line: how strength and centre of one sampler's schedules go with the problem."""
-    strength, centre = strengths(table)
+def powers(table: pa.Table, name: str) -> str:
+    """A line: how strength and centre of a weight of one sampler go with the problem."""
+    strength, centre = strengths(table, name)
     factors = {
         label: np.log(table[column].to_numpy())
         for label, column in FACTORS.items()
@@ -138,14 +139,18 @@ def told(table: pa.Table) -> str:
     """All tables of numbers, as text."""
     samplers = sorted(set(table["sampler"].to_pylist()))
     lines = ["strength of the learned weights"]
-    lines += [f"  {one:<9}{powers(where(table, sampler=one))}" for one in samplers]
+    for one in samplers:
+        cells = where(table, sampler=one)
+        for name in weights_of(cells):
+            label = f"{one} {name.removeprefix('weight_')}"
+            lines.append(f"  {label:<16}{powers(cells, name)}")
     for axis in ("steps", *(column for column in FACTORS.values() if column != "steps")):
         values = sorted(set(table[axis].to_pylist()))
         lines += ["", f"learned / tuned W2^2, median (a constant suffices in), by {axis}"]
         lines += [" " * 11 + "".join(f"{value:>14g}" for value in values)]
         for one in samplers:
-            cells = [gains(where(table, sampler=one, **{axis: value})) for value in values]
-            words = [f"{ratio:.2f} ({100 * share:.0f} %)" for ratio, share in cells]
+            found = [gains(where(table, sampler=one, **{axis: value})) for value in values]
+            words = [f"{ratio:.2f} ({100 * share:.0f} %)" for ratio, share in found]
             lines.append(f"  {one:<9}" + "".join(f"{word:>14}" for word in words))
     return "\n".join(lines)
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from ..errors import InputError
 from ..prior import Prior
-from .axes import PRIORS, TABLES, columns_of
+from .axes import TABLES, columns_of
 from .grid import Grid, Settings, cell_hash
+from .priors import PRIORS
 
 NUMBERS = ("steps", "sigma_y", "factor")  # axes of which every cell has a number
 Found = tuple[dict[str, Any], Settings]
