@@ -65,9 +65,10 @@ def prepare(
         search=search,
     )
     constant, loss = tuned_constant(begun.given, begun.heuristic)
-    return tuned(
-        begun, constant, loss, np.asarray(usual_growth(begun.given, begun.heuristic, constant))
-    )
+    growth = None
+    if not differentiates_denoiser(sampler):
+        growth = np.asarray(usual_growth(begun.given, begun.heuristic, constant))
+    return tuned(begun, constant, loss, growth)
 
 
 def untuned(
@@ -131,15 +132,16 @@ def untuned(
 
 
 def tuned(
-    prepared: Prepared, constant: Guidance, constant_loss: float, growth: np.ndarray
+    prepared: Prepared, constant: Guidance, constant_loss: float, growth: np.ndarray | None
 ) -> Prepared:
-    """With the tuned constant, its loss and `usual_growth`, which prices are relative to."""
+    """With the tuned constant and its loss, which prices are relative to; and, of a sampler that
+    does not differentiate its denoiser, `usual_growth`, within which it may be at any rate."""
     loss, number = prepared.loss, partial(np.asarray, dtype=prepared.loss.max_growth.dtype)
     # The constant need not work at other scales: as though it were as good there.
     relative = float(loss.scales[0] / prepared.given.scales[0])
     price = loss.rough_price * (constant_loss if np.isfinite(constant_loss) else 1.0) * relative
     limit = loss.max_growth
-    if not differentiates_denoiser(loss.parameters.sampler):
+    if growth is not None:
         limit = np.fmax(limit, np.where(np.isfinite(growth), growth, limit))
     loss = replace(loss, max_growth=number(limit), rough_price=number(price))
     return prepared._replace(loss=loss, constant=constant)

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from ..degradations import make_degradation
+from ..denoiser_use import differentiates_denoiser
 from ..errors import InputError
 from ..inpainting import learning_problem
 from ..learning import Freedom, Prices, Search
@@ -168,7 +169,9 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
         constants, least = tuned_constants(whole, published, coarse)
         schedules["tuned"] = levels, constants
         if settings.learn:
-            growths = np.asarray(_growths(whole, published, constants))
+            growths: Any = [None] * width
+            if not differentiates_denoiser(sampler):
+                growths = np.asarray(_growths(whole, published, constants))
             parts = zip(_each(constants), least, growths, strict=True)
             begun = [tuned(one, *part) for one, part in zip(prepared, parts, strict=True)]
             schedules["learned"] = _learned(begun, few, settings)
