@@ -18,6 +18,7 @@ from .files import whole_file
 
 LIMIT = 10**9  # bytes; what was not used for the longest time goes first
 SUFFIX = ".compiled"  # not JAX's own "-cache": other programs may keep theirs in the same folder
+CROWDED = 0.5  # of all memory maps
 CHECKSUM = 16  # bytes before the program
 ABANDONED = 3600  # seconds after which a file that is still half written has lost its writer
 
@@ -49,6 +50,24 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> None
         jax.config.update("jax_compilation_cache_dir", None)
     else:
         jax.config.update("jax_compilation_cache_dir", str(path))
+
+
+def drop_compiled_programs_if_crowded() -> None:
+    """Forget all compiled programs of this process once they fill half of the room for them.
+
+    Linux allows a process 65,530 memory maps. XLA's programs for CPUs take some for each function:
+    those of one search about 1,600, and at the limit LLVM ends the process ("Cannot allocate
+    memory"), with gigabytes free. What is still needed is compiled again, or read from disk.
+    """
+    try:
+        maps = Path("/proc/self/maps").read_bytes().count(b"\n")
+        most = int(Path("/proc/sys/vm/max_map_count").read_text())
+    except (OSError, ValueError):  # other systems have no such limit
+        return
+    if maps > CROWDED * most:
+        import jax
+
+        jax.clear_caches()
 
 
 def user_folder() -> Path:

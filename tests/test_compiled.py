@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
+import spectralpost as sp
 from spectralpost import compiled
 from spectralpost.compiled import CompiledPrograms, keep_compiled_programs
 
@@ -299,3 +300,21 @@ def test_a_jax_that_has_no_place_for_a_cache(tmp_path, monkeypatch):
         assert jax.config.jax_compilation_cache_dir is None
     keep_compiled_programs(tmp_path)
     assert isinstance(compilation_cache.get_file_cache(str(tmp_path))[0], CompiledPrograms)
+
+
+def test_programs_are_dropped_before_they_fill_all_memory_maps(monkeypatch):
+    """A process that compiles searches of one kind after the other ends at 65,530 memory maps: half
+    of them are the signal. What was learned stays, what comes next is the same."""
+    dropped = []
+    monkeypatch.setattr(jax, "clear_caches", lambda: dropped.append(True))
+    problem = sp.image_problem(sp.power_law((8,)), sp.gaussian_blur((8,), 1.0), 0.1)
+    search = sp.Search(1, 1, explore=False)
+    first = sp.learn(sp.SAMPLERS["dps"](), problem, sp.vp_linear(2), search=search)
+    assert not dropped
+    monkeypatch.setattr(compiled, "CROWDED", 1e-4)
+    assert Path("/proc/self/maps").exists()  # on Linux, where these tests run
+    second = sp.learn(sp.SAMPLERS["dps"](), problem, sp.vp_linear(2), search=search)
+    assert dropped == [True] and second.loss == first.loss
+    monkeypatch.setattr(Path, "read_bytes", lambda path: (_ for _ in ()).throw(OSError))
+    compiled.drop_compiled_programs_if_crowded()  # elsewhere there is nothing to do
+    assert dropped == [True]

@@ -11,6 +11,7 @@ import numpy as np
 from jax import Array
 
 from ..algebra import floating
+from ..compiled import drop_compiled_programs_if_crowded
 from ..errors import InputError
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
@@ -91,6 +92,7 @@ def learn(
     Raises InputError for wrong names, shapes or options, and if no start has a finite loss.
     """
     search.check()
+    drop_compiled_programs_if_crowded()
     problems = [problem] if isinstance(problem, Problem) else list(problem)
     levels, *problems = floating(levels, *problems)
     prepared = prepare(

@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor
 from concurrent.futures import wait as wait_for_threads
 from contextlib import ExitStack, contextmanager
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
 
+from ..compiled import drop_compiled_programs_if_crowded
 from ..errors import InputError
 from .batch import batch_key, run_batch
 from .dataset import Dataset, finished, need, opened, write_part
@@ -119,6 +121,7 @@ def run_task(
 ) -> tuple[int, list[str]]:
     """Compute a batch and write its part: how many cells, and the errors of those that failed."""
     jax.config.update("jax_enable_x64", True)
+    _make_room(batch_key(cells[0]))
     rows = run_batch(cells, settings)
     made = {
         "seed": settings.seed,
@@ -127,6 +130,12 @@ def run_task(
     }
     write_part(Path(folder), columns, [row | made for row in rows])
     return len(rows), [row["error"] for row in rows if "error" in row]
+
+
+@lru_cache(maxsize=1)
+def _make_room(key: Any) -> None:
+    """Before the first of several batches of one kind."""
+    drop_compiled_programs_if_crowded()
 
 
 def _through(
