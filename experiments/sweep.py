@@ -13,7 +13,7 @@ them, and
     suffices   the share of problems where learning gains less than 1 % of W2^2 over the tuned
                constant
 
-    python experiments/sweep.py --out DIR      half an hour on two cores; goes on where it stopped
+    python experiments/sweep.py --out DIR      40 minutes of one core; goes on where it stopped
     python experiments/sweep.py --quick        16 problems, checked
 
 What it printed, and what that teaches: docs/sweeps.md.
