@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^vDPX"
-MOST_NUMBERS = 160  # cells of a heat map that has numbers in them
+MOST_NUMBERS = 600  # cells of a heat map that has numbers in them
 FARTHEST = 1e4  # an unstable default may be off by 10^30: so many times the least is the end
 PER_ROW = 4  # panels
 
@@ -64,6 +64,10 @@ def heat_map_figure(panels: dict[str, np.ndarray], x: Axis, y: Axis, drawn: Draw
     low, high = (float(end) for end in norm.inverse(np.asarray([0.0, 1.0])))
     if drawn.is_ratio:
         _ticks_of_ratios(bar.ax.yaxis, high)
+        # 1 is white whatever there is; of the scale only what the cells need is shown.
+        found = np.concatenate([one[np.isfinite(one)] for one in panels.values()])
+        if found.size and ends == "neither":
+            bar.ax.set_ylim(min(float(found.min()), 1.0), max(float(found.max()), 1.0))
     elif drawn.log:
         _plain_ticks(bar.ax.yaxis, np.asarray([low, high]))
     return figure
