@@ -122,7 +122,10 @@ def main(quick: bool) -> None:
         one = grid(True, True, starts, quick=quick)
         timed(f"learned, {starts} starts", one, 32)
         quality(one, 2 if quick else 8)
-    workers(grid(True, True, 2 if quick else 4, factors=1 if quick else 8, quick=quick), 8)
+    workers(
+        grid(True, True, 2 if quick else 4, factors=1 if quick else 4, quick=quick),
+        8 if quick else 16,
+    )
 
 
 if __name__ == "__main__":
