@@ -124,7 +124,7 @@ def main(quick: bool) -> None:
         quality(one, 2 if quick else 8)
     workers(
         grid(True, True, 2 if quick else 4, factors=1 if quick else 4, quick=quick),
-        8 if quick else 16,
+        2 if quick else 16,
     )
 
 
