@@ -6,8 +6,8 @@ import pytest
 
 import spectralpost as sp
 from spectralpost.learning import halving
-from spectralpost.learning.baselines import tuned_constants
-from spectralpost.learning.preparing import prepare, untuned, usual_growth
+from spectralpost.learning.baselines import NEAR, tuned_constants
+from spectralpost.learning.preparing import prepare, usual_growth
 from spectralpost.noise import vp_linear
 from spectralpost.samplers import make_sampler
 
@@ -67,7 +67,7 @@ def test_other_optimizers_halve_on_the_whole_problem(optimizer):
 @pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir", "mpgd", "ddrm", "dds"])
 def test_constants_found_on_few_bins_first_are_those_of_the_whole_problem(name):
     """To a millionth of the loss: what a last grid leaves, `baselines.ENOUGH`."""
-    begun = untuned(make_sampler(name), [PROBLEM], LEVELS)
+    begun = prepare(make_sampler(name), [PROBLEM], LEVELS, tune=False)
     one = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)  # noqa: E731
     assert begun.given.coarse.problems.spectrum.shape == (1, 64)
     whole, few = (
@@ -75,6 +75,24 @@ def test_constants_found_on_few_bins_first_are_those_of_the_whole_problem(name):
         for coarse in (None, one(begun.given.coarse))
     )
     assert few == pytest.approx(whole, rel=1e-6)
+
+
+def test_few_bins_that_lead_astray_are_noticed():
+    """In place of few bins of the problem those of one with 30 times the noise, whose best constant
+    is far off: that of the whole problem is found all the same."""
+    begun, other = (
+        prepare(make_sampler("mpgd"), [one], LEVELS, tune=False).given
+        for one in (PROBLEM, problem_of(140, sigma_y=3.0))
+    )
+    given = make_sampler("mpgd").heuristic(PROBLEM, LEVELS)
+    one = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)  # noqa: E731
+    right, wrong, found = (
+        tuned_constants(one(loss), one(given), None if coarse is None else one(coarse.coarse))
+        for loss, coarse in ((begun, None), (other, None), (begun, other))
+    )
+    apart = np.abs(np.log(right[0]["scale"] / wrong[0]["scale"]))
+    assert apart.max() > 2 * NEAR
+    assert found[1][0] == pytest.approx(right[1][0], rel=1e-6)
 
 
 def test_a_sampler_without_jacobian_may_do_what_both_its_baselines_do():

@@ -81,25 +81,30 @@ def tuned_constants(
     is found there. A loss that is nowhere finite is infinite here, and its schedule none.
     """
     cells, dtype = len(losses.power), losses.parameters.levels.alpha.dtype
-    # Constant weights, and factors of the published constant: how many numbers, and their losses.
+    everywhere = np.full(cells, EVERYWHERE)
+    # Constant weights, and factors of the published constant: losses of the logarithms of these.
     kinds = (
-        (len(losses.parameters.weights), losses_of_each),
-        (1, partial(_published_losses_of_each, given=given)),
+        (losses_of_each, np.zeros((cells, len(losses.parameters.weights)))),
+        (partial(_published_losses_of_each, given=given), np.zeros((cells, 1))),
     )
-    found = [(np.zeros((cells, num)), np.full(cells, np.inf)) for num, _ in kinds]
-    if coarse is not None:
-        reach = np.full(cells, EVERYWHERE)
-        found = [
-            _zoom(partial(losses_at, coarse), np.float32, centre, reach, 128)
-            for (num, losses_at), (centre, _) in zip(kinds, found, strict=True)
-        ]
-    first = np.minimum(found[0][1], found[1][1])
-    for i, (_, losses_at) in enumerate(kinds):
-        centre, least = found[i]
-        worse = np.isfinite(first) & (least > WORSE * first)
-        reach = np.where(worse, 0, np.where(np.isfinite(first), NEAR, EVERYWHERE))
-        points = 128 if coarse is None else FEW
-        found[i] = _zoom(partial(losses_at, losses), dtype, centre, reach, points)
+    if coarse is None:
+        found = [_zoom(partial(at, losses), dtype, ones, everywhere, 128) for at, ones in kinds]
+    else:
+        few = [_zoom(partial(at, coarse), np.float32, ones, everywhere, 128) for at, ones in kinds]
+        least_of_few = np.minimum(few[0][1], few[1][1])
+        found = []
+        for (at, ones), (centre, value) in zip(kinds, few, strict=True):
+            reach = np.where(value > WORSE * least_of_few, 0, NEAR)
+            best, least = _zoom(partial(at, losses), dtype, centre, reach, FEW)
+            # Nowhere finite, or at the edge of where it was looked for: few bins have led astray.
+            far = np.any(np.abs(best - centre) > 0.9 * NEAR, axis=1) | ~np.isfinite(least)
+            astray = far & (reach > 0)
+            if astray.any():
+                reach = np.where(astray, EVERYWHERE, 0)
+                again = _zoom(partial(at, losses), dtype, ones, reach, 128)
+                best = np.where(astray[:, None], again[0], best)
+                least = np.where(astray, again[1], least)
+            found.append((best, least))
     (constants, least), (log_factors, least_published) = found
     take = least <= least_published
     logs = constants.astype(dtype), log_factors[:, 0].astype(dtype)

@@ -63,8 +63,9 @@ class Search(NamedTuple):
                     refine. "auto": lm where it applies, else lbfgs
     seed            searches are deterministic for a given one
     explore         False: no generations. After every 20 iterations the better half of the starts
-                    goes on, with "lm" on the problem of 64 bins, and the best is refined: a tenth
-                    of the time where few starts do, as in a sweep (`halving`)
+                    goes on, with "lm" on the problem of 64 bins, and the best is refined, with a
+                    look at the loss every 5 iterations: a fraction of the time where few starts
+                    do, as in a sweep (`halving`)
     """
 
     starts: int = 48

@@ -12,7 +12,16 @@ import jax
 import numpy as np
 
 from .generations import CHUNK, Search, Watch
-from .lanes import Lanes, Method, advance_each, begin, losses_of_each, spread
+from .guidance import on_host
+from .lanes import (
+    Lanes,
+    Method,
+    advance_each,
+    begin,
+    losses_of_each,
+    next_power_of_two,
+    spread,
+)
 from .loss import Loss
 
 # Searches of one program, for each device: so many, whatever is left of them, so that nothing is
@@ -47,11 +56,9 @@ def search_each(
     if coarse is not None:
         found = _best(candidates, cost)[0][:, None]
     vectors, least, ended = _halved(losses, method, found, search, chunk, watch, watch.refined)
-    # Nothing was refined where the user had interrupted before.
-    return *_best(
-        np.concatenate([vectors[:, None], candidates], axis=1),
-        np.concatenate([least[:, None], cost], axis=1),
-    ), ended
+    # All candidates once more: where the user had interrupted, none of them was refined.
+    every = np.concatenate([vectors[:, None], candidates], axis=1)
+    return *_best(every, np.concatenate([least[:, None], cost], axis=1)), ended
 
 
 def _best(vectors: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -70,12 +77,12 @@ def _halved(
     record: list[float],
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """The best of all searches of each loss, [N, P] and [N], by `chunk` iterations at a time; and
-    whether they ended by themselves."""
+    whether they ended by themselves: starts [N, starts, P], losses with leaves [N, ...]."""
     cells, num, size = starts.shape
     vectors = starts.astype(losses.parameters.levels.alpha.dtype)
     best, least = vectors[:, 0].copy(), np.full(cells, np.inf)
     cell = np.repeat(np.arange(cells), num)
-    lanes = _on_host(begin(method, vectors.reshape(-1, size)))
+    lanes = on_host(begin(method, vectors.reshape(-1, size)))
     chunks = -(-search.max_iterations // chunk)
     width = _width(len(cell))
     for done in range(1, chunks + 1):
@@ -116,13 +123,10 @@ def _advanced(
 
 
 def _width(num: int) -> int:
-    up = 1 << (num - 1).bit_length()
+    """How many searches go at once, of so many to begin with."""
+    up = next_power_of_two(num)
     return min(up, WIDTH * jax.local_device_count()) if jax.default_backend() == "cpu" else up
 
 
 def _taken(tree, rows: np.ndarray):
     return jax.tree.map(lambda leaf: leaf[rows], tree)
-
-
-def _on_host(tree):
-    return jax.tree.map(np.array, tree)

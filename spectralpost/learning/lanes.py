@@ -93,6 +93,11 @@ def losses_of_each(losses: Loss, vectors: Array) -> Array:
     return jax.vmap(losses_of)(losses, vectors)
 
 
+def next_power_of_two(num: int) -> int:
+    """The least that is num or more: programs of few shapes."""
+    return 1 << (num - 1).bit_length()
+
+
 def spread(tree: Any) -> Any:
     """Leaves [N, ...] spread over the devices of this process, if N is a multiple of these."""
     devices = jax.local_devices()

@@ -38,7 +38,7 @@ class LearnResult(NamedTuple):
     losses: np.ndarray  # the same of each problem, [K]
     baselines: dict[str, float]  # the objective of "heuristic", "tuned_constant" and "exact"
     baseline_guidance: dict[str, Guidance]  # the schedules of those three
-    history: np.ndarray  # best loss (objective + prices) after every 20 iterations of refining
+    history: np.ndarray  # best loss (objective + prices) after each chunk of refining, see `Search`
     explored: np.ndarray  # the same of each generation, on the coarse problem ("lm" only)
     final_losses: np.ndarray  # of all schedules that were refined to the end, best first
     converged: bool  # False if max_iterations or the user ended the search
@@ -76,7 +76,7 @@ def learn(
     prices     limits that keep schedules usable: `Prices`
     several    how the losses of several problems become one: `Several`
     search     starts, iterations, optimizer, seed: `Search`
-    progress   called with a `Progress` every 20 iterations
+    progress   called with a `Progress` every 20 iterations (5 of refining without exploring)
     resume     `kept` of an earlier result of the same call: its search goes on from there
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge

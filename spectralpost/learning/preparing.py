@@ -50,41 +50,12 @@ def prepare(
     prices: Prices = Prices(),
     several: Several = Several(),
     search: Search = Search(),
+    tune: bool = True,
 ) -> Prepared:
-    """What `learn` minimises with the same arguments, and the two schedules it begins from."""
-    begun = untuned(
-        sampler,
-        problems,
-        levels,
-        guidance,
-        free,
-        objective=objective,
-        freedom=freedom,
-        prices=prices,
-        several=several,
-        search=search,
-    )
-    constant, loss = tuned_constant(begun.given, begun.heuristic)
-    growth = None
-    if not differentiates_denoiser(sampler):
-        growth = np.asarray(usual_growth(begun.given, begun.heuristic, constant))
-    return tuned(begun, constant, loss, growth)
+    """What `learn` minimises with the same arguments, and the two schedules it begins from.
 
-
-def untuned(
-    sampler: Sampler,
-    problems: Sequence[Problem],
-    levels: NoiseLevel,
-    guidance: Guidance | None = None,
-    free: tuple[str, ...] | None = None,
-    *,
-    objective: Objective = wasserstein2,
-    freedom: Freedom = Freedom(),
-    prices: Prices = Prices(),
-    several: Several = Several(),
-    search: Search = Search(),
-) -> Prepared:
-    """`prepare` without the tuned constant: `tuned` adds it."""
+    tune   False: without the tuned constant, for who finds many at once and adds them by `tuned`
+    """
     check_levels(levels)
     if not problems:
         raise InputError("problem: one at least is needed")
@@ -128,7 +99,14 @@ def untuned(
     limit = np.full(num_steps_of(levels), np.log(prices.max_amplification))
     smoothness = number(prices.smoothness)
     loss = replace(loss, parameters=parameters, max_growth=number(limit), rough_price=smoothness)
-    return Prepared(loss, unlimited, method, given, given)
+    prepared = Prepared(loss, unlimited, method, given, given)
+    if not tune:
+        return prepared
+    constant, constant_loss = tuned_constant(unlimited, given)
+    growth = None
+    if not differentiates_denoiser(sampler):
+        growth = np.asarray(usual_growth(unlimited, given, constant))
+    return tuned(prepared, constant, constant_loss, growth)
 
 
 def tuned(

@@ -22,10 +22,10 @@ from ..learning import Freedom, Prices, Search
 from ..learning.baselines import tuned_constants
 from ..learning.generations import Watch
 from ..learning.halving import search_each
-from ..learning.lanes import spread
+from ..learning.lanes import next_power_of_two, spread
 from ..learning.loss import Loss
 from ..learning.parameters import Parameters
-from ..learning.preparing import Prepared, first_starts, tuned, untuned, usual_growth
+from ..learning.preparing import Prepared, first_starts, prepare, tuned, usual_growth
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..metrics import mse, perception, psnr, wasserstein2
 from ..noise import Curve, NoiseLevel, curve_of, make_grid
@@ -78,7 +78,7 @@ def run_batch(cells: Sequence[Mapping[str, Any]], settings: Settings) -> list[Ro
         groups.setdefault(shape, []).append((i, case))
     for group in groups.values():
         places, cases = zip(*group, strict=True)
-        found = _of_alike(cases, settings, _up(len(cases)))
+        found = _of_alike(cases, settings, next_power_of_two(len(cases)))
         rows |= dict(zip(places, found, strict=True))
     return [
         {"cell": cell_hash(cell, settings)} | columns_of(cell) | rows[i]
@@ -103,7 +103,7 @@ def _merged(degradation: str, prior: str, sigma_y: float, size: int, bins: int) 
     whole = _unmerged(degradation, prior, size)._replace(sigma_y=np.asarray(sigma_y))
     small = bin_modes(whole, bins)[0]
     # Few numbers of rows, so few programs.
-    return jax.tree.map(np.asarray, pad_modes(small, _up(len(small.spectrum))))
+    return jax.tree.map(np.asarray, pad_modes(small, next_power_of_two(len(small.spectrum))))
 
 
 @lru_cache(maxsize=256)
@@ -187,7 +187,7 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> list[Row
 def _prepared(case: Case, given: Guidance, settings: Settings) -> Prepared:
     """As `learn` prepares it, without the tuned constant."""
     cell = case.cell
-    return untuned(
+    return prepare(
         case.sampler,
         [case.problem],
         case.levels,
@@ -197,6 +197,7 @@ def _prepared(case: Case, given: Guidance, settings: Settings) -> Prepared:
         freedom=Freedom(levels=cell["learn_levels"]),
         prices=Prices(cell["max_amplification"], cell["smoothness"]),
         search=_search(settings),
+        tune=False,
     )
 
 
@@ -257,7 +258,7 @@ def _metrics_of_exact(cases: Sequence[Case], eta: np.ndarray) -> dict[str, np.nd
     index: dict[Any, int] = {}
     which = [index.setdefault(key, len(index)) for key in keys]
     places: Any = np.unique(which, return_index=True)[1]
-    places = np.resize(places, _up(max(len(places), AT_ONCE)))
+    places = np.resize(places, next_power_of_two(max(len(places), AT_ONCE)))
     problems, levels = _problems_and_levels([cases[i] for i in places])
     found = _metrics(None, *spread((problems, levels, {"eta": eta[places]})))
     return {name: np.asarray(values)[which] for name, values in found.items()}
@@ -314,8 +315,3 @@ def _each(tree: Any) -> list[Any]:
     tree = jax.tree.map(np.asarray, tree)
     num = len(jax.tree.leaves(tree)[0])
     return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(num)]
-
-
-def _up(number: int) -> int:
-    """The next power of two."""
-    return 1 << (number - 1).bit_length()

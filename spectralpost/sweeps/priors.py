@@ -1,6 +1,5 @@
 """The priors of a sweep: formulas, image folders, stored ones; of one plane."""
 
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -24,7 +23,7 @@ def images(
     found: Any = (
         built_in_photographs("luminance").items()
         if folder is None
-        else stream_folder(folder, "luminance", notice=warnings.warn)
+        else stream_folder(folder, "luminance")
     )
 
     def planes() -> Iterator[np.ndarray]:

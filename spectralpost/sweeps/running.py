@@ -59,7 +59,7 @@ class Outcome(NamedTuple):
     lost: int  # batches that no worker brought to an end
     reason: str  # why the last of them was lost
     interrupted: bool
-    error: str = ""  # of the last cell that failed
+    error: str  # of the last cell that failed
 
 
 class Engine(NamedTuple):
