@@ -12,12 +12,15 @@ them. After one batch of warm-up, compilation is not counted.
                `learn` with 16 explored starts
     workers    cells a second of two processes against one, of which the first batch of each, which
                compiles, is not counted
+    report     `sweep-report` of a million cells, made by copying the parts of a small sweep under
+               other hashes: seconds and memory of its process
 
     python benchmarks/sweep_throughput.py             ten minutes on two cores
     python benchmarks/sweep_throughput.py --quick     few cells
 """
 
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,9 +28,12 @@ from pathlib import Path
 
 import jax
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 import spectralpost as sp
 from spectralpost.sweeps.batch import case_of, run_batch
+from spectralpost.sweeps.dataset import parts_of
 from spectralpost.sweeps.grid import Grid, grid_of
 from spectralpost.sweeps.running import run_sweep
 
@@ -114,9 +120,29 @@ def workers(one: Grid, size: int) -> None:
     )
 
 
+def report(one: Grid, rows: int) -> None:
+    """Seconds and peak memory of a report of so many cells."""
+    with tempfile.TemporaryDirectory() as folder:
+        run_sweep(one, Path(folder), batch_size=512)
+        first, *_ = parts_of(Path(folder))
+        part = pq.read_table(first)
+        at = part.schema.get_field_index("cell")
+        for begins in range(0, rows, len(part)):
+            names = [f"{begins + i:032x}" for i in range(len(part))]
+            copy = part.set_column(at, "cell", pa.array(names))
+            pq.write_table(copy, first.with_name(f"copy-{begins}.parquet"))
+        begun = time.perf_counter()
+        command = [sys.executable, "-m", "spectralpost", "sweep-report", folder]
+        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+        seconds = time.perf_counter() - begun
+    megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"report              {rows:>8} cells {seconds:>10.1f} s, {megabytes:.0f} MB", flush=True)
+
+
 def main(quick: bool) -> None:
     jax.config.update("jax_enable_x64", True)
     timed("evaluated", grid(False, False, factors=4 if quick else 256, quick=quick), 512)
+    report(grid(False, False, factors=4, quick=quick), 2_000 if quick else 1_000_000)
     timed("tuned", grid(False, True, quick=quick), 32)
     for starts in (2,) if quick else (4, 8):
         one = grid(True, True, starts, quick=quick)

@@ -55,9 +55,10 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> None
 def drop_compiled_programs_if_crowded() -> None:
     """Forget all compiled programs of this process once they fill half of the room for them.
 
-    Linux allows a process 65,530 memory maps. XLA's programs for CPUs take some for each function:
-    those of one search about 1,600, and at the limit LLVM ends the process ("Cannot allocate
-    memory"), with gigabytes free. What is still needed is compiled again, or read from disk.
+    Linux allows a process 65,530 memory maps (vm.max_map_count). XLA's programs for CPUs take some
+    for each function, those of a few dozen searches all, and at the limit LLVM ends the process
+    ("Cannot allocate memory"), with gigabytes free. What is still needed is compiled again, or read
+    from disk.
     """
     try:
         maps = Path("/proc/self/maps").read_bytes().count(b"\n")
