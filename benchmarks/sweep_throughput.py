@@ -4,18 +4,17 @@ DPS, 20 steps, 256 rows, images of 64x64; a dataset is written. Seconds are of t
 divided by two for two idle cores, since they hardly depend on what else runs; wall seconds beside
 them. After one batch of warm-up, compilation is not counted.
 
-    evaluated  published default alone (`tune: false`), cells a second; and how much memory grows
-               between the first and the last eighth of the sweep
+    evaluated  published default alone (`tune: false`) of a million cells, cells a second; and how
+               much memory grows between the first and the last eighth of the sweep
     tuned      the constant as well
     learned    4 and 8 starts of at most 100 iterations; how far a cell is above the optimum that
                `learn` polishes its own schedule to (400 iterations from it), and above the best of
                `learn` with 16 explored starts
     workers    cells a second of two processes against one, of which the first batch of each, which
                compiles, is not counted
-    report     `sweep-report` of a million cells, made by copying the parts of a small sweep under
-               other hashes: seconds and memory of its process
+    report     `sweep-report` of these: seconds and memory of its process
 
-    python benchmarks/sweep_throughput.py             ten minutes on two cores
+    python benchmarks/sweep_throughput.py             ten minutes and 1 GB of disk on two cores
     python benchmarks/sweep_throughput.py --quick     few cells
 """
 
@@ -24,16 +23,15 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import islice
 from pathlib import Path
 
 import jax
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
 import spectralpost as sp
-from spectralpost.sweeps.batch import case_of, run_batch
-from spectralpost.sweeps.dataset import parts_of
+from spectralpost.sweeps.batch import run_batch
+from spectralpost.sweeps.case import case_of
 from spectralpost.sweeps.grid import Grid, grid_of
 from spectralpost.sweeps.running import run_sweep
 
@@ -51,19 +49,17 @@ def grid(learn: bool, tune: bool, starts: int = 4, factors: int = 1, quick: bool
     return grid_of({"size": 64, "learn": learn, "tune": tune, "starts": starts, "axes": axes})
 
 
-def timed(label: str, one: Grid, size: int) -> None:
-    first = list(one.cells())[:size]
-    run_batch(first, one.settings)
+def timed(label: str, one: Grid, size: int, folder: Path) -> None:
+    run_batch(list(islice(one.cells(), size)), one.settings)
     peaks: list[int] = []
-    with tempfile.TemporaryDirectory() as folder:
-        cpu, wall = time.process_time(), time.perf_counter()
-        run_sweep(
-            one,
-            Path(folder),
-            batch_size=size,
-            tell=lambda _: peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
-        )
-        cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
+    cpu, wall = time.process_time(), time.perf_counter()
+    run_sweep(
+        one,
+        folder,
+        batch_size=size,
+        tell=lambda _: peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss),
+    )
+    cpu, wall = time.process_time() - cpu, time.perf_counter() - wall
     grown = (peaks[-1] - peaks[len(peaks) // 8]) / 1024
     print(
         f"{label:<20}{one.num_cells:>8} cells {2 * one.num_cells / cpu:>10.1f} /s by CPU"
@@ -77,18 +73,19 @@ def quality(one: Grid, num: int) -> None:
     cells = [*one.cells()]
     some = [cells[i] for i in np.linspace(0, len(cells) - 1, num).astype(int)]
     above = []
-    for cell, row in zip(some, run_batch(some, one.settings), strict=True):
+    (columns,) = run_batch(some, one.settings)
+    for cell, found, zeta, eta in zip(
+        some, *(columns[f] for f in ("learned_w2", "weight_zeta", "weight_eta")), strict=True
+    ):
         case = case_of(cell, one.settings)
-        own = {
-            name.removeprefix("weight_"): np.asarray(w)
-            for name, w in row.items()
-            if "weight" in name
-        }
         polished = sp.learn(
-            case.sampler, case.problem, case.levels, own, search=sp.Search(1, 400, explore=False)
+            case.sampler,
+            case.problem,
+            case.levels,
+            {"zeta": zeta, "eta": eta},
+            search=sp.Search(1, 400, explore=False),
         )
         best = sp.learn(case.sampler, case.problem, case.levels, search=sp.Search(16))
-        found = row["learned_w2"]
         above.append((found / polished.loss - 1, found / min(best.loss, polished.loss) - 1))
     own, best = 100 * np.asarray(above).T
     print(
@@ -120,34 +117,28 @@ def workers(one: Grid, size: int) -> None:
     )
 
 
-def report(one: Grid, rows: int) -> None:
-    """Seconds and peak memory of a report of so many cells."""
-    with tempfile.TemporaryDirectory() as folder:
-        run_sweep(one, Path(folder), batch_size=512)
-        first, *_ = parts_of(Path(folder))
-        part = pq.read_table(first)
-        at = part.schema.get_field_index("cell")
-        for begins in range(0, rows, len(part)):
-            names = [f"{begins + i:032x}" for i in range(len(part))]
-            copy = part.set_column(at, "cell", pa.array(names))
-            pq.write_table(copy, first.with_name(f"copy-{begins}.parquet"))
-        begun = time.perf_counter()
-        command = [sys.executable, "-m", "spectralpost", "sweep-report", folder]
-        subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
-        seconds = time.perf_counter() - begun
+def report(folder: Path) -> None:
+    """Seconds and peak memory of a report."""
+    begun = time.perf_counter()
+    command = [sys.executable, "-m", "spectralpost", "sweep-report", str(folder)]
+    subprocess.run(command, stdout=subprocess.DEVNULL, check=True)
+    seconds = time.perf_counter() - begun
     megabytes = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
-    print(f"report              {rows:>8} cells {seconds:>10.1f} s, {megabytes:.0f} MB", flush=True)
+    print(f"report              {seconds:>8.1f} s, {megabytes:.0f} MB", flush=True)
 
 
 def main(quick: bool) -> None:
     jax.config.update("jax_enable_x64", True)
-    timed("evaluated", grid(False, False, factors=4 if quick else 256, quick=quick), 512)
-    report(grid(False, False, factors=4, quick=quick), 2_000 if quick else 1_000_000)
-    timed("tuned", grid(False, True, quick=quick), 32)
-    for starts in (2,) if quick else (4, 8):
-        one = grid(True, True, starts, quick=quick)
-        timed(f"learned, {starts} starts", one, 32)
-        quality(one, 2 if quick else 8)
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        one = grid(False, False, factors=4 if quick else 8192, quick=quick)
+        timed("evaluated", one, 512, out / "evaluated")
+        report(out / "evaluated")
+        timed("tuned", grid(False, True, quick=quick), 32, out / "tuned")
+        for starts in (2,) if quick else (4, 8):
+            one = grid(True, True, starts, quick=quick)
+            timed(f"learned, {starts} starts", one, 32, out / f"learned-{starts}")
+            quality(one, 2 if quick else 8)
     workers(
         grid(True, True, 2 if quick else 4, factors=1 if quick else 4, quick=quick),
         2 if quick else 16,

@@ -7,18 +7,12 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from .affine import Transfer, compose
 from .errors import InputError
 from .noise import NoiseLevel, step_pairs
 from .problem import Problem
 from .samplers.base import Conversion, Guidance, Sampler, check_guidance
-from .transfer import (
-    Transfer,
-    compose,
-    mean_field_norms,
-    norms_asked,
-    start_transfer,
-    step_transfer,
-)
+from .transfer import norms_asked, sampler_transfer, start_transfer, step_transfer, trajectory
 
 
 def to_literal(
@@ -51,9 +45,26 @@ def from_literal(
 ) -> Guidance:
     """The weights that take the same steps as `sampler.literal` with these, in the mean-field
     closure, leaves [S]. InputError if the sampler has no literal form."""
+    return _from_literal(sampler, problem, levels, literal_guidance)[0]
+
+
+def published(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0
+) -> tuple[Guidance, Transfer]:
+    """`Sampler.heuristic`, and the whole sampler's transfer with it: by one trajectory."""
+    official = sampler.defaults(problem, levels, factor)
+    if sampler.literal is not None:
+        return _from_literal(sampler, problem, levels, official)
+    return official, sampler_transfer(sampler, problem, levels, official)
+
+
+def _from_literal(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, literal_guidance: Guidance
+) -> tuple[Guidance, Transfer]:
+    """`from_literal`, and the transfer that the literal form and it both have."""
     literal, _, convert = _literal(sampler)
-    norms = mean_field_norms(literal, problem, levels, literal_guidance)
-    return convert(literal_guidance, norms, levels)
+    run = trajectory(literal, problem, levels, literal_guidance)
+    return convert(literal_guidance, run.norms, levels), run.total
 
 
 def _literal(sampler: Sampler) -> tuple[Sampler, Conversion, Conversion]:

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.typing import ArrayLike
 
+from .affine import Transfer
 from .algebra import (
     apply_gain,
     as_floating,
@@ -40,7 +41,6 @@ from .problem import (
     per_pixel,
     prior_cov,
 )
-from .transfer import Transfer
 
 # What `learn` minimises: a number per pixel, of a problem and a whole sampler's transfer.
 Objective = Callable[[Problem, Transfer], Array]

@@ -22,7 +22,6 @@ from .affine import (
     Transfer,
     affine,
     compose,
-    identity_transfer,
     measurement_of,
     model_update,
     nothing,
@@ -146,19 +145,16 @@ def _trajectory(
     t, s = step_pairs(levels)
     start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
 
-    def step(steps: Transfer, inputs: tuple[NoiseLevel, NoiseLevel, Guidance]):
+    def step(law: Transfer, inputs: tuple[NoiseLevel, NoiseLevel, Guidance]):
         t, s, guidance_t = inputs
-        law = compose(start, steps)
         norms = norms_asked(sampler, problem, t, s, guidance_t, law)
         one = step_transfer(sampler, problem, t, s, guidance_t, norms)
         stacked = jnp.stack(norms) if norms else jnp.zeros(0, problem.spectrum.dtype)
-        return compose(steps, one), (stacked, jnp.max(amplification(sampler, problem, t, law)))
+        return compose(law, one), (stacked, jnp.max(amplification(sampler, problem, t, law)))
 
     # Recomputing a step in the backward pass is cheaper than storing what is inside of it.
-    steps, on_the_way = jax.lax.scan(
-        jax.checkpoint(step), identity_transfer(problem, sampler.memory), (t, s, guidance)
-    )
-    return Trajectory(signal(problem, compose(start, steps)), *on_the_way)
+    law, on_the_way = jax.lax.scan(jax.checkpoint(step), start, (t, s, guidance))
+    return Trajectory(signal(problem, law), *on_the_way)
 
 
 _compiled = jax.jit(_trajectory, static_argnames="sampler")

@@ -15,6 +15,7 @@ import literal
 import numpy as np
 import scipy.linalg
 
+from spectralpost.affine import Transfer
 from spectralpost.degradations import Degradation, downsample, from_kernel
 from spectralpost.noise import (
     NoiseLevel,
@@ -42,7 +43,7 @@ from spectralpost.samplers.mpgd import mpgd
 from spectralpost.samplers.pigdm import pigdm
 from spectralpost.samplers.reddiff import reddiff
 from spectralpost.samplers.tmpd import tmpd
-from spectralpost.transfer import Transfer, sampler_transfer, step_transfer
+from spectralpost.transfer import sampler_transfer, step_transfer
 
 EPS = np.finfo(float).eps
 

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from compiling import quick_compilation
 
+from spectralpost.affine import Transfer
 from spectralpost.degradations import gaussian_blur
 from spectralpost.errors import InputError
 from spectralpost.figures import (
@@ -24,7 +25,7 @@ from spectralpost.prior import frequency, power_law
 from spectralpost.problem import ideal_posterior, image_problem
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
-from spectralpost.transfer import Transfer, sampler_transfer
+from spectralpost.transfer import sampler_transfer
 
 SHAPE = (12, 16)
 PROBLEM = image_problem(power_law(SHAPE), gaussian_blur(SHAPE, 1.0), 0.1)

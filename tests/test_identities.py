@@ -35,7 +35,7 @@ from cases import (
     rounding,
 )
 
-from spectralpost.affine import ModelDenoiser, solver
+from spectralpost.affine import ModelDenoiser, Transfer, compose, solver
 from spectralpost.algebra import congruence, identity_gain, root
 from spectralpost.noise import NoiseLevel, step_pairs
 from spectralpost.problem import Problem, ideal_posterior
@@ -48,12 +48,7 @@ from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.reddiff import reddiff
 from spectralpost.samplers.steps import ddim_step, noise_estimate
 from spectralpost.samplers.tmpd import tmpd
-from spectralpost.transfer import (
-    Transfer,
-    compose,
-    start_transfer,
-    step_transfer,
-)
+from spectralpost.transfer import start_transfer, step_transfer
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -74,6 +74,7 @@ ORDERED = {
         "priors",
         "axes",
         "grid",
+        "case",
         "batch",
         "dataset",
         "reading",

@@ -10,6 +10,7 @@ import pytest
 import scipy.linalg
 from cases import EPS, circular, many_blocks, one_block
 
+from spectralpost.affine import Transfer
 from spectralpost.degradations import gaussian_blur
 from spectralpost.merging import pad_modes
 from spectralpost.metrics import (
@@ -27,7 +28,7 @@ from spectralpost.noise import vp_linear
 from spectralpost.prior import Prior, power_law
 from spectralpost.problem import ideal_posterior, image_problem, make_problem, per_pixel
 from spectralpost.samplers.dps import dps
-from spectralpost.transfer import Transfer, sampler_transfer
+from spectralpost.transfer import sampler_transfer
 
 pytestmark = pytest.mark.usefixtures("quick")
 

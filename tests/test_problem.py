@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from cases import EPS, TWINS, expanded, many_blocks, one_block
 
+from spectralpost.affine import Transfer
 from spectralpost.degradations import (
     from_kernel,
     gaussian_blur,
@@ -30,7 +31,6 @@ from spectralpost.problem import (
     num_pixels,
     prior_cov,
 )
-from spectralpost.transfer import Transfer
 
 pytestmark = pytest.mark.usefixtures("quick")
 

@@ -23,7 +23,7 @@ from cases import (
     total_and_steps,
 )
 
-from spectralpost.affine import ModelDenoiser, solver
+from spectralpost.affine import ModelDenoiser, Transfer, solver
 from spectralpost.denoiser_use import denoiser_calls, differentiates_denoiser
 from spectralpost.errors import InputError
 from spectralpost.metrics import kl, mse, perception, wasserstein2
@@ -42,12 +42,7 @@ from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.mpgd import mpgd
 from spectralpost.samplers.steps import ddim_step, noise_estimate
 from spectralpost.samplers.tmpd import tmpd
-from spectralpost.transfer import (
-    Transfer,
-    sampler_transfer,
-    step_transfer,
-    trajectory,
-)
+from spectralpost.transfer import sampler_transfer, step_transfer, trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")
 

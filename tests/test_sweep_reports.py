@@ -15,7 +15,8 @@ from spectralpost.metrics import wasserstein2
 from spectralpost.prior_file import load_prior
 from spectralpost.schedule_file import load_schedule
 from spectralpost.sweeps.axes import columns_of
-from spectralpost.sweeps.batch import METRICS, SCHEDULES, case_of
+from spectralpost.sweeps.batch import METRICS, SCHEDULES
+from spectralpost.sweeps.case import case_of
 from spectralpost.sweeps.dataset import opened, parts_of, write_part
 from spectralpost.sweeps.finding import cells_of
 from spectralpost.sweeps.grid import cell_hash, grid_of
@@ -86,7 +87,8 @@ def made_up(folder, given, num=None, size=50):
     for cell in list(grid.cells())[:num]:
         of = {f"{label}_{one}": float(rng.lognormal()) for label in SCHEDULES for one in METRICS}
         steps = cell["steps"]
-        row = {"cell": cell_hash(cell, grid.settings)} | columns_of(cell) | of
+        axes = {name: value for name, (value,) in columns_of([cell]).items()}
+        row = {"cell": cell_hash(cell, grid.settings)} | axes | of
         row |= {"seconds": 0.1, "seed": 0, "spectralpost": "0", "jax": "0"}
         row |= {"alpha": [1.0] * (steps + 1), "sigma": rng.random(steps + 1).tolist()}
         row["weight_zeta"] = rng.random(steps).tolist()
@@ -101,7 +103,9 @@ def made_up(folder, given, num=None, size=50):
         rows.append(row)
     with opened(folder, grid) as dataset:
         for start in range(0, len(rows), size):
-            write_part(folder, dataset.columns, rows[start : start + size])
+            some = rows[start : start + size]
+            columns = {name: [row.get(name) for row in some] for name in dataset.columns}
+            write_part(folder, dataset.columns, [columns])
     return folder
 
 

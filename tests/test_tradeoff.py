@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from cases import BLOCKS, circular
 
+from spectralpost.affine import Transfer
 from spectralpost.errors import InputError
 from spectralpost.figures import tradeoff_figure
 from spectralpost.metrics import (
@@ -19,7 +20,6 @@ from spectralpost.metrics import (
     wasserstein2,
 )
 from spectralpost.problem import ideal_posterior
-from spectralpost.transfer import Transfer
 
 pytestmark = pytest.mark.usefixtures("quick")
 

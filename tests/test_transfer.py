@@ -26,7 +26,7 @@ from cases import (
     total_and_steps,
 )
 
-from spectralpost.affine import solver
+from spectralpost.affine import Transfer, compose, identity_transfer, solver
 from spectralpost.errors import InputError
 from spectralpost.learning import low_pass
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, ve_karras, vp_linear
@@ -36,9 +36,6 @@ from spectralpost.samplers import SAMPLERS, make_sampler
 from spectralpost.samplers.base import Measurement, Step, check_guidance
 from spectralpost.samplers.dps import dps
 from spectralpost.transfer import (
-    Transfer,
-    compose,
-    identity_transfer,
     mean_field_norms,
     sampler_transfer,
     start_transfer,

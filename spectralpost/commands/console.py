@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeEl
 from rich.table import Table
 
 from .. import figures, images, metrics
+from ..affine import Transfer
 from ..degradations import Degradation
 from ..inpainting import is_exact
 from ..learning import (
@@ -33,7 +34,7 @@ from ..prior import Prior
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import Kind, exact
-from ..transfer import Transfer, sampler_transfer
+from ..transfer import sampler_transfer
 from .inputs import Grid, Inputs, rounded
 
 AS_GIVEN, BARE = Freedom(), Prices()  # what `learn` takes by default

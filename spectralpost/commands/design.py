@@ -11,6 +11,7 @@ import numpy as np
 from rich.table import Table
 
 from .. import figures, metrics
+from ..affine import Transfer
 from ..errors import InputError
 from ..inpainting import is_exact, mode_frequency
 from ..learning import LEVELS, LearnResult, default_free, evaluate, heuristic, sensitivity
@@ -22,7 +23,6 @@ from ..problem import image_modes
 from ..restoration import PixelDenoiser, measure, restore
 from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
-from ..transfer import Transfer
 from .console import (
     LABELS,
     Learned,

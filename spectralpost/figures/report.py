@@ -7,6 +7,7 @@ import jax
 import numpy as np
 from jax import Array
 
+from ..affine import Transfer
 from ..algebra import congruence, diagonal
 from ..learning import LearnResult
 from ..learning.generations import CHUNK
@@ -14,7 +15,6 @@ from ..metrics import output_cov
 from ..noise import NoiseLevel, log_snr, step_pairs
 from ..problem import Problem, ideal_posterior
 from ..samplers.base import Guidance
-from ..transfer import Transfer
 from .base import COLOURS, LINES, new_figure
 
 if TYPE_CHECKING:

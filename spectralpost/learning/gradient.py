@@ -18,6 +18,7 @@ import jax.numpy as jnp
 from jax import Array
 from jax.sharding import AxisType, PartitionSpec
 
+from ..affine import Transfer, compose, identity_transfer
 from ..algebra import floating
 from ..errors import InputError
 from ..merging import pad_modes
@@ -25,14 +26,7 @@ from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem, num_pixels
 from ..samplers.base import Guidance, Sampler, check_guidance
-from ..transfer import (
-    Transfer,
-    compose,
-    divides_by_norms,
-    identity_transfer,
-    start_transfer,
-    step_transfer,
-)
+from ..transfer import divides_by_norms, start_transfer, step_transfer
 
 CHUNK = 4096  # modes: the arrays of a step stay in a core's cache
 

@@ -16,18 +16,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..affine import Transfer, compose, identity_transfer, signal
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
-from ..transfer import (
-    Transfer,
-    amplification,
-    compose,
-    identity_transfer,
-    signal,
-    start_transfer,
-    step_transfer,
-)
+from ..transfer import amplification, start_transfer, step_transfer
 
 Residuals = Callable[[Problem, Transfer], Array]
 

@@ -5,9 +5,9 @@ A value is plain, or a name with options that is a sampler, degradation, prior o
 
 import json
 import math
-from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
-from itertools import product
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
+from itertools import chain, product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -47,6 +47,16 @@ DEFAULTS: dict[str, Any] = {
 AXES = tuple(DEFAULTS)
 ENCODER = json.JSONEncoder(sort_keys=True, default=lambda one: np.asarray(one).tolist())
 PLAIN = (bool, int, float, str)  # what a column holds
+KEPT = frozenset((*PLAIN, type(None)))  # types whose texts are kept: many cells have the same value
+
+
+class Named(dict[str, Any]):
+    """A name with options. Nothing changes it, so that its text, of which a sweep asks for every
+    cell, is made once."""
+
+    @cached_property
+    def text(self) -> str:
+        return ENCODER.encode(self)
 
 
 class Range(NamedTuple):
@@ -81,7 +91,7 @@ def choices_of(place: str, axis: str, given: Any, drawn: bool) -> tuple[Any, ...
     return tuple(_plain(place, axis, value, drawn) for value in several)
 
 
-def _named(place: str, axis: str, given: Any, drawn: bool) -> list[dict[str, Any]]:
+def _named(place: str, axis: str, given: Any, drawn: bool) -> list[Named]:
     """A name with options, of which lists multiply."""
     table, own = TABLES[axis]
     entry = {"name": given} if isinstance(given, str) else mapping(place, given)
@@ -125,7 +135,7 @@ def _named(place: str, axis: str, given: Any, drawn: bool) -> list[dict[str, Any
             else checked[option]
             for option, one in options.items()
         }
-        found.append({"name": name} | fitted)
+        found.append(Named(name=name, **fitted))
     return found
 
 
@@ -194,9 +204,8 @@ def chosen(values: tuple[Any, ...], numbers: Iterator[float]) -> Any:
     if isinstance(value, Range):
         return value.at(own.pop(0))
     if isinstance(value, dict):
-        return {
-            key: one.at(own.pop(0)) if isinstance(one, Range) else one for key, one in value.items()
-        }
+        drawn = [one.at(own.pop(0)) if isinstance(one, Range) else one for one in value.values()]
+        return Named(zip(value, drawn, strict=True)) if needed > (len(values) > 1) else value
     return value
 
 
@@ -211,20 +220,30 @@ def _sampler(entry: str) -> Sampler:
     return make_sampler(options.pop("name"), **options)
 
 
-def columns_of(cell: Mapping[str, Any]) -> dict[str, Any]:
-    """A cell by columns: sampler, sampler.multistep, degradation.std, sigma_y, ..."""
-    found: dict[str, Any] = {}
-    for axis, value in cell.items():
-        if axis in TABLES:
-            found[axis] = value["name"]
-            found |= {
-                f"{axis}.{name}": option if isinstance(option, PLAIN) else as_text(option)
-                for name, option in value.items()
-                if name != "name"
-            }
-        else:
-            found[axis] = " ".join(value) if isinstance(value, list) else value
+def columns_of(cells: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Cells by columns: sampler, sampler.multistep, degradation.std, sigma_y, ... None where a cell
+    has no such option."""
+    found: dict[str, list[Any]] = {}
+    for axis in cells[0] if cells else ():
+        values = [cell[axis] for cell in cells]
+        if axis not in TABLES:
+            found[axis] = [" ".join(one) if isinstance(one, list) else one for one in values]
+            continue
+        once = {id(value): value for value in values}  # many cells share one
+        once = {key: _columns_of_one(axis, value) for key, value in once.items()}
+        columns = [once[id(value)] for value in values]
+        for name in dict.fromkeys(chain(*once.values())):
+            found[name] = [own.get(name) for own in columns]
     return found
+
+
+def _columns_of_one(axis: str, value: Mapping[str, Any]) -> dict[str, Any]:
+    options = {
+        f"{axis}.{name}": option if isinstance(option, PLAIN) else as_text(option)
+        for name, option in value.items()
+        if name != "name"
+    }
+    return {axis: value["name"]} | options
 
 
 def mapping(place: str, given: Any) -> dict[str, Any]:
@@ -251,4 +270,12 @@ def whole_number(place: str, value: Any, least: int = 1) -> int:
 
 def as_text(value: Any) -> str:
     """JSON, the same for equal values."""
+    kind = type(value)
+    if kind is Named:
+        return value.text
+    return _text_of_plain(value) if kind in KEPT else ENCODER.encode(value)
+
+
+@lru_cache(maxsize=4096, typed=True)
+def _text_of_plain(value: Any) -> str:
     return ENCODER.encode(value)

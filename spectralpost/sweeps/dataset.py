@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+
 from ..errors import InputError, shown
 from ..files import locked_file, whole_file
 from ..plain_json import read_json
 from .axes import Range, as_text, columns_of
-from .batch import METRICS, SCHEDULES, Row
+from .batch import METRICS, SCHEDULES, Columns
 from .grid import Grid
 
 if TYPE_CHECKING:
@@ -147,27 +149,41 @@ def table_of(path: Path, columns: list[str] | None = None) -> "pa.Table":
         raise InputError(f"sweep: {shown(path)} is no part of one") from error
 
 
-def write_part(folder: Path, columns: dict[str, str], rows: Sequence[Row]) -> Path:
-    """Write rows as a part, named by the cells that it holds."""
+def write_part(folder: Path, kinds: dict[str, str], columns: Sequence[Columns]) -> Path:
+    """Write cells as a part, named by them.
+
+    kinds     column -> type, as in the manifest
+    columns   those of some cells, of some others, and so on
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    names = "".join(row["cell"] for row in rows)
+    table = pa.concat_tables([_table(kinds, some) for some in columns])
+    names = "".join(name for some in columns for name in some["cell"])
     path = folder / PARTS / f"part-{hashlib.sha256(names.encode()).hexdigest()[:32]}.parquet"
-    # A column of values of several types is text.
-    plain = [
-        {
-            name: as_text(value)
-            if columns[name] == "text" and type(value) in (bool, int, float)
-            else value
-            for name, value in row.items()
-        }
-        for row in rows
-    ]
-    table = pa.Table.from_pylist(plain, schema_of(columns))
     with whole_file(path, overwrite=True) as temporary:
         pq.write_table(table, temporary)
     return path
+
+
+def _table(kinds: dict[str, str], columns: Columns) -> "pa.Table":
+    import pyarrow as pa
+
+    schema, arrays, num = schema_of(kinds), [], len(columns["cell"])
+    for field in schema:
+        values = columns.get(field.name)
+        if values is None:
+            arrays.append(pa.nulls(num, field.type))
+        elif isinstance(values, np.ndarray) and values.ndim == 2:
+            ends = np.arange(num + 1, dtype=np.int32) * values.shape[1]
+            arrays.append(pa.ListArray.from_arrays(ends, values.astype(float).ravel()))
+        else:
+            if kinds[field.name] == "text":  # also of a column whose values have several types
+                values = [
+                    as_text(one) if type(one) in (bool, int, float) else one for one in values
+                ]
+            arrays.append(pa.array(values, field.type))
+    return pa.table(arrays, schema=schema)
 
 
 def schema_of(columns: dict[str, str]) -> "pa.Schema":
@@ -188,7 +204,8 @@ def columns_of_grid(grid: Grid) -> dict[str, str]:
     """The columns of all cells of a grid: the same for every part, whatever it holds."""
     found: dict[str, str] = {"cell": "text"}
     for cell in _corners(grid):
-        found = _together(found, {name: _kind(value) for name, value in columns_of(cell).items()})
+        kinds = {name: _kind(value) for name, (value,) in columns_of([cell]).items()}
+        found = _together(found, kinds)
     # An axis of nothing but defaults.
     found = {name: kind or "text" for name, kind in found.items()}
     for label in SCHEDULES:

@@ -68,7 +68,7 @@ def _narrowed(grid: Grid, row: Mapping[str, Any]) -> Grid:
 
 
 def _fits(axis: str, value: Any, row: Mapping[str, Any]) -> bool:
-    columns = columns_of({axis: value})
+    columns = {name: one for name, (one,) in columns_of([{axis: value}]).items()}
     own = {
         name: one
         for name, one in row.items()

@@ -7,6 +7,7 @@ listed (`list`), or drawn (`random`, `sobol`), where axes may also be ranges.
 import hashlib
 import math
 from collections.abc import Iterator, Mapping
+from functools import lru_cache
 from itertools import islice, product
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -29,6 +30,7 @@ from .axes import (
 
 DESIGNS = ("product", "list", "random", "sobol")
 MOST = 10**9  # cells
+SORTED = sorted(AXES)
 
 
 class Settings(NamedTuple):
@@ -149,10 +151,10 @@ def grid_of(given: Any) -> Grid:
             raise InputError(f"axes: unknown axis {axis!r}; allowed are {', '.join(AXES)}")
     if "sampler" not in axes:
         raise InputError("axes: needs the axis 'sampler'")
-    choices = {
-        axis: choices_of(f"axes.{axis}", axis, axes.get(axis, DEFAULTS[axis]), drawn)
-        for axis in AXES
-    }
+    choices = {}
+    for axis in AXES:
+        values = choices_of(f"axes.{axis}", axis, axes.get(axis, DEFAULTS[axis]), drawn)
+        choices[axis] = tuple({as_text(value): value for value in values}.values())  # each once
     if drawn:
         num = whole_number("num", given["num"])
     else:
@@ -163,8 +165,16 @@ def grid_of(given: Any) -> Grid:
 
 
 def cell_hash(cell: Mapping[str, Any], settings: Settings) -> str:
-    """Of all that its result depends on."""
-    return hashlib.sha256(as_text([cell, settings._asdict()]).encode()).hexdigest()[:32]
+    """Of all that its result depends on: of the JSON of [cell, settings], put together of parts
+    that many cells share."""
+    axes = ", ".join([f'"{axis}": {as_text(cell[axis])}' for axis in SORTED])
+    text = f"[{{{axes}}}, {_settings_text(settings)}]"
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@lru_cache(maxsize=16)
+def _settings_text(settings: Settings) -> str:
+    return as_text(settings._asdict())
 
 
 def _settings(given: dict[str, Any]) -> Settings:

@@ -102,12 +102,15 @@ def run_sweep(
 def batches(grid: Grid, known: set[str], size: int) -> Iterator[list[dict[str, Any]]]:
     """Cells that are not known, in lists of one `batch_key`, each cell once."""
     waiting: dict[Any, list[dict[str, Any]]] = {}
+    differ = grid.design == "product"  # its cells do, and may be very many
     seen = set(known)
     for cell in grid.cells():
-        name = cell_hash(cell, grid.settings)
-        if name in seen:
-            continue
-        seen.add(name)
+        if seen or not differ:
+            name = cell_hash(cell, grid.settings)
+            if name in seen:
+                continue
+            if not differ:
+                seen.add(name)
         key = batch_key(cell)
         some = waiting.setdefault(key, [])
         some.append(cell)
@@ -122,14 +125,18 @@ def run_task(
     """Compute a batch and write its part: how many cells, and the errors of those that failed."""
     jax.config.update("jax_enable_x64", True)
     _make_room(batch_key(cells[0]))
-    rows = run_batch(cells, settings)
-    made = {
-        "seed": settings.seed,
-        "spectralpost": version("spectralpost"),
-        "jax": jax.__version__,
-    }
-    write_part(Path(folder), columns, [row | made for row in rows])
-    return len(rows), [row["error"] for row in rows if "error" in row]
+    made = {"seed": settings.seed, "spectralpost": _version(), "jax": jax.__version__}
+    found = [
+        some | {name: [value] * len(some["cell"]) for name, value in made.items()}
+        for some in run_batch(cells, settings)
+    ]
+    write_part(Path(folder), columns, found)
+    return len(cells), [error for some in found for error in some["error"] if error is not None]
+
+
+@lru_cache(maxsize=1)
+def _version() -> str:
+    return version("spectralpost")
 
 
 @lru_cache(maxsize=1)

@@ -1,0 +1,94 @@
+"""A cell of a sweep as objects: sampler, levels, problem. Those that cells share are made once."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ..degradations import make_degradation
+from ..inpainting import learning_problem
+from ..learning.lanes import next_power_of_two
+from ..merging import bin_modes, pad_modes, unique_modes
+from ..noise import Curve, NoiseLevel, curve_of, make_grid
+from ..problem import Problem
+from ..samplers.base import Sampler
+from .axes import as_text, sampler_of
+from .grid import Settings
+from .priors import PRIORS
+
+
+class Case(NamedTuple):
+    """A cell as objects."""
+
+    cell: Mapping[str, Any]
+    sampler: Sampler
+    levels: NoiseLevel  # [S + 1]
+    curve: Curve  # of the levels
+    near: Problem  # merged, at a sigma_y nearby
+
+    @property
+    def problem(self) -> Problem:
+        sigma_y = np.asarray(self.cell["sigma_y"], self.near.spectrum.dtype)
+        return self.near._replace(sigma_y=sigma_y)
+
+
+def case_of(cell: Mapping[str, Any], settings: Settings) -> Case:
+    """The objects of a cell."""
+    degradation, prior, grid = (as_text(cell[axis]) for axis in ("degradation", "prior", "grid"))
+    # Bins hardly depend on the noise: those of the nearest power of two do.
+    octave = round(math.log2(cell["sigma_y"]))
+    near = _merged(degradation, prior, octave, settings.size, settings.bins)
+    return Case(cell, sampler_of(cell["sampler"]), *_levels(grid, cell["steps"]), near)
+
+
+def stacked_cases(cases: Sequence[Case]) -> tuple[Problem, NoiseLevel]:
+    """The problems and levels of all cases, leaves [N, ...]."""
+    problems = _shared_stacked([case.near for case in cases])
+    sigma_y = np.asarray([case.cell["sigma_y"] for case in cases], problems.spectrum.dtype)
+    return problems._replace(sigma_y=sigma_y), _shared_stacked([case.levels for case in cases])
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """Trees of one structure as one, leaves [N, ...]."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
+def _shared_stacked(trees: Sequence[Any]) -> Any:
+    """`stacked`, of trees many of which are the same objects."""
+    once = {id(tree): tree for tree in trees}
+    place = {name: i for i, name in enumerate(once)}
+    which = np.asarray([place[id(tree)] for tree in trees])
+    return jax.tree.map(lambda leaf: leaf[which], stacked(list(once.values())))
+
+
+@lru_cache(maxsize=4096)
+def _merged(degradation: str, prior: str, octave: int, size: int, bins: int) -> Problem:
+    whole = _unmerged(degradation, prior, size)._replace(sigma_y=np.asarray(2.0**octave))
+    small = bin_modes(whole, bins)[0]
+    # Few numbers of rows, so few programs.
+    return jax.tree.map(np.asarray, pad_modes(small, next_power_of_two(len(small.spectrum))))
+
+
+@lru_cache(maxsize=256)
+def _unmerged(degradation: str, prior: str, size: int) -> Problem:
+    shape = (size, size)
+    (of_h, h), (of_prior, options) = (_split(json.loads(one)) for one in (degradation, prior))
+    problem = learning_problem(
+        PRIORS[of_prior](shape, **options), make_degradation(of_h, shape, **h), 1.0
+    )
+    return unique_modes(problem)[0]
+
+
+@lru_cache(maxsize=1024)
+def _levels(grid: str, steps: int) -> tuple[NoiseLevel, Curve]:
+    name, options = _split(json.loads(grid))
+    levels = jax.tree.map(np.asarray, make_grid(name, steps, **options))
+    return levels, curve_of(levels)
+
+
+def _split(entry: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    return entry["name"], {key: value for key, value in entry.items() if key != "name"}
