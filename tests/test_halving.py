@@ -36,10 +36,10 @@ def test_the_better_half_goes_on_and_the_best_is_refined(monkeypatch):
     told = []
     result = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, search=QUICK, progress=told.append)
     coarse = [num for num, _, dtype in seen if dtype == np.float32]
-    assert coarse == [4, 2, 1][: len(coarse)] and len(coarse) == 3  # 60 iterations by 20
+    assert coarse in ([4, 2, 1], [4, 2, 1, 1])  # up to 60 iterations by 15
     fine = [(num, rows) for num, rows, dtype in seen if dtype == np.float64]
     assert fine and set(fine) == {(1, 140)}
-    assert len(told) == len(seen) and told[-1].iteration == 60 + 5 * len(fine)
+    assert len(told) == len(seen) and told[-1].iteration == 15 * len(coarse) + 4 * len(fine)
     assert np.all(np.diff(result.history) <= 0)
     assert result.loss < result.baselines["tuned_constant"]
     # A search that explores has the same optimum within a per cent: the landscape is easy here.

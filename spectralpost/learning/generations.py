@@ -62,9 +62,9 @@ class Search(NamedTuple):
                     `learning_rate`): any objective, samplers that divide by norms; they only
                     refine. "auto": lm where it applies, else lbfgs
     seed            searches are deterministic for a given one
-    explore         False: no generations. After every 20 iterations the better half of the starts
+    explore         False: no generations. After every 15 iterations the better half of the starts
                     goes on, with "lm" on the problem of 64 bins, and the best is refined, with a
-                    look at the loss every 5 iterations: a fraction of the time where few starts
+                    look at the loss every 4 iterations: a fraction of the time where few starts
                     do, as in a sweep (`halving`)
     """
 

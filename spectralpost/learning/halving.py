@@ -27,7 +27,8 @@ from .loss import Loss
 # Searches of one program, for each device: so many, whatever is left of them, so that nothing is
 # compiled twice. A CPU is as fast with few; an accelerator takes all of them.
 WIDTH = 8
-REFINING = 5  # iterations between two looks where little is left to gain
+EXPLORING = 15  # iterations between two looks on few bins
+REFINING = 4  # the same where little is left to gain
 
 
 def search_each(
@@ -48,7 +49,8 @@ def search_each(
     """
     found, chunk = np.asarray(starts), CHUNK
     if coarse is not None:
-        found = _halved(coarse, method, found, search, CHUNK, watch, watch.explored)[0][:, None]
+        exploring = EXPLORING, watch, watch.explored
+        found = _halved(coarse, method, found, search, *exploring)[0][:, None]
         chunk = REFINING
     dtype = losses.parameters.levels.alpha.dtype
     candidates = np.concatenate([found, constants[:, None]], axis=1).astype(dtype)
