@@ -19,7 +19,7 @@ from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
 from spectralpost.learning import evaluate, heuristic
 from spectralpost.prior_file import save_prior
-from spectralpost.sweeps import running
+from spectralpost.sweeps import planning, running
 from spectralpost.sweeps.batch import run_batch
 from spectralpost.sweeps.case import case_of
 from spectralpost.sweeps.dataset import columns_of_grid, finished, parts_of
@@ -74,7 +74,7 @@ def test_a_product_has_every_combination_once():
     cells = list(grid.cells())
     assert grid.num_cells == len(cells) == 2 * 2 * 2 * 2
     assert len(hashes(grid)) == 16
-    assert list(grid.cells(start=5)) == cells[5:]
+    assert [grid.cell(i) for i in range(16)] == cells
     assert {cell["prior"]["exponent"] for cell in cells} == {1.5, 2.0}
     assert all(type(cell["prior"]["exponent"]) is float for cell in cells)
     assert {cell["grid"]["name"] for cell in cells} == {"vp_linear"}  # not named: the default
@@ -105,7 +105,7 @@ def test_drawn_cells_fill_their_ranges_and_are_the_same_again(design):
     grid = grid_of({**SMALL, "design": design, "num": 512, "axes": axes})
     cells = list(grid.cells())
     assert len(cells) == 512 and cells == list(grid.cells())
-    assert list(grid.cells(start=500)) == cells[500:]
+    assert list(grid.cells()) == cells
     logs = np.log10([cell["sigma_y"] for cell in cells])
     assert logs.min() >= -2 and logs.max() <= 0
     assert abs(logs.mean() + 1) < 5 * 2 / np.sqrt(12 * 512)
@@ -214,6 +214,24 @@ def test_batches_are_of_one_program_and_leave_out_what_is_known():
 
 
 # ----------------------------------------------------------------------------------------- results
+
+
+@pytest.mark.parametrize("design", ["product", "random"])
+def test_a_very_large_grid_is_counted_by_a_part(design, monkeypatch):
+    """384 cells of six kinds: as by all of them, or nearly, if drawn."""
+    axes = AXES | {"steps": [1, 2, 3], "sigma_y": np.geomspace(0.1, 0.9, 16).tolist()}
+    drawn = {"design": design, "num": 384} if design == "random" else {}
+    grid = grid_of({**EVALUATED, **drawn, "axes": axes})
+    whole, _ = planning._kinds(grid, 5)
+    monkeypatch.setattr(planning, "COUNTED", 48)
+    part, examples = planning._kinds(grid, 5)
+    assert sum(whole.values()) == 384 and part.keys() == whole.keys() and len(whole) == 6
+    if design == "product":
+        assert part == whole
+    else:  # of 48, 8 are of each kind on average
+        assert all(0 < count < 4 * 64 for count in part.values())
+    for key, cells in examples.items():
+        assert 1 <= len(cells) <= 5 and {running.batch_key(cell) for cell in cells} == {key}
 
 
 def test_a_cell_is_what_learn_gives_for_it_alone():

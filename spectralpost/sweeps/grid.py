@@ -8,7 +8,7 @@ import hashlib
 import math
 from collections.abc import Iterator, Mapping
 from functools import lru_cache
-from itertools import islice, product
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -68,21 +68,27 @@ class Grid(NamedTuple):
         """Of the file's contents: equal for the same sweep."""
         return hashlib.sha256(as_text(self.given).encode()).hexdigest()[:16]
 
-    def cells(self, start: int = 0) -> Iterator[dict[str, Any]]:
-        """Axis -> value of each cell, from the one of that number on."""
+    def cells(self) -> Iterator[dict[str, Any]]:
+        """Axis -> value of each cell."""
         if self.design == "list":
-            yield from self.choices[""][start:]
+            yield from self.choices[""]
         elif self.design == "product":
-            for values in islice(product(*self.choices.values()), start, None):
+            for values in product(*self.choices.values()):
                 yield dict(zip(self.choices, values, strict=True))
         else:
-            yield from self._drawn(start)
+            yield from self._drawn()
 
-    def _drawn(self, start: int) -> Iterator[dict[str, Any]]:
+    def cell(self, place: int) -> dict[str, Any]:
+        """The cell of a number, of a product."""
+        found = {}
+        for axis, values in reversed(self.choices.items()):
+            place, i = divmod(place, len(values))
+            found[axis] = values[i]
+        return found
+
+    def _drawn(self) -> Iterator[dict[str, Any]]:
         dims = max(sum(map(numbers_needed, self.choices.values())), 1)
-        for index, u in enumerate(self._points(dims)):
-            if index < start:
-                continue
+        for u in self._points(dims):
             numbers = iter(u.tolist())
             yield {axis: chosen(values, numbers) for axis, values in self.choices.items()}
 

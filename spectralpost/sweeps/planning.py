@@ -3,6 +3,7 @@
 import sys
 import time
 from collections.abc import Mapping
+from itertools import islice
 from typing import Any, NamedTuple
 
 import jax
@@ -12,6 +13,7 @@ from .batch import batch_key, run_batch
 from .grid import Grid
 from .running import EVALUATED, LEARNED
 
+COUNTED = 1_000_000  # cells
 MEASURED = 64  # cells of a batch at most; more take no longer each
 
 
@@ -32,14 +34,7 @@ def planned(grid: Grid, size: int | None = None) -> Plan:
     """The plan of a grid. Runs a batch of the fewest and one of the most steps, twice each."""
     jax.config.update("jax_enable_x64", True)
     size = size or (LEARNED if grid.settings.learn else EVALUATED)
-    counts: dict[Any, int] = {}
-    examples: dict[Any, list[Mapping[str, Any]]] = {}
-    for cell in grid.cells():
-        key = batch_key(cell)
-        counts[key] = counts.get(key, 0) + 1
-        some = examples.setdefault(key, [])
-        if len(some) < min(size, MEASURED):
-            some.append(cell)
+    counts, examples = _kinds(grid, min(size, MEASURED))
     steps = {key: cells[0]["steps"] for key, cells in examples.items()}
     few, many = min(steps, key=lambda key: steps[key]), max(steps, key=lambda key: steps[key])
     compiling, running = {}, {}
@@ -62,6 +57,28 @@ def planned(grid: Grid, size: int | None = None) -> Plan:
         compiling=compiled,
         memory=_peak(),
     )
+
+
+def _kinds(grid: Grid, few: int) -> tuple[dict[Any, int], dict[Any, list[Mapping[str, Any]]]]:
+    """By `batch_key` how many cells there are, and some of them, `few` at most.
+
+    A grid of more than COUNTED cells is counted by so many, spread over a product or the first that
+    are drawn.
+    """
+    part, examples = min(grid.num_cells, COUNTED), {}
+    counts: dict[Any, int] = {}
+    if grid.design == "product":
+        places = (grid.num_cells * i // part for i in range(part))
+        cells = (grid.cell(place) for place in places)
+    else:
+        cells = islice(grid.cells(), part)
+    for cell in cells:
+        key = batch_key(cell)
+        counts[key] = counts.get(key, 0) + 1
+        some = examples.setdefault(key, [])
+        if len(some) < few:
+            some.append(cell)
+    return {key: count * grid.num_cells // part for key, count in counts.items()}, examples
 
 
 def _seconds(grid: Grid, cells: list[Mapping[str, Any]]) -> float:
