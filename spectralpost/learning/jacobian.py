@@ -74,9 +74,12 @@ def linearise(
     _, suffixes = jax.lax.scan(backward, nothing, steps, reverse=True)
 
     r, push = jax.linearize(lambda law: residuals(problem, signal(problem, law)), total)
-    growth = jnp.log(jax.vmap(partial(amplification, sampler, problem))(t, prefixes))
+    growth = jax.vmap(partial(amplification, sampler, problem))(t, prefixes)
     growth = growth if growth.ndim == 2 else jnp.max(growth, axis=2)  # of a block
-    worst = jnp.argmax(growth, axis=1)
+    most = jnp.max(growth, axis=1)
+    # As argmax, which XLA does not vectorise on a CPU.
+    row = jnp.arange(growth.shape[1])
+    worst = jnp.min(jnp.where(growth == most[:, None], row, row[-1]), axis=1)
 
     by_steps = _growth_by_steps(sampler, problem, t, prefixes, steps, worst)  # [S, S]
 
@@ -102,7 +105,7 @@ def linearise(
         jacobian[label], growth_jacobian[label] = jax.vmap(along)(direction)
     return (
         Linearisation(r, jacobian),
-        Linearisation(jnp.max(growth, axis=1), growth_jacobian),
+        Linearisation(jnp.log(most), growth_jacobian),
     )
 
 

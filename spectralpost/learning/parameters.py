@@ -7,7 +7,7 @@ levels), and these for a schedule. Knots, bands and learned levels are other bas
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -80,7 +80,7 @@ class Parameters:
     knots: int | None  # see `guidance.interpolation`
     levels: NoiseLevel  # as given, [S + 1]
     fixed: Guidance  # the weights that stay, name -> [S]
-    basis: Guidance  # name -> [S, P], by band [S, bands, P], LEVELS [S - 1, P]
+    basis: Guidance  # name -> [S, p], by band [S, bands, p], LEVELS [S - 1, p]: p of P numbers
     band_knots: Array | None  # [bands]
 
     @property
@@ -90,13 +90,13 @@ class Parameters:
 
     def unconstrained(self, vector: Array) -> Guidance:
         """name -> unconstrained numbers [S], by band [S, bands], LEVELS [S - 1]."""
-        return {name: basis @ vector for name, basis in self.basis.items()}
+        return {name: self.basis[name] @ own for name, own in self.split(vector).items()}
 
     def numbers(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
         """`unconstrained` of many vectors, on the host: name -> [n, S], ..."""
         return {
-            name: np.einsum("...p,np->n...", np.asarray(basis), vectors)
-            for name, basis in self.basis.items()
+            name: np.einsum("...p,np->n...", np.asarray(self.basis[name]), own)
+            for name, own in self.split(vectors).items()
         }
 
     def schedule(self, vector: Array) -> Schedule:
@@ -116,9 +116,12 @@ class Parameters:
 
     def fit(self, u: dict[str, np.ndarray]) -> np.ndarray:
         """The vectors [n, P] whose numbers are nearest to u, name -> [n, S], [n, S, bands], ..."""
-        rows = [np.asarray(b, float).reshape(-1, b.shape[-1]) for b in self.basis.values()]
-        wanted = [np.asarray(u[name], float).reshape(len(u[name]), -1) for name in self.basis]
-        return np.concatenate(wanted, axis=1) @ np.linalg.pinv(np.concatenate(rows)).T
+        parts = []
+        for name, basis in self.basis.items():
+            rows = np.asarray(basis, float).reshape(-1, basis.shape[-1])
+            wanted = np.asarray(u[name], float).reshape(len(u[name]), -1)
+            parts.append(wanted @ np.linalg.pinv(rows).T)
+        return np.concatenate(parts, axis=1)
 
     def fit_weights(self, u: dict[str, np.ndarray]) -> np.ndarray:
         """The vectors of numbers [n, S] of weights: the same in all bands, levels as given."""
@@ -172,10 +175,20 @@ class Parameters:
                 by_position = by_inputs["from"] + before
                 positions = jax.jacfwd(partial(moved_positions, self.levels))(u[name])
                 parts.append(jnp.einsum("kdsr,su,up->krp", by_position, positions, basis))
+            elif basis.ndim == 2 and basis.shape[0] == basis.shape[1]:  # one: a number a step
+                parts.append(jnp.swapaxes(by_inputs[name][:, 0], 1, 2))
             else:
                 by_band = basis if basis.ndim == 3 else basis[:, None, :]
                 parts.append(jnp.einsum("kdsr,sdp->krp", by_inputs[name], by_band))
-        return sum(parts[1:], parts[0])
+        return jnp.concatenate(parts, axis=-1)
+
+    def split(self, vectors: Any) -> dict[str, Any]:
+        """The numbers of each name, [..., p], of vectors [..., P]."""
+        ends = np.cumsum([basis.shape[-1] for basis in self.basis.values()])
+        return {
+            name: vectors[..., end - basis.shape[-1] : end]
+            for (name, basis), end in zip(self.basis.items(), ends, strict=True)
+        }
 
     def thinned(self, kept: np.ndarray) -> "Parameters":
         """The same weights on some of the levels, whose indices these are: [s + 1], s < S."""
@@ -252,8 +265,8 @@ schedule_of = jax.jit(Parameters.schedule)
 def _basis(
     names: tuple[str, ...], levels: NoiseLevel, shape: np.ndarray, bands: int | None = None
 ) -> Guidance:
-    """The parameters of all names, one after the other; `shape` [S, p] for each (and each band)."""
-    blocks = {}
+    """The numbers of each name by its own parameters; `shape` [S, p] for each (and each band)."""
+    basis = {}
     for name in names:
         if name == LEVELS:
             # One gap less than there are steps; a parameter of the last step alone falls away.
@@ -263,12 +276,5 @@ def _basis(
             block = block.reshape(len(shape), bands, -1)
         else:
             block = shape
-        blocks[name] = block
-    widths = [block.shape[-1] for block in blocks.values()]
-    basis, before = {}, 0
-    for (name, block), width in zip(blocks.items(), widths, strict=True):
-        columns = np.zeros((*block.shape[:-1], sum(widths)))
-        columns[..., before : before + width] = block
-        basis[name] = columns.astype(levels.alpha.dtype)
-        before += width
+        basis[name] = block.astype(levels.alpha.dtype)
     return basis
