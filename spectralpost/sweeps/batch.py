@@ -38,8 +38,8 @@ from .grid import Settings, cell_hash
 METRICS = ("w2", "mse", "psnr", "perception")
 SCHEDULES = ("published", "tuned", "learned", "exact")
 AT_ONCE = 32  # cells whose laws a CPU's cache holds
-# Column -> a value of each of N cells, or lists [N, n]; a column may be lacking.
-Columns = dict[str, Sequence[Any] | np.ndarray]
+# Column -> a value of each of N cells, an array or list of them, or lists [N, n]. Some may lack.
+Columns = dict[str, Any]
 
 
 def batch_key(cell: Mapping[str, Any]) -> Any:
@@ -128,7 +128,7 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> Columns:
     last = list(metrics)[-1]
     eta = np.asarray(given.get("eta", np.zeros_like(np.asarray(levels.alpha)[:, 1:])))
     metrics["exact"] = _metrics_of_exact(cases, eta[:num])
-    columns = {
+    columns: dict[str, Any] = {
         f"{label}_{name}": values
         for label, of_label in metrics.items()
         for name, values in of_label.items()
