@@ -427,13 +427,13 @@ def test_ddrm_numbers(degradation):
     values = numbers(exported(one, "ddrm"))
     assert list(values.TIMESTEPS) == list(TIMESTEPS)
     alpha, sigma = values.ALPHA, values.SIGMA
-    y, start = run.y.T, run.noise().T
-    x = literal.start_ddrm(y, start, alpha[0], sigma[0], run.H, SIGMA_Y)
+    y, mu = run.y.T, run.mean[:, None]
+    of_problem = run.H, mu, run.C, SIGMA_Y
+    x = literal.start_ddrm(run.noise().T, y, alpha[0], sigma[0], *of_problem)
     for i in range(len(TIMESTEPS)):
         weights = {"eta": values.ETA[i], "eta_b": values.ETA_B[i]}
         levels = alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]
-        mu = run.mean[:, None]
-        x = literal.step_ddrm(x, y, run.noise().T, *levels, weights, run.H, mu, run.C, SIGMA_Y)
+        x = literal.step_ddrm(x, y, run.noise().T, *levels, weights, *of_problem)
     close(run.w2(x.T), promised(one))
 
 
