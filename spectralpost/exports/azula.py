@@ -40,7 +40,10 @@ class AtLevels(Denoiser):
         low, high = torch.zeros_like(ratio), torch.ones_like(ratio)
         ends = [sigma / alpha for alpha, sigma in map(self.denoiser.schedule, (low, high))]
         if not ends[0] <= ratio <= ends[1]:
-            raise ValueError(f"sigma / alpha = {ratio}: the denoiser knows {ends[0]} to {ends[1]}")
+            raise ValueError(
+                f"sigma / alpha = {ratio}: the denoiser's schedule has {ends[0]} to {ends[1]}; set "
+                "denoiser.schedule to a wider one, such as VPSchedule(1e-3, 1e-3)"
+            )
         for _ in range(60):
             middle = (low + high) / 2
             alpha, sigma = self.denoiser.schedule(middle)

@@ -26,10 +26,12 @@ class ScheduledPosteriorSampling(PosteriorSampling):
 
     calls = 0
 
-    def conditioning(self, *args, **kwargs):
+    def conditioning(self, *, measurement, **kwargs):
         self.scale = SCALE[self.calls % len(SCALE)]
         self.calls += 1
-        return super().conditioning(*args, **kwargs)
+        if "mask" in kwargs:  # y has noise at unknown pixels too, which the norm would count
+            measurement = measurement * kwargs["mask"]
+        return super().conditioning(measurement=measurement, **kwargs)
 
 
 @register_sampler(name="ddim_schedule")
