@@ -115,11 +115,12 @@ def _dps(schedule: Schedule, weights: Weights) -> Export:
         WEIGHT=2 * np.asarray(weights["scale"]) / score_step(schedule, np.asarray(weights["eta"])),
         ETA=np.asarray(weights["eta"]),
     )
+    size = f"{schedule.channels}, {', '.join(map(str, schedule.shape))}"
     usage = (
         "from {module} import posterior",
         "model = posterior(denoiser)  # a deepinv denoiser of images in [0, 1]",
-        "x = model(y, physics, denoise_output=False)  # physics and y in [0, 1], where sigma_y is "
-        f"{schedule.sigma_y / 2:g}",
+        f"# physics and y in [0, 1], where sigma_y is {schedule.sigma_y / 2:g}",
+        f"x = model(y, physics, x_init=(1, {size}), denoise_output=False)",
         f"# weights are for {schedule.channels} planes of {'x'.join(map(str, schedule.shape))} "
         "pixels: for n times as many measurements multiply WEIGHT by sqrt(n)",
     )

@@ -69,7 +69,7 @@ def image_norm(r):
 # Samplers that need no more of the degradation than itself and its transpose.
 ALLOWED = {
     name: tuple(option for option in options if option not in ("noiseless", "start_from_y"))
-    for name, options in LOOPS.items()
+    for name, (_, options) in LOOPS.items()
     if name not in ("ddnm", "ddrm", "reddiff")
 }
 

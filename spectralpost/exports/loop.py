@@ -3,10 +3,13 @@
 They use +, -, *, / and ** of arrays, and comparison, so that they run on NumPy, PyTorch and JAX.
 """
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 from ..schedule_file import Schedule
 from .base import Weights, levels_of
+
+Given = Mapping[str, Any]  # the options of a sampler
 
 
 class Step(NamedTuple):
@@ -30,18 +33,6 @@ NEEDS = {
 DENOISE = "denoise(x, i): E[x_0 | x] at ALPHA[i], SIGMA[i]"
 GRADIENT = ", and v -> J^T v with J = d x_hat / d x"
 
-# What samplers can do here: their options that are carried, or only change a default.
-LOOPS: dict[str, tuple[str, ...]] = {
-    "dps": ("scale", "normalised", "multistep"),
-    "pigdm": ("noiseless", "start_from_y", "threshold", "multistep"),
-    "mpgd": ("scale", "normalised", "multistep"),
-    "diffpir": ("official_units", "multistep"),
-    "dds": (),
-    "dmps": ("variant",),
-    "ddnm": ("noiseless", "threshold"),
-    "ddrm": (),
-    "reddiff": ("lr", "normalised", "threshold"),
-}
 NOISE = "SIGMA[0] * noise()"
 
 DDIM = '''
@@ -107,103 +98,137 @@ def svd_start(y, noise, h):
 EPS = "(x - alpha_t * base) / sigma_t"
 
 
-def step_of(schedule: Schedule) -> Step:
-    """The loop of a schedule's sampler, one of LOOPS."""
-    name, given = schedule.sampler_name, dict(schedule.sampler().options)
-    base = "        base = extrapolated(i, x_hat, before)\n" if given.get("multistep") else ""
-    base = base or "        base = x_hat\n"
-    after = "        before = (x_hat, *before[:-1])\n" if given.get("multistep") else ""
-    if name == "dps":
-        weight = "SCALE[i] / norm(r)" if given["normalised"] else "2 * ZETA[i]"
-        return Step(
-            NOISE,
-            "        x_hat, vjp = denoise(x, i)\n"
-            "        r = y - A(x_hat)\n"
-            f"{base}"
-            f"        down = {weight} * vjp(AT(r))\n"
-            f"        x = ddim(i, base, {EPS}, noise(), ETA[i]) + down\n{after}",
-            ("A", "AT", *(["norm"] if given["normalised"] else [])),
-            gradient=True,
-        )
-    if name == "pigdm":
-        g = "vjp(pinv(r))" if given["noiseless"] else "vjp(AT(solve(r2, SIGMA_Y**2, r2 * r)))"
-        informed = given["start_from_y"]
-        inverse = ["pinv"] if given["noiseless"] or informed else []
-        return Step(
-            f"ALPHA[0] * pinv(y) + {NOISE}" if informed else NOISE,
-            "        x_hat, vjp = denoise(x, i)\n"
-            "        r = y - A(x_hat)\n"
-            "        r2 = sigma_t**2 / (sigma_t**2 + alpha_t**2)\n"
-            f"        g = WEIGHT[i] * alpha_s * alpha_t * {g}\n{base}"
-            f"        x = ddim(i, base, {EPS}, noise(), ETA[i]) + g\n"
-            f"{after}",
-            ("A", *([] if given["noiseless"] else ["AT", "solve"]), *inverse),
-            gradient=True,
-        )
-    if name == "mpgd":
-        weight = "SCALE[i] / (alpha_s * norm(r))" if given["normalised"] else "SCALE[i]"
-        return Step(
-            NOISE,
-            "        x_hat = denoise(x, i)\n"
-            "        r = y - A(x_hat)\n"
-            f"{base}"
-            f"        guided = base + {weight} * AT(r)\n"
-            f"        x = ddim(i, guided, {EPS}, noise(), ETA[i])\n{after}",
-            ("A", "AT", *(["norm"] if given["normalised"] else [])),
-        )
-    if name == "diffpir":
-        return Step(
-            NOISE,
-            "        x_hat = denoise(x, i)\n"
-            "        rho = LAMBDA[i] * (SIGMA_Y * alpha_t / sigma_t) ** 2\n"
-            "        x_hat = x_hat + AT(solve(1.0, rho, y - A(x_hat)))\n"
-            f"{base}"
-            f"        x = renoise(i, base, {EPS}, noise(), ZETA[i] ** 0.5)\n{after}",
-            ("A", "AT", "solve"),
-        )
-    if name == "dds":
-        return Step(
-            NOISE,
-            "        x_hat = denoise(x, i)\n"
-            "        eps_hat = (x - alpha_t * x_hat) / sigma_t\n"
-            "        x_hat = x_hat + GAMMA[i] * AT(solve(GAMMA[i], 1.0, y - A(x_hat)))\n"
-            "        x = renoise(i, x_hat, eps_hat, noise(), ETA[i])\n",
-            ("A", "AT", "solve"),
-        )
-    if name == "dmps":
-        of = "after" if given["variant"] == "code" else "x"
-        return Step(
-            NOISE,
-            "        x_hat = denoise(x, i)\n"
-            "        eps_hat = (x - alpha_t * x_hat) / sigma_t\n"
-            "        after = ddim(i, x_hat, eps_hat, noise(), ETA[i])\n"
-            "        if alpha_t > 0:\n"
-            "            tau2 = 1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2\n"
-            "            factor = SCALE[i] * sigma_t**2 * tau2 * alpha_s / alpha_t**2\n"
-            f"            r = y - A({of}) / alpha_t\n"
-            "            pull = AT(solve((sigma_t / alpha_t) ** 2, SIGMA_Y**2, r))\n"
-            "            after = after + factor * pull\n"
-            "        x = after\n",
-            ("A", "AT", "solve"),
-        )
-    if name == "ddnm" and given["noiseless"]:
-        return Step(
-            NOISE,
-            "        x_hat = denoise(x, i)\n"
-            "        eps_hat = (x - alpha_t * x_hat) / sigma_t\n"
-            "        x_hat = x_hat + pinv(y - A(x_hat))\n"
-            "        x = renoise(i, x_hat, eps_hat, noise(), ETA[i])\n",
-            ("A", "pinv"),
-        )
-    if name in ("ddnm", "ddrm"):
-        eta_b = "1.0" if name == "ddnm" else "ETA_B[i]"
-        return Step(
-            NOISE if name == "ddnm" else "V(svd_start(Ut(y), Vt(noise()), h))",
-            "        x_hat = Vt(denoise(x, i))\n"
-            f"        z = svd_step(i, Vt(x), x_hat, Ut(y), Vt(noise()), h, ETA[i], {eta_b})\n"
-            "        x = V(z)\n",
-            ("svd",),
-        )
+class Parts(NamedTuple):
+    """What the loops of a sampler with memory have besides: lines of text, or none."""
+
+    base: str  # the estimate that the step starts from
+    after: str  # what is remembered
+
+
+PLAIN = Parts("        base = x_hat\n", "")
+REMEMBERING = Parts(
+    "        base = extrapolated(i, x_hat, before)\n",
+    "        before = (x_hat, *before[:-1])\n",
+)
+
+
+def _dps(given: Given, parts: Parts) -> Step:
+    weight = "SCALE[i] / norm(r)" if given["normalised"] else "2 * ZETA[i]"
+    return Step(
+        NOISE,
+        "        x_hat, vjp = denoise(x, i)\n"
+        "        r = y - A(x_hat)\n"
+        f"        down = {weight} * vjp(AT(r))\n{parts.base}"
+        f"        x = ddim(i, base, {EPS}, noise(), ETA[i]) + down\n{parts.after}",
+        ("A", "AT", *(["norm"] if given["normalised"] else [])),
+        gradient=True,
+    )
+
+
+def _pigdm(given: Given, parts: Parts) -> Step:
+    noiseless, informed = given["noiseless"], given["start_from_y"]
+    g = "vjp(pinv(r))" if noiseless else "vjp(AT(solve(r2, SIGMA_Y**2, r2 * r)))"
+    r2 = "" if noiseless else "        r2 = sigma_t**2 / (sigma_t**2 + alpha_t**2)\n"
+    return Step(
+        f"ALPHA[0] * pinv(y) + {NOISE}" if informed else NOISE,
+        "        x_hat, vjp = denoise(x, i)\n"
+        f"        r = y - A(x_hat)\n{r2}"
+        f"        g = WEIGHT[i] * alpha_s * alpha_t * {g}\n{parts.base}"
+        f"        x = ddim(i, base, {EPS}, noise(), ETA[i]) + g\n{parts.after}",
+        (
+            "A",
+            *([] if noiseless else ["AT", "solve"]),
+            *(["pinv"] if noiseless or informed else []),
+        ),
+        gradient=True,
+    )
+
+
+def _mpgd(given: Given, parts: Parts) -> Step:
+    weight = "SCALE[i] / (alpha_s * norm(r))" if given["normalised"] else "SCALE[i]"
+    return Step(
+        NOISE,
+        "        x_hat = denoise(x, i)\n"
+        f"        r = y - A(x_hat)\n{parts.base}"
+        f"        guided = base + {weight} * AT(r)\n"
+        f"        x = ddim(i, guided, {EPS}, noise(), ETA[i])\n{parts.after}",
+        ("A", "AT", *(["norm"] if given["normalised"] else [])),
+    )
+
+
+def _diffpir(given: Given, parts: Parts) -> Step:
+    del given
+    return Step(
+        NOISE,
+        "        x_hat = denoise(x, i)\n"
+        "        rho = LAMBDA[i] * (SIGMA_Y * alpha_t / sigma_t) ** 2\n"
+        f"        x_hat = x_hat + AT(solve(1.0, rho, y - A(x_hat)))\n{parts.base}"
+        f"        x = renoise(i, base, {EPS}, noise(), ZETA[i] ** 0.5)\n{parts.after}",
+        ("A", "AT", "solve"),
+    )
+
+
+def _dds(given: Given, parts: Parts) -> Step:
+    del given, parts
+    return Step(
+        NOISE,
+        "        x_hat = denoise(x, i)\n"
+        "        eps_hat = (x - alpha_t * x_hat) / sigma_t\n"
+        "        x_hat = x_hat + GAMMA[i] * AT(solve(GAMMA[i], 1.0, y - A(x_hat)))\n"
+        "        x = renoise(i, x_hat, eps_hat, noise(), ETA[i])\n",
+        ("A", "AT", "solve"),
+    )
+
+
+def _dmps(given: Given, parts: Parts) -> Step:
+    del parts
+    of = "after" if given["variant"] == "code" else "x"
+    return Step(
+        NOISE,
+        "        x_hat = denoise(x, i)\n"
+        "        eps_hat = (x - alpha_t * x_hat) / sigma_t\n"
+        "        after = ddim(i, x_hat, eps_hat, noise(), ETA[i])\n"
+        "        if alpha_t > 0:\n"
+        "            tau2 = 1 - (alpha_t * sigma_s / (alpha_s * sigma_t)) ** 2\n"
+        "            factor = SCALE[i] * sigma_t**2 * tau2 * alpha_s / alpha_t**2\n"
+        f"            r = y - A({of}) / alpha_t\n"
+        "            after = after + factor * AT(solve((sigma_t / alpha_t) ** 2, SIGMA_Y**2, r))\n"
+        "        x = after\n",
+        ("A", "AT", "solve"),
+    )
+
+
+def _ddnm(given: Given, parts: Parts) -> Step:
+    del parts
+    if not given["noiseless"]:
+        return _by_svd(NOISE, "1.0")
+    return Step(
+        NOISE,
+        "        x_hat = denoise(x, i)\n"
+        "        eps_hat = (x - alpha_t * x_hat) / sigma_t\n"
+        "        x_hat = x_hat + pinv(y - A(x_hat))\n"
+        "        x = renoise(i, x_hat, eps_hat, noise(), ETA[i])\n",
+        ("A", "pinv"),
+    )
+
+
+def _ddrm(given: Given, parts: Parts) -> Step:
+    del given, parts
+    return _by_svd("V(svd_start(Ut(y), Vt(noise()), h))", "ETA_B[i]")
+
+
+def _by_svd(start: str, eta_b: str) -> Step:
+    return Step(
+        start,
+        "        x_hat = Vt(denoise(x, i))\n"
+        f"        z = svd_step(i, Vt(x), x_hat, Ut(y), Vt(noise()), h, ETA[i], {eta_b})\n"
+        "        x = V(z)\n",
+        ("svd",),
+    )
+
+
+def _reddiff(given: Given, parts: Parts) -> Step:
+    del parts
     rate = "LR[i] / norm(g)" if given["normalised"] else "LR[i]"
     return Step(
         "pinv(y)",
@@ -212,6 +237,27 @@ def step_of(schedule: Schedule) -> Step:
         f"        x = x - {rate} * g\n",
         ("A", "AT", "pinv", *(["norm"] if given["normalised"] else [])),
     )
+
+
+# Samplers that have a loop, and which of their options it carries, or which only change a default.
+LOOPS: dict[str, tuple[Callable[[Given, Parts], Step], tuple[str, ...]]] = {
+    "dps": (_dps, ("scale", "normalised", "multistep")),
+    "pigdm": (_pigdm, ("noiseless", "start_from_y", "threshold", "multistep")),
+    "mpgd": (_mpgd, ("scale", "normalised", "multistep")),
+    "diffpir": (_diffpir, ("official_units", "multistep")),
+    "dds": (_dds, ()),
+    "dmps": (_dmps, ("variant",)),
+    "ddnm": (_ddnm, ("noiseless", "threshold")),
+    "ddrm": (_ddrm, ()),
+    "reddiff": (_reddiff, ("lr", "normalised", "threshold")),
+}
+
+
+def step_of(schedule: Schedule) -> Step:
+    """The loop of a schedule's sampler, one of LOOPS."""
+    given = dict(schedule.sampler().options)
+    parts = REMEMBERING if given.get("multistep") else PLAIN
+    return LOOPS[schedule.sampler_name][0](given, parts)
 
 
 def numbers_of(schedule: Schedule, weights: Weights) -> dict[str, object]:

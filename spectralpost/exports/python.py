@@ -16,7 +16,7 @@ SHOWN = {
 
 def to_python(schedule: Schedule, weights: Weights) -> Export:
     """Numbers and loop of one of LOOPS, for any arrays."""
-    check_sampler("python", schedule, LOOPS)
+    check_sampler("python", schedule, {name: options for name, (_, options) in LOOPS.items()})
     numbers = numbers_of(schedule, weights) | memory_numbers(weights)
     title = "Numbers of a schedule, and the loop that runs them."
     content = module(schedule, title, loop(schedule, weights), **numbers)
