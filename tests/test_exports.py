@@ -29,7 +29,7 @@ from spectralpost.errors import InputError
 from spectralpost.exports import EXPORTS, Export, export_schedule, needs_problem
 from spectralpost.literal_form import to_literal
 from spectralpost.metrics import mse
-from spectralpost.noise import vp_cosine
+from spectralpost.noise import rectified_flow, ve_karras, vp_cosine
 from spectralpost.options import Export as Options
 from spectralpost.prior_file import save_prior
 from spectralpost.schedule_file import Schedule, save_schedule
@@ -177,6 +177,17 @@ def denoiser(run: Probes, code: SimpleNamespace):
 def test_the_python_file_runs(name, degradation, options):
     one = schedule(name, degradation, **options)
     code, run = executed(exported(one, "python")), Probes(degradation)
+    x = code.sample(run.y, run.noise, denoiser(run, code), **given(run, code))
+    close(run.w2(x), promised(one))
+
+
+@pytest.mark.parametrize("name", ["dps", "dmps", "ddrm", "reddiff"])
+@pytest.mark.parametrize("levels", [rectified_flow(4), ve_karras(4)], ids=["flow", "exploding"])
+def test_the_python_file_runs_on_any_levels(name, levels):
+    """Also where alpha is 0 at first."""
+    options = {"threshold": 0.0} if name == "reddiff" else {}
+    one = replace(schedule(name, **options), levels=levels, timesteps=None)
+    code, run = executed(exported(one, "python")), Probes()
     x = code.sample(run.y, run.noise, denoiser(run, code), **given(run, code))
     close(run.w2(x), promised(one))
 
@@ -594,7 +605,7 @@ def test_what_some_codes_cannot_do():
     for target in ("deepinv", "diffpir", "azula", "inversebench"):
         refused(zero, target, "0 at step 1")
     refused(schedule("diffpir", ("mosaic", {"pattern": "grey"})), "diffpir", "no 'mosaic'")
-    exploding = sp.ve_karras(4)
+    exploding = ve_karras(4)
     refused(replace(schedule("dps"), levels=exploding, timesteps=None), "deepinv", "alpha^2")
 
 

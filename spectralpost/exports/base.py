@@ -92,9 +92,11 @@ def check_range(target: str, schedule: Schedule) -> None:
 def check_vp(target: str, schedule: Schedule) -> None:
     """InputError unless all levels preserve the variance."""
     total = np.asarray(schedule.levels.alpha, float) ** 2 + np.asarray(schedule.levels.sigma) ** 2
-    if np.abs(total - 1).max() > 1e-5:
+    i = int(np.abs(total - 1).argmax())
+    if abs(total[i] - 1) > 1e-5:
         raise InputError(
-            f"target = {target!r}: takes variance preserving levels, alpha^2 + sigma^2 = 1"
+            f"target = {target!r}: takes levels with alpha^2 + sigma^2 = 1; level {i} has "
+            f"{total[i]:g}"
         )
 
 
@@ -130,7 +132,7 @@ def levels_of(schedule: Schedule) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def tau(schedule: Schedule) -> NDArray[np.float64]:
+def fresh_share(schedule: Schedule) -> NDArray[np.float64]:
     """[S] tau^2 = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2, the share of fresh noise in DDPM."""
     alpha, sigma = levels_of(schedule).values()
     return 1 - (alpha[:-1] * sigma[1:] / (alpha[1:] * sigma[:-1])) ** 2
@@ -139,7 +141,7 @@ def tau(schedule: Schedule) -> NDArray[np.float64]:
 def assignment(name: str, values: Any) -> str:
     """`name = [...]` in lines of at most LONGEST_LINE columns; numbers are read back exactly."""
     if np.ndim(values) == 0:
-        return f"{name} = {values!r}"
+        return f"{name} = {np.asarray(values).item()!r}"
     written = ", ".join(repr(value) for value in np.asarray(values).tolist())
     short = f"{name} = [{written}]"
     if len(short) <= LONGEST_LINE:

@@ -10,9 +10,9 @@ from .base import (
     check_range,
     check_sampler,
     check_vp,
+    fresh_share,
     levels_of,
     module,
-    tau,
 )
 from .diffpir import check_solvable, rho_of
 
@@ -102,7 +102,8 @@ def to_deepinv(schedule: Schedule, weights: Weights) -> Export:
 
 def _dps(schedule: Schedule, weights: Weights) -> Export:
     width = BETA_MAX - BETA_MIN
-    integral = -2 * np.log(levels_of(schedule)["ALPHA"])
+    alpha, sigma = levels_of(schedule).values()
+    integral = np.log1p((sigma / alpha) ** 2)  # of beta: -2 log alpha, with all digits of sigma
     times = (np.sqrt(BETA_MIN**2 + 2 * width * integral) - BETA_MIN) / width
     content = module(
         schedule,
@@ -135,7 +136,7 @@ def score_step(schedule: Schedule, eta: np.ndarray) -> np.ndarray:
     is alpha_t times that by x_t, and it is divided by alpha_t.
     """
     alpha, sigma = levels_of(schedule).values()
-    fresh = tau(schedule)
+    fresh = fresh_share(schedule)
     kept = np.sqrt(1 - fresh) * np.sqrt(np.maximum(1 - eta**2 * fresh, 0))
     return alpha[1:] * sigma[:-1] ** 2 / alpha[:-1] * (1 - kept)
 
