@@ -33,6 +33,9 @@ from .designers import Designer as Designer
 from .designers import design_schedule as design_schedule
 from .designers import shipped_designer as shipped_designer
 from .errors import InputError as InputError
+from .exports import EXPORTS as EXPORTS
+from .exports import Export as Export
+from .exports import export_schedule as export_schedule
 from .inpainting import inpainting_problem as inpainting_problem
 from .inpainting import learning_problem as learning_problem
 from .inpainting import mode_frequency as mode_frequency

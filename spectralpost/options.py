@@ -168,6 +168,21 @@ class Evaluate(LearningOptions, DegradationOptions):
 
 
 @dataclass
+class Export:
+    """Write a schedule as a file that another code reads, and print the lines that use it."""
+
+    schedule: "tyro.conf.Positional[Path]"
+    """Schedule file."""
+    to: str
+    """Whose code: csv, npz, python, deepinv, diffpir, dps, ddrm, ddnm, azula, diffusers, reddiff,
+    inversebench. See docs/exports.md."""
+    prior: Path | None = None
+    """Prior file, for codes that divide by a norm (default: prior.npz beside the schedule)."""
+    out: Path | None = None
+    """New file (default: beside the schedule, such as schedule_dps.py)."""
+
+
+@dataclass
 class Restore:
     """Restore an image with a schedule and a denoiser."""
 

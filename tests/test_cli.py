@@ -23,6 +23,7 @@ from spectralpost.options import (
     Degradations,
     Design,
     Evaluate,
+    Export,
     Restore,
     Samplers,
     SweepBest,
@@ -158,7 +159,7 @@ BAD = {
     # the command line itself
     "no command": (
         "",
-        "design, compare, tradeoff, evaluate, restore, train, sweep, sweep-report, sweep-best",
+        "design, compare, tradeoff, evaluate, export, restore, train, sweep, sweep-report",
     ),
     "unknown command": ("improve", "improve"),
     "unknown option": (f"{DESIGN} --sharpness 3", "sharpness"),
@@ -343,6 +344,7 @@ def test_errors_of_the_program_keep_their_traceback(monkeypatch):
         Degradations(),
         Evaluate(Path("a.json"), relearn=False, degradation="identity", sigma_y=0.1),
         Evaluate(Path("a.json"), prior=Path("p.npz"), seed=3),
+        Export(Path("a.json"), "dps", out=Path("b.py")),
         Restore(Path("a.png"), Path("a.json"), simulate=True, samples=3),
         Restore(Path("a.png"), Path("a.json"), borders="circular"),
         SweepReport(Path("s"), where=("sampler=dps", "sigma_y<=0.1"), ratio="learned/tuned"),
@@ -361,7 +363,8 @@ def test_every_command_has_its_three_functions():
         command = importlib.import_module(f"spectralpost.commands.{file}")
         assert command.__doc__.startswith(f"`spectralpost {name}`")
         assert callable(command.compute) and callable(command.present)
-        assert hasattr(command, "write") == hasattr(kind, "out")
+        writes = hasattr(command, "write") or hasattr(command, "save")
+        assert writes == hasattr(kind, "out")
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -50,6 +50,7 @@ READING_ORDER = (
     "borders",
     "schedule_checks",
     "schedule_file",
+    "exports",
     "sweeps",
     "figures",
     "commands",
@@ -67,6 +68,7 @@ SHARED = {
     "designers": ("network",),
     "denoisers": ("gaussian", "unet", "checkpoints"),
     "figures": ("base",),
+    "exports": ("base", "loop", "diffpir"),
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {

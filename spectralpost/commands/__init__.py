@@ -2,8 +2,8 @@
 
 A command is three functions: `compute(options, say)` returns a result and prints nothing, `write`
 puts it into a folder, `present` prints it. One that only lists something, or fills a folder while
-it computes, has no `write`. One whose results have a place of their own says so in
-`default_folder(options)`.
+it computes, has no `write`. One whose result is a file has `save` in its place. One whose results
+have a place of their own says so in `default_folder(options)`.
 """
 
 from importlib import import_module
@@ -27,6 +27,8 @@ def run(name: str, file: str, options: Any) -> None:
     if not hasattr(command, "write"):
         with console.progress_line() as say:
             result = command.compute(options, say)
+        if hasattr(command, "save"):
+            command.save(result)
         command.present(result)
         return
     default = command.default_folder(options) if hasattr(command, "default_folder") else None

@@ -1,0 +1,53 @@
+"""`spectralpost export`: a schedule as a file for another code."""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from ..errors import InputError, shown
+from ..exports import Export, export_schedule, needs_problem
+from ..files import whole_file
+from ..inpainting import learning_problem
+from ..options import Export as Options
+from ..schedule_file import load_schedule
+from .console import Say, console, quiet
+from .inputs import stored_prior
+
+
+class Result(NamedTuple):
+    """A file, and where it belongs."""
+
+    path: Path
+    export: Export
+    target: str
+
+
+def compute(options: Options, say: Say = quiet) -> Result:
+    """Convert a schedule's weights for a target."""
+    del say
+    schedule, target = load_schedule(options.schedule), options.to
+    problem = None
+    if needs_problem(schedule, target):
+        prior = stored_prior(options.schedule, options.prior, schedule)
+        degradation, channels = schedule.degradation(prior.shape), schedule.channels
+        problem = learning_problem(prior, degradation, schedule.sigma_y, channels=channels)
+    export = export_schedule(schedule, target, problem)
+    path = options.out
+    if path is None:
+        name = re.sub(r"\W", "_", f"{options.schedule.stem}_{target}", flags=re.ASCII)
+        name = name if name.isidentifier() else f"_{name}"
+        path = options.schedule.with_name(name + export.suffix)
+    if export.suffix == ".py" and not (path.suffix == ".py" and path.stem.isidentifier()):
+        raise InputError(f"out = {shown(path)}: a Python module is needed, such as schedule.py")
+    return Result(path, export, target)
+
+
+def save(result: Result) -> None:
+    with whole_file(result.path) as temporary:
+        temporary.write_bytes(result.export.content)
+
+
+def present(result: Result) -> None:
+    console.print(f"wrote {result.path}; to use it:", soft_wrap=True)
+    for line in result.export.lines(result.path):
+        console.print(f"    {line}", soft_wrap=True)

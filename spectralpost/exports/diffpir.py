@@ -1,0 +1,116 @@
+"""yuanzhi-zhu/DiffPIR, the official code of DiffPIR."""
+
+import numpy as np
+
+from ..errors import InputError
+from ..schedule_file import Schedule
+from .base import (
+    Export,
+    Weights,
+    check_clean_end,
+    check_range,
+    check_sampler,
+    check_time_steps,
+    levels_of,
+    module,
+)
+
+# Its data steps: by Fourier transform for circular blurs and what is decimated after one, by pixel
+# for masks.
+SOLVED = (
+    "identity",
+    "gaussian_blur",
+    "uniform_blur",
+    "motion_blur",
+    "from_kernel",
+    "downsample",
+    "inpaint",
+)
+
+CODE = '''
+import torch
+
+
+def sample(x, predict_x0, data_step):
+    """In place of part (4), main iterations, of main_ddpir.py and of the files of its tasks.
+
+    x                   any tensor of the image's shape
+    predict_x0(x, t_i)  x_hat in [-1, 1] of x at time step t_i
+    data_step(x0, rho)  argmin_x ||y - H x||^2 + rho ||x - x0||^2, images in [-1, 1]
+
+    Other than there, it starts from noise, takes a data step at the last time step too, and returns
+    that estimate: there x still has the noise of the last time step.
+    """
+    x = SIGMA[0] * torch.randn_like(x)
+    for i, t_i in enumerate(TIMESTEPS):
+        x0 = data_step(predict_x0(x, t_i), RHOS[i])
+        eps = (x - ALPHA[i] * x0) / SIGMA[i]
+        kept, fresh = (1 - ZETA[i]) ** 0.5, ZETA[i] ** 0.5
+        noise = kept * eps + fresh * torch.randn_like(x)
+        x = ALPHA[i + 1] * x0 + SIGMA[i + 1] * noise
+    return x
+'''
+
+
+def rho_of(schedule: Schedule, weights: Weights) -> np.ndarray:
+    """[S] lambda sigma_y^2 alpha_t^2 / sigma_t^2 of argmin ||y - H x||^2 + rho ||x - x_hat||^2.
+
+    The same whatever the pixel range is: both terms scale alike.
+    """
+    alpha, sigma = (one[:-1] for one in levels_of(schedule).values())
+    return np.asarray(weights["lambda_"]) * (schedule.sigma_y * alpha / sigma) ** 2
+
+
+def check_solvable(target: str, weights: Weights) -> None:
+    """InputError where lambda_ is 0: the data step then divides by it."""
+    where = np.flatnonzero(np.asarray(weights["lambda_"]) == 0)
+    if where.size:
+        raise InputError(
+            f"target = {target!r}: divides by rho, which is 0 at step {where[0]} (lambda_ = 0)"
+        )
+
+
+def to_diffpir(schedule: Schedule, weights: Weights) -> Export:
+    """RHOS by step, as its data steps take them, and ZETA."""
+    check_sampler("diffpir", schedule, {"diffpir": ("official_units",)})
+    if schedule.degradation_name not in SOLVED:
+        raise InputError(
+            f"target = 'diffpir': solves no {schedule.degradation_name!r}; it does "
+            f"{', '.join(SOLVED)}"
+        )
+    timesteps = check_time_steps("diffpir", schedule)
+    check_range("diffpir", schedule)
+    check_clean_end("diffpir", schedule)
+    check_solvable("diffpir", weights)
+    content = module(
+        schedule,
+        "For yuanzhi-zhu/DiffPIR: rho and zeta for each step.",
+        [CODE],
+        TIMESTEPS=timesteps,
+        RHOS=rho_of(schedule, weights),
+        ZETA=np.asarray(weights["zeta"]),
+        **levels_of(schedule),
+    )
+    return Export(content, ".py", _usage(schedule))
+
+
+def _usage(schedule: Schedule) -> tuple[str, ...]:
+    if schedule.degradation_name == "inpaint":
+        step = ("    lambda x0, rho: (mask * (2 * y - 1) + rho * x0) / (mask + rho),",)
+    else:
+        step = (
+            "    lambda x0, rho: 2 * sr.data_solution((x0 / 2 + 0.5).float(), FB, FBC, F2B, FBFy,",
+            "        torch.full((1, 1, 1, 1), rho, device=x0.device), sf) - 1,",
+        )
+    return (
+        "import {module}  # in main_ddpir.py, the file beside it",
+        "# in place of part (4), main iterations:",
+        "x = {module}.sample(",
+        "    x,",
+        "    lambda x, t_i: utils_model.model_fn(x, noise_level=reduced_alpha_cumprod[t_i] * 255,",
+        "        model_out_type='pred_xstart', model_diffusion=model, diffusion=diffusion,",
+        "        ddim_sample=config.ddim_sample, alphas_cumprod=alphas_cumprod),",
+        *step,
+        ")",
+        "x_0 = x / 2 + 0.5",
+    )
