@@ -89,7 +89,8 @@ def quality(one: Grid, num: int) -> None:
         above.append((found / polished.loss - 1, found / min(best.loss, polished.loss) - 1))
     own, best = 100 * np.asarray(above).T
     print(
-        f"  above its own polished optimum: median {np.median(own):.2f} %, most {own.max():.2f} %; "
+        f"  above its own polished optimum: median {np.median(own):.2f} %, most {own.max():.2f} %, "
+        f"{np.sum(own <= 1)} of {num} within 1 %; "
         f"above the best known: median {np.median(best):.2f} %, most {best.max():.2f} %",
         flush=True,
     )
@@ -138,7 +139,7 @@ def main(quick: bool) -> None:
         for starts in (2,) if quick else (4, 8):
             one = grid(True, True, starts, quick=quick)
             timed(f"learned, {starts} starts", one, 32, out / f"learned-{starts}")
-            quality(one, 2 if quick else 8)
+            quality(one, 2 if quick else 32)
     workers(
         grid(True, True, 2 if quick else 4, factors=1 if quick else 4, quick=quick),
         2 if quick else 16,
