@@ -76,7 +76,7 @@ def learn(
     prices     limits that keep schedules usable: `Prices`
     several    how the losses of several problems become one: `Several`
     search     starts, iterations, optimizer, seed: `Search`
-    progress   called with a `Progress` every 20 iterations (5 of refining without exploring)
+    progress   called with a `Progress` at every look at the loss, see `Search`
     resume     `kept` of an earlier result of the same call: its search goes on from there
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
