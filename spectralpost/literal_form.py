@@ -22,6 +22,10 @@ def to_literal(
 
     By the mean-field norms along this sampler's own trajectory: at the same law the literal form
     divides by the same norm. InputError if the sampler has no literal form.
+
+    >>> scale = sp.to_literal(sampler, problem, levels, guidance)["scale"]
+    >>> [round(float(one), 2) for one in scale]  # the official constant again
+    [0.3, 0.3, 0.3]
     """
     literal, convert, _ = _literal(sampler)
     check_guidance(sampler, levels, guidance, problem.spectrum.size)

@@ -71,6 +71,10 @@ def wasserstein2(problem: Problem, transfer: Transfer, y: ArrayLike | None = Non
 
     With y ([F] | [B, k], relative to H mean, in mode coordinates): for that measurement. Dowson,
     Landau, 1982, for Gaussians: E ||bias||^2 + the Bures distance of the covariances.
+
+    >>> transfer = sp.sampler_transfer(sampler, problem, levels, guidance)
+    >>> round(float(sp.wasserstein2(problem, transfer)), 4)
+    0.2056
     """
     if y is None and problem.basis is None:
         return jnp.sum(wasserstein2_residuals(problem, transfer) ** 2)
@@ -155,7 +159,11 @@ def predicted_energy_score(problem: Problem, transfer: Transfer) -> Array:
 
 
 def psnr(mean_squared_error: ArrayLike, pixel_range: PixelRange = PIXEL_RANGE) -> Array:
-    """Peak signal-to-noise ratio in dB of a mean squared error, peak = width of the pixel range."""
+    """Peak signal-to-noise ratio in dB of a mean squared error, peak = width of the pixel range.
+
+    >>> round(float(sp.psnr(0.01)), 2)  # of pixels in [-1, 1]
+    26.02
+    """
     low, high = map(float, pixel_range)
     error = as_floating("mean squared error", mean_squared_error)
     return 10 * jnp.log10((high - low) ** 2 / error)
@@ -255,7 +263,13 @@ class Tradeoff(NamedTuple):
 
 def optimal_tradeoff(problem: Problem) -> Tradeoff:
     """What no sampler can beat: Freirich, Michaeli, Meir, "A Theory of the Distortion-Perception
-    Tradeoff in Wasserstein Space", NeurIPS 2021 (arXiv 2107.02555), for a Gaussian prior."""
+    Tradeoff in Wasserstein Space", NeurIPS 2021 (arXiv 2107.02555), for a Gaussian prior.
+
+    >>> best = sp.optimal_tradeoff(problem)
+    >>> ratio = best.mse_at(0.0) / best.least_mse  # at perfect perception
+    >>> bool(1 < ratio < 2)
+    True
+    """
     ideal = ideal_posterior(problem)
     gain, offset = ideal.gain, jnp.zeros_like(problem.mean)
     mean = Transfer(jnp.zeros_like(gain), gain, jnp.zeros_like(gain), offset)

@@ -74,6 +74,10 @@ def vp_linear(
 
     Source: Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020 (arXiv 2006.11239).
     Raises InputError for a step count outside 1..train_steps or an unknown spacing.
+
+    >>> levels = sp.vp_linear(3)
+    >>> levels.alpha.shape, float(levels.sigma[-1])
+    ((4,), 0.0)
     """
     betas = np.linspace(beta_start, beta_end, train_steps)
     return _vp_grid(np.cumprod(1 - betas), vp_timesteps(num_steps, spacing, train_steps))
@@ -244,6 +248,9 @@ def nearest_timesteps(levels: NoiseLevel, train_levels: NoiseLevel) -> np.ndarra
     train_levels   of all training steps, noisiest first, the clean end last: vp_linear(1000)
     No time step is taken twice: where two levels are nearest to the same one, the noisier moves on.
     Raises InputError if there are more levels than time steps.
+
+    >>> sp.nearest_timesteps(sp.vp_linear(3), sp.vp_linear(1000)).tolist()
+    [999, 500, 0]
     """
     wanted, have = (
         np.asarray(log_snr(step_pairs(check_levels(grid))[0]), float)

@@ -28,7 +28,12 @@ def identity(shape: tuple[int, ...]) -> Degradation:
 
 
 def gaussian_blur(shape: tuple[int, ...], std: float = 2.0) -> Degradation:
-    """Circular blur with a Gaussian sampled on the whole periodic grid; `std` in pixels."""
+    """Circular blur with a Gaussian sampled on the whole periodic grid; `std` in pixels.
+
+    >>> blurred = sp.gaussian_blur((8, 8), std=1.0).apply(x_0)
+    >>> blurred.shape, bool(blurred.std() < x_0.std())
+    ((4, 8, 8), True)
+    """
     shape, std = check_shape(shape), _positive("std", std)
     return _circular("gaussian_blur", {"std": std}, gaussian_on_grid(shape, std))
 
@@ -79,6 +84,9 @@ def from_kernel(kernel: ArrayLike, shape: tuple[int, ...]) -> Degradation:
 
     The kernel is used as it is (normalise it before if the mean grey value is to be kept).
     Raises InputError if it is larger than the image, or not finite, or of another dimension.
+
+    >>> sp.from_kernel([[0.25, 0.5, 0.25]], (8, 8)).apply(x_0).shape
+    (4, 8, 8)
     """
     shape = check_shape(shape)
     kernel = kernel_array(kernel, shape)

@@ -31,6 +31,9 @@ def from_function(
     factor-th pixel is kept (`downsample`), at any size; any other (`from_matrix`) for at most 1024
     pixels. Asked in double precision; the answer may be in single.
     Raises InputError if it is not linear, has NaN, or is none of these.
+
+    >>> sp.from_function(lambda x: x[::2, ::2], (8, 8)).name
+    'downsample'
     """
     shape = check_shape(shape)
 
