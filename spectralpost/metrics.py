@@ -108,6 +108,9 @@ def kl(problem: Problem, transfer: Transfer) -> Array:
     Where the prior has no variance, neither has the posterior: there 0 if the output is just that
     too, else infinite. Infinite as well if the output is deterministic where the posterior is not.
     In blocks no variance means one that rounding hides: below k eps of the largest.
+
+    >>> bool(sp.evaluate(sampler, problem, levels, guidance, sp.kl) > 0)
+    True
     """
     ideal, cov = ideal_posterior(problem), output_cov(transfer)
     bias, counts = _bias_cov(problem, transfer, ideal.gain), problem.weight > 0
@@ -153,6 +156,9 @@ def predicted_energy_score(problem: Problem, transfer: Transfer) -> Array:
     E ||x - x_0|| - E ||x - x'|| / 2 of two outputs x, x' of one measurement (norms: root mean
     square per pixel; Gneiting, Raftery, 2007), as `polishing.energy_score` measures it. Here with
     the roots of E ||.||^2: its limit for many modes, whose norms hardly vary.
+
+    >>> round(float(sp.evaluate(sampler, problem, levels, guidance, sp.predicted_energy_score)), 3)
+    0.416
     """
     spread = 2 * per_pixel(problem, mode_error(problem, transfer).var)
     return safe_sqrt(mse(problem, transfer)) - safe_sqrt(spread) / 2
@@ -171,7 +177,11 @@ def psnr(mean_squared_error: ArrayLike, pixel_range: PixelRange = PIXEL_RANGE) -
 
 def perception(problem: Problem, transfer: Transfer) -> Array:
     """Squared 2-Wasserstein distance per pixel between the law of outputs, y averaged out, and the
-    prior: 0 if restored images look, on average, like images (Blau, Michaeli, 2018)."""
+    prior: 0 if restored images look, on average, like images (Blau, Michaeli, 2018).
+
+    >>> bool(sp.evaluate(sampler, problem, levels, guidance, sp.perception) > 0)
+    True
+    """
     gain, cov_y = transfer.data_gain, measurement_cov(problem)
     cov = output_cov(transfer) + congruence(gain, cov_y)
     return per_pixel(problem, transfer.offset**2) + _bures(problem, cov, prior_cov(problem))
@@ -266,8 +276,7 @@ def optimal_tradeoff(problem: Problem) -> Tradeoff:
     Tradeoff in Wasserstein Space", NeurIPS 2021 (arXiv 2107.02555), for a Gaussian prior.
 
     >>> best = sp.optimal_tradeoff(problem)
-    >>> ratio = best.mse_at(0.0) / best.least_mse  # at perfect perception
-    >>> bool(1 < ratio < 2)
+    >>> bool(best.mse_at(0.0) > best.least_mse)  # realism has a price
     True
     """
     ideal = ideal_posterior(problem)

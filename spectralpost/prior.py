@@ -131,6 +131,9 @@ def matern(
     `length` is the correlation length in pixels, d the number of dimensions, `std` the standard
     deviation of a pixel. Source: Rasmussen, Williams, "Gaussian Processes for Machine Learning",
     2006, equation (4.15).
+
+    >>> round(float(sp.matern((8, 8), length=3.0, std=0.5).spectrum.mean()), 3)  # std^2
+    0.25
     """
     if not (length > 0 and smoothness > 0):
         raise InputError(f"length = {length}, smoothness = {smoothness}: both must be > 0")

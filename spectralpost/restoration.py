@@ -156,6 +156,11 @@ def simulate(
     With `transfer = sampler_transfer(...)` of the same problem the mean in mode coordinates is
     mean + data_gain (y - H mean) + offset and the variance state_gain^2 + noise_cov. Runs are
     simulated `batch_size` at a time; `num_runs` is rounded up to a multiple of it, at least 2.
+
+    >>> denoiser, key = sp.GaussianDenoiser.of(prior), jax.random.key(1)
+    >>> run = sampler, denoiser, blur, y[0], levels, guidance, key
+    >>> sp.simulate(*run, sigma_y=0.1, num_runs=64).mean.shape
+    (64,)
     """
     num_runs = check_whole("num_runs", num_runs)
     batch_size = max(2, min(check_whole("batch_size", batch_size), num_runs))
