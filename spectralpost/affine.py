@@ -55,7 +55,13 @@ class Transfer(NamedTuple):
 
 
 def compose(first: Transfer, second: Transfer) -> Transfer:
-    """First one, then the other. Associative; `identity_transfer` is its neutral element."""
+    """First one, then the other. Associative; `identity_transfer` is its neutral element.
+
+    >>> t, s = (sp.NoiseLevel(levels.alpha[i], levels.sigma[i]) for i in (0, 1))
+    >>> step = sp.step_transfer(sampler, problem, t, s, {"zeta": 1.0, "eta": 1.0})
+    >>> sp.compose(step, step).state_gain.shape == problem.spectrum.shape
+    True
+    """
     gain = second.state_gain
     return Transfer(
         multiply(gain, first.state_gain),

@@ -64,6 +64,9 @@ def on_canvas(degradation: Degradation, margin: int | None = None) -> Degradatio
 
     Sizes are raised to the next product of 4 and powers of 2, 3 and 5, as networks and fast Fourier
     transforms like them. Raises InputError for another margin, and for what is no blur.
+
+    >>> sp.on_canvas(blur).shape
+    (16, 16)
     """
     _check_blur(degradation)
     if margin is None:
@@ -108,6 +111,11 @@ def extended(
     Gaussian fields"). K by conjugate gradients on the precision of the margin, in double precision.
     Returns the floating dtype of y. Raises InputError for a crop that does not fit, NaN, sigma_y <=
     0, sizes of prior and degradation that differ; not for use inside of `jit`.
+
+    >>> canvas = sp.on_canvas(blur)
+    >>> wide = sp.resized(prior, canvas.shape)
+    >>> sp.extended(y, wide, canvas, None, sigma_y=0.1).shape
+    (4, 16, 16)
     """
     y = as_floating("measurement", y)
     shape, axes = degradation.shape, tuple(range(-len(degradation.shape), 0))
@@ -150,7 +158,11 @@ def extended(
 
 
 def cropped(x: Array, shape: tuple[int, ...]) -> Array:
-    """The middle of a canvas [..., H, W], where `extended` puts the crop of size `shape`."""
+    """The middle of a canvas [..., H, W], where `extended` puts the crop of size `shape`.
+
+    >>> sp.cropped(x_0, (6, 6)).shape
+    (4, 6, 6)
+    """
     return x[..., *_inside(shape, x.shape[x.ndim - len(shape) :])]
 
 
@@ -181,6 +193,12 @@ def restore_crop(
 
     All else as for `restore`, but not for use inside of `jit`. Samplers that divide by a norm take
     that of the whole canvas: their steps are shorter by the root of the ratio of areas.
+
+    >>> canvas, key = sp.on_canvas(blur), jax.random.key(1)
+    >>> wide = sp.resized(prior, canvas.shape)
+    >>> run = sampler, sp.GaussianDenoiser.of(wide), canvas, y, levels, guidance, key
+    >>> sp.restore_crop(*run, prior=wide, sigma_y=0.1).shape
+    (4, 8, 8)
     """
     y = as_floating("measurement", y)
     size = y.shape[y.ndim - len(degradation.shape) :]

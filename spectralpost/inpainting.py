@@ -51,7 +51,11 @@ def learning_problem(
     prior: Prior, degradation: Degradation, sigma_y: float, channels: int | None = None
 ) -> Problem:
     """What a schedule is learned on: `image_problem`, or where a mask makes that one large block,
-    `inpainting_problem`. Arguments and errors of both."""
+    `inpainting_problem`. Arguments and errors of both.
+
+    >>> sp.learning_problem(prior, blur, 0.1).spectrum.shape  # as `image_problem`
+    (64,)
+    """
     if is_exact(degradation):
         return image_problem(prior, degradation, sigma_y, channels)
     return inpainting_problem(prior, degradation, sigma_y, channels)
@@ -79,6 +83,10 @@ def inpainting_problem(
     `experiments/inpainting.py` measures on whole images how well schedules carry over.
     Raises InputError for a degradation without a mask, a tile larger than the image, and as
     `image_problem`.
+
+    >>> large, mask = sp.power_law((16, 16)), sp.inpaint((16, 16))
+    >>> sp.inpainting_problem(large, mask, 0.1).spectrum.shape[1]  # modes of a block
+    16
     """
     planes, share = planes_of(prior, degradation, channels)
     rows = _rows(prior, degradation, tile, num_blocks)
@@ -100,6 +108,9 @@ def mode_frequency(prior: Prior, degradation: Degradation) -> np.ndarray:
 
     Of one plane; of colour the last, with most variance. Where planes are taken together 0 stands
     for what is of others.
+
+    >>> round(float(sp.mode_frequency(prior, blur).max()), 3)  # cycles per pixel
+    0.707
     """
     if not is_exact(degradation):
         return _rows(prior, degradation)[-1].frequency

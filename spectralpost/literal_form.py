@@ -22,6 +22,10 @@ def to_literal(
 
     By the mean-field norms along this sampler's own trajectory: at the same law the literal form
     divides by the same norm. InputError if the sampler has no literal form.
+
+    >>> scale = sp.to_literal(sampler, problem, levels, guidance)["scale"]
+    >>> [round(float(one), 2) for one in scale]  # the official constant again
+    [0.3, 0.3, 0.3]
     """
     literal, convert, _ = _literal(sampler)
     check_guidance(sampler, levels, guidance, problem.spectrum.size)
@@ -44,7 +48,13 @@ def from_literal(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, literal_guidance: Guidance
 ) -> Guidance:
     """The weights that take the same steps as `sampler.literal` with these, in the mean-field
-    closure, leaves [S]. InputError if the sampler has no literal form."""
+    closure, leaves [S]. InputError if the sampler has no literal form.
+
+    >>> literal = sp.to_literal(sampler, problem, levels, guidance)
+    >>> again = sp.from_literal(sampler, problem, levels, literal)
+    >>> bool(abs(again["zeta"] / guidance["zeta"] - 1).max() < 1e-3)
+    True
+    """
     return _from_literal(sampler, problem, levels, literal_guidance)[0]
 
 

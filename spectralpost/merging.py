@@ -23,6 +23,10 @@ def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
     |f| where prior and blur are isotropic. Means enter all losses by their squares, so a merged row
     carries their root mean square. Equal means: to 12 digits of spectrum and of the largest
     response in float64, to 5 in float32. Blocks: see `merging_blocks`.
+
+    >>> smaller, row = sp.unique_modes(sp.image_problem(prior, blur, sigma_y=0.1))
+    >>> smaller.spectrum.shape, int(smaller.weight.sum()), row.shape
+    ((15,), 64, (64,))
     """
     if problem.basis is not None:
         return unique_blocks(problem)
@@ -53,6 +57,9 @@ def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     mode weighted by its share of the signal, is split at its mean first. Compare a loss on both
     problems to know the error (`benchmarks/binning.py`). Returns the smaller problem and the index
     [F] of each old mode's new row. Blocks become smaller as well: see `merging_blocks`.
+
+    >>> sp.bin_modes(problem, 5)[0].spectrum.shape
+    (5,)
     """
     num_bins = check_whole("bins", num_bins)
     if problem.basis is not None:

@@ -74,6 +74,10 @@ def vp_linear(
 
     Source: Ho, Jain, Abbeel, "Denoising Diffusion Probabilistic Models", 2020 (arXiv 2006.11239).
     Raises InputError for a step count outside 1..train_steps or an unknown spacing.
+
+    >>> levels = sp.vp_linear(3)
+    >>> levels.alpha.shape, float(levels.sigma[-1])
+    ((4,), 0.0)
     """
     betas = np.linspace(beta_start, beta_end, train_steps)
     return _vp_grid(np.cumprod(1 - betas), vp_timesteps(num_steps, spacing, train_steps))
@@ -92,6 +96,9 @@ def vp_cosine(
     Source: Nichol, Dhariwal, "Improved Denoising Diffusion Probabilistic Models", 2021 (arXiv
     2102.09672): beta_t = min(1 - f(t + 1)/f(t), max_beta), f(t) = cos^2((t/T + offset)/(1 + offset)
     pi/2).
+
+    >>> sp.vp_cosine(3).sigma.shape
+    (4,)
     """
     f = np.cos((np.arange(train_steps + 1) / train_steps + offset) / (1 + offset) * np.pi / 2) ** 2
     betas = np.minimum(1 - f[1:] / f[:-1], max_beta)
@@ -136,6 +143,9 @@ def ve_karras(
 
     Source: Karras et al., "Elucidating the Design Space of Diffusion-Based Generative Models",
     2022 (arXiv 2206.00364). sigma is in units of the pixel range.
+
+    >>> [round(float(sigma), 3) for sigma in sp.ve_karras(3).sigma]
+    [80.0, 2.515, 0.002, 0.0]
     """
     num_steps = check_whole("steps", num_steps)
     if not 0 < sigma_min < sigma_max:
@@ -152,6 +162,9 @@ def rectified_flow(num_steps: int, *, shift: float = 1.0) -> NoiseLevel:
 
     `shift` > 1 spends more steps at high noise: sigma = shift u / (1 + (shift - 1) u), u uniform
     (Esser et al., "Scaling Rectified Flow Transformers", 2024, arXiv 2403.03206).
+
+    >>> [round(float(sigma), 3) for sigma in sp.rectified_flow(3).sigma]
+    [1.0, 0.667, 0.333, 0.0]
     """
     num_steps = check_whole("steps", num_steps)
     if not shift > 0:
@@ -244,6 +257,9 @@ def nearest_timesteps(levels: NoiseLevel, train_levels: NoiseLevel) -> np.ndarra
     train_levels   of all training steps, noisiest first, the clean end last: vp_linear(1000)
     No time step is taken twice: where two levels are nearest to the same one, the noisier moves on.
     Raises InputError if there are more levels than time steps.
+
+    >>> sp.nearest_timesteps(sp.vp_linear(3), sp.vp_linear(1000)).tolist()
+    [999, 500, 0]
     """
     wanted, have = (
         np.asarray(log_snr(step_pairs(check_levels(grid))[0]), float)
@@ -264,6 +280,9 @@ def check_levels(levels: NoiseLevel, dtype: np.dtype | None = None) -> NoiseLeve
 
     Raises InputError if it is not one: [S + 1] finite levels, noise decreasing. Of levels that JAX
     traces only the shape is known and checked.
+
+    >>> sp.check_levels(sp.NoiseLevel([0.6, 1.0], [0.8, 0.0])).alpha.shape
+    (2,)
     """
     wanted = float_dtype(levels) if dtype is None else dtype
     checked = NoiseLevel(*floating(*levels, dtype=wanted))

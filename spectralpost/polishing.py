@@ -143,7 +143,12 @@ def polish(
 
 
 def energy_score(samples: Array, x_0: Array) -> Array:
-    """Of two samples [2, N, C, H, W] of each image x_0 [N, C, H, W]: [N], in pixel units."""
+    """Of two samples [2, N, C, H, W] of each image x_0 [N, C, H, W]: [N], in pixel units.
+
+    >>> two = sp.draw(prior, 6).reshape(2, 1, 3, 8, 8)  # samples of one image of three planes
+    >>> sp.energy_score(jax.numpy.asarray(two), jax.numpy.asarray(x_0[None, :3])).shape
+    (1,)
+    """
     tiny = jnp.finfo(x_0.dtype).tiny  # equal samples have no gradient; NaN stays NaN
 
     def rms(x: Array) -> Array:

@@ -106,6 +106,9 @@ def power_law(
 
     f is in cycles per pixel; the constant component is given the variance of the lowest frequency.
     `std` is the standard deviation of a pixel.
+
+    >>> round(float(sp.power_law((8, 8), std=0.5).spectrum.mean()), 3)  # std^2
+    0.25
     """
     f = frequency(_check_shape(shape))
     with np.errstate(over="ignore"):  # refused below
@@ -128,6 +131,9 @@ def matern(
     `length` is the correlation length in pixels, d the number of dimensions, `std` the standard
     deviation of a pixel. Source: Rasmussen, Williams, "Gaussian Processes for Machine Learning",
     2006, equation (4.15).
+
+    >>> round(float(sp.matern((8, 8), length=3.0, std=0.5).spectrum.mean()), 3)  # std^2
+    0.25
     """
     if not (length > 0 and smoothness > 0):
         raise InputError(f"length = {length}, smoothness = {smoothness}: both must be > 0")
@@ -162,6 +168,10 @@ def from_images(
              describes the scene behind the border instead.
 
     Raises InputError for an empty set, a wrong shape, NaN, or pixels outside of `pixel_range`.
+
+    >>> estimated = sp.from_images(x_0.clip(-1, 1))
+    >>> estimated.shape, estimated.pixel_range
+    ((8, 8), (-1.0, 1.0))
     """
     check_pixel_range(pixel_range)
     if mean not in ("constant", "pixelwise"):
@@ -184,6 +194,9 @@ def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
     A smaller grid is a crop, a larger one shows more of the scene: `spectra.on_grid` says what is
     kept, first of all the variance of a pixel, exactly. A mean that is not constant cannot be
     resized: InputError.
+
+    >>> sp.resized(prior, (16, 12)).shape
+    (16, 12)
     """
     if shape == prior.shape:
         return prior
@@ -242,7 +255,11 @@ def has_pixelwise_mean(prior: Prior) -> bool:
 
 
 def draw(prior: Prior, num: int, seed: int = 0) -> np.ndarray:
-    """Independent samples of the prior, [num, *shape], of colour [num, C, H, W]."""
+    """Independent samples of the prior, [num, *shape], of colour [num, C, H, W].
+
+    >>> sp.draw(prior, 4, seed=0).shape
+    (4, 8, 8)
+    """
     white = np.random.default_rng(seed).normal(size=(num, *prior.spectrum.shape))
     axes = tuple(range(-len(prior.shape), 0))
     shaped = np.sqrt(prior.spectrum) * np.fft.fftn(white, axes=axes)

@@ -70,6 +70,9 @@ def make_problem(
     (default 1), basis [B, k, k] with orthonormal columns. sigma_y in units of the pixel range. All
     take the floating dtype of the spectrum. Raises InputError, naming the argument, for wrong
     shapes, NaN, negative or zero values (while JAX traces the values: for shapes only).
+
+    >>> sp.make_problem(spectrum=[1.0, 0.1], response=[1.0, 0.5], sigma_y=0.1).weight.shape
+    (2,)
     """
     spectrum = as_floating("spectrum", spectrum)
     number = partial(as_floating, dtype=spectrum.dtype)
@@ -107,6 +110,9 @@ def image_problem(
     together its blocks, [B, k], of all of them.
     Raises InputError for channels that are no whole number >= 1, or not the prior's, for two sizes,
     and as `make_problem`.
+
+    >>> sp.image_problem(prior, blur, sigma_y=0.1).spectrum.shape  # one mode a pixel
+    (64,)
     """
     planes, share = planes_of(prior, degradation, channels)
     together, vectors = degradation.planes, degradation.eigenvectors
@@ -220,7 +226,13 @@ def condition(problem: Problem, cov: Array) -> Posterior:
 
 
 def ideal_posterior(problem: Problem) -> Posterior:
-    """The true posterior of x_0 given y: the Wiener filter and its error covariance."""
+    """The true posterior of x_0 given y: the Wiener filter and its error covariance.
+
+    >>> sp.ideal_posterior(problem).var.shape
+    (15,)
+    >>> bool((sp.ideal_posterior(problem).var < problem.spectrum).all())
+    True
+    """
     return condition(problem, prior_cov(problem))
 
 

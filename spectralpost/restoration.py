@@ -39,6 +39,9 @@ def measure(degradation: Degradation, x_0: ArrayLike, sigma_y: ArrayLike, key: A
     """y = H x_0 + sigma_y n for images [..., H, W]; sigma_y >= 0 in units of their pixel range.
 
     In the floating dtype of x_0; integers become JAX's default float.
+
+    >>> sp.measure(blur, x_0, 0.1, jax.random.key(0)).shape
+    (4, 8, 8)
     """
     y = degradation.apply(x_0)
     sigma_y = _noise_strength(sigma_y, y.dtype, zero_allowed=True)
@@ -85,6 +88,13 @@ def restore(
     jitted or vmapped function of y, levels, guidance, key and sigma_y. Raises InputError for a
     measurement of the wrong size, NaN, sigma_y <= 0, or guidance that does not fit; of values that
     JAX traces only the shapes are checked.
+
+    >>> denoiser = sp.GaussianDenoiser.of(prior)
+    >>> key = jax.random.key(1)
+    >>> run = sampler, denoiser, blur, y, levels, guidance, key
+    >>> restored = sp.restore(*run, sigma_y=0.1, num_samples=2)
+    >>> restored.shape  # two samples of each image
+    (2, 4, 8, 8)
     """
     y = as_floating("measurement", y)
     levels = check_levels(levels, y.dtype)
@@ -146,6 +156,11 @@ def simulate(
     With `transfer = sampler_transfer(...)` of the same problem the mean in mode coordinates is
     mean + data_gain (y - H mean) + offset and the variance state_gain^2 + noise_cov. Runs are
     simulated `batch_size` at a time; `num_runs` is rounded up to a multiple of it, at least 2.
+
+    >>> denoiser, key = sp.GaussianDenoiser.of(prior), jax.random.key(1)
+    >>> run = sampler, denoiser, blur, y[0], levels, guidance, key
+    >>> sp.simulate(*run, sigma_y=0.1, num_runs=64).mean.shape
+    (64,)
     """
     num_runs = check_whole("num_runs", num_runs)
     batch_size = max(2, min(check_whole("batch_size", batch_size), num_runs))

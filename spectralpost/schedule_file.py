@@ -70,6 +70,9 @@ class Schedule:
     Step i goes from level i to level i + 1. `timesteps` [S] index the network's training grid at
     the levels where it is called, None where the grid has none (VE, rectified flow). All planes
     share the weights. Equal schedules are those whose files are equal.
+
+    >>> schedule.sampler() == sampler, schedule.degradation() == blur
+    (True, True)
     """
 
     sampler_name: str
@@ -154,7 +157,12 @@ def save_schedule(
 
 
 def load_schedule(path: str | os.PathLike[str]) -> Schedule:
-    """Read a schedule. InputError names the file and the field that is missing or wrong."""
+    """Read a schedule. InputError names the file and the field that is missing or wrong.
+
+    >>> sp.save_schedule("schedule.json", schedule)
+    >>> sp.load_schedule("schedule.json") == schedule
+    True
+    """
     try:
         schedule = _parse(read_json(path))
         _check_schedule(schedule)

@@ -110,6 +110,10 @@ def sampler_transfer(
     widest floating dtype of problem, levels and guidance. Differentiable in everything but the
     sampler. Raises InputError if levels are no grid, or guidance lacks a weight, has an unknown
     one, or one of another length.
+
+    >>> transfer = sp.sampler_transfer(sampler, problem, levels, guidance)
+    >>> transfer.data_gain.shape, transfer.noise_cov.shape  # of each mode
+    ((15,), (15,))
     """
     return trajectory(sampler, problem, levels, guidance).total
 
@@ -117,7 +121,12 @@ def sampler_transfer(
 def mean_field_norms(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Array:
-    """The norms R that each step divides by, in the mean-field closure, [S, norms per step]."""
+    """The norms R that each step divides by, in the mean-field closure, [S, norms per step].
+
+    >>> literal = sp.to_literal(sampler, problem, levels, guidance)
+    >>> sp.mean_field_norms(sampler.literal, problem, levels, literal).shape
+    (3, 1)
+    """
     return trajectory(sampler, problem, levels, guidance).norms
 
 
@@ -129,7 +138,12 @@ def divides_by_norms(sampler: Sampler, problem: Problem) -> bool:
 def trajectory(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Trajectory:
-    """The total transfer, and what happens on the way. Arguments as in `sampler_transfer`."""
+    """The total transfer, and what happens on the way. Arguments as in `sampler_transfer`.
+
+    >>> run = sp.trajectory(sampler, problem, levels, guidance)
+    >>> run.amplification.shape  # [S]
+    (3,)
+    """
     check_levels(levels)
     problem, levels, guidance = floating(problem, levels, guidance)
     modes = problem.spectrum.size if problem.basis is None else None

@@ -22,19 +22,32 @@ RESPONSE_FLOOR = 1e-13
 
 
 def identity(shape: tuple[int, ...]) -> Degradation:
-    """H = I: plain denoising."""
+    """H = I: plain denoising.
+
+    >>> sp.identity((8, 8)).apply(x_0).shape
+    (4, 8, 8)
+    """
     shape = check_shape(shape)
     return _circular("identity", {}, on_grid(np.ones((1,) * len(shape)), shape))
 
 
 def gaussian_blur(shape: tuple[int, ...], std: float = 2.0) -> Degradation:
-    """Circular blur with a Gaussian sampled on the whole periodic grid; `std` in pixels."""
+    """Circular blur with a Gaussian sampled on the whole periodic grid; `std` in pixels.
+
+    >>> blurred = sp.gaussian_blur((8, 8), std=1.0).apply(x_0)
+    >>> blurred.shape, bool(blurred.std() < x_0.std())
+    ((4, 8, 8), True)
+    """
     shape, std = check_shape(shape), _positive("std", std)
     return _circular("gaussian_blur", {"std": std}, gaussian_on_grid(shape, std))
 
 
 def uniform_blur(shape: tuple[int, ...], size: int = 9) -> Degradation:
-    """Circular mean over a box of `size` pixels along each axis, `size` odd."""
+    """Circular mean over a box of `size` pixels along each axis, `size` odd.
+
+    >>> sp.uniform_blur((8, 8), size=3).apply(x_0).shape
+    (4, 8, 8)
+    """
     shape, number = check_shape(shape), _number("size", size, "an odd whole number >= 1")
     if number < 1 or number % 2 != 1:
         raise InputError(f"blur size = {size}: must be an odd whole number >= 1")
@@ -48,6 +61,9 @@ def motion_blur(shape: tuple[int, ...], length: float = 15.0, angle: float = 45.
     """Circular blur along a straight line of `length` pixels, at `angle` degrees (2-D only).
 
     Angle 0 is horizontal and 90 points up. The line is spread linearly over the nearest pixels.
+
+    >>> sp.motion_blur((8, 8), length=3.0, angle=0.0).apply(x_0).shape
+    (4, 8, 8)
     """
     shape, length = check_shape(shape), _positive("length", length)
     angle = _number("angle", angle, "a finite number")
@@ -79,6 +95,9 @@ def from_kernel(kernel: ArrayLike, shape: tuple[int, ...]) -> Degradation:
 
     The kernel is used as it is (normalise it before if the mean grey value is to be kept).
     Raises InputError if it is larger than the image, or not finite, or of another dimension.
+
+    >>> sp.from_kernel([[0.25, 0.5, 0.25]], (8, 8)).apply(x_0).shape
+    (4, 8, 8)
     """
     shape = check_shape(shape)
     kernel = kernel_array(kernel, shape)

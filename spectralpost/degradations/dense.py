@@ -36,6 +36,10 @@ def inpaint(
 
     y has the shape of x; what it holds where the mask is 0 is not looked at.
     Raises InputError for a mask of another shape or with other values, or that knows no pixel.
+
+    >>> known = sp.inpaint((8, 8), keep=0.5).apply(x_0) != 0
+    >>> [int(mask.sum()) for mask in known]
+    [32, 32, 32, 32]
     """
     shape = check_shape(shape)
     n, options = int(np.prod(shape)), {}
@@ -92,6 +96,10 @@ def from_matrix(
             of an image [*shape], which is asked for each pixel alone: y has the shape that it gives
 
     Raises InputError for another number of columns, NaN, zeros only, or too many pixels.
+
+    >>> every_second = jax.numpy.eye(64)[::2]
+    >>> sp.from_matrix((8, 8), every_second).apply(x_0).shape
+    (4, 32)
     """
     shape = check_shape(shape)
     n = int(np.prod(shape))

@@ -52,6 +52,10 @@ def downsample(
             first, as x[::factor]) to factor - 1
 
     Raises InputError if factor does not divide the shape, or for a kernel as `from_kernel`.
+
+    >>> small = sp.downsample((8, 8), factor=2)
+    >>> small.measured, small.apply(x_0).shape
+    ((4, 4), (4, 4, 4))
     """
     shape, factor = check_shape(shape), check_whole("factor", factor)
     if any(n % factor for n in shape):

@@ -54,6 +54,9 @@ def mri(
 
     Raises InputError for acceleration < 1, centre outside [0, 1], more lines in the centre than
     wanted in all, a mask of another shape or with other values, or if no frequency is known.
+
+    >>> sp.mri((8, 8), acceleration=2.0).apply(x_0).shape
+    (4, 8, 8)
     """
     shape = check_shape(shape)
     if mask is None:

@@ -36,6 +36,10 @@ def mosaic(shape: tuple[int, ...], pattern: str | ArrayLike = "RGGB") -> Degrada
     Images are [..., C, H, W] and y is [..., H, W].
     Raises InputError for a shape that is not of two axes or not a multiple of p, and a pattern of
     another period, NaN, or zeros only.
+
+    >>> bayer = sp.mosaic((8, 8))
+    >>> bayer.apply(x_0[:3]).shape  # an image of three planes
+    (8, 8)
     """
     shape = check_shape(shape)
     if len(shape) != 2:

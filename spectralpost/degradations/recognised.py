@@ -31,6 +31,9 @@ def from_function(
     factor-th pixel is kept (`downsample`), at any size; any other (`from_matrix`) for at most 1024
     pixels. Asked in double precision; the answer may be in single.
     Raises InputError if it is not linear, has NaN, or is none of these.
+
+    >>> sp.from_function(lambda x: x[::2, ::2], (8, 8)).name
+    'downsample'
     """
     shape = check_shape(shape)
 
@@ -75,7 +78,7 @@ def from_deepinv(physics: Any, shape: tuple[int, ...]) -> Degradation:
     Noise is left out. deepinv's images are in [0, 1]: for a pixel range of [-1, 1] its sigma counts
     twice. A kernel's `padding` must be "circular"; of crops of larger scenes see `restore_crop`.
     """
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
 
     planes = shape[0] if len(shape) == 3 else 1
 
@@ -96,8 +99,8 @@ def to_deepinv(degradation: Degradation) -> Any:
 
     deepinv's solvers may ask for its adjoint; neither is differentiable by torch.
     """
-    import torch
-    from deepinv.physics import LinearPhysics
+    import torch  # pyright: ignore[reportMissingImports]
+    from deepinv.physics import LinearPhysics  # pyright: ignore[reportMissingImports]
 
     def through(function: Callable[[np.ndarray], Any]) -> Callable[..., Any]:
         def call(x: Any, **_: Any) -> Any:

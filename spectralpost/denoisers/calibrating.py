@@ -42,6 +42,11 @@ def calibrate(
 
     Raises InputError for images of another size or range than the denoiser's, a denoiser that
     returns another shape or NaN, and too few images.
+
+    >>> images = sp.draw(prior, 64).clip(-1, 1)
+    >>> calibrated = sp.calibrate(prior, sp.GaussianDenoiser.of(prior), images)
+    >>> calibrated.calibration.ratio.shape  # rings of frequency, noise levels
+    (10, 12)
     """
     x_0 = as_floating("images", images)
     if x_0.ndim not in (3, 4) or 0 in x_0.shape:

@@ -23,6 +23,9 @@ class GaussianDenoiser(NamedTuple):
     x_hat = mean + F^-1 g F (x_t - alpha_t mean),  g = `prior.denoiser_gain`. Build it with
     `GaussianDenoiser.of(prior)`; pixels are in the prior's pixel range. Computes in the floating
     dtype of x_t, integers in JAX's default.
+
+    >>> sp.GaussianDenoiser.of(prior)(x_0, sp.NoiseLevel(0.8, 0.6)).shape
+    (4, 8, 8)
     """
 
     spectrum: Array  # [H, W] (or [n]), FFT order; with axes [C, H, W]

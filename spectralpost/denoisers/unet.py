@@ -199,7 +199,12 @@ def initial_denoiser(planes: int, width: int, blocks: int, seed: int) -> UNetDen
 
 
 def save_unet(path: str | os.PathLike[str], denoiser: UNetDenoiser) -> None:
-    """Write a network as MessagePack, its weights in half precision; InputError if it exists."""
+    """Write a network as MessagePack, its weights in half precision; InputError if it exists.
+
+    >>> sp.save_unet("mine.msgpack", sp.load_unet())
+    >>> sp.load_unet("mine.msgpack").planes
+    3
+    """
     leaves = jax.tree_util.tree_leaves_with_path(denoiser.params)
     weights = {jax.tree_util.keystr(path): np.asarray(leaf, np.float16) for path, leaf in leaves}
     about = {name: getattr(denoiser, name) for name in ("planes", "width", "blocks")}
@@ -210,7 +215,11 @@ def save_unet(path: str | os.PathLike[str], denoiser: UNetDenoiser) -> None:
 
 def load_unet(path: str | os.PathLike[str] | None = None) -> UNetDenoiser:
     """Read what `save_unet` wrote; InputError if that fails. None: the network that comes with this
-    package, for colour images in [-1, 1] (docs/network.md)."""
+    package, for colour images in [-1, 1] (docs/network.md).
+
+    >>> sp.load_unet().planes
+    3
+    """
     path = SHIPPED if path is None else path
     try:
         with open(path, "rb") as file:

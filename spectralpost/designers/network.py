@@ -70,6 +70,10 @@ def design_schedule(
     levels [S + 1]. Weights that are not learned are those of the published default. Differentiable
     in problem and levels; `vmap` it over problems of equal shape. Raises InputError for a designer
     of another sampler and for problems in blocks.
+
+    >>> designer = sp.shipped_designer("dps")
+    >>> sp.design_schedule(designer, sampler, problem, levels)["zeta"].shape
+    (3,)
     """
     check_designer(designer, sampler)
     features, base = inputs_of(sampler, designer.free, problem, levels)

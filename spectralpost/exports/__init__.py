@@ -48,6 +48,9 @@ def export_schedule(schedule: Schedule, target: str, problem: Problem | None = N
              whose weights it converts as `to_literal` does. Their strength depends on the number of
              pixels
     InputError, in one line, for what the target cannot do.
+
+    >>> sp.export_schedule(schedule, "csv").content.splitlines()[0]
+    b'step,timestep,alpha_t,sigma_t,alpha_s,sigma_s,eta,zeta'
     """
     chosen = _target(target)
     weights = {name: np.asarray(one, float) for name, one in schedule.guidance.items()}

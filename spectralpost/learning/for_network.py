@@ -44,6 +44,9 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     (`Sampler.for_network`).
 
     Chosen on training images with the shipped network; what each buys: docs/real_networks.md.
+
+    >>> sp.for_network(sampler, levels)["prices"].max_amplification
+    1.5
     """
     eta = "eta" in sampler.for_network
     free = tuple(sampler.constraint) if eta else default_free(sampler)

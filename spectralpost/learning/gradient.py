@@ -57,6 +57,10 @@ def loss_and_gradient(
 
     For independent modes and samplers that do not divide by norms: raises InputError otherwise;
     `jax.grad` of `sampler_transfer` is for these, and for `exact`, which knows the whole problem.
+
+    >>> loss, gradient = sp.loss_and_gradient(sampler, problem, levels, guidance, ("zeta",))
+    >>> round(float(loss), 4), gradient["zeta"].shape
+    (0.2056, (3,))
     """
     check_guidance(sampler, levels, guidance)
     for name in free:

@@ -163,6 +163,11 @@ def per_mode(
     """The same schedule with leaves [S, bands] spread over the modes of a problem, [S, F].
 
     What a sampler takes for independent modes. Leaves [S] stay as they are.
+
+    >>> by_band = guidance | {"zeta": jax.numpy.ones((3, 2))}  # two bands
+    >>> knots = jax.numpy.asarray([-1.0, 1.0])
+    >>> sp.per_mode(sampler.constraint, by_band, problem, knots)["zeta"].shape  # [S, F]
+    (3, 15)
     """
     problem, guidance, knots = floating(problem, guidance, knots)
     membership = band_membership(problem, knots)
@@ -219,6 +224,10 @@ def low_pass(
 
     Raises InputError for a weight that is not there, not [S], or not told, for cutoffs that are not
     [S] or NaN, and for a frequency that is negative, infinite or NaN.
+
+    >>> frequency = sp.mode_frequency(prior, blur)
+    >>> sp.low_pass(guidance, frequency, [0.2, 0.4, 0.8])["zeta"].shape  # [S, F]
+    (3, 64)
     """
     (guidance,) = floating(guidance)
     f, highest = floating(frequency, cutoffs)

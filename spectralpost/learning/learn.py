@@ -90,6 +90,12 @@ def learn(
     steps (`samplers.exact`, same eta), a reference that knows the prior's covariance.
 
     Raises InputError for wrong names, shapes or options, and if no start has a finite loss.
+
+    >>> result = sp.learn(sampler, problem, levels, search=sp.Search(starts=2))
+    >>> result.loss < result.baselines["tuned_constant"] < result.baselines["heuristic"]
+    True
+    >>> {name: weights.shape for name, weights in result.guidance.items()}
+    {'eta': (3,), 'zeta': (3,)}
     """
     search.check()
     drop_compiled_programs_if_crowded()
@@ -161,6 +167,9 @@ def sensitivity(
 
     The relative increase of the objective when that one weight is changed by 10 % (a unit weight:
     its odds), mean of up and down; near 0 where the loss does not care.
+
+    >>> sp.sensitivity(sampler, problem, levels, guidance, ("zeta",))["zeta"].shape
+    (3,)
     """
     u = unconstrain(sampler.constraint, {name: guidance[name] for name in free})
     here = evaluate(sampler, problem, levels, guidance, objective)

@@ -151,7 +151,11 @@ def first_starts(prepared: Prepared, search: Search) -> tuple[np.ndarray, np.nda
 
 
 def default_free(sampler: Sampler) -> tuple[str, ...]:
-    """The weights that `learn` learns if not told: all but eta, or eta if that is all there is."""
+    """The weights that `learn` learns if not told: all but eta, or eta if that is all there is.
+
+    >>> sp.default_free(sampler)
+    ('zeta',)
+    """
     return tuple(name for name in sampler.constraint if name != "eta") or tuple(sampler.constraint)
 
 
