@@ -72,4 +72,5 @@ def test_python_runs(program, tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.strip()
-    assert "nan" not in done.stdout and "inf" not in done.stdout
+    # Some print whether what they say is so.
+    assert not re.search(r"nan|inf|False", done.stdout)
