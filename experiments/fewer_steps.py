@@ -119,7 +119,8 @@ def tuned_scale(problem: Problem, levels: NoiseLevel, eta: float) -> tuple[float
 def run(options: Options) -> tuple[dict, list[list[Panel]]]:
     """All numbers, and the rows of the figure."""
     size, long, few = (32, 200, (20,)) if options.quick else (128, 1000, (100, 50, 20))
-    search = Search(8 if options.quick else Search().starts, seed=options.seed)
+    # Of 8 starts it takes the rounding whether any comes within 2 % of the best minimum.
+    search = Search(16 if options.quick else Search().starts, seed=options.seed)
     photographs = built_in_photographs()
     photo = tiles(photographs.pop("chelsea.png"), size)
     photo = photo[len(photo) // 2]
