@@ -45,8 +45,16 @@ from spectralpost.gallery import (
     problem_on,
     scores_of,
 )
-from spectralpost.gallery.entries import FOLDER, GRID, TASKS, as_json, entry_name, from_json
-from spectralpost.gallery.entries import levels_at, write_entries
+from spectralpost.gallery.entries import (
+    FOLDER,
+    GRID,
+    TASKS,
+    as_json,
+    entry_name,
+    from_json,
+    levels_at,
+    write_entries,
+)
 from spectralpost.gallery.judged import gains_of
 from spectralpost.learning import evaluate, heuristic
 from spectralpost.noise import grid_timesteps
@@ -188,8 +196,8 @@ def computed(name: str, task: str, sigma_y: float, steps: int, options: Options)
     )
 
 
-def degradation_of(task: str, size: int, **other: Any) -> Degradation:
-    return make_degradation(TASKS[task].degradation, (size, size), **TASKS[task].options | other)
+def degradation_of(task: str, side: int, **other: Any) -> Degradation:
+    return make_degradation(TASKS[task].degradation, (side, side), **TASKS[task].options | other)
 
 
 def as_arrays(guidance: dict[str, tuple[float, ...]]) -> Guidance:
@@ -237,7 +245,9 @@ def ranges(
         problems = [
             problem_on(degradation_of(task, options.size), one, options.bins)
             if axis == "sigma_y"
-            else problem_on(degradation_of(task, options.size, **{axis: one}), sigma_y, options.bins)
+            else problem_on(
+                degradation_of(task, options.size, **{axis: one}), sigma_y, options.bins
+            )
             for one in several
         ]
         missing = len(FACTORS) - len(problems)  # one program for all

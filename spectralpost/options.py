@@ -314,6 +314,30 @@ class SweepBest:
     """New folder for the files (default: a fresh one under runs/)."""
 
 
+@dataclass(kw_only=True)
+class Gallery(DegradationOptions):
+    """Ready schedules: list them, show one, or find the nearest to a problem.
+
+    spectralpost gallery nearest --sampler dps --blur-std 1.8 --sigma-y 0.04 --steps 20
+    """
+
+    action: 'tyro.conf.Positional[Literal["list", "show", "nearest"]]' = field(
+        default="list", kw_only=False
+    )
+    """list: those that fit the options below. show: the one of that NAME. nearest: to the problem
+    that the options below are, and what is lost by taking it."""
+    name: "tyro.conf.Positional[str | None]" = field(default=None, kw_only=False)
+    """Of the schedule to show, such as dps-gaussian_blur2-s0.05-20."""
+    sampler: str | None = None
+    """Sampler."""
+    sigma_y: float | None = None
+    """Standard deviation of the measurement noise, for pixels in [-1, 1]."""
+    steps: int | None = None
+    """Number of sampling steps."""
+    out: Path | None = None
+    """New schedule file; prior.npz beside it is what it was made for."""
+
+
 @dataclass
 class Samplers:
     """List the samplers with their updates, weights and references."""

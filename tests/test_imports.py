@@ -50,6 +50,7 @@ READING_ORDER = (
     "borders",
     "schedule_checks",
     "schedule_file",
+    "gallery",
     "exports",
     "sweeps",
     "figures",
@@ -72,6 +73,7 @@ SHARED = {
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
+    "gallery": ("entries", "judged"),
     "sweeps": (
         "priors",
         "axes",

@@ -39,9 +39,7 @@ def problem_on(degradation: Degradation, sigma_y: float, bins: int | None = None
     return pad_modes(problem, next_power_of_two(len(problem.spectrum)))
 
 
-def scores_of(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
-) -> Scores:
+def scores_of(sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance) -> Scores:
     """By closed form."""
 
     def value(objective: Objective) -> float | None:
