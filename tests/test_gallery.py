@@ -131,7 +131,6 @@ def test_what_is_stored_is_what_it_does(entry):
     found = scores_of(schedule.sampler(), problem, schedule.levels, schedule.guidance)
     np.testing.assert_allclose(found.w2, entry.w2["learned"], rtol=DIGITS)
     np.testing.assert_allclose(found.energy, entry.energy["learned"], rtol=DIGITS)
-    # The tuned constant, on levels and weights that the file does not hold, is worse or stored so.
     levels = vp_linear(entry.steps)
     given = heuristic(schedule.sampler(), problem, levels)
     found = scores_of(schedule.sampler(), problem, levels, given)
@@ -186,7 +185,7 @@ def test_unknown_name_says_what_is_like_it(folder):
         (("gaussian_blur", {"std": 1.2}, 0.06, 4), "diffpir-gaussian_blur1-s0.05-4"),
         (("gaussian_blur", {"std": 2.5}, 0.06, 4), "diffpir-gaussian_blur3-s0.05-4"),
         (("gaussian_blur", {}, 0.3, 1), "diffpir-gaussian_blur3-s0.2-2"),  # the default std is 2
-        (("downsample", {"factor": 3}, 0.05, 2), "diffpir-x4-s0.05-2"),
+        (("downsample", {"factor": 8}, 0.05, 2), "diffpir-x4-s0.05-2"),
         (("downsample", {}, 0.05, 2), "diffpir-x4-s0.05-2"),
         (("identity", {}, 1e-9, 1000), "diffpir-denoise-s0.05-4"),
         (("inpaint", {"keep": 0.1, "seed": 7}, 0.2, 3), "diffpir-inpaint-s0.2-4"),
@@ -204,6 +203,7 @@ def test_nearest(asked, name, folder):
         (("dps", "gaussian_blur", {}, 0.1, 2), "'gaussian_blur': the gallery has of dps denoise"),
         (("diffpir", "inpaint", {"mask": "box"}, 0.1, 2), "'inpaint', mask = box"),
         (("diffpir", "downsample", {"kernel": "average"}, 0.1, 2), "kernel = average"),
+        (("diffpir", "downsample", {"factor": 3}, 0.1, 2), "factor = 3: does not divide"),
         (("diffpir", "identity", {}, 0.0, 2), "sigma_y = 0: must be"),
         (("diffpir", "identity", {}, float("nan"), 2), "sigma_y = nan"),
         (("diffpir", "identity", {}, 0.1, 0), "steps = 0"),

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ..degradations import DEGRADATIONS
+from ..degradations import DEGRADATIONS, make_degradation
 from ..errors import InputError, shown
 from ..files import whole_file
 from ..noise import TRAIN_STEPS, NoiseLevel, vp_linear
@@ -170,6 +170,8 @@ def gallery_nearest(
     if not of_sampler:
         have = ", ".join(dict.fromkeys(entry.sampler for entry in every))
         raise InputError(f"sampler = {sampler!r}: the gallery has {have}")
+    side = of_sampler[0].size
+    make_degradation(degradation, (side, side), **options)  # refuses what is none
     wanted = _complete(degradation, options)
     words = {name: value for name, value in wanted.items() if name not in SIZES}
     alike = [one for one in of_sampler if _alike(TASKS[one.task], degradation, words)]
