@@ -308,6 +308,14 @@ def test_list(fake, capsys):
     assert "4 schedules" in capsys.readouterr().out
 
 
+def test_names_are_whole(capsys):
+    """They are what `show` takes."""
+    main(["gallery"])
+    assert set(re.findall(r"[a-z]+-\w+-s[\d.]+-\d+", capsys.readouterr().out)) == {
+        entry.name for entry in SHIPPED
+    }
+
+
 def test_show_and_write(fake, tmp_path, capsys):
     main(shlex.split("gallery show dps-denoise-s0.1-2"))
     out = capsys.readouterr().out

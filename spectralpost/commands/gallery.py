@@ -30,7 +30,7 @@ from .console import Say, console, print_wide, quiet
 from .inputs import degradation_choice
 
 USUAL = "gaussian_blur"  # as elsewhere, where a flag such as --blur-std comes alone
-WIDTH = 118  # of the list
+WIDTH = 140  # of the list
 LABELS = {"learned": "learned", "tuned": "tuned constant", "published": "published default"}
 
 
@@ -176,8 +176,9 @@ def _table(entries: tuple[Entry, ...]) -> Table:
         title=f"{len(entries)} schedules",
         caption="predicted, of the tuned constant's W2^2 and energy score; holds: see docs/gallery",
     )
-    for column in ("name", "W2^2", "of tuned", "of published", "energy score", "of tuned"):
-        table.add_column(column, justify="left" if column == "name" else "right")
+    table.add_column("name", no_wrap=True, min_width=max(len(entry.name) for entry in entries))
+    for column in ("W2^2", "of tuned", "of published", "energy score", "of tuned"):
+        table.add_column(column, justify="right")
     for column in ("sigma_y", "size"):
         table.add_column(f"holds, {column}")
     for entry in entries:
