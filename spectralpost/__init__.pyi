@@ -36,6 +36,10 @@ from .errors import InputError as InputError
 from .exports import EXPORTS as EXPORTS
 from .exports import Export as Export
 from .exports import export_schedule as export_schedule
+from .gallery import gallery_entries as gallery_entries
+from .gallery import gallery_nearest as gallery_nearest
+from .gallery import gallery_prior as gallery_prior
+from .gallery import gallery_schedule as gallery_schedule
 from .inpainting import inpainting_problem as inpainting_problem
 from .inpainting import learning_problem as learning_problem
 from .inpainting import mode_frequency as mode_frequency

@@ -7,12 +7,9 @@ the tables SAMPLERS, DEGRADATIONS and GRIDS once a command runs: nothing here im
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import lazy_loader
-
-from .errors import InputError
-from .signatures import parsed_words
 
 if TYPE_CHECKING:
     import tyro
@@ -314,6 +311,30 @@ class SweepBest:
     """New folder for the files (default: a fresh one under runs/)."""
 
 
+@dataclass(kw_only=True)
+class Gallery(DegradationOptions):
+    """Ready schedules: list them, show one, or find the nearest to a problem.
+
+    spectralpost gallery nearest --sampler dps --blur-std 1.8 --sigma-y 0.04 --steps 20
+    """
+
+    action: 'tyro.conf.Positional[Literal["list", "show", "nearest"]]' = field(
+        default="list", kw_only=False
+    )
+    """list: those that fit the options below. show: the one of that NAME. nearest: to the problem
+    that the options below are, and what is lost by taking it."""
+    name: "tyro.conf.Positional[str | None]" = field(default=None, kw_only=False)
+    """Of the schedule to show, such as dps-gaussian_blur2-s0.05-20."""
+    sampler: str | None = None
+    """Sampler."""
+    sigma_y: float | None = None
+    """Standard deviation of the measurement noise, for pixels in [-1, 1]."""
+    steps: int | None = None
+    """Number of sampling steps."""
+    out: Path | None = None
+    """New schedule file; prior.npz beside it is what it was made for."""
+
+
 @dataclass
 class Samplers:
     """List the samplers with their updates, weights and references."""
@@ -322,33 +343,3 @@ class Samplers:
 @dataclass
 class Degradations:
     """List the degradations and the grids of noise levels with their options."""
-
-
-# Short flags: field -> what it is an option of (field, names), and that option.
-SHORT: dict[str, tuple[str, tuple[str, ...], str]] = {
-    "blur_std": ("degradation", ("gaussian_blur",), "std"),
-    "blur_size": ("degradation", ("uniform_blur",), "size"),
-    "motion_length": ("degradation", ("motion_blur",), "length"),
-    "motion_angle": ("degradation", ("motion_blur",), "angle"),
-    "kernel": ("degradation", ("from_kernel",), "kernel"),
-    "spacing": ("grid", ("vp_linear", "vp_cosine"), "spacing"),
-}
-
-
-def choice(options: Any, field: str, default: str = "") -> tuple[str, dict[str, Any]]:
-    """The name that `options.<field>` chooses (or `default`), and the options given for it.
-
-    These are the name=value words of `<field>_options` and the short flags, which win. Hyphens in
-    the name count as underscores. Raises InputError for a short flag of another name.
-    """
-    name = (getattr(options, field) or default).replace("-", "_")
-    name = "from_kernel" if (field, name) == ("degradation", "kernel") else name
-    given = parsed_words(f"{field}-options", getattr(options, f"{field}_options"))
-    for flag, (owner, names, option) in SHORT.items():
-        value = getattr(options, flag, None) if owner == field else None
-        if value is not None and name not in names:
-            only = " and ".join(names)
-            raise InputError(f"{flag} = {value}: has no effect on {field} {name!r}, only on {only}")
-        if value is not None:
-            given[option] = value
-    return name, given

@@ -24,6 +24,7 @@ from spectralpost.options import (
     Design,
     Evaluate,
     Export,
+    Gallery,
     Restore,
     Samplers,
     SweepBest,
@@ -326,6 +327,8 @@ def test_errors_of_the_program_keep_their_traceback(monkeypatch):
     "options",
     [
         Design(),
+        Gallery(),
+        Gallery(action="show", name="dps-x4-s0.05-20", out=Path("one.json")),
         Design(
             images=Path("a folder"),
             size=64,

@@ -19,6 +19,7 @@ from pictures import texture, write
 
 import spectralpost as sp
 from spectralpost import metrics
+from spectralpost.choices import choice
 from spectralpost.cli import main
 from spectralpost.commands import compare, console, tradeoff
 from spectralpost.commands.inputs import complete, degradation_choice, grid_of, inputs_of
@@ -27,7 +28,7 @@ from spectralpost.errors import InputError
 from spectralpost.images import load_image, save_image
 from spectralpost.learning import Freedom, Search
 from spectralpost.noise import GRIDS, vp_linear, vp_timesteps
-from spectralpost.options import Compare, Design, Evaluate, Tradeoff, choice
+from spectralpost.options import Compare, Design, Evaluate, Tradeoff
 from spectralpost.prior import Prior
 from spectralpost.prior_file import load_prior, save_prior
 from spectralpost.problem import image_problem

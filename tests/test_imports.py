@@ -18,6 +18,7 @@ READING_ORDER = (
     "compiled",
     "plain_json",
     "signatures",
+    "choices",
     "options",
     "config_file",
     "state_dict",
@@ -50,6 +51,7 @@ READING_ORDER = (
     "borders",
     "schedule_checks",
     "schedule_file",
+    "gallery",
     "exports",
     "sweeps",
     "figures",
@@ -72,6 +74,7 @@ SHARED = {
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {
+    "gallery": ("entries", "judged"),
     "sweeps": (
         "priors",
         "axes",

@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from .. import images
+from ..choices import SHORT, choice
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..degradations.dense import MASKS
 from ..degradations.kernels import kernel_note, load_kernel
@@ -29,7 +30,7 @@ from ..noise import (
     nearest_timesteps,
     training_grid,
 )
-from ..options import SHORT, Compare, DegradationOptions, Design, ProblemOptions, Tradeoff, choice
+from ..options import Compare, DegradationOptions, Design, ProblemOptions, Tradeoff
 from ..prior import Prior, excess_kurtosis, from_images
 from ..prior_file import load_prior
 from ..problem import Problem

@@ -1,0 +1,292 @@
+"""The gallery of ready schedules: learn them all, and write the files of the package.
+
+Each cell (sampler, task, sigma_y, number of steps) is learned as `spectralpost design` does it for
+a network: `learn` with `for_network`, levels rounded to time steps, weights learned again on these;
+in closed form, for the natural-image prior of `gallery_prior`. Then its weights are rounded to so
+many digits that W2 stays (LOST), all is evaluated on all modes of 64x64 images, and the range is
+found in which it holds (`holds_between`).
+
+    python experiments/gallery.py --out DIR     all; a run that is stopped goes on from where it was
+    python experiments/gallery.py --out DIR --samplers dps --steps 10 20 --sigma-y 0.05
+    python experiments/gallery.py --quick       three tiny cells, checked
+
+Every cell is a file of DIR/cells once it is known. At the end all finished cells, those of other
+runs in DIR too, become one file a sampler in the package. Parts may run side by side in one DIR.
+Compiling takes most of the time, once for each sampler, number of steps and kind of problem; the
+rest is seconds a cell: docs/gallery.md.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import jax
+import numpy as np
+import tyro
+
+from spectralpost import SAMPLERS, Degradation, InputError, Problem, vp_linear
+from spectralpost.commands.console import learn_on_grid
+from spectralpost.commands.inputs import Grid
+from spectralpost.compiled import keep_compiled_programs
+from spectralpost.degradations import make_degradation
+from spectralpost.files import whole_file
+from spectralpost.gallery import (
+    Entry,
+    gallery_entries,
+    gallery_schedule,
+    holds_between,
+    problem_on,
+    scores_of,
+)
+from spectralpost.gallery.entries import (
+    FOLDER,
+    GRID,
+    TASKS,
+    as_json,
+    entry_name,
+    from_json,
+    levels_at,
+    write_entries,
+)
+from spectralpost.gallery.judged import gains_of
+from spectralpost.learning import evaluate, heuristic
+from spectralpost.noise import grid_timesteps
+from spectralpost.samplers.base import Guidance
+
+LOST = 1e-4  # of W2, relative, by rounding weights
+FACTORS = 1.1 ** np.arange(-7, 8)  # of sigma_y and of the blur's size: nearly 2 either way
+
+
+@dataclass
+class Options:
+    out: Path = Path("runs/gallery")
+    """Folder of the cells; those that it holds are not computed again."""
+    into: Path = FOLDER
+    """Folder of the gallery's files (default: the package's)."""
+    samplers: tuple[str, ...] = ("dps", "pigdm", "diffpir", "mpgd", "ddrm", "dds", "reddiff")
+    tasks: tuple[str, ...] = tuple(TASKS)
+    sigma_y: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2)
+    """For pixels in [-1, 1]. 0 is no problem of the model: its measurement has a density."""
+    steps: tuple[int, ...] = (10, 20, 50, 100)
+    size: int = 64
+    """Side of the images."""
+    bins: int = 256
+    """Frequencies are merged into this many bins while learning."""
+    starts: int = 16
+    """Searches side by side."""
+    seed: int = 0
+    quick: bool = False
+    """Tiny cells in a folder of their own, checked."""
+
+
+def main(options: Options) -> None:
+    for field, known in (("samplers", SAMPLERS), ("tasks", TASKS)):
+        for name in getattr(options, field):
+            if name not in known:
+                raise InputError(f"{field}: {name!r}: allowed are {', '.join(known)}")
+    jax.config.update("jax_enable_x64", True)
+    keep_compiled_programs()
+    if options.quick:
+        return quick()
+    build(options)
+
+
+def build(options: Options) -> None:
+    """All cells that are missing, then the files."""
+    cells = options.out / "cells"
+    cells.mkdir(parents=True, exist_ok=True)
+    check_settings(options)
+    # Those of one compiled program one after the other.
+    todo = [
+        (name, task, sigma_y, steps)
+        for name, steps, task, sigma_y in product(
+            options.samplers, options.steps, options.tasks, options.sigma_y
+        )
+        if not (cells / f"{entry_name(name, task, sigma_y, steps)}.json").exists()
+    ]
+    print(f"{len(todo)} cells to compute", flush=True)
+    began = time.perf_counter()
+    for i, (name, task, sigma_y, steps) in enumerate(todo):
+        start = time.perf_counter()
+        entry = computed(name, task, sigma_y, steps, options)
+        with whole_file(cells / f"{entry.name}.json", overwrite=True) as temporary:
+            temporary.write_text(as_json(entry) + "\n")
+        now = time.perf_counter()
+        left = (now - began) / (i + 1) * (len(todo) - i - 1)
+        print(
+            f"{i + 1} of {len(todo)}  {entry.name:<32} {now - start:6.1f} s  W2 {told(entry)}  "
+            f"{left / 60:.0f} min left",
+            flush=True,
+        )
+    gather(options)
+
+
+def check_settings(options: Options) -> None:
+    """Cells of one folder are made alike."""
+    settings = {name: getattr(options, name) for name in ("size", "bins", "starts", "seed")}
+    path = options.out / "settings.json"
+    if path.exists() and (before := json.loads(path.read_text())) != settings:
+        raise InputError(f"out = {str(options.out)!r}: its cells are of {before}, not {settings}")
+    with whole_file(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(settings) + "\n")
+
+
+def gather(options: Options) -> None:
+    """One file a sampler, of all finished cells."""
+    entries: dict[str, list[Entry]] = {}
+    for path in sorted((options.out / "cells").glob("*.json")):
+        entry = from_json(path.stem, options.size, json.loads(path.read_text()))
+        entries.setdefault(entry.sampler, []).append(entry)
+    for sampler, of_sampler in entries.items():
+        of_sampler.sort(key=lambda one: (list(TASKS).index(one.task), one.sigma_y, one.steps))
+        write_entries(options.into / f"{sampler}.json", of_sampler)
+        print(f"{options.into / sampler}.json: {len(of_sampler)} schedules", flush=True)
+
+
+def told(entry: Entry) -> str:
+    numbers = {name: "-" if one is None else f"{one:.6f}" for name, one in entry.w2.items()}
+    return f"{numbers['learned']} tuned {numbers['tuned']} published {numbers['published']}"
+
+
+def computed(name: str, task: str, sigma_y: float, steps: int, options: Options) -> Entry:
+    """A cell."""
+    sampler, levels = SAMPLERS[name](), vp_linear(steps)
+    degradation = degradation_of(task, options.size)
+    small = problem_on(degradation, sigma_y, options.bins)
+    timesteps = tuple(grid_timesteps(GRID, steps).tolist())
+    learned = learn_on_grid(
+        SimpleNamespace(starts=options.starts, seed=options.seed, learn_levels=False),
+        sampler,
+        SimpleNamespace(small=small),
+        Grid(levels, timesteps, GRID, GRID, {}),
+        lambda levels: heuristic(sampler, small, levels),
+        None,
+        network=True,
+    )
+    grid = learned.grid
+    whole = problem_on(degradation, sigma_y)
+    guidance = rounded(sampler, whole, grid.timesteps, learned.result.guidance)
+    # Baselines are those of uniform steps: the first search's.
+    baselines = learned.search.baseline_guidance
+    scores = {
+        "learned": scores_of(sampler, whole, levels_at(grid.timesteps), as_arrays(guidance)),
+        "tuned": scores_of(sampler, whole, levels, baselines["tuned_constant"]),
+        "published": scores_of(sampler, whole, levels, baselines["heuristic"]),
+    }
+    digits = lambda value: None if value is None else float(f"{value:.6g}")  # noqa: E731
+    return Entry(
+        name=entry_name(name, task, sigma_y, steps),
+        sampler=name,
+        task=task,
+        sigma_y=sigma_y,
+        steps=steps,
+        size=options.size,
+        timesteps=grid.timesteps,
+        guidance=guidance,
+        w2={label: digits(one.w2) for label, one in scores.items()},
+        energy={label: digits(one.energy) for label, one in scores.items()},
+        holds=ranges(sampler, task, sigma_y, levels, grid.timesteps, guidance, options),
+    )
+
+
+def degradation_of(task: str, side: int, **other: Any) -> Degradation:
+    return make_degradation(TASKS[task].degradation, (side, side), **TASKS[task].options | other)
+
+
+def as_arrays(guidance: dict[str, tuple[float, ...]]) -> Guidance:
+    return {name: np.asarray(weights) for name, weights in guidance.items()}
+
+
+def rounded(
+    sampler: Any, problem: Problem, timesteps: Sequence[int], guidance: Guidance
+) -> dict[str, tuple[float, ...]]:
+    """The weights with as few digits as leave W2 what it is."""
+    levels = levels_at(timesteps)
+    exact = float(evaluate(sampler, problem, levels, guidance))
+    for digits in range(4, 18):
+        short = {
+            name: tuple(float(f"{one:.{digits}g}") for one in np.asarray(weights))
+            for name, weights in guidance.items()
+        }
+        found = float(evaluate(sampler, problem, levels, as_arrays(short)))
+        if abs(found / exact - 1) < LOST / 2:
+            return short
+    raise InputError(f"{sampler.name}: W2 = {exact:g} is not that of its rounded weights")
+
+
+def ranges(
+    sampler: Any,
+    task: str,
+    sigma_y: float,
+    levels: Any,
+    timesteps: Sequence[int],
+    guidance: dict[str, tuple[float, ...]],
+    options: Options,
+) -> dict[str, tuple[float, float]]:
+    """Where the schedule holds, of sigma_y and of the blur's size."""
+    own = TASKS[task].options
+    size = TASKS[task].size
+    values = {"sigma_y": [float(f"{one:.4g}") for one in sigma_y * FACTORS]}
+    if size == "size":  # odd numbers of pixels within a factor of 2
+        largest = min(2 * own[size], options.size)
+        values[size] = [n for n in range(1, largest + 1, 2) if 2 * n >= own[size]]
+    elif size is not None:
+        values[size] = [float(f"{one:.4g}") for one in own[size] * FACTORS]
+    found = {}
+    for axis, several in values.items():
+        centre = several.index(sigma_y if axis == "sigma_y" else own[axis])
+        problems = [
+            problem_on(degradation_of(task, options.size), one, options.bins)
+            if axis == "sigma_y"
+            else problem_on(
+                degradation_of(task, options.size, **{axis: one}), sigma_y, options.bins
+            )
+            for one in several
+        ]
+        missing = len(FACTORS) - len(problems)  # one program for all
+        filled = [*problems, *[problems[-1]] * missing]
+        given = sampler, filled, levels_at(timesteps), as_arrays(guidance), levels
+        found[axis] = holds_between(several, gains_of(*given)[: len(several)], centre)
+    return found
+
+
+def quick() -> None:
+    """Cells are kept, and what is read back is what was learned."""
+    with tempfile.TemporaryDirectory() as folder:
+        into = Path(folder) / "into"
+        into.mkdir()
+        tiny = Options(
+            Path(folder) / "out", into, ("dps",), ("gaussian_blur1",), (0.05, 0.1), (3,), 8, 8, 2
+        )
+        build(tiny)
+        files = sorted((tiny.out / "cells").iterdir())
+        files[0].unlink()
+        kept = files[1].stat().st_mtime_ns
+        build(tiny)
+        entries = gallery_entries(into)
+        if len(entries) != 2 or files[1].stat().st_mtime_ns != kept:
+            sys.exit("gallery: cells that are finished are not kept")
+        for entry in entries:
+            schedule = gallery_schedule(entry)
+            problem = problem_on(schedule.degradation(), schedule.sigma_y)
+            found = scores_of(schedule.sampler(), problem, schedule.levels, schedule.guidance)
+            if not np.isclose(found.w2, entry.w2["learned"], rtol=1e-5, atol=0):
+                sys.exit(f"gallery: {entry.name}: W2 {found.w2}, stored {entry.w2['learned']}")
+            if not entry.w2["learned"] < entry.w2["tuned"] < entry.w2["published"]:
+                sys.exit(f"gallery: {entry.name}: W2 {told(entry)}: not in order")
+            if not all(low < entry.sigma_y < high for low, high in [entry.holds["sigma_y"]]):
+                sys.exit(f"gallery: {entry.name} holds nowhere else")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except InputError as error:
+        sys.exit(f"gallery: {error}")

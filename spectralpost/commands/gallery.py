@@ -1,0 +1,256 @@
+"""`spectralpost gallery`: ready schedules that come with the package."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from rich.table import Table
+
+from ..choices import choice
+from ..degradations import make_degradation
+from ..errors import InputError, shown
+from ..gallery import (
+    Entry,
+    Scores,
+    gallery_entries,
+    gallery_nearest,
+    gallery_prior,
+    gallery_schedule,
+    problem_on,
+    scores_of,
+    tuned_of_each,
+)
+from ..gallery.entries import TASKS, entry_of
+from ..learning import heuristic
+from ..noise import vp_linear
+from ..options import Gallery
+from ..prior_file import load_prior, save_prior
+from ..schedule_file import save_schedule
+from .console import Say, console, print_wide, quiet
+from .inputs import degradation_choice
+
+USUAL = "gaussian_blur"  # as elsewhere, where a flag such as --blur-std comes alone
+WIDTH = 140  # of the list
+LABELS = {"learned": "learned", "tuned": "tuned constant", "published": "published default"}
+
+
+class Asked(NamedTuple):
+    """A problem that is none of the gallery's, and how the nearest schedule does there."""
+
+    title: str
+    values: dict[str, float]  # sigma_y, and the size of the blur where the schedule's has one
+    steps: int
+    scores: dict[str, Scores]  # by key of LABELS; "learned" is the schedule of the gallery
+
+
+class Result(NamedTuple):
+    """Those that fit, or the one that was asked for."""
+
+    action: str
+    entries: tuple[Entry, ...]
+    asked: Asked | None
+    out: Path | None
+
+
+def compute(options: Gallery, say: Say = quiet) -> Result:
+    """Find entries, and evaluate the nearest on the problem that was asked for."""
+    if options.action != "show" and options.name is not None:
+        raise InputError(f"name = {options.name!r}: has no effect on gallery {options.action}")
+    if options.action == "list":
+        if options.out is not None:
+            raise InputError(f"out = {shown(options.out)}: has no effect on gallery list")
+        return Result("list", _filtered(options), None, None)
+    if options.action == "show":
+        if options.name is None:
+            raise InputError("gallery show: name a schedule; `spectralpost gallery` lists them")
+        return Result("show", (entry_of(options.name),), None, options.out)
+    return _nearest(options, say)
+
+
+def save(result: Result) -> None:
+    if result.out is None:
+        return
+    (entry,) = result.entries
+    prior, beside = gallery_prior(entry.size), result.out.with_name("prior.npz")
+    if beside.exists() and load_prior(beside).hash != prior.hash:
+        raise InputError(f"out = {shown(result.out)}: prior.npz beside it is another prior")
+    save_schedule(result.out, gallery_schedule(entry))
+    if not beside.exists():
+        save_prior(beside, prior)
+
+
+def present(result: Result) -> None:
+    if result.action == "list":
+        print_wide(_table(result.entries), WIDTH)
+    elif result.asked is None:
+        _show(result.entries[0])
+    else:
+        _compare(result.entries[0], result.asked)
+    if result.out is not None:
+        console.print(f"wrote {result.out}, and its prior beside it", soft_wrap=True)
+
+
+# --------------------------------------------------------------------------------------- choosing
+
+
+def _filtered(options: Gallery) -> tuple[Entry, ...]:
+    """The entries that have the values that are given."""
+    every = gallery_entries()
+    task, degradation, given = _named(options)
+    fits = {
+        name
+        for name, one in TASKS.items()
+        if task in (None, name)
+        and degradation in (None, one.degradation)
+        and all(one.options.get(key) == value for key, value in given.items())
+    }
+    found = tuple(
+        entry
+        for entry in every
+        if entry.task in fits
+        and options.sampler in (None, entry.sampler)
+        and options.sigma_y in (None, entry.sigma_y)
+        and options.steps in (None, entry.steps)
+    )
+    if not found:
+        samplers, tasks, sigmas, steps = (
+            ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in sorted(values))
+            for values in (
+                {entry.sampler for entry in every},
+                {entry.task for entry in every},
+                {entry.sigma_y for entry in every},
+                {entry.steps for entry in every},
+            )
+        )
+        raise InputError(
+            f"gallery: none of {len(every)} is so; it has of sampler {samplers}; of degradation "
+            f"{tasks}; of sigma_y {sigmas}; of steps {steps}"
+        )
+    return found
+
+
+def _named(options: Gallery) -> tuple[str | None, str | None, dict]:
+    """A task of the gallery, or a degradation with options, or neither."""
+    given = options.degradation
+    if given is not None and given.replace("-", "_") in TASKS:
+        return given.replace("-", "_"), None, choice(options, "degradation")[1]
+    name, values = choice(options, "degradation", "") if given else (None, {})
+    if given is None:
+        values = choice(options, "degradation", USUAL)[1]
+        name = USUAL if values else None
+    return None, name, values
+
+
+def _nearest(options: Gallery, say: Say) -> Result:
+    sampler_name, sigma_y, steps = options.sampler, options.sigma_y, options.steps
+    if sampler_name is None or sigma_y is None or steps is None:
+        raise InputError("gallery nearest: needs --sampler, --sigma-y and --steps")
+    task, _, _ = _named(options)
+    name, known = (USUAL, {}) if task is None else (TASKS[task].degradation, TASKS[task].options)
+    if task is not None:
+        options = replace(options, degradation=None)
+    name, given = degradation_choice(options, set(), name, known)
+    entry = gallery_nearest(sampler_name, name, given, sigma_y, steps)
+    say("evaluating")
+    schedule = gallery_schedule(entry)
+    degradation, sampler = make_degradation(name, schedule.shape, **given), schedule.sampler()
+    problem, levels = problem_on(degradation, sigma_y), vp_linear(steps)
+    (constant,) = tuned_of_each(sampler, [problem], levels)
+    scores = {
+        "learned": scores_of(sampler, problem, schedule.levels, schedule.guidance),
+        "tuned": scores_of(sampler, problem, levels, constant),
+        "published": scores_of(sampler, problem, levels, heuristic(sampler, problem, levels)),
+    }
+    size = TASKS[entry.task].size
+    values = {"sigma_y": sigma_y} | ({} if size is None else {size: degradation.options[size]})
+    words = "".join(f", {key} {value}" for key, value in degradation.options.items())
+    title = f"{name}{words}, sigma_y {sigma_y:g}, {steps} steps"
+    return Result("nearest", (entry,), Asked(title, values, steps, scores), options.out)
+
+
+# -------------------------------------------------------------------------------------- presenting
+
+
+def _table(entries: tuple[Entry, ...]) -> Table:
+    table = Table(
+        title=f"{len(entries)} schedules",
+        caption="predicted, of the tuned constant's W2^2 and energy score; holds: see docs/gallery",
+    )
+    table.add_column("name", no_wrap=True, min_width=max(len(entry.name) for entry in entries))
+    for column in ("W2^2", "of tuned", "of published", "energy score", "of tuned"):
+        table.add_column(column, justify="right")
+    for column in ("sigma_y", "size"):
+        table.add_column(f"holds, {column}")
+    for entry in entries:
+        w2, energy = entry.w2, entry.energy
+        ranges = [entry.holds.get(name or "") for name in ("sigma_y", TASKS[entry.task].size)]
+        table.add_row(
+            entry.name,
+            _number(w2["learned"]),
+            _share(w2["learned"], w2["tuned"]),
+            _share(w2["learned"], w2["published"]),
+            _number(energy["learned"]),
+            _share(energy["learned"], energy["tuned"]),
+            *("" if one is None else f"{one[0]:g} to {one[1]:g}" for one in ranges),
+        )
+    return table
+
+
+def _show(entry: Entry) -> None:
+    task = TASKS[entry.task]
+    words = "".join(f", {name} {value:g}" for name, value in task.options.items())
+    problem = (
+        f"{task.degradation}{words}, sigma_y {entry.sigma_y:g} in [-1, 1], {entry.steps} steps"
+    )
+    scores = {label: Scores(entry.w2[label], entry.energy[label]) for label in LABELS}
+    console.print(_scores_table(f"{entry.name}: {problem}", scores))
+    ranges = "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in entry.holds.items())
+    console.print(f"Holds within 5 %: {ranges}", soft_wrap=True)
+    if entry.measured is not None:
+        found = ", ".join(f"{name} {value}" for name, value in entry.measured.items())
+        console.print(f"Measured on the shipped network: {found}", soft_wrap=True)
+    numbers = Table("time step", *entry.guidance)
+    for i, step in enumerate(entry.timesteps):
+        numbers.add_row(str(step), *(f"{one[i]:g}" for one in entry.guidance.values()))
+    console.print(numbers)
+
+
+def _compare(entry: Entry, asked: Asked) -> None:
+    console.print(f"Nearest: {entry.name}", soft_wrap=True)
+    console.print(_scores_table(f"on {asked.title}", asked.scores, entry.name))
+    there, own = (
+        _share(scores["learned"], scores["tuned"])
+        for scores in ({label: one.w2 for label, one in asked.scores.items()}, entry.w2)
+    )
+    lines = [f"W2^2 of the tuned constant's: {there} here, {own} on its own problem."]
+    for name, value in asked.values.items():
+        low, high = entry.holds.get(name, (np.nan, np.nan))
+        if not low <= value <= high:
+            lines.append(f"{name} = {value:g} is outside of the range {low:g} to {high:g}.")
+    if asked.steps != entry.steps:
+        lines.append(f"It has {entry.steps} steps, not {asked.steps}.")
+    if len(lines) == 1:
+        lines.append("That is within its range.")
+    console.print(" ".join(lines), soft_wrap=True)
+
+
+def _scores_table(title: str, scores: dict[str, Scores], learned: str = "learned") -> Table:
+    """learned: how the schedule of the gallery is called."""
+    table = Table(title=title, caption="predicted, per pixel, for the gallery's prior")
+    table.add_column("schedule")
+    for column in ("W2^2", "of tuned", "energy score"):
+        table.add_column(column, justify="right")
+    for label, one in scores.items():
+        share = _share(one.w2, scores["tuned"].w2)
+        name = learned if label == "learned" else LABELS[label]
+        table.add_row(name, _number(one.w2), share, _number(one.energy))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "diverges" if value is None else f"{value:.4g}"
+
+
+def _share(value: float | None, of: float | None) -> str:
+    return "" if value is None or of is None else f"{100 * value / of:.3g} %"

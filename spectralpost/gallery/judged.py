@@ -1,0 +1,112 @@
+"""How good a schedule of the gallery is: on its own problem, and how far from it."""
+
+from collections.abc import Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from ..degradations import Degradation
+from ..inpainting import learning_problem
+from ..learning import Search, evaluate, for_network, heuristic, prepare
+from ..learning.baselines import tuned_constants
+from ..learning.lanes import next_power_of_two
+from ..merging import bin_modes, pad_modes, unique_modes
+from ..metrics import Objective, predicted_energy_score, wasserstein2
+from ..noise import NoiseLevel
+from ..problem import Problem
+from ..samplers.base import Guidance, Sampler
+from .entries import SHARES, gallery_prior
+
+WITHIN = 1.05
+
+
+class Scores(NamedTuple):
+    """Of one schedule on one problem; None where they are not finite."""
+
+    w2: float | None  # averaged W2^2 per pixel
+    energy: float | None  # `predicted_energy_score`
+
+
+def problem_on(degradation: Degradation, sigma_y: float, bins: int | None = None) -> Problem:
+    """The problem of the gallery's prior; all its modes, or so many bins. Filled up to a power of
+    two of rows, so that few programs do for all problems."""
+    prior = gallery_prior(degradation.shape[0])
+    problem, _ = unique_modes(learning_problem(prior, degradation, sigma_y, channels=len(SHARES)))
+    if bins is not None:
+        problem, _ = bin_modes(problem, bins)
+    return pad_modes(problem, next_power_of_two(len(problem.spectrum)))
+
+
+def scores_of(sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance) -> Scores:
+    """By closed form."""
+
+    def value(objective: Objective) -> float | None:
+        found = float(evaluate(sampler, problem, levels, guidance, objective))
+        return found if np.isfinite(found) else None
+
+    return Scores(value(wasserstein2), value(predicted_energy_score))
+
+
+def tuned_of_each(
+    sampler: Sampler, problems: Sequence[Problem], levels: NoiseLevel
+) -> list[Guidance]:
+    """The tuned constant of every problem, of equally many rows, side by side.
+
+    Of all weights that `for_network` learns: one constant each, or the published default with its
+    constant changed, as `learn` has it as a baseline.
+    """
+    free = for_network(sampler, levels)["free"]
+    given = [heuristic(sampler, problem, levels) for problem in problems]
+    losses = [
+        prepare(sampler, [problem], levels, of_one, free, search=Search(), tune=False).given
+        for problem, of_one in zip(problems, given, strict=True)
+    ]
+    few = [loss.coarse for loss in losses]
+    coarse = None if few[0] is None else _stacked(few)
+    found, _ = tuned_constants(_stacked(losses), _stacked(given), coarse)
+    found = jax.tree.map(np.asarray, found)
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(problems))]
+
+
+def gains_of(
+    sampler: Sampler,
+    problems: Sequence[Problem],
+    levels: NoiseLevel,
+    guidance: Guidance,
+    constant_levels: NoiseLevel,
+) -> np.ndarray:
+    """W2^2 of a schedule on each problem, relative to the tuned constant of that problem, [N].
+
+    constant_levels   those of the constants: uniform time steps
+    """
+    constants = tuned_of_each(sampler, problems, constant_levels)
+    w2 = partial(evaluate, sampler)
+    return np.asarray(
+        [
+            float(w2(problem, levels, guidance)) / float(w2(problem, constant_levels, constant))
+            for problem, constant in zip(problems, constants, strict=True)
+        ]
+    )
+
+
+def holds_between(values: Sequence[float], gains: np.ndarray, own: int) -> tuple[float, float]:
+    """The smallest and the largest value up to which a schedule holds.
+
+    It holds where W2^2 relative to the tuned constant of that problem is at most 5 % more than on
+    its own, values[own], and everywhere between. No search is made for the other problems: what one
+    would find there is not known, so this is where the advantage over the best constant lasts, not
+    where the schedule is optimal within 5 %.
+    """
+    good = gains <= WITHIN * gains[own]  # not NaN
+    low = high = own
+    while low > 0 and good[low - 1]:
+        low -= 1
+    while high < len(values) - 1 and good[high + 1]:
+        high += 1
+    return float(values[low]), float(values[high])
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(one) for one in leaves]), *trees)

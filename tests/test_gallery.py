@@ -1,0 +1,403 @@
+"""The gallery: what its files hold, what is shipped, the nearest schedule, the command."""
+
+import importlib.util
+import json
+import re
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from spectralpost.cli import main
+from spectralpost.commands import gallery as command
+from spectralpost.degradations import make_degradation
+from spectralpost.errors import InputError
+from spectralpost.gallery import (
+    Entry,
+    gallery_entries,
+    gallery_nearest,
+    gallery_prior,
+    gallery_schedule,
+    holds_between,
+    problem_on,
+    scores_of,
+    tuned_of_each,
+)
+from spectralpost.gallery.entries import (
+    FOLDER,
+    SIZES,
+    TASKS,
+    entry_name,
+    entry_of,
+    write_entries,
+)
+from spectralpost.learning import evaluate, heuristic
+from spectralpost.noise import vp_linear
+from spectralpost.prior_file import load_prior, save_prior
+from spectralpost.samplers import SAMPLERS
+from spectralpost.schedule_file import load_schedule, save_schedule
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+SHIPPED = gallery_entries()
+LARGEST = 5 * 10**6  # bytes
+DIGITS = 5e-6  # of numbers with six digits
+LOST = 1e-4  # of W2 by rounding weights, as the builder promises
+
+
+@pytest.fixture(scope="module", name="builder")
+def builder_of_experiments():
+    path = Path(__file__).parents[1] / "experiments" / "gallery.py"
+    spec = importlib.util.spec_from_file_location("gallery_builder", path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look themselves up
+    spec.loader.exec_module(module)
+    yield module
+    del sys.modules[spec.name]
+
+
+def made_up(task: str, sigma_y: float, steps: int, sampler: str = "diffpir") -> Entry:
+    """An entry that nobody has learned."""
+    weights = {name: (0.5,) * steps for name in SAMPLERS[sampler]().constraint}
+    name, timesteps = entry_name(sampler, task, sigma_y, steps), tuple(range(steps - 1, -1, -1))
+    scores = {"learned": 0.1, "tuned": 0.2, "published": None}
+    holds = {"sigma_y": (sigma_y / 1.1, sigma_y * 1.1)}
+    return Entry(name, sampler, task, sigma_y, steps, 8, timesteps, weights, scores, scores, holds)
+
+
+@pytest.fixture(scope="module", name="folder")
+def folder_of_some(tmp_path_factory):
+    """A gallery of made-up entries."""
+    folder = tmp_path_factory.mktemp("gallery")
+    tasks = ("gaussian_blur1", "gaussian_blur3", "uniform_blur", "x2", "x4", "denoise", "inpaint")
+    entries = [made_up(task, s, n) for task in tasks for s in (0.05, 0.2) for n in (2, 4)]
+    write_entries(folder / "diffpir.json", entries)
+    measured = made_up("denoise", 0.1, 2, "dps")._replace(measured={"energy": 0.1})
+    write_entries(folder / "dps.json", [measured])
+    return folder
+
+
+# ---------------------------------------------------------------------------------- what is shipped
+
+
+def test_something_is_shipped_and_it_is_small():
+    files = list(FOLDER.glob("*.json"))
+    assert SHIPPED and files
+    assert sum(path.stat().st_size for path in files) < LARGEST
+    assert {path.stem for path in files} == {entry.sampler for entry in SHIPPED}
+    assert len({entry.name for entry in SHIPPED}) == len(SHIPPED)
+
+
+@pytest.mark.parametrize("sampler", sorted({entry.sampler for entry in SHIPPED}))
+def test_every_entry_is_a_schedule(sampler, tmp_path):
+    """Each is a complete grid's, loads, and can be stored and read back as it is."""
+    entries = [entry for entry in SHIPPED if entry.sampler == sampler]
+    for entry in entries:
+        assert entry.name == entry_name(sampler, entry.task, entry.sigma_y, entry.steps)
+        assert len(entry.timesteps) == entry.steps
+        assert set(entry.guidance) == set(SAMPLERS[sampler]().constraint)
+        assert {len(weights) for weights in entry.guidance.values()} == {entry.steps}
+        for scores in (entry.w2, entry.energy):
+            assert set(scores) == {"learned", "tuned", "published"}
+            assert scores["learned"] > 0 and scores["tuned"] > 0
+        size = TASKS[entry.task].size
+        own = {"sigma_y": entry.sigma_y} | ({} if size is None else TASKS[entry.task].options)
+        assert set(entry.holds) == set(own)
+        for name, (low, high) in entry.holds.items():
+            assert low <= own[name] <= high and high < 4.01 * low
+        path = tmp_path / f"{entry.name}.json"
+        save_schedule(path, gallery_schedule(entry))  # which checks all of it
+        assert load_schedule(path) == gallery_schedule(entry.name)
+    tasks = {(entry.task, entry.sigma_y) for entry in entries}
+    steps = {entry.steps for entry in entries}
+    names = {entry.name for entry in entries}
+    whole = {entry_name(sampler, task, sigma_y, n) for task, sigma_y in tasks for n in steps}
+    assert names == whole
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [SHIPPED[i] for i in np.random.default_rng(0).permutation(len(SHIPPED))[:5]],
+    ids=lambda entry: entry.name,
+)
+def test_what_is_stored_is_what_it_does(entry):
+    """W2 and energy score, evaluated anew on all modes, are the stored ones to rounding."""
+    schedule = gallery_schedule(entry)
+    problem = problem_on(schedule.degradation(), schedule.sigma_y)
+    found = scores_of(schedule.sampler(), problem, schedule.levels, schedule.guidance)
+    np.testing.assert_allclose(found.w2, entry.w2["learned"], rtol=DIGITS)
+    np.testing.assert_allclose(found.energy, entry.energy["learned"], rtol=DIGITS)
+    levels = vp_linear(entry.steps)
+    given = heuristic(schedule.sampler(), problem, levels)
+    found = scores_of(schedule.sampler(), problem, levels, given)
+    np.testing.assert_allclose(found.w2, entry.w2["published"], rtol=DIGITS)
+
+
+# ------------------------------------------------------------------------------------------- parts
+
+
+def test_prior_of_colour():
+    prior = gallery_prior(16)
+    assert prior.spectrum.shape == (3, 16, 16)
+    np.testing.assert_allclose(prior.spectrum.mean(), 0.5**2, rtol=1e-12)  # of a pixel of a plane
+    np.testing.assert_allclose(prior.axes.T @ prior.axes, np.eye(3), atol=1e-12)
+    assert gallery_prior(16).hash == prior.hash != gallery_prior(8).hash
+
+
+def test_entries_survive_their_file(folder):
+    entries = gallery_entries(folder)
+    assert len(entries) == 29
+    assert made_up("x4", 0.2, 4) in entries
+    assert [one.measured for one in entries if one.sampler == "dps"] == [{"energy": 0.1}]
+    schedule = gallery_schedule(made_up("x4", 0.2, 4))
+    assert schedule.baselines == {"tuned_constant": 0.2}  # the published one has no number
+    assert schedule.timesteps == (3, 2, 1, 0)
+    np.testing.assert_array_equal(schedule.levels.alpha[:-1], vp_linear(1000).alpha[-5:-1])
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"format": "spectralpost gallery"}', "no JSON"])
+def test_other_files_are_refused(text, tmp_path):
+    (tmp_path / "dps.json").write_text(text)
+    with pytest.raises(InputError):
+        gallery_entries(tmp_path)
+
+
+def test_broken_entry_is_refused(folder, tmp_path):
+    stored = json.loads((folder / "dps.json").read_text())
+    del next(iter(stored["entries"].values()))["timesteps"]
+    (tmp_path / "dps.json").write_text(json.dumps(stored))
+    with pytest.raises(InputError, match=r"dps\.json.*none of its files.*timesteps"):
+        gallery_entries(tmp_path)
+
+
+def test_unknown_name_says_what_is_like_it(folder):
+    with pytest.raises(InputError, match=r"'diffpir-x3-s0\.05-2'.*diffpir-x[24]-s0\.05-2"):
+        entry_of("diffpir-x3-s0.05-2", folder)
+
+
+@pytest.mark.parametrize(
+    ("asked", "name"),
+    [
+        (("gaussian_blur", {"std": 1.2}, 0.06, 4), "diffpir-gaussian_blur1-s0.05-4"),
+        (("gaussian_blur", {"std": 2.5}, 0.06, 4), "diffpir-gaussian_blur3-s0.05-4"),
+        (("gaussian_blur", {}, 0.3, 1), "diffpir-gaussian_blur3-s0.2-2"),  # the default std is 2
+        (("downsample", {"factor": 8}, 0.05, 2), "diffpir-x4-s0.05-2"),
+        (("downsample", {}, 0.05, 2), "diffpir-x4-s0.05-2"),
+        (("identity", {}, 1e-9, 1000), "diffpir-denoise-s0.05-4"),
+        (("inpaint", {"keep": 0.1, "seed": 7}, 0.2, 3), "diffpir-inpaint-s0.2-4"),
+        (("uniform_blur", {"size": 5}, 0.11, 2), "diffpir-uniform_blur-s0.2-2"),
+    ],
+)
+def test_nearest(asked, name, folder):
+    assert gallery_nearest("diffpir", *asked, folder).name == name
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (("pigdm", "identity", {}, 0.1, 2), "sampler = 'pigdm': the gallery has diffpir, dps"),
+        (("dps", "gaussian_blur", {}, 0.1, 2), "'gaussian_blur': the gallery has of dps denoise"),
+        (("diffpir", "inpaint", {"mask": "box"}, 0.1, 2), "'inpaint', mask = box"),
+        (("diffpir", "downsample", {"kernel": "average"}, 0.1, 2), "kernel = average"),
+        (("diffpir", "downsample", {"factor": 3}, 0.1, 2), "factor = 3: does not divide"),
+        (("diffpir", "identity", {}, 0.0, 2), "sigma_y = 0: must be"),
+        (("diffpir", "identity", {}, float("nan"), 2), "sigma_y = nan"),
+        (("diffpir", "identity", {}, 0.1, 0), "steps = 0"),
+    ],
+)
+def test_nothing_near(asked, message, folder):
+    with pytest.raises(InputError, match=re.escape(message)):
+        gallery_nearest(*asked, folder)
+
+
+def test_sizes_are_options_of_tasks():
+    for task in TASKS.values():
+        assert task.size is None or task.size in SIZES
+        make_degradation(task.degradation, (16, 16), **task.options)
+
+
+def test_range_is_contiguous():
+    """It ends at the first value that is worse, whatever is behind it; NaN is worse."""
+    gains = np.array([0.5, 0.6, 0.52, 0.5, 0.525, np.nan, 0.1])
+    assert holds_between([1, 2, 3, 4, 5, 6, 7], gains, 3) == (3, 5)
+    assert holds_between([1, 2, 3], np.array([0.1, 0.1, 0.1]), 0) == (1, 3)
+    assert holds_between([1, 2], np.array([0.2, 0.1]), 1) == (2, 2)
+
+
+def test_tuned_constants_side_by_side():
+    """No constant on a fine grid beats those that are found, on any of the problems."""
+    sampler, levels = SAMPLERS["ddrm"](), vp_linear(2)
+    problems = [problem_on(make_degradation("identity", (8, 8)), s) for s in (0.05, 0.5)]
+    found = tuned_of_each(sampler, problems, levels)
+    assert [set(one) for one in found] == [set(sampler.constraint)] * 2
+    for problem, constant in zip(problems, found, strict=True):
+        least = evaluate(sampler, problem, levels, constant)
+        for share in np.linspace(0, 1, 11):
+            tried = constant | {"eta_b": jnp.full(2, share)}
+            assert least <= evaluate(sampler, problem, levels, tried) * (1 + 1e-5)
+
+
+def test_built_by_the_experiment(builder, tmp_path):
+    """A tiny gallery: cells kept, rounded weights that do what the exact ones do, ranges."""
+    options = builder.Options(
+        out=tmp_path / "out",
+        into=tmp_path,
+        samplers=("ddrm",),
+        tasks=("uniform_blur", "denoise"),
+        sigma_y=(0.1,),
+        steps=(2,),
+        size=16,
+        bins=8,
+        starts=2,
+    )
+    builder.build(options)
+    entries = gallery_entries(tmp_path)
+    assert [entry.name for entry in entries] == ["ddrm-uniform_blur-s0.1-2", "ddrm-denoise-s0.1-2"]
+    assert [set(entry.holds) for entry in entries] == [{"sigma_y", "size"}, {"sigma_y"}]
+    for entry in entries:
+        schedule = gallery_schedule(entry)
+        assert schedule.shape == (16, 16)
+        problem = problem_on(schedule.degradation(), 0.1)
+        found = scores_of(schedule.sampler(), problem, schedule.levels, schedule.guidance)
+        np.testing.assert_allclose(found.w2, entry.w2["learned"], rtol=DIGITS)
+        # On bins it was learned; on all modes it may be worse than the constant by what they lose.
+        assert entry.w2["learned"] < 1.1 * entry.w2["tuned"]
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "cells").iterdir()}
+    builder.build(options)
+    assert before == {path: path.stat().st_mtime_ns for path in before}
+    with pytest.raises(InputError, match="its cells are of"):
+        builder.build(replace(options, bins=16))
+
+
+def test_weights_are_rounded_as_little_as_is_needed(builder):
+    sampler, levels = SAMPLERS["ddrm"](), vp_linear(3)
+    problem = problem_on(make_degradation("identity", (8, 8)), 0.1)
+    guidance = {"eta": jnp.array([0.123456789, 0.7, 1 / 3]), "eta_b": jnp.array([0.9, 0.1, 2 / 3])}
+    timesteps = builder.grid_timesteps("vp_linear", 3)
+    short = builder.rounded(sampler, problem, timesteps, guidance)
+    assert max(len(repr(one)) for weights in short.values() for one in weights) < 9
+    both = [evaluate(sampler, problem, levels, w) for w in (guidance, builder.as_arrays(short))]
+    np.testing.assert_allclose(both[1], both[0], rtol=LOST)
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+@pytest.fixture(name="fake")
+def command_on_made_up_entries(folder, monkeypatch):
+    """The command, with the made-up gallery in place of the shipped one."""
+    monkeypatch.setattr(command, "gallery_entries", lambda: gallery_entries(folder))
+    monkeypatch.setattr(command, "entry_of", lambda name: entry_of(name, folder))
+    near = lambda *given: gallery_nearest(*given, folder)  # noqa: E731
+    monkeypatch.setattr(command, "gallery_nearest", near)
+
+
+def test_list(fake, capsys):
+    main(["gallery"])
+    assert "29 schedules" in capsys.readouterr().out
+    main(shlex.split("gallery list --sampler diffpir --degradation x4 --steps 2"))
+    out = capsys.readouterr().out
+    assert "2 schedules" in out and "diffpir-x4-s0.05-2" in out and "diffpir-x4-s0.2-2" in out
+    main(shlex.split("gallery --degradation gaussian-blur --sigma-y 0.2"))
+    assert "4 schedules" in capsys.readouterr().out
+    main(shlex.split("gallery --blur-std 3"))
+    assert "4 schedules" in capsys.readouterr().out
+
+
+def test_names_are_whole(capsys):
+    """They are what `show` takes."""
+    main(["gallery"])
+    assert set(re.findall(r"[a-z]+-\w+-s[\d.]+-\d+", capsys.readouterr().out)) == {
+        entry.name for entry in SHIPPED
+    }
+
+
+def test_show_and_write(fake, tmp_path, capsys):
+    main(shlex.split("gallery show dps-denoise-s0.1-2"))
+    out = capsys.readouterr().out
+    assert "Measured on the shipped network: energy 0.1" in out
+    assert "sigma_y 0.0909091 to 0.11" in out and "50 %" in out and "diverges" in out
+    out = tmp_path / "one.json"
+    main(shlex.split(f"gallery show diffpir-x2-s0.05-4 --out {out}"))
+    schedule = load_schedule(out)
+    assert schedule == gallery_schedule(made_up("x2", 0.05, 4))
+    assert load_prior(tmp_path / "prior.npz").hash == schedule.prior_hash
+    main(shlex.split(f"gallery show diffpir-x4-s0.05-4 --out {tmp_path / 'two.json'}"))
+    main(shlex.split(f"export {out} --to csv"))
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "one.json",
+        "two.json",
+        "prior.npz",
+        "one_csv.csv",
+    }
+
+
+def test_nearest_says_what_is_lost(fake, tmp_path, capsys):
+    out = tmp_path / "near.json"
+    asked = "--sampler diffpir --blur-std 1.2 --sigma-y 0.1 --steps 3"
+    main(shlex.split(f"gallery nearest {asked} --out {out}"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Nearest: diffpir-gaussian_blur1-s0.05-4" in said or "s0.05-2" in said
+    assert "sigma_y = 0.1 is outside of the range" in said and "not 3." in said
+    assert load_schedule(out).sigma_y == 0.05
+    result = command.compute(
+        command.Gallery(
+            action="nearest", sampler="diffpir", degradation="x4", sigma_y=0.05, steps=2
+        )
+    )
+    assert result.entries[0].name == "diffpir-x4-s0.05-2"
+    scores = result.asked.scores
+    assert scores["tuned"].w2 <= scores["published"].w2 * (1 + 1e-9)
+    schedule = gallery_schedule(result.entries[0])
+    problem = problem_on(schedule.degradation(), 0.05)
+    found = scores_of(schedule.sampler(), problem, schedule.levels, schedule.guidance)
+    np.testing.assert_allclose(found.w2, scores["learned"].w2, rtol=1e-12)
+
+
+BAD = {
+    "unknown name": ("gallery show magic", "name = 'magic': not in the gallery"),
+    "no name": ("gallery show", "name a schedule"),
+    "name of a list": ("gallery list dps-denoise-s0.1-2", "no effect on gallery list"),
+    "unknown action": ("gallery burn", "burn"),
+    "out of a list": ("gallery --out x.json", "no effect on gallery list"),
+    "nothing so": ("gallery --sampler magic", "none of 29 is so.*sampler diffpir, dps"),
+    "no sampler": ("gallery nearest --sigma-y 0.1 --steps 2", "needs --sampler"),
+    "unknown sampler": (
+        "gallery nearest --sampler magic --sigma-y 0.1 --steps 2",
+        "sampler = 'magic': the gallery has diffpir, dps",
+    ),
+    "unknown degradation": (
+        "gallery nearest --sampler dps --degradation rain --sigma-y 0.1 --steps 2",
+        "degradation = 'rain'",
+    ),
+    "sigma_y 0": ("gallery nearest --sampler dps --sigma-y 0 --steps 2", "sigma_y = 0"),
+    "wrong size": (
+        "gallery nearest --sampler diffpir --blur-std -1 --sigma-y 0.1 --steps 2",
+        r"std = -1",
+    ),
+    "flag of another": ("gallery --degradation x4 --blur-std 2", "blur_std = 2.0: has no effect"),
+    "no folder": ("gallery show dps-denoise-s0.1-2 --out no/x.json", "no folder 'no'"),
+    "file that exists": ("gallery show dps-denoise-s0.1-2 --out taken.json", "exists"),
+    "another prior": ("gallery show dps-denoise-s0.1-2 --out other/x.json", "another prior"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+def test_bad_input_is_one_line(name, fake, tmp_path, monkeypatch, capsys):
+    arguments, message = BAD[name]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken.json").write_text("")
+    (tmp_path / "other").mkdir()
+    save_prior(tmp_path / "other" / "prior.npz", gallery_prior(4))
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit) as end:
+        main(shlex.split(arguments))
+    error = capsys.readouterr().err
+    assert end.value.code == 2
+    assert error.startswith("spectralpost: ") and error.count("\n") == 1
+    assert re.search(message, error)
+    assert sorted(tmp_path.rglob("*")) == before
