@@ -14,11 +14,11 @@ from commandline import QUICK, STEPS, compile_quickly, contents, workplace  # no
 
 import spectralpost
 from spectralpost import commands
+from spectralpost.choices import SHORT
 from spectralpost.cli import COMMANDS, main, parse
 from spectralpost.config_file import to_yaml
 from spectralpost.errors import InputError
 from spectralpost.options import (
-    SHORT,
     Compare,
     Degradations,
     Design,
@@ -160,7 +160,7 @@ BAD = {
     # the command line itself
     "no command": (
         "",
-        "design, compare, tradeoff, evaluate, export, restore, train, sweep, sweep-report",
+        "design, compare, tradeoff, evaluate, export, gallery, restore, train, sweep, sweep-report",
     ),
     "unknown command": ("improve", "improve"),
     "unknown option": (f"{DESIGN} --sharpness 3", "sharpness"),

@@ -86,8 +86,8 @@ def gallery_prior(size: int = 64) -> Prior:
     """The prior of all entries: colour images of that side in [-1, 1], power law |f|^-2, std 0.5,
     the variance shared by three axes of colour as in photographs.
 
-        >>> sp.gallery_prior(8).spectrum.shape
-        (3, 8, 8)
+    >>> sp.gallery_prior(8).spectrum.shape
+    (3, 8, 8)
     """
     grey = power_law((size, size), EXPONENT, std=STD)
     share = len(SHARES) * np.asarray(SHARES)[:, None, None]
@@ -173,8 +173,8 @@ def gallery_nearest(
     the same; angles and seeds do not matter, as the prior is alike in all directions.
     Raises InputError where the gallery has nothing of the kind.
 
-        >>> sp.gallery_nearest("dps", "gaussian_blur", {"std": 1.9}, 0.06, 20).name
-        'dps-gaussian_blur2-s0.05-20'
+    >>> sp.gallery_nearest("dps", "gaussian_blur", {"std": 1.9}, 0.06, 20).name
+    'dps-gaussian_blur2-s0.05-20'
     """
     if not (math.isfinite(sigma_y) and sigma_y > 0):
         raise InputError(f"sigma_y = {sigma_y:g}: must be a finite number > 0")
