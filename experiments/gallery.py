@@ -173,12 +173,12 @@ def computed(name: str, task: str, sigma_y: float, steps: int, options: Options)
     grid = learned.grid
     whole = problem_on(degradation, sigma_y)
     guidance = rounded(sampler, whole, grid.timesteps, learned.result.guidance)
-    # Baselines are those of uniform steps: the first search's.
-    baselines = learned.search.baseline_guidance
+    # On uniform steps: the first search's.
+    constant = learned.search.baseline_guidance["tuned_constant"]
     scores = {
         "learned": scores_of(sampler, whole, levels_at(grid.timesteps), as_arrays(guidance)),
-        "tuned": scores_of(sampler, whole, levels, baselines["tuned_constant"]),
-        "published": scores_of(sampler, whole, levels, baselines["heuristic"]),
+        "tuned": scores_of(sampler, whole, levels, constant),
+        "published": scores_of(sampler, whole, levels, heuristic(sampler, whole, levels)),
     }
     digits = lambda value: None if value is None else float(f"{value:.6g}")  # noqa: E731
     return Entry(
