@@ -8,6 +8,8 @@ found in which it holds (`holds_between`).
 
     python experiments/gallery.py --out DIR     all; a run that is stopped goes on from where it was
     python experiments/gallery.py --out DIR --samplers dps --steps 10 20 --sigma-y 0.05
+    python experiments/gallery.py --neighbours  of the package's files: what a schedule costs at the
+                                                sigma_y of the next one
     python experiments/gallery.py --quick       three tiny cells, checked
 
 Every cell is a file of DIR/cells once it is known. At the end all finished cells, those of other
@@ -82,6 +84,8 @@ class Options:
     starts: int = 16
     """Searches side by side."""
     seed: int = 0
+    neighbours: bool = False
+    """Only judge the files that there are."""
     quick: bool = False
     """Tiny cells in a folder of their own, checked."""
 
@@ -95,6 +99,8 @@ def main(options: Options) -> None:
     keep_compiled_programs()
     if options.quick:
         return quick()
+    if options.neighbours:
+        return judge_neighbours(options)
     build(options)
 
 
@@ -257,6 +263,29 @@ def ranges(
     return found
 
 
+def judge_neighbours(options: Options) -> None:
+    """W2 of a schedule at the sigma_y of the next one, relative to that one's (true), and as
+    `holds_between` sees it: relative to the tuned constants of both problems."""
+    several: dict[tuple[str, str, int], list[Entry]] = {}
+    for entry in gallery_entries(options.into):
+        if entry.sampler in options.samplers and entry.task in options.tasks:
+            several.setdefault((entry.sampler, entry.task, entry.steps), []).append(entry)
+    print(f"{'sampler':<9}{'task':<15}{'steps':>5}{'made for':>10}{'used at':>9}   true  holds")
+    for (sampler, task, steps), entries in several.items():
+        pairs = [*zip(entries, entries[1:], strict=False), *zip(entries[1:], entries, strict=False)]
+        for own, other in pairs:
+            schedule = gallery_schedule(own)
+            problem = problem_on(degradation_of(task, own.size), other.sigma_y)
+            used = float(evaluate(SAMPLERS[sampler](), problem, schedule.levels, schedule.guidance))
+            true = used / other.w2["learned"]
+            seen = used / other.w2["tuned"] / (own.w2["learned"] / own.w2["tuned"])
+            print(
+                f"{sampler:<9}{task:<15}{steps:>5}{own.sigma_y:>10g}{other.sigma_y:>9g}"
+                f"{true:>7.2f}{seen:>7.2f}",
+                flush=True,
+            )
+
+
 def quick() -> None:
     """Cells are kept, and what is read back is what was learned."""
     with tempfile.TemporaryDirectory() as folder:
@@ -270,6 +299,7 @@ def quick() -> None:
         files[0].unlink()
         kept = files[1].stat().st_mtime_ns
         build(tiny)
+        judge_neighbours(tiny)
         entries = gallery_entries(into)
         if len(entries) != 2 or files[1].stat().st_mtime_ns != kept:
             sys.exit("gallery: cells that are finished are not kept")
