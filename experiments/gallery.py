@@ -24,7 +24,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -272,7 +272,7 @@ def judge_neighbours(options: Options) -> None:
             several.setdefault((entry.sampler, entry.task, entry.steps), []).append(entry)
     print(f"{'sampler':<9}{'task':<15}{'steps':>5}{'made for':>10}{'used at':>9}   true  holds")
     for (sampler, task, steps), entries in several.items():
-        pairs = [*zip(entries, entries[1:], strict=False), *zip(entries[1:], entries, strict=False)]
+        pairs = [*pairwise(entries), *((b, a) for a, b in pairwise(entries))]
         for own, other in pairs:
             schedule = gallery_schedule(own)
             problem = problem_on(degradation_of(task, own.size), other.sigma_y)
