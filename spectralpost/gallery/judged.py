@@ -2,16 +2,15 @@
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
 
 from ..degradations import Degradation
 from ..inpainting import learning_problem
 from ..learning import Search, evaluate, for_network, heuristic, prepare
 from ..learning.baselines import tuned_constants
-from ..learning.lanes import next_power_of_two
+from ..learning.lanes import next_power_of_two, stacked, unstacked
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..metrics import Objective, predicted_energy_score, wasserstein2
 from ..noise import NoiseLevel
@@ -64,10 +63,9 @@ def tuned_of_each(
         for problem, of_one in zip(problems, given, strict=True)
     ]
     few = [loss.coarse for loss in losses]
-    coarse = None if few[0] is None else _stacked(few)
-    found, _ = tuned_constants(_stacked(losses), _stacked(given), coarse)
-    found = jax.tree.map(np.asarray, found)
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], found) for i in range(len(problems))]
+    coarse = None if few[0] is None else stacked(few)
+    found, _ = tuned_constants(stacked(losses), stacked(given), coarse)
+    return unstacked(found)
 
 
 def gains_of(
@@ -106,7 +104,3 @@ def holds_between(values: Sequence[float], gains: np.ndarray, own: int) -> tuple
     while high < len(values) - 1 and good[high + 1]:
         high += 1
     return float(values[low]), float(values[high])
-
-
-def _stacked(trees: Sequence[Any]) -> Any:
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(one) for one in leaves]), *trees)

@@ -1,5 +1,6 @@
 """Many searches side by side, from many starts: compiled once, run some iterations at a time."""
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -96,6 +97,18 @@ def losses_of_each(losses: Loss, vectors: Array) -> Array:
 def next_power_of_two(num: int) -> int:
     """The least that is num or more: programs of few shapes."""
     return 1 << (num - 1).bit_length()
+
+
+def stacked(trees: Sequence[Any]) -> Any:
+    """Trees of one structure as one, on the host: leaves [N, ...]."""
+    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
+
+
+def unstacked(tree: Any) -> list[Any]:
+    """What `stacked` has put together."""
+    tree = jax.tree.map(np.asarray, tree)
+    num = len(jax.tree.leaves(tree)[0])
+    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(num)]
 
 
 def spread(tree: Any) -> Any:

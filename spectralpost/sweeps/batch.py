@@ -20,7 +20,7 @@ from ..learning import Freedom, Prices, Search
 from ..learning.baselines import tuned_constants
 from ..learning.generations import Watch
 from ..learning.halving import search_each
-from ..learning.lanes import next_power_of_two, spread
+from ..learning.lanes import next_power_of_two, spread, stacked, unstacked
 from ..learning.loss import Loss
 from ..learning.parameters import Parameters
 from ..learning.preparing import Prepared, first_starts, prepare, tuned, usual_growth
@@ -32,7 +32,7 @@ from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
 from ..transfer import sampler_transfer
 from .axes import OBJECTIVES, as_text, columns_of
-from .case import Case, case_of, stacked, stacked_cases
+from .case import Case, case_of, stacked_cases
 from .grid import Settings, cell_hash
 
 METRICS = ("w2", "mse", "psnr", "perception")
@@ -110,7 +110,7 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> Columns:
     metrics = {"published": of_given}
     schedule = levels, given  # the best
     if settings.learn or settings.tune:
-        prepared = [_prepared(*one, settings) for one in zip(filled, _each(given), strict=True)]
+        prepared = [_prepared(*one, settings) for one in zip(filled, unstacked(given), strict=True)]
         few = [one.given.coarse for one in prepared]
         coarse = None if few[0] is None else spread(stacked(few))
         whole = spread(stacked([one.given for one in prepared]))
@@ -121,7 +121,7 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> Columns:
             growths: Any = [None] * width
             if not differentiates_denoiser(sampler):
                 growths = np.asarray(_growths(whole, given, constants))
-            parts = zip(_each(constants), least, growths, strict=True)
+            parts = zip(unstacked(constants), least, growths, strict=True)
             begun = [tuned(one, *part) for one, part in zip(prepared, parts, strict=True)]
             schedule = _learned(begun, few, settings)
             metrics["learned"] = _metrics(sampler, problems, *schedule)
@@ -245,10 +245,3 @@ def _measured(problem: Problem, transfer: Transfer) -> dict[str, Array]:
         "psnr": psnr(error),
         "perception": perception(problem, transfer),
     }
-
-
-def _each(tree: Any) -> list[Any]:
-    """What `stacked` has put together."""
-    tree = jax.tree.map(np.asarray, tree)
-    num = len(jax.tree.leaves(tree)[0])
-    return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(num)]

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..degradations import make_degradation
 from ..inpainting import learning_problem
-from ..learning.lanes import next_power_of_two
+from ..learning.lanes import next_power_of_two, stacked
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..noise import Curve, NoiseLevel, curve_of, make_grid
 from ..problem import Problem
@@ -50,11 +50,6 @@ def stacked_cases(cases: Sequence[Case]) -> tuple[Problem, NoiseLevel]:
     problems = _shared_stacked([case.near for case in cases])
     sigma_y = np.asarray([case.cell["sigma_y"] for case in cases], problems.spectrum.dtype)
     return problems._replace(sigma_y=sigma_y), _shared_stacked([case.levels for case in cases])
-
-
-def stacked(trees: Sequence[Any]) -> Any:
-    """Trees of one structure as one, leaves [N, ...]."""
-    return jax.tree.map(lambda *leaves: np.stack([np.asarray(leaf) for leaf in leaves]), *trees)
 
 
 def _shared_stacked(trees: Sequence[Any]) -> Any:
