@@ -51,8 +51,8 @@ TASKS: dict[str, Task] = {
 }
 SIZES = ("std", "length", "size", "factor", "keep")  # options by whose logarithms problems differ
 
-# Of the variance of natural colours: green against magenta, yellow against blue, grey. Those of
-# scikit-image's photographs are 0.009, 0.166, 0.825, along nearly these axes, std 0.499.
+# Of the variance of natural colours: green against magenta, yellow against blue, grey. Close to
+# those of scikit-image's photographs, as is the std.
 SHARES = (0.01, 0.16, 0.83)
 AXES = np.array([[1, -2, 1], [1, 0, -1], [1, 1, 1]]).T / np.sqrt([6, 2, 3])
 STD, EXPONENT = 0.5, 2.0
