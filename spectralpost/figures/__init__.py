@@ -1,7 +1,8 @@
 """The figures, drawn with matplotlib (imported when the first one is drawn); one kind a file."""
 
-from .base import COLOURS, LINES, save_figure
+from .base import COLOURS, LINES, Format, save_figure
 from .compare import compare_figure
+from .page import save_with_caption
 from .report import radial_average, report_figure
 from .restored import Panel, restored_figure
 from .sweep import (
@@ -19,6 +20,7 @@ __all__ = [
     "LINES",
     "Axis",
     "Drawn",
+    "Format",
     "Panel",
     "compare_figure",
     "heat_map_figure",
@@ -26,6 +28,7 @@ __all__ = [
     "report_figure",
     "restored_figure",
     "save_figure",
+    "save_with_caption",
     "sweep_lines_figure",
     "sweep_weights_figure",
     "tradeoff_figure",

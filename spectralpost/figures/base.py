@@ -1,12 +1,14 @@
 """What all figures share: colours, an empty figure, a file."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import InputError
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+Format = Literal["png", "svg", "pdf"]
 
 # Okabe and Ito's palette, told apart by all common kinds of colour vision; black is the truth.
 COLOURS = {
@@ -30,10 +32,20 @@ def new_figure(size: tuple[float, float]) -> "Figure":
     return Figure(figsize=size, layout="constrained")
 
 
-def save_figure(figure: "Figure", path: str | os.PathLike[str], dpi: int = 130) -> None:
-    """Write a figure as PNG, and forget it; InputError if the file cannot be written."""
+def save_figure(
+    figure: "Figure", path: str | os.PathLike[str], dpi: int = 130, format: Format = "png"
+) -> None:
+    """Write a figure, and forget it; InputError if the file cannot be written.
+
+    dpi: of what is drawn in pixels, which of "svg" and "pdf" are images alone.
+    """
+    import matplotlib
+
+    # Text of an SVG stays text, which can be searched and edited; a PDF gets whole fonts.
+    as_text = {"svg.fonttype": "none", "pdf.fonttype": 42}
     try:
-        figure.savefig(path, dpi=dpi, format="png")
+        with matplotlib.rc_context(as_text):
+            figure.savefig(path, dpi=dpi, format=format)
     except OSError as error:
         raise InputError(f"figure {str(path)!r}: cannot be written ({error.strerror})") from error
     figure.clear()
