@@ -27,6 +27,7 @@ import tyro
 
 import spectralpost as sp
 from spectralpost.cli import Design
+from spectralpost.compiled import drop_compiled_programs
 
 SCHEDULES = ("published", "tuned", "learned")
 GOAL = 1e-3  # relative error of the loss
@@ -120,7 +121,7 @@ def main(options: Options) -> None:
             for problem, full in whole.items():
                 found = errors_of(name, full, sp.bin_modes(full, num)[0], options)
                 by_case |= {(problem, name, label): error for label, error in found.items()}
-        jax.clear_caches()  # nothing is used again
+        drop_compiled_programs()  # nothing is used again
         print(f"{name}: {time.perf_counter() - begin:.0f} s", flush=True)
     print_table(errors)
 

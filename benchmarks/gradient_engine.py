@@ -38,6 +38,7 @@ import numpy as np
 import tyro
 
 import spectralpost as sp
+from spectralpost.compiled import drop_compiled_programs
 from spectralpost.learning import Prepared, advance, begin, gradient, prepare
 
 try:
@@ -201,7 +202,7 @@ def time_table(options: Options, modes: int, steps: int) -> None:
             for label, run in peers(name, problem, levels, guidance).items():
                 for num in threads:
                     runs[f"{label} ({num})"] = partial(with_threads, num, run)
-        jax.clear_caches()  # cases share programs
+        drop_compiled_programs()  # cases share programs
         first = {label: seconds_of(run) for label, run in runs.items()}
         seconds = in_turns(runs, options.turns)
         ours = seconds["engine, all devices"]
@@ -340,7 +341,7 @@ def compiling_table(by_steps: list[int]) -> None:
     small, _ = sp.bin_modes(sp.unique_modes(problem)[0], 64)
     for steps in by_steps:
         sampler, levels, guidance = setting_of("dps", 0.0, problem, steps)
-        jax.clear_caches()
+        drop_compiled_programs()
         runs = (
             partial(forward, sampler, problem, levels, guidance),
             partial(gradient.loss_and_gradient, sampler, problem, levels, guidance, FREE["dps"]),

@@ -10,8 +10,10 @@ renamed, and carries a checksum: whoever reads gets all of it or nothing, withou
 import hashlib
 import os
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from .errors import InputError
 from .files import whole_file
@@ -22,6 +24,9 @@ CROWDED = 0.5  # of all memory maps
 CHECKSUM = 16  # bytes before the program
 ABANDONED = 3600  # seconds after which a file that is still half written has lost its writer
 
+_store: "CompiledPrograms | None" = None
+in_this_process: dict[Any, Any] = {}  # of `kept_jit`: what JAX's own dictionaries are for `jax.jit`
+
 
 def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> None:
     """From now on JAX keeps every program that it compiles in `folder`, and looks there first.
@@ -31,8 +36,10 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> None
     A folder that cannot be made or written, a full disk or a JAX without the place for another
     cache are no errors: less is kept, or nothing.
     """
+    global _store
     import jax
 
+    _store = None
     if folder is None:
         folder = jax.config.values["jax_compilation_cache_dir"]
     if folder == "":
@@ -45,11 +52,30 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> None
     try:
         path = user_folder() if folder is None else Path(folder)
         path.mkdir(parents=True, exist_ok=True)
-        _replace_cache_of_jax()
+        programs = CompiledPrograms(path)
+        _replace_cache_of_jax(programs)
     except (OSError, RuntimeError, ImportError, AttributeError):
         jax.config.update("jax_compilation_cache_dir", None)
     else:
         jax.config.update("jax_compilation_cache_dir", str(path))
+        _store = programs
+
+
+def store() -> "CompiledPrograms | None":
+    """Where programs are kept now, by `keep_compiled_programs`."""
+    import jax
+
+    if _store is None or not jax.config.values["jax_enable_compilation_cache"]:
+        return None
+    return _store if jax.config.values["jax_compilation_cache_dir"] == str(_store._path) else None
+
+
+def drop_compiled_programs() -> None:
+    """Forget all compiled programs of this process: they take memory, and room for memory maps."""
+    import jax
+
+    in_this_process.clear()
+    jax.clear_caches()
 
 
 def drop_compiled_programs_if_crowded() -> None:
@@ -66,9 +92,7 @@ def drop_compiled_programs_if_crowded() -> None:
     except (OSError, ValueError):  # other systems have no such limit
         return
     if maps > CROWDED * most:
-        import jax
-
-        jax.clear_caches()
+        drop_compiled_programs()
 
 
 def user_folder() -> Path:
@@ -87,9 +111,21 @@ class CompiledPrograms:
         self._path = Path(folder)  # JAX reads this name when it logs
         self.limit = limit
         self.room = 0  # bytes that may be added before the folder is listed again
+        self.closed = False
+
+    @contextmanager
+    def bypassed(self) -> Iterator[None]:
+        """Finds and keeps nothing meanwhile."""
+        self.closed = True
+        try:
+            yield
+        finally:
+            self.closed = False
 
     def get(self, key: str) -> bytes | None:
         """The program, or None if it is not there as a whole; then `put` replaces it."""
+        if self.closed:
+            return None
         path = self._path / (key + SUFFIX)
         try:
             entry = path.read_bytes()
@@ -104,6 +140,8 @@ class CompiledPrograms:
 
     def put(self, key: str, program: bytes) -> None:
         """Keep the program if that is possible, in place of what was there."""
+        if self.closed:
+            return
         entry = checksum(program) + program
         if len(entry) > self.limit:
             return
@@ -147,7 +185,7 @@ def remove_oldest(folder: Path, most: int) -> int:
     return left
 
 
-def _replace_cache_of_jax() -> None:
+def _replace_cache_of_jax(programs: CompiledPrograms) -> None:
     """JAX makes its cache by one private function, the same from 0.7.2 to 0.12; replace it.
 
     ImportError or AttributeError: this JAX has none, or asks more of a cache than ours can do.
@@ -158,5 +196,9 @@ def _replace_cache_of_jax() -> None:
     for name in compilation_cache_interface.CacheInterface.__abstractmethods__:
         getattr(CompiledPrograms, name)
     compilation_cache.get_file_cache  # noqa: B018 (an AttributeError if there is none)
-    compilation_cache.get_file_cache = lambda path: (CompiledPrograms(path), path)
+
+    def ours(path: str) -> tuple[CompiledPrograms, str]:
+        return programs if path == str(programs._path) else CompiledPrograms(path), path
+
+    compilation_cache.get_file_cache = ours
     reset_cache()  # JAX may have made its own before

@@ -18,6 +18,7 @@ from jax.typing import ArrayLike
 from .algebra import as_floating, floating, is_concrete
 from .degradations import Degradation
 from .errors import InputError, check_whole
+from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
 from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
 
@@ -224,7 +225,7 @@ class _InModes(NamedTuple):
         return lambda v, t: to(of_images(back(v), t)).astype(v.dtype)
 
 
-@partial(jax.jit, static_argnames=("sampler", "degradation", "function"))
+@partial(kept_jit, static_argnames=("sampler", "degradation", "function"))
 def _restore(
     sampler: Sampler,
     degradation: Degradation,

@@ -38,6 +38,7 @@ from .algebra import (
     is_concrete,
     safe_sqrt,
 )
+from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
 from .prior import noisy_variance
 from .problem import Problem, measurement_cov, num_pixels, per_pixel
@@ -171,7 +172,7 @@ def _trajectory(
     return Trajectory(signal(problem, law), *on_the_way)
 
 
-_compiled = jax.jit(_trajectory, static_argnames="sampler")
+_compiled = kept_jit(_trajectory, static_argnames="sampler")
 
 
 def amplification(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer) -> Array:

@@ -31,7 +31,7 @@ import jax
 import pytest
 from compiling import quick_compilation
 
-from spectralpost.compiled import keep_compiled_programs
+from spectralpost.compiled import drop_compiled_programs, keep_compiled_programs
 
 keep_compiled_programs(shared)
 jax.config.update("jax_enable_x64", True)
@@ -52,7 +52,7 @@ def forget_compiled():
     """Drop compiled programs after each file. Each takes dozens of the 65,530 memory maps that
     Linux grants a process, and XLA ends in a segmentation fault when there are no more."""
     yield
-    jax.clear_caches()
+    drop_compiled_programs()
     gc.collect()
     if return_free_memory is not None:
         return_free_memory(0)

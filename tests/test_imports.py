@@ -16,6 +16,7 @@ READING_ORDER = (
     "errors",
     "files",
     "compiled",
+    "kept_jit",
     "plain_json",
     "signatures",
     "choices",

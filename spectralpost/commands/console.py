@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -18,6 +17,7 @@ from .. import figures, images, metrics
 from ..affine import Transfer
 from ..degradations import Degradation
 from ..inpainting import is_exact
+from ..kept_jit import kept_jit
 from ..learning import (
     Freedom,
     LearnResult,
@@ -182,7 +182,7 @@ def levels_in_words(grid: Grid) -> str:
     return "sigma " + " ".join(f"{sigma:.3g}" for sigma in np.asarray(grid.levels.sigma))
 
 
-@partial(jax.jit, static_argnames="sampler")
+@partial(kept_jit, static_argnames="sampler")
 def transfer_of(
     sampler: Sampler | Kind, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Transfer:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import InputError
+from ..kept_jit import kept_jit
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
 from ..problem import Problem
@@ -27,7 +28,7 @@ WORSE = 1.02  # on few bins: such a constant is not the best on the whole proble
 ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
 
 
-@partial(jax.jit, static_argnames=("sampler", "objective"))
+@partial(kept_jit, static_argnames=("sampler", "objective"))
 def evaluate(
     sampler: Sampler,
     problem: Problem,
@@ -46,7 +47,7 @@ def evaluate(
     return objective(problem, sampler_transfer(sampler, problem, levels, guidance))
 
 
-@partial(jax.jit, static_argnames="objective")
+@partial(kept_jit, static_argnames="objective")
 def evaluate_exact(
     problem: Problem, levels: NoiseLevel, eta: Array, objective: Objective = wasserstein2
 ) -> Array:
@@ -59,7 +60,7 @@ def evaluate_exact(
     return objective(problem, transfer)
 
 
-@partial(jax.jit, static_argnames="sampler")
+@partial(kept_jit, static_argnames="sampler")
 def heuristic(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0
 ) -> Guidance:
@@ -165,7 +166,7 @@ def _in_batches(losses: Callable[[np.ndarray], Array], tried: np.ndarray) -> np.
     return np.concatenate([np.asarray(part) for part in found], axis=1)[:, :points]
 
 
-@jax.jit
+@kept_jit
 def _published_losses_of_each(losses: Loss, log_factors: Array, given: Guidance) -> Array:
     """log_factors [N, num, 1]."""
     dtype = log_factors.dtype
@@ -173,7 +174,7 @@ def _published_losses_of_each(losses: Loss, log_factors: Array, given: Guidance)
     return jax.vmap(_published_losses)(losses, log_factors[..., 0], given)
 
 
-@jax.jit
+@kept_jit
 def _schedules(
     losses: Loss, constants: Array, log_factors: Array, given: Guidance, take: Array
 ) -> Guidance:

@@ -11,6 +11,7 @@ import optax
 from jax import Array
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
+from ..kept_jit import kept_jit
 from . import levenberg_marquardt
 from .levenberg_marquardt import Descent, finite
 from .loss import Loss
@@ -38,7 +39,7 @@ class Lane(NamedTuple):
 Lanes = Descent | Lane  # leaves with a leading axis
 
 
-@partial(jax.jit, static_argnames="method")
+@partial(kept_jit, static_argnames="method")
 def begin(method: Method, vectors: Array) -> Lanes:
     """Lanes at their starts, vectors [lanes, P]."""
 
@@ -55,7 +56,7 @@ def begin(method: Method, vectors: Array) -> Lanes:
         )
 
 
-@partial(jax.jit, static_argnames=("method", "iterations"), donate_argnames="lanes")
+@partial(kept_jit, static_argnames=("method", "iterations"), donate_argnames="lanes")
 def advance(loss: Loss, lanes: Lanes, method: Method, iterations: int) -> tuple[Lanes, Array]:
     """Some iterations of every lane; also the best losses so far, [iterations, lanes]."""
 
@@ -73,7 +74,7 @@ def advance(loss: Loss, lanes: Lanes, method: Method, iterations: int) -> tuple[
         return jax.lax.scan(body, lanes, length=iterations)
 
 
-@partial(jax.jit, static_argnames=("method", "iterations"), donate_argnames="lanes")
+@partial(kept_jit, static_argnames=("method", "iterations"), donate_argnames="lanes")
 def advance_each(
     losses: Loss, lanes: Lanes, method: Method, iterations: int
 ) -> tuple[Lanes, Array]:
@@ -82,13 +83,13 @@ def advance_each(
     return jax.vmap(partial(advance, method=method, iterations=iterations))(losses, lanes)
 
 
-@jax.jit
+@kept_jit
 def losses_of(loss: Loss, vectors: Array) -> Array:
     """The losses of many vectors [num, P]; an unstable sampler's is infinite."""
     return finite(jax.lax.map(loss, vectors, batch_size=FEW))
 
 
-@jax.jit
+@kept_jit
 def losses_of_each(losses: Loss, vectors: Array) -> Array:
     """`losses_of` of many losses, leaves [N, ...], each of its own vectors [N, num, P]."""
     return jax.vmap(losses_of)(losses, vectors)

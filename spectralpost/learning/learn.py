@@ -13,6 +13,7 @@ from jax import Array
 from ..algebra import floating
 from ..compiled import drop_compiled_programs_if_crowded
 from ..errors import InputError
+from ..kept_jit import kept_jit
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
 from ..problem import Problem
@@ -154,7 +155,7 @@ def learn(
     )
 
 
-@partial(jax.jit, static_argnames=("sampler", "free", "objective"))
+@partial(kept_jit, static_argnames=("sampler", "free", "objective"))
 def sensitivity(
     sampler: Sampler,
     problem: Problem,

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from ..errors import InputError
+from ..kept_jit import kept_jit
 from ..noise import Curve, NoiseLevel, curve_of, moved_positions, num_steps_of, on_curve, respaced
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
@@ -259,7 +260,7 @@ def parameters_of(
     )
 
 
-schedule_of = jax.jit(Parameters.schedule)
+schedule_of = kept_jit(Parameters.schedule)
 
 
 def _basis(

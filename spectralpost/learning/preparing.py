@@ -13,6 +13,7 @@ from jax import Array
 from ..algebra import floating
 from ..denoiser_use import differentiates_denoiser
 from ..errors import InputError
+from ..kept_jit import kept_jit
 from ..metrics import Objective, residuals_of, wasserstein2
 from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..problem import Problem
@@ -125,7 +126,7 @@ def tuned(
     return prepared._replace(loss=loss, constant=constant)
 
 
-@jax.jit
+@kept_jit
 def usual_growth(loss: Loss, published: Guidance, constant: Guidance) -> Array:
     """Log amplification before each step of the worst of all problems, [S]: what the published
     default and the tuned constant both do."""

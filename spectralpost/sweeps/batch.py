@@ -16,6 +16,7 @@ from jax import Array
 from ..affine import Transfer
 from ..denoiser_use import differentiates_denoiser
 from ..errors import InputError
+from ..kept_jit import kept_jit
 from ..learning import Freedom, Prices, Search
 from ..learning.baselines import tuned_constants
 from ..learning.generations import Watch
@@ -107,7 +108,7 @@ def _computed(cases: Sequence[Case], settings: Settings, width: int) -> Columns:
     factors = np.asarray([case.cell["factor"] for case in filled])
     problems, levels, factors = spread((problems, levels, factors))
     given, of_given = _published(sampler, problems, levels, factors)
-    metrics = {"published": of_given}
+    metrics: dict[str, Any] = {"published": of_given}
     schedule = levels, given  # the best
     if settings.learn or settings.tune:
         prepared = [_prepared(*one, settings) for one in zip(filled, unstacked(given), strict=True)]
@@ -178,18 +179,18 @@ def _learned(
     return _schedules(stack, vectors)
 
 
-@jax.jit
+@kept_jit
 def _growths(losses: Loss, published: Guidance, constants: Guidance) -> Array:
     return jax.vmap(usual_growth)(losses, published, constants)
 
 
-@jax.jit
+@kept_jit
 def _schedules(losses: Loss, vectors: Array) -> tuple[NoiseLevel, Guidance]:
     found = jax.vmap(Parameters.schedule)(losses.parameters, vectors)
     return found.levels, found.guidance
 
 
-@partial(jax.jit, static_argnames="sampler")
+@partial(kept_jit, static_argnames="sampler")
 def _published(
     sampler: Sampler, problems: Problem, levels: NoiseLevel, factors: Array
 ) -> tuple[Guidance, dict[str, Array]]:
@@ -202,7 +203,7 @@ def _published(
     return _each_cell(one, (problems, levels, factors))
 
 
-@partial(jax.jit, static_argnames="sampler")
+@partial(kept_jit, static_argnames="sampler")
 def _metrics(
     sampler: Sampler | None, problems: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> dict[str, Array]:
