@@ -193,11 +193,18 @@ def transfer_of(
 
 
 def metrics_of(problem: Problem, transfer: Transfer, prior: Prior) -> dict[str, float]:
+    w2, mse, perception = map(float, _metrics(problem, transfer))
     return {
-        "W2^2": float(metrics.wasserstein2(problem, transfer)),
-        "PSNR": float(metrics.psnr(metrics.mse(problem, transfer), prior.pixel_range)),
-        "perception": float(metrics.perception(problem, transfer)),
+        "W2^2": w2,
+        "PSNR": float(metrics.psnr(mse, prior.pixel_range)),
+        "perception": perception,
     }
+
+
+@kept_jit
+def _metrics(problem: Problem, transfer: Transfer) -> tuple[Array, ...]:
+    of = (metrics.wasserstein2, metrics.mse, metrics.perception)
+    return tuple(metric(problem, transfer) for metric in of)
 
 
 def metric_table(rows: dict[str, dict[str, float]], title: str) -> Table:
@@ -235,4 +242,5 @@ def measurement_panel(
 
 
 def image_psnr(image: Array, reference: Array, prior: Prior) -> float:
-    return float(metrics.psnr(jnp.mean((image - reference) ** 2), prior.pixel_range))
+    error = np.mean((np.asarray(image) - np.asarray(reference)) ** 2)
+    return float(metrics.psnr(error, prior.pixel_range))
