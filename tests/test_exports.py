@@ -95,6 +95,7 @@ def test_npz_is_read_back_bit_by_bit():
         np.testing.assert_array_equal(stored["timestep"], TIMESTEPS)
         problem = json.loads(str(stored["problem"]))
         assert problem["sigma_y"] == SIGMA_Y and problem["degradation"] == "gaussian_blur"
+        assert problem["loss"] == one.loss and problem["objective"] == one.objective
         weights = {name: stored[name] for name in one.guidance}
     close(run_literal(one, literal.step_diffpir, weights), promised(one))
 

@@ -35,7 +35,7 @@ def to_csv(schedule: Schedule, weights: Weights) -> Export:
 
 def to_npz(schedule: Schedule, weights: Weights) -> Export:
     """alpha and sigma [S + 1], timestep [S], the weights by name [S] or [S, bands], band_knots, and
-    the problem as a text of JSON."""
+    the problem, with the objective and its value there, as a text of JSON."""
     alpha, sigma = levels_of(schedule).values()
     arrays = {"alpha": alpha, "sigma": sigma, **weights}
     if schedule.timesteps is not None:
@@ -51,6 +51,8 @@ def to_npz(schedule: Schedule, weights: Weights) -> Export:
         "pixel_range": schedule.pixel_range,
         "shape": schedule.shape,
         "channels": schedule.channels,
+        "objective": schedule.objective,
+        "loss": schedule.loss,
     }
     arrays["problem"] = np.asarray(json.dumps(problem))
     file = io.BytesIO()
