@@ -22,11 +22,13 @@ from ..transfer import divides_by_norms, trajectory
 from .baselines import heuristic, tuned_constant
 from .generations import LEAST_SQUARES, Search, random_starts
 from .gradient import CHUNK as LARGE
-from .lanes import Method
+from .lanes import Method, losses_of
 from .loss import Loss, Prices, Several, binned, is_dense, loss_of, with_scales
 from .parameters import LEVELS, Freedom, parameters_of
 
 WATCHED = 400  # modes whose amplification is watched where there are very many
+# Starts whose loss is looked at in blocks that are dense, of up to so many modes.
+TRIED, MODERATE = 128, 64
 
 
 class Prepared(NamedTuple):
@@ -144,11 +146,19 @@ def usual_growth(loss: Loss, published: Guidance, constant: Guidance) -> Array:
 
 def first_starts(prepared: Prepared, search: Search) -> tuple[np.ndarray, np.ndarray]:
     """The starts of a search, [n, P], and the tuned constant as a vector, [P]."""
-    loss = prepared.loss
-    num = min(search.starts, 2) if is_dense(loss.problems) else search.starts
+    loss, num = prepared.loss, search.starts
+    dense, modes = is_dense(loss.problems), loss.problems.spectrum.shape[-1]
     centres = prepared.heuristic, prepared.constant
-    starts = random_starts(loss, centres, max(num, 2), search.seed)
-    return starts[:num], starts[1]
+    many = TRIED if dense and modes <= MODERATE else 2 if dense else num
+    starts = random_starts(loss, centres, max(many, 2), search.seed)
+    constant = starts[1]
+    if dense:
+        # A search costs so much that only two are made, a loss little. Nobody who tunes a constant
+        # looks at the prices: at 25 times the spectrum both baselines may be hopeless.
+        number = partial(np.asarray, dtype=loss.parameters.levels.alpha.dtype)
+        num = min(num, 2)
+        starts = starts[np.argsort(np.asarray(losses_of(loss, number(starts))), kind="stable")]
+    return starts[:num], constant
 
 
 def default_free(sampler: Sampler) -> tuple[str, ...]:
