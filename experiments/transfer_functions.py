@@ -73,10 +73,10 @@ def main(options: Options) -> None:
             raise sp.InputError(f"sampler = {name!r}: known are {', '.join(sp.SAMPLERS)}")
     if not 1 <= len(options.steps) <= len(SHADES):
         raise sp.InputError(f"steps = {options.steps}: 1 to {len(SHADES)} numbers are needed")
-    size, search = 64, sp.Search(starts=8, explore=False)
+    size, bins, search = 64, 100, sp.Search(starts=8, explore=False)
     if options.quick:
         options = replace(options, samplers=("exact", "dps"), steps=(5, 20))
-        size, search = 32, sp.Search(starts=2, max_iterations=20, explore=False)
+        size, bins, search = 32, 40, sp.Search(starts=2, max_iterations=20, explore=False)
     if options.out is not None:
         (options.out / "cells").mkdir(parents=True, exist_ok=True)
     shape = (size, size)
@@ -89,7 +89,7 @@ def main(options: Options) -> None:
         for steps in options.steps:
             if options.quick and (name, steps) == ("dps", 20):
                 continue
-            cell = partial(cell_of, name, steps, problem, rows, f, search)
+            cell = partial(cell_of, name, steps, problem, bins, rows, f, search)
             key = f"{name}, {steps}"
             path = None if options.out is None else options.out / "cells" / f"{name}-{steps}.json"
             cells[key] = kept_json(path, cell)
@@ -106,6 +106,7 @@ def cell_of(
     name: str,
     steps: int,
     problem: sp.Problem,
+    bins: int,
     rows: np.ndarray,
     f: np.ndarray,
     search: sp.Search,
@@ -117,7 +118,7 @@ def cell_of(
         schedules = {"published": sp.heuristic(sampler, problem, levels)}
     else:
         sampler = sp.SAMPLERS[name]()
-        found = sp.learn(sampler, sp.bin_modes(problem, 100)[0], levels, search=search)
+        found = sp.learn(sampler, sp.bin_modes(problem, bins)[0], levels, search=search)
         schedules = {
             "published": found.baseline_guidance["heuristic"],
             "tuned": found.baseline_guidance["tuned_constant"],

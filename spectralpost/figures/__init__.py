@@ -12,7 +12,7 @@ from .sweep import (
     sweep_lines_figure,
     sweep_weights_figure,
 )
-from .tradeoff import tradeoff_figure
+from .tradeoff import tradeoff_figure, tradeoffs_figure
 from .training import training_figure
 
 __all__ = [
@@ -32,5 +32,6 @@ __all__ = [
     "sweep_lines_figure",
     "sweep_weights_figure",
     "tradeoff_figure",
+    "tradeoffs_figure",
     "training_figure",
 ]
