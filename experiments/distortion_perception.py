@@ -60,6 +60,8 @@ class Options:
 
 def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
+    # Compiling takes most of the time; numbers change by rounding only.
+    jax.config.update("jax_disable_most_optimizations", True)
     for name in options.samplers:
         if name not in sp.SAMPLERS or name == "exact":
             raise sp.InputError(f"sampler = {name!r}: known are {', '.join(Options.samplers)}")
