@@ -1,7 +1,7 @@
 """What all figures share: colours, an empty figure, a file."""
 
 import os
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import InputError
 
@@ -42,7 +42,7 @@ def save_figure(
     import matplotlib
 
     # Text of an SVG stays text, which can be searched and edited; a PDF gets whole fonts.
-    as_text = {"svg.fonttype": "none", "pdf.fonttype": 42}
+    as_text: Any = {"svg.fonttype": "none", "pdf.fonttype": 42}
     try:
         with matplotlib.rc_context(as_text):
             figure.savefig(path, dpi=dpi, format=format)
