@@ -50,7 +50,7 @@ class Options:
     """Any of `spectralpost samplers`."""
     steps: int = 20
     """Number of steps."""
-    prices: tuple[float, ...] = (0.0, 1.0, 10.0)
+    prices: tuple[float, ...] = (0.0, 10.0, 100.0)
     """Of perception, each with a schedule of its own."""
     out: Path | None = None
     """Folder of the figure, a new one or that of a run to go on with; else none is drawn."""

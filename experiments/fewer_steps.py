@@ -82,10 +82,10 @@ QUICK = {
 
 CAPTION = (
     "A photograph restored by DPS with the Gaussian denoiser: its official weight tuned in closed "
-    "form for the long run, and the same weight in fewer steps of DDIM, unchanged, tuned again, and "
-    "replaced by the schedule learned for so many steps. Gaussian blur of std 2 pixels, sigma_y "
-    "0.05 in [-1, 1], prior of five other photographs. Each pull is as hard as before, but there "
-    "are fewer of them: the unchanged weight drifts off. Numbers: W2^2 per pixel to the true "
+    "form for the long run, and the same weight in fewer steps of DDIM, unchanged, tuned again, "
+    "and replaced by the schedule learned for so many steps. Gaussian blur of std 2 pixels, "
+    "sigma_y 0.05 in [-1, 1], prior of five other photographs. Each pull is as hard as before, but "
+    "there are fewer of them: the unchanged weight drifts off. Numbers: W2^2 per pixel to the true "
     "posterior; PSNR in dB; amplification is how much larger than it was made for a signal gets "
     "that the denoiser is handed, worst mode and step."
 )

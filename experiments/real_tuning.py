@@ -57,7 +57,6 @@ Statistics (dct_variance [3, N, N], sigmas, mse): Rissanen, Heinonen, Solin, "Fr
 
 import csv
 import gzip
-import json
 import sys
 from dataclasses import dataclass, replace
 from itertools import groupby, product
@@ -86,9 +85,10 @@ KNOWN = {"gaussian_deblur": 3, "super_resolution": 4}  # without a number in the
 CAPTION = (
     "Trials of published searches for guidance_strength s by LPIPS on a 256x256 network of cats "
     "(grey; orange: their lower quartile, and the range of the best 5 %), and the closed forms for "
-    "the same samplers under a Gaussian prior with ImageNet's spectrum: W2 to the posterior (green) "
-    "and root mean squared error (blue), with the s that they recommend. Gaussian blur and bicubic "
-    "super-resolution. Numbers of each search: the best s, and the s that each rule predicts."
+    "the same samplers under a Gaussian prior with ImageNet's spectrum: W2 to the posterior "
+    "(green) and root mean squared error (blue), with the s that they recommend. Gaussian "
+    "blur and bicubic super-resolution. Numbers of each search: the best s, "
+    "and the s that each rule predicts."
 )
 # What --quick must find, to 2 %: s of the minimum of W2, within 10 % of it, and of the least MSE.
 QUICK = {

@@ -47,7 +47,7 @@ SHADES = ("#E69F00", "#0072B2", "#CC79A7")  # Okabe and Ito's, few steps to many
 COLUMNS = {"gain": "gain", "bias": "bias / prior std", "spread": "spread / prior std"}
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5)
 # W2^2 of published defaults in --quick; all digits are the closed form's.
-QUICK = {"exact, 5": 0.036448, "exact, 20": 0.003669, "dps, 5": 0.215937}
+QUICK = {"exact, 5": 0.036448, "exact, 20": 0.003669, "dps, 5": 0.215936}
 
 
 @dataclass
@@ -219,7 +219,12 @@ def figure(
         words = SCHEDULES[label]
         handles += [
             Line2D(
-                [], [], linestyle=line, color=colour, linewidth=width, label=f"{words}, {number}"
+                [],
+                [],
+                linestyle=line,
+                color=colour,
+                linewidth=width,
+                label=f"{words}, {number} steps",
             )
             for number, colour in zip(steps, SHADES, strict=False)
         ]
@@ -244,8 +249,8 @@ def save(drawn: Figure, options: Options, cells: dict[str, Any], size: int) -> N
         "of the bias of that mean; and the standard deviation of outputs of one measurement, the "
         "last two as shares of the prior's standard deviation. Black: the true posterior. Dotted: "
         "the published default; solid: the schedule learned for so many steps. Lines that leave a "
-        f"panel diverge. {size}x{size} pixels, power law of exponent 2, Gaussian blur of std "
-        f"{BLUR:g} pixels, sigma_y {SIGMA_Y} in [-1, 1], linear VP grid. exact is the exact "
+        f"panel go on above it. {size}x{size} pixels, power law of exponent 2, Gaussian blur of "
+        f"std {BLUR:g} pixels, sigma_y {SIGMA_Y} in [-1, 1], linear VP grid. exact is the exact "
         "conditional score, which has no weights. Numbers: W2^2 per pixel, and which share of it "
         "is bias."
     )

@@ -23,6 +23,7 @@ SCRIPTS: dict[str, dict[str, str]] = {
     "recommended_weights": {},
     "distortion_perception": {},
     "noise_schedules": {},
+    "exact_errors": {},
     "fewer_steps": {},
     "robust": {},
     "more_freedom": {},
@@ -132,6 +133,7 @@ def _all(
 ) -> Result:
     """Those that are made, one after the other, those that were, and why others are not there."""
     figures, failed, stopped, made = [], 0, False, state["made"]
+    _keep(folder, state)
     # Also those of an earlier call that had others in --only.
     for name in [name for name in SCRIPTS if name in names or name in made]:
         extra, missing = _data_of(name, options)
@@ -143,8 +145,7 @@ def _all(
             stopped, missing = _run(name, arguments, folder, made) if not stopped else (True, "")
             missing = "interrupted" if stopped else missing
             failed += bool(missing)
-            with whole_file(folder / STATE, overwrite=True) as temporary:
-                temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+            _keep(folder, state)
         figures.append(
             Shown(
                 name,
@@ -175,8 +176,8 @@ def _data_of(name: str, options: Figures) -> tuple[list[str], str]:
 
 def _run(name: str, arguments: list[str], folder: Path, made: dict[str, float]) -> tuple[bool, str]:
     """Whether the user has interrupted a script, and how it failed; if not, it is added to made."""
-    for path in (folder / name).glob(f"{name}.*"):  # of a run that was killed
-        path.unlink()
+    for kind in (arguments[arguments.index("--format") + 1], "json"):  # of a run that was killed
+        (folder / name / f"{name}.{kind}").unlink(missing_ok=True)
     command = [sys.executable, str(_script(name)), *arguments, "--out", str(folder / name)]
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
@@ -196,6 +197,11 @@ def _run(name: str, arguments: list[str], folder: Path, made: dict[str, float]) 
         return False, "failed: it has drawn nothing"
     made[name] = time.perf_counter() - begin
     return False, ""
+
+
+def _keep(folder: Path, state: dict[str, Any]) -> None:
+    with whole_file(folder / STATE, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
 
 
 def _said(folder: Path, name: str) -> dict[str, Any] | None:
