@@ -161,7 +161,6 @@ def test_figures_of_data(scripts, tmp_path, capsys):
     [
         (FAILS, "failed with exit code 1: robust: not as expected: 3"),
         ("import sys; sys.exit(3)", "failed with exit code 3: it has printed nothing"),
-        (NOTHING, "failed: it has drawn nothing"),
     ],
 )
 def test_what_fails_is_tried_again(program, says, scripts, tmp_path, capsys):
@@ -185,6 +184,17 @@ def test_what_fails_is_tried_again(program, says, scripts, tmp_path, capsys):
     assert run("--only steps --quick --format svg --out o", capsys)[0] == 0
     assert checked(tmp_path / "o").ids == ["steps", "fewer_steps", "robust", "more_freedom"]
     assert not (tmp_path / "o/.lock").exists()
+
+
+def test_nothing_drawn(scripts, tmp_path, capsys):
+    """A failure, except of toys: some only check numbers."""
+    (scripts / "robust.py").write_text(NOTHING)
+    code, printed, _ = run("--only robust --out o", capsys)
+    assert code == 1 and "failed: it has drawn nothing" in printed
+    code, printed, _ = run("--only robust --quick --out q", capsys)
+    assert code == 0 and "has checked numbers, and draws nothing" in printed
+    for folder in ("o", "q"):
+        assert checked(tmp_path / folder).images == []
 
 
 def test_a_pdf_is_a_link(scripts, tmp_path, capsys):
