@@ -1,6 +1,6 @@
 """The plane of distortion and perception."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -50,17 +50,17 @@ def tradeoff_figure(best: Tradeoff, rows: Rows, title: str) -> "Figure":
     axes.set_xlabel(X_NAME)
     axes.set_ylabel(Y_NAME)
     for line in axes.get_lines():
-        if error := outside.get(str(line.get_label())):
-            line.set_label(f"{line.get_label()} (error {error:.2g}, outside)")
+        if beyond := outside.get(str(line.get_label())):
+            line.set_label(f"{line.get_label()} (error {beyond[1]:.2g}, outside)")
     axes.legend(fontsize="small")
     axes.set_title(title, fontsize=10)
     return figure
 
 
 def tradeoffs_figure(
-    best: Tradeoff, panels: dict[str, Rows], title: str, highest: float = 1.5, widest: float = 1.5
+    best: Tradeoff, panels: dict[str, Rows], title: str, highest: float = 1.25, widest: float = 0.8
 ) -> "Figure":
-    """A plane for each of several samplers, panels all alike, with the legend below.
+    """A plane for each of several samplers, panels all alike, with one legend.
 
     highest, widest   the ends of the axes, as multiples of the true posterior's error and of the
                       posterior mean's perception; what is beyond is said in its panel
@@ -71,8 +71,8 @@ def tradeoffs_figure(
     every = figure.subplots(deep, columns, squeeze=False, sharex=True, sharey=True).ravel()
     top, right = highest * _of_posterior(best), widest * float(np.sqrt(best.its_perception))
     for axes, (name, rows) in zip(every, panels.items(), strict=False):
-        outside = _draw_plane(axes, best, rows, top, right)
-        words = [f"{label.split(',')[0]}: error {error:.2g}" for label, error in outside.items()]
+        outside = _draw_plane(axes, best, rows, top, right, markersize=7, markerfacecolor="none")
+        words = [f"{label} at ({x:.2g}, {y:.2g})" for label, (x, y) in outside.items()]
         axes.text(
             0.97, 0.96, "\n".join(words), ha="right", va="top", fontsize=8, transform=axes.transAxes
         )
@@ -87,7 +87,7 @@ def tradeoffs_figure(
     for axes in every[: len(panels)]:
         handles, labels = axes.get_legend_handles_labels()
         found |= dict(zip(labels, handles, strict=True))
-    figure.legend(found.values(), found, loc="outside lower center", ncols=3, fontsize=9)
+    figure.legend(found.values(), found, loc="outside upper center", ncols=4, fontsize=9)
     figure.supxlabel(X_NAME, fontsize=10)
     figure.supylabel(Y_NAME, fontsize=10)
     figure.suptitle(title, fontsize=10)
@@ -95,9 +95,18 @@ def tradeoffs_figure(
 
 
 def _draw_plane(
-    axes: "Axes", best: Tradeoff, rows: Rows, highest: float, widest: float = np.inf
-) -> dict[str, float]:
-    """The optimum and schedules; of those that are beyond the ends, by label, the error."""
+    axes: "Axes",
+    best: Tradeoff,
+    rows: Rows,
+    highest: float,
+    widest: float = np.inf,
+    markersize: float = 9,
+    **style: Any,
+) -> dict[str, tuple[float, float]]:
+    """The optimum and schedules; those that are beyond the ends, by label.
+
+    style: of the markers.
+    """
     end = 1.05 * float(np.sqrt(best.its_perception)) if np.isinf(widest) else widest
     depth = np.linspace(0, end, 200)
     axes.plot(depth, np.sqrt(best.mse_at(depth**2)), "k-", linewidth=3, label="least possible")
@@ -107,15 +116,17 @@ def _draw_plane(
     priced = [name for name in rows if name.startswith("learned, price")]
     if priced:
         line = np.array([points[name] for name in priced])
-        axes.plot(*line.T, "-o", color=COLOURS["learned"], label=PRICED)
+        size = 2 * markersize / 3
+        axes.plot(*line.T, "-o", color=COLOURS["learned"], markersize=size, label=PRICED)
     for name, (marker, colour) in MARKERS.items():
         if name in points:
             x, y = points[name]
             label = name.replace("W2^2", "W2$^2$")
             if not (y <= highest and x <= widest):
-                outside[label] = float(y)
+                outside[label] = points[name]
                 x, y = [], []
-            axes.plot(x, y, marker, color=colour, markersize=9, linestyle="none", label=label)
+            style |= {"linestyle": "none", "markersize": markersize}
+            axes.plot(x, y, marker, color=colour, label=label, markeredgewidth=1.6, **style)
     return outside
 
 
