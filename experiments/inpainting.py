@@ -29,7 +29,7 @@ import numpy as np
 import tyro
 
 import spectralpost as sp
-from spectralpost.figures import Panel, restored_figure, save_figure
+from spectralpost.figures import Format, Panel, restored_figure, save_with_caption
 from spectralpost.images import built_in_photographs, tiles
 from spectralpost.prior import draw
 from spectralpost.samplers.base import Guidance, Sampler
@@ -40,6 +40,14 @@ MASKS = {
     "1 of 10": {"keep": 0.1},
     "box": {"mask": "box"},
 }
+CAPTION = (
+    "One sample each of the first of the photographs that the prior has not seen, for each mask: "
+    "the published default, the constant tuned on small repeated tiles of the mask, and the "
+    "schedule learned on them. Pixels in [-1, 1], sigma_y 0.05, the Gaussian denoiser. Numbers: "
+    "W2^2 per pixel on the tiles; energy score as predicted there, of whole images drawn from the "
+    "prior and of photographs; PSNR of a sample of these. What was tuned on images is the tuned "
+    "constant times the best of nine factors, tried on the whole images themselves."
+)
 FACTORS = 2.0 ** np.arange(-2, 2.5, 0.5)
 WORDS = {
     "heuristic": "published",
@@ -63,8 +71,10 @@ class Options:
     """Of each kind."""
     steps: int = 20
     sigma_y: float = 0.05
-    out: Path = Path("runs/inpainting")
-    """Folder of the figure."""
+    out: Path | None = None
+    """Folder of the figure (default: runs/inpainting; with --quick none)."""
+    format: Format = "png"
+    """Of the figure."""
 
 
 class Images(NamedTuple):
@@ -93,7 +103,7 @@ def main(options: Options) -> None:
     prior, levels = sp.from_images(rest), sp.vp_linear(options.steps)
     print(f"{'mask':<9}{'sampler':<9}{'schedule':<16}{'W2^2':>9}{'predicted':>11}", end="")
     print(f"{'drawn':>9}{'':>9}{'photos':>9}{'':>9}{'dB':>7}")
-    rows = []
+    rows, numbers = [], {}
     for mask in options.masks:
         degradation = sp.inpaint(prior.shape, **MASKS[mask])
         problem = sp.learning_problem(prior, degradation, options.sigma_y)
@@ -131,6 +141,13 @@ def main(options: Options) -> None:
                     against = f"{100 * (here.energy / first.energy - 1):+.1f} %"
                     print(f"{here.energy:>9.4f}{against:>9}", end="")
                 photo = scores[label]["photos"]
+                numbers.setdefault(mask, {}).setdefault(name, {})[WORDS[label]] = {
+                    "W2^2, tiles": loss,
+                    "energy score, predicted": expected,
+                    "drawn": scores[label]["drawn"].energy,
+                    "photographs": photo.energy,
+                    "dB": photo.psnr,
+                }
                 print(f"{photo.psnr:>7.1f}", flush=True)
                 if label != "whole":
                     panels.append(Panel(f"{name}, {WORDS[label]}", photo.first))
@@ -140,10 +157,19 @@ def main(options: Options) -> None:
             ):
                 sys.exit("inpainting: the learned schedule is not better than the published one")
         rows.append(panels)
-    if not options.quick:
-        options.out.mkdir(parents=True, exist_ok=True)
+    out = options.out or (None if options.quick else Path("runs/inpainting"))
+    if out is not None:
+        out.mkdir(parents=True, exist_ok=True)
         title = f"Inpainting, {options.steps} steps, the Gaussian denoiser: one sample"
-        save_figure(restored_figure(rows, title), options.out / "inpainting.png", dpi=80)
+        save_with_caption(
+            restored_figure(rows, title),
+            out,
+            "inpainting",
+            title="Inpainting by schedules that were learned on small tiles",
+            caption=CAPTION,
+            numbers=numbers,
+            format=options.format,
+        )
 
 
 def measured(degradation: sp.Degradation, x_0: np.ndarray, sigma_y: float) -> Images:

@@ -20,15 +20,14 @@ from .options import (
     Design,
     Evaluate,
     Export,
+    Figures,
     Gallery,
     Restore,
     Samplers,
-    Sweep,
-    SweepBest,
-    SweepReport,
     Tradeoff,
     Train,
 )
+from .sweep_options import Sweep, SweepBest, SweepReport
 
 # name -> its options, and its file in `commands`: `compute`, `write` and `present` are there.
 COMMANDS: dict[str, tuple[type, str]] = {
@@ -43,6 +42,7 @@ COMMANDS: dict[str, tuple[type, str]] = {
     "sweep": (Sweep, "sweep"),
     "sweep-report": (SweepReport, "sweep_report"),
     "sweep-best": (SweepBest, "sweep_best"),
+    "figures": (Figures, "figures"),
     "samplers": (Samplers, "samplers"),
     "degradations": (Degradations, "degradations"),
 }

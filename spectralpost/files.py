@@ -1,14 +1,15 @@
 """Files and folders that are written whole or not at all."""
 
 import errno
+import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from datetime import datetime
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import InputError, shown
 
@@ -49,6 +50,20 @@ def whole_file(path: str | os.PathLike[str], *, overwrite: bool = False) -> Iter
             os.replace(temporary, path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+def kept_json(path: str | os.PathLike[str] | None, compute: Callable[[], Any]) -> Any:
+    """The values in a JSON file; if there is none, those that `compute` gives are put there.
+
+    For long runs that go on where they were stopped. With None nothing is kept.
+    """
+    if path is None:
+        return compute()
+    if not os.path.exists(path):
+        value = compute()
+        with whole_file(path) as temporary:
+            temporary.write_text(json.dumps(value) + "\n", encoding="utf-8")
+    return json.loads(Path(path).read_text("utf-8"))
 
 
 @contextmanager

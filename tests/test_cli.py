@@ -24,13 +24,13 @@ from spectralpost.options import (
     Design,
     Evaluate,
     Export,
+    Figures,
     Gallery,
     Restore,
     Samplers,
-    SweepBest,
-    SweepReport,
     Tradeoff,
 )
+from spectralpost.sweep_options import SweepBest, SweepReport
 
 # --------------------------------------------------------------------------------------- bad input
 
@@ -350,6 +350,7 @@ def test_errors_of_the_program_keep_their_traceback(monkeypatch):
         Export(Path("a.json"), "dps", out=Path("b.py")),
         Restore(Path("a.png"), Path("a.json"), simulate=True, samples=3),
         Restore(Path("a.png"), Path("a.json"), borders="circular"),
+        Figures(quick=True, only=("robust", "steps"), format="svg"),
         SweepReport(Path("s"), where=("sampler=dps", "sigma_y<=0.1"), ratio="learned/tuned"),
         SweepBest(Path("s"), by=("sigma_y", "steps"), metric="learned_mse"),
     ],

@@ -76,7 +76,9 @@ def test_real_tuning_from_files(tmp_path):
     files = ("--data", "trials.csv.gz", "--statistics", "statistics.npz")
     done = run(script, *files, "--out", "results", cwd=tmp_path, env=QUICKLY_COMPILED)
     assert done.returncode == 0, done.stderr
-    found = json.loads((tmp_path / "results" / "real_tuning.json").read_text())
+    said = json.loads((tmp_path / "results" / "real_tuning.json").read_text())
+    assert said["image"] == "real_tuning.png" and len(said["caption"]) > 100
+    found = said["numbers"]
     assert [name.split() for name in found] == [
         ["dps", "blur", "3", "DDPM", "5"],
         ["mpgd", "sr", "x4", "DDPM", "5"],

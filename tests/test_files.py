@@ -15,6 +15,7 @@ from spectralpost import files
 from spectralpost.errors import InputError, encodable, shown
 from spectralpost.files import (
     check_free,
+    kept_json,
     results_folder,
     whole_file,
 )
@@ -577,3 +578,19 @@ def test_messages_can_be_printed_in_any_locale(encoding, tmp_path):
 def test_shown_is_one_line_in_quotes():
     assert shown("a b") == "'a b'" and shown(b"a\nb") == r"'a\nb'"
     assert encodable("one\ntwo\u2028three") == "one two three"
+
+
+def test_values_are_kept(tmp_path):
+    """They are computed once; a computation that fails leaves nothing."""
+    path, calls = tmp_path / "a.json", []
+
+    def compute() -> dict:
+        calls.append(1)
+        return {"a": [0.1, 1 / 3]}
+
+    assert kept_json(path, compute) == kept_json(path, compute) == {"a": [0.1, 1 / 3]}
+    assert len(calls) == 1
+    assert kept_json(None, compute) == {"a": [0.1, 1 / 3]}
+    with pytest.raises(ZeroDivisionError):
+        kept_json(tmp_path / "b.json", lambda: 1 / 0)
+    assert list(tmp_path.iterdir()) == [path]

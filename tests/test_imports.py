@@ -21,6 +21,7 @@ READING_ORDER = (
     "signatures",
     "choices",
     "options",
+    "sweep_options",
     "config_file",
     "state_dict",
     "torch_call",

@@ -10,7 +10,7 @@ from cases import BLOCKS, circular
 
 from spectralpost.affine import Transfer
 from spectralpost.errors import InputError
-from spectralpost.figures import tradeoff_figure
+from spectralpost.figures import tradeoff_figure, tradeoffs_figure
 from spectralpost.metrics import (
     RESIDUALS,
     WeightedSum,
@@ -143,3 +143,33 @@ def test_tradeoff_figure():
     curve = axes.lines[0]
     wanted = np.sqrt(best.mse_at(curve.get_xdata() ** 2))
     np.testing.assert_allclose(curve.get_ydata(), wanted)
+
+
+def test_tradeoffs_figure():
+    """A panel a sampler; what is beyond its ends is said in it; a legend of all."""
+    problem = circular().problem
+    best = optimal_tradeoff(problem)
+    good = {"mse": 1.2 * float(best.least_mse), "perception": 0.5 * float(best.its_perception)}
+    far = {"mse": 9.0, "perception": 1e9}
+    panels = {
+        "one": {"published default": far, "learned, price 0": good, "learned, price 3": good},
+        "two": {"published default": good, "learned, W2^2": good, "exact score": good},
+        "empty": {},
+        "four": {},
+        "five": {},
+    }
+    figure = tradeoffs_figure(best, panels, "a title")
+    assert [axes.get_title() for axes in figure.axes] == list(panels)
+    notes = [axes.texts[0].get_text() for axes in figure.axes]
+    assert notes == ["published default at (3.2e+04, 3)", "", "", "", ""]
+    curve = figure.axes[4].lines[0]
+    wanted = np.sqrt(best.mse_at(curve.get_xdata() ** 2))
+    np.testing.assert_allclose(curve.get_ydata(), wanted)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == [
+        "least possible",
+        "true posterior samples",
+        "learned for mse + price x perception",
+        "published default",
+        "learned, W2$^2$",
+        "exact score",
+    ]

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..options import Sweep
+from ..sweep_options import Sweep
 from ..sweeps.grid import Grid, load_grid
 from ..sweeps.planning import Plan, planned
 from ..sweeps.running import Outcome, Progress, run_sweep

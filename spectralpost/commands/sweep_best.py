@@ -11,10 +11,10 @@ import numpy as np
 
 from ..errors import InputError
 from ..noise import NoiseLevel
-from ..options import SweepBest
 from ..prior import Prior
 from ..prior_file import save_prior
 from ..schedule_file import Schedule, provenance, save_schedule
+from ..sweep_options import SweepBest
 from ..sweeps.batch import METRICS, SCHEDULES
 from ..sweeps.dataset import manifest_of
 from ..sweeps.finding import cells_of, prior_of

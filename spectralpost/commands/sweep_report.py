@@ -9,7 +9,7 @@ from rich.table import Table
 
 from .. import figures
 from ..errors import InputError
-from ..options import SweepReport
+from ..sweep_options import SweepReport
 from ..sweeps.dataset import manifest_of
 from ..sweeps.reading import Cells, axes_in, grids_of, num_cells_of, read_cells, selected
 from ..sweeps.summary import (

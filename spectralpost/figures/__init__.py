@@ -2,7 +2,7 @@
 
 from .base import COLOURS, LINES, Format, save_figure
 from .compare import compare_figure
-from .page import save_with_caption
+from .page import Shown, html_page, save_with_caption
 from .report import radial_average, report_figure
 from .restored import Panel, restored_figure
 from .sweep import (
@@ -12,7 +12,7 @@ from .sweep import (
     sweep_lines_figure,
     sweep_weights_figure,
 )
-from .tradeoff import tradeoff_figure
+from .tradeoff import tradeoff_figure, tradeoffs_figure
 from .training import training_figure
 
 __all__ = [
@@ -22,8 +22,10 @@ __all__ = [
     "Drawn",
     "Format",
     "Panel",
+    "Shown",
     "compare_figure",
     "heat_map_figure",
+    "html_page",
     "radial_average",
     "report_figure",
     "restored_figure",
@@ -32,5 +34,6 @@ __all__ = [
     "sweep_lines_figure",
     "sweep_weights_figure",
     "tradeoff_figure",
+    "tradeoffs_figure",
     "training_figure",
 ]

@@ -2,14 +2,42 @@
 
 import json
 import os
+from collections.abc import Iterator, Sequence
+from html import escape
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
 
 from ..files import whole_file
 from .base import Format, save_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+LONGEST = 8  # numbers of a list that a cell of a table shows
+STYLE = """
+:root { color-scheme: light dark; --text: #1d1d1f; --dim: #5c5c66; --page: #fff; --box: #f3f3f5;
+  --line: #d8d8de; --link: #0060a8; --bad: #b03000; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e6ea; --dim: #a0a0aa; --page: #17181b;
+  --box: #24252a; --line: #3b3c44; --link: #6cb6f0; --bad: #ff9066; } }
+body { margin: 0 auto; max-width: 66rem; padding: 1rem 1.5rem 4rem; color: var(--text);
+  background: var(--page); font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.3rem; margin: 0 0 .7rem; }
+a { color: var(--link); }
+section { border-top: 1px solid var(--line); margin-top: 2.2rem; padding-top: 1.4rem; }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff;
+  border-radius: 4px; }
+figure { margin: 0; } figcaption { margin: .8rem 0; max-width: 50rem; }
+pre, .table { overflow-x: auto; background: var(--box); border-radius: 4px; }
+pre { padding: .6rem .8rem; font-size: .85rem; }
+.dim { color: var(--dim); font-size: .9rem; } .bad { color: var(--bad); }
+.table { max-height: 30rem; }
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .15rem .7rem; text-align: right; white-space: nowrap; }
+th[scope=row] { text-align: left; font-weight: normal; }
+thead th { position: sticky; top: 0; background: var(--box); border-bottom: 1px solid var(--line); }
+summary { cursor: pointer; margin: .4rem 0; }
+"""
 
 
 def save_with_caption(
@@ -34,3 +62,93 @@ def save_with_caption(
     said = {"title": title, "caption": caption, "image": f"{name}.{format}", "numbers": numbers}
     with whole_file(folder / f"{name}.json") as temporary:
         temporary.write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+
+
+class Shown(NamedTuple):
+    """A figure of the page, or why it is not there."""
+
+    name: str
+    folder: str  # where `save_with_caption` has put it, relative to the page
+    command: str
+    seconds: float | None  # None: it was not made
+    said: dict[str, Any] | None  # what `save_with_caption` has written
+    missing: str = ""  # why there is no figure
+    output: str = ""  # file of what its script has printed, relative to the page
+
+
+def html_page(title: str, text: str, figures: Sequence[Shown]) -> str:
+    """HTML of figures that are in folders beside it; it needs nothing else."""
+    items = "\n".join(
+        f'<li><a href="#{quote(one.name)}">{escape(_title(one))}</a>{_note(one)}</li>'
+        for one in figures
+    )
+    sections = "\n".join(map(_section, figures))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n"
+        f"<h1>{escape(title)}</h1>\n<p>{escape(text)}</p>\n"
+        f"<nav>\n<ol>\n{items}\n</ol>\n</nav>\n{sections}\n</body>\n</html>\n"
+    )
+
+
+def _title(one: Shown) -> str:
+    return one.said["title"] if one.said else one.name
+
+
+def _note(one: Shown) -> str:
+    return f' <span class="bad">({escape(one.missing)})</span>' if one.missing else ""
+
+
+def _section(one: Shown) -> str:
+    lines = [f'<section id="{escape(one.name)}">', f"<h2>{escape(_title(one))}</h2>"]
+    if one.missing:
+        lines.append(f'<p class="bad">No figure: {escape(one.missing)}.</p>')
+    if one.said:
+        image = quote(f"{one.folder}/{one.said['image']}")
+        if one.said["image"].endswith(".pdf"):
+            shown = f'<p><a href="{image}">{escape(one.said["image"])}</a></p>'
+        else:
+            shown = f'<a href="{image}"><img src="{image}" alt="{escape(_title(one))}"></a>'
+        caption = f"<figcaption>{escape(one.said['caption'])}</figcaption>"
+        lines += ["<figure>", shown, caption, "</figure>"]
+        lines += ["<details>", "<summary>Numbers</summary>", _table(one.said["numbers"])]
+        lines.append("</details>")
+    took = "" if one.seconds is None else f"{one.seconds:.0f} s. "
+    output = f'<a href="{quote(one.output)}">What it printed</a>' if one.output else ""
+    lines.append(f"<pre><code>{escape(one.command)}</code></pre>")
+    lines.append(f'<p class="dim">{took}{output}</p>')
+    return "\n".join([*lines, "</section>"])
+
+
+def _table(numbers: dict[str, Any]) -> str:
+    """Numbers within dictionaries, of any depth: the innermost keys are the columns."""
+    rows: dict[tuple[str, ...], dict[str, str]] = {}
+    for path, value in _leaves(numbers, ()):
+        rows.setdefault(path[:-1], {})[path[-1]] = value
+    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
+    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+    lines = [f"<thead><tr><th></th>{head}</tr></thead>", "<tbody>"]
+    for path, row in rows.items():
+        cells = "".join(f"<td>{escape(row.get(name, ''))}</td>" for name in columns)
+        lines.append(f'<tr><th scope="row">{escape(", ".join(path))}</th>{cells}</tr>')
+    return "\n".join(['<div class="table"><table>', *lines, "</tbody></table></div>"])
+
+
+def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every number with the keys that lead to it; long lists stay in the file."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _leaves(inner, (*path, str(key)))
+    elif isinstance(value, list) and any(isinstance(one, dict | list) for one in value):
+        for number, inner in enumerate(value):
+            yield from _leaves(inner, (*path, str(number + 1)))
+    elif not isinstance(value, list):
+        yield path or ("",), _number(value)
+    elif len(value) <= LONGEST:
+        yield path or ("",), ", ".join(map(_number, value))
+
+
+def _number(value: Any) -> str:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return f"{value:.4g}" if is_number else "" if value is None else str(value)

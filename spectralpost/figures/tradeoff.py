@@ -1,6 +1,6 @@
 """The plane of distortion and perception."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -8,56 +8,136 @@ from ..metrics import Tradeoff
 from .base import COLOURS, new_figure
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+Rows = dict[str, dict[str, float]]  # schedule -> {"mse", "perception"}
+X_NAME = "root of perception: W2 from outputs to images, per pixel"
+Y_NAME = "root mean squared error, per pixel"
+PRICED = "learned for mse + price x perception"
+MARKERS = {
+    "published default": ("X", COLOURS["published default"]),
+    "tuned constant, W2^2": ("v", COLOURS["tuned constant"]),
+    "learned, W2^2": ("s", COLOURS["exact reference"]),
+    "exact score": ("D", "#CC79A7"),
+}
+PER_ROW = 4
 
-def tradeoff_figure(best: Tradeoff, rows: dict[str, dict[str, float]], title: str) -> "Figure":
+
+def tradeoff_figure(best: Tradeoff, rows: Rows, title: str) -> "Figure":
     """Root mean squared error against root perception: schedules, and the curve of the optimum.
 
-    rows: name -> {"mse", "perception"}; names that begin with "learned, price" are joined.
+    Names that begin with "learned, price" are joined.
     """
     figure = new_figure((7.2, 5.2))
     axes = figure.subplots()
-    end = float(np.sqrt(best.its_perception))
-    depth = np.linspace(0, 1.05 * end, 200)
-    axes.plot(depth, np.sqrt(best.mse_at(depth**2)), "k-", linewidth=3, label="least possible")
-    posterior = float(np.sqrt(2 * best.least_mse))
-    axes.plot(0, posterior, "k*", markersize=12, clip_on=False, label="true posterior samples")
-    priced = [name for name in rows if name.startswith("learned, price")]
-    points = {name: (np.sqrt(row["perception"]), np.sqrt(row["mse"])) for name, row in rows.items()}
-    if priced:
-        line = np.array([points[name] for name in priced])
-        label = "learned for mse + price x perception"
-        axes.plot(*line.T, "-o", color=COLOURS["learned"], label=label)
-        for name in {priced[0], priced[-1]}:  # those between may lie on top of each other
-            price = name.rsplit(" ", 1)[1]
-            axes.annotate(
-                f"price {price}",
-                points[name],
-                xytext=(7, -12),
-                textcoords="offset points",
-                fontsize=8,
-                color=COLOURS["learned"],
-            )
     # An unstable default would hide all others: it is named instead of drawn.
-    limit = 3 * posterior
-    markers = {
-        "published default": ("X", COLOURS["published default"]),
-        "tuned constant, W2^2": ("v", COLOURS["tuned constant"]),
-        "learned, W2^2": ("s", COLOURS["exact reference"]),
-    }
-    for name, (marker, colour) in markers.items():
-        if name in points:
-            outside = points[name][1] > limit
-            x, y = ([], []) if outside else points[name]
-            label = name.replace("W2^2", "W2$^2$")
-            label += f" (error {points[name][1]:.2g}, outside)" if outside else ""
-            axes.plot(x, y, marker, color=colour, markersize=9, linestyle="none", label=label)
-    shown = [y for _, y in points.values() if y <= limit] + [posterior]
+    outside = _draw_plane(axes, best, rows, highest := 3 * _of_posterior(best))
+    priced = [name for name in rows if name.startswith("learned, price")]
+    points = _points(rows)
+    for name in {*priced[:1], *priced[-1:]}:  # those between may lie on top of each other
+        axes.annotate(
+            f"price {name.rsplit(' ', 1)[1]}",
+            points[name],
+            xytext=(7, -12),
+            textcoords="offset points",
+            fontsize=8,
+            color=COLOURS["learned"],
+        )
+    shown = [y for _, y in points.values() if y <= highest] + [_of_posterior(best)]
     axes.set_xlim(left=0)
-    axes.set_ylim(0.93 * float(np.sqrt(best.least_mse)), 1.05 * max(shown))
-    axes.set_xlabel("root of perception: W2 from outputs to images, per pixel")
-    axes.set_ylabel("root mean squared error, per pixel")
+    axes.set_ylim(_lowest(best), 1.05 * max(shown))
+    axes.set_xlabel(X_NAME)
+    axes.set_ylabel(Y_NAME)
+    for line in axes.get_lines():
+        if beyond := outside.get(str(line.get_label())):
+            line.set_label(f"{line.get_label()} (error {beyond[1]:.2g}, outside)")
     axes.legend(fontsize="small")
     axes.set_title(title, fontsize=10)
     return figure
+
+
+def tradeoffs_figure(
+    best: Tradeoff, panels: dict[str, Rows], title: str, highest: float = 1.25, widest: float = 0.8
+) -> "Figure":
+    """A plane for each of several samplers, panels all alike, with one legend.
+
+    highest, widest   the ends of the axes, as multiples of the true posterior's error and of the
+                      posterior mean's perception; what is beyond is said in its panel
+    """
+    deep = -(-len(panels) // PER_ROW)
+    columns = min(PER_ROW, len(panels))
+    figure = new_figure((max(2.9 * columns, 5.8), 2.5 * deep + 1))
+    every = figure.subplots(deep, columns, squeeze=False, sharex=True, sharey=True).ravel()
+    top, right = highest * _of_posterior(best), widest * float(np.sqrt(best.its_perception))
+    for axes, (name, rows) in zip(every, panels.items(), strict=False):
+        outside = _draw_plane(axes, best, rows, top, right, markersize=7, markerfacecolor="none")
+        words = [f"{label} at ({x:.2g}, {y:.2g})" for label, (x, y) in outside.items()]
+        axes.text(
+            0.97, 0.96, "\n".join(words), ha="right", va="top", fontsize=8, transform=axes.transAxes
+        )
+        axes.set_title(name, fontsize=10)
+        axes.grid(linewidth=0.4)
+    for axes in every[len(panels) :]:
+        axes.remove()
+    for axes in every[: len(panels)][-columns:]:
+        axes.tick_params(labelbottom=True)
+    every[0].set(xlim=(-0.03 * right, right), ylim=(_lowest(best), top))
+    found = {}
+    for axes in every[: len(panels)]:
+        handles, labels = axes.get_legend_handles_labels()
+        found |= dict(zip(labels, handles, strict=True))
+    figure.legend(found.values(), found, loc="outside upper center", ncols=4, fontsize=9)
+    figure.supxlabel(X_NAME, fontsize=10)
+    figure.supylabel(Y_NAME, fontsize=10)
+    figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _draw_plane(
+    axes: "Axes",
+    best: Tradeoff,
+    rows: Rows,
+    highest: float,
+    widest: float = np.inf,
+    markersize: float = 9,
+    **style: Any,
+) -> dict[str, tuple[float, float]]:
+    """The optimum and schedules; those that are beyond the ends, by label.
+
+    style: of the markers.
+    """
+    end = 1.05 * float(np.sqrt(best.its_perception)) if np.isinf(widest) else widest
+    depth = np.linspace(0, end, 200)
+    axes.plot(depth, np.sqrt(best.mse_at(depth**2)), "k-", linewidth=3, label="least possible")
+    posterior, words = _of_posterior(best), "true posterior samples"
+    axes.plot(0, posterior, "k*", markersize=12, clip_on=False, label=words, linestyle="none")
+    points, outside = _points(rows), {}
+    priced = [name for name in rows if name.startswith("learned, price")]
+    if priced:
+        line = np.array([points[name] for name in priced])
+        size = 2 * markersize / 3
+        axes.plot(*line.T, "-o", color=COLOURS["learned"], markersize=size, label=PRICED)
+    for name, (marker, colour) in MARKERS.items():
+        if name in points:
+            x, y = points[name]
+            label = name.replace("W2^2", "W2$^2$")
+            if not (y <= highest and x <= widest):
+                outside[label] = points[name]
+                x, y = [], []
+            style |= {"linestyle": "none", "markersize": markersize}
+            axes.plot(x, y, marker, color=colour, label=label, markeredgewidth=1.6, **style)
+    return outside
+
+
+def _points(rows: Rows) -> dict[str, tuple[float, float]]:
+    return {name: (np.sqrt(row["perception"]), np.sqrt(row["mse"])) for name, row in rows.items()}
+
+
+def _of_posterior(best: Tradeoff) -> float:
+    """The root mean squared error of its samples."""
+    return float(np.sqrt(2 * best.least_mse))
+
+
+def _lowest(best: Tradeoff) -> float:
+    return 0.93 * float(np.sqrt(best.least_mse))
