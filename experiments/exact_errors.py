@@ -3,11 +3,11 @@
 Pierret and Galerne, "Diffusion models for Gaussian distributions: Exact solutions and Wasserstein
 errors", ICML 2025 (arXiv 2405.14250), give W2 between CIFAR-10's Gaussian and what schemes for
 diffusion models make of it, by a recursion for each scheme. Here these schemes are samplers of this
-package, and all else is its denoiser, its composition of steps and its metric. Their setting, of the
-repository emilePi/Diffusion-models-for-Gaussian-distributions-Exact-solutions-and-Wasserstein-errors:
+package; all else is its denoiser, its composition of steps, its metric. Their setting, from their
+repository (emilePi on GitHub, code/Gaussian_diffusion_W2.ipynb):
 
     dx = -beta_t x dt + sqrt(2 beta_t) dw, beta linear from 0.05 to 10 on [0, 1]; NFE - 1 equal
-    steps from t = 1 to t = epsilon, of RK4 NFE // 4 - 1 (of Heun's method, two calls a step, NFE - 1
+    steps from t = 1 to t = epsilon, of RK4 NFE // 4 - 1 (of Heun's, two calls a step, NFE - 1
     as well: that is what the notebook runs); the start is N(0, I), or the law p_T of x_1; W2 of all
     3072 numbers of an image, neither squared nor per pixel; eigenvalues of CIFAR-10's covariance in
     its code/cifar10.npy
