@@ -126,8 +126,9 @@ def main(options: Options) -> None:
     print(f"{'':<18}{'steps':>6}  W2^2 and KL of" + "".join(f"{name:>21}" for name in STYLES))
     results = {}
     for row in rows:
-        results[row.title] = {steps: compared(row, steps, options) for steps in options.steps}
-        for steps, found in results[row.title].items():
+        results[row.title] = {}
+        for steps in options.steps:
+            results[row.title][steps] = found = compared(row, steps, options)
             print(f"{row.title:<18}{steps:>6}{'':<16}", end="")
             for name in STYLES:
                 one = found.get(name)
