@@ -3,8 +3,9 @@
 Drawn are learned weights against the log-SNR of the step that uses them, along four axes of the
 problem: the number of steps, sigma_y, the blur's standard deviation (pixels), the exponent of the
 prior's power law. One row a weight. Black: the published default (dashed) and the tuned constant
-(dotted) of the nominal problem (20 steps of the uniform linear VP grid, sigma_y 0.05, blur 2,
-exponent 2; 64x64 images, pixels in [-1, 1]).
+(dotted; of dps that in front of the published form, which divides by a norm) of the nominal problem
+(20 steps of the uniform linear VP grid, sigma_y 0.05, blur 2, exponent 2; 64x64 images, pixels in
+[-1, 1]).
 
 Bars (and a grey band, of the nominal problem) say what not to read into a curve: of each step the
 range of its weight within which W2^2 rises by less than 1 %, all other weights as they are. Where
@@ -38,10 +39,11 @@ log-SNR on, and the range and geometric mean of these:
 
 What the early weights are, where log-SNR is below -2, hardly matters, and that is where curves of
 different step counts differ most. Those that matter are about as large in 20, 50 and 100 steps:
-they are weights of a step, not of time. dps goes up and down among them: it turns at 61 of 76 places
-over all eleven cases (a random sequence at 51), which no published default does. lambda_ of diffpir
-falls as the image appears, at 100 steps like (sigma / alpha)^0.8, where the default is constant. zeta
-of diffpir, the share of noise that is replaced, matters at no step of up to 50 by itself.
+they are weights of a step, not of time. dps goes up and down among them: it turns at 61 of 76
+places over all eleven cases (a random sequence at 51), which no published default does. lambda_ of
+diffpir falls as the image appears, at 100 steps like (sigma / alpha)^0.8, where the default is
+constant. zeta of diffpir, the share of noise that is replaced, matters at no step of up to 50 by
+itself.
 """
 
 import sys
@@ -274,8 +276,8 @@ def draw_one(axes: Axes, one: Learned, weight: str, colour: str, label: str) -> 
     which = matters(one, weight)
     axes.plot(x, w, "-", color=colour, linewidth=0.8, alpha=0.35)
     axes.plot(x[~which], w[~which], ".", color=colour, markersize=3, alpha=0.35)
-    axes.vlines(x[which], low[which], high[which], color=colour, linewidth=1.5)
-    axes.plot(x[which], w[which], "o", color=colour, markersize=4)
+    axes.vlines(x[which], low[which], high[which], color=colour, linewidth=1)
+    axes.plot(x[which], w[which], "o", color=colour, markersize=4 if x.size < 50 else 2.5)
     axes.plot([], [], "o-", color=colour, markersize=4, label=label)
     return w[which]
 
