@@ -27,17 +27,17 @@ and introduction), and experiments on networks.
 W2^2 (first) and KL (second) per pixel:
 
     data     steps    linear    cosine       EDM  EDM, Heun   learned by: W2        KL
-    1-D         10   0.01037   0.00671   0.01449    0.248            0.00487   0.01680
+    1-D         10   0.01036   0.00671   0.01454    0.248            0.00487   0.01683
     Matern,     20   0.00306   0.00178   0.00377    0.00714          0.00131   0.00474
     DDIM       100   0.00017   0.00008   0.00016    0.00001          0.00006   0.00021
-    images,     10   0.01686   0.00931   0.01566    0.441            0.00581   0.01310
+    images,     10   0.01695   0.00931   0.01574    0.441            0.00581   0.01309
     DDIM        20   0.00461   0.00231   0.00411    0.00900          0.00156   0.00368
                100   0.00020   0.00009   0.00017    0.00001          0.00007   0.00016
     images,     10   0.0277    0.0148    0.0358                      0.0116    0.0302
     DDPM        20   0.0104    0.0049    0.0129                      0.0037    0.0103
                100   0.00090   0.00032   0.00072                     0.00020   0.00059
 
-    1-D         10   0.489     0.351     0.125      2.65             0.230     0.0315
+    1-D         10   0.489     0.351     0.125      2.65             0.230     0.0314
     Matern,     20   0.269     0.156     0.0319     0.143            0.0554    0.0083
     DDIM       100   0.0323    0.0118    0.00134    0.00009          0.0023    0.00035
     images,     10   0.215     0.0674    0.0934     2.95             0.0330    0.0184
@@ -48,7 +48,7 @@ W2^2 (first) and KL (second) per pixel:
                100   0.0107    0.0035    0.0040                      0.0011    0.00058
 
 By W2 the cosine grid is the best of those made by hand, and what is learned is near it, with 0.54
-to 0.78 of its W2^2 at 5 to 100 steps. KL counts all frequencies alike, however small, and so spends
+to 0.79 of its W2^2 at 5 to 100 steps. KL counts all frequencies alike, however small, and so spends
 its steps where log-SNR is higher, at the cost of W2. By W2, Heun's steps are better than any
 schedule of first order from 50 calls on, and worse up to 20.
 """
