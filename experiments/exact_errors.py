@@ -13,7 +13,8 @@ repository (emilePi on GitHub, code/Gaussian_diffusion_W2.ipynb):
     its code/cifar10.npy
 
     python experiments/exact_errors.py --eigenvalues cifar10.npy --out DIR    1 minute
-    python experiments/exact_errors.py --quick    without that file, checked
+    python experiments/exact_errors.py --out DIR    without that file: other data, no comparison
+    python experiments/exact_errors.py --quick      checked
 
 The full run compares all 176 finite numbers of their table: they agree to the two decimals that are
 printed. `--quick` finds the limits of many steps, their equations (7) and (8), at the order of each
@@ -89,7 +90,7 @@ class Options:
     quick: bool = False
     """Small, and checked."""
     eigenvalues: Path | None = None
-    """Their cifar10.npy."""
+    """Their cifar10.npy; without it a model of such images is drawn, and nothing compared."""
     out: Path | None = None
     """Folder of the figure and its numbers."""
     format: Format = "png"
@@ -218,12 +219,16 @@ def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
     if options.quick:
         return check()
-    if options.eigenvalues is None:
-        sys.exit("exact_errors: eigenvalues: name their file (or --quick)")
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-    variance = np.maximum(np.load(options.eigenvalues).astype(float), 0)
-    print("W2 here (published), epsilon by N and start (p_T, N(0, I))")
+    if options.eigenvalues is None:
+        # Their data are no part of this package: the model of such images, and no comparison.
+        return save(sp.gallery_prior(32).spectrum.ravel(), None, options)
+    try:
+        variance = np.maximum(np.load(options.eigenvalues).astype(float), 0)
+    except (OSError, ValueError) as error:
+        sys.exit(f"exact_errors: eigenvalues = {str(options.eigenvalues)!r}: {error}")
+    print("W2 here (published), epsilon by NFE and start (p_T, N(0, I))")
     results, off = {}, 0.0
     for name, text in PUBLISHED.items():
         published = np.array([line.split() for line in text.splitlines()], float)
@@ -231,21 +236,23 @@ def main(options: Options) -> None:
         for i, epsilon in enumerate(TRUNCATIONS):
             for j in np.flatnonzero(np.isfinite(published[i])):
                 ours[i, j] = w2(name, variance, levels_of(name, NFE[j // 2]), epsilon, j % 2 == 0)
-            told = " ".join(
-                f"{a:6.2f} ({b:.2f})" for a, b in zip(ours[i], published[i], strict=True)
-            )
-            print(f"{name:<6}{epsilon:<7g}{told}", flush=True)
+            pairs = zip(ours[i], published[i], strict=True)
+            print(f"{name:<6}{epsilon:<7g}" + " ".join(f"{a:6.2f} ({b:.2f})" for a, b in pairs))
         known = np.isfinite(published)
         off = max(off, np.max(np.abs(ours[known] - published[known])))
-        results[name] = {"here": ours.tolist(), "published": published.tolist()}
+        results[name] = {"here": ours, "published": published}
     print(f"largest difference {off:.4f}")
-    if options.out is not None:
-        save(variance, results, options)
+    save(variance, results, options)
     if off > 0.005 + 1e-9:
         sys.exit("exact_errors: published are two decimals")
 
 
-def save(variance: np.ndarray, results: dict, options: Options) -> None:
+def save(variance: np.ndarray, results: dict | None, options: Options) -> None:
+    """results: scheme -> W2 here and published, [epsilons, columns of their table]; None of other
+    data than theirs."""
+    if options.out is None:
+        return
+    numbers = {name: {} for name in SCHEMES}
     drawn = Figure(figsize=(13, 4), layout="constrained")
     panels = drawn.subplots(1, len(TRUNCATIONS), sharey=True)
     counts = np.rint(np.geomspace(20, 1000, 15)).astype(int)
@@ -259,12 +266,27 @@ def save(variance: np.ndarray, results: dict, options: Options) -> None:
                 continue
             here = [w2(name, variance, levels_of(name, nfe), epsilon) for nfe in counts]
             axes.loglog(counts, here, color=colour, label=name)
-            axes.plot(NFE, np.array(results[name]["published"])[i, 1::2], marker, color=colour)
+            numbers[name][f"epsilon {epsilon:g}"] = {
+                int(nfe): value if np.isfinite(value) else None
+                for nfe, value in zip(counts, here, strict=True)
+            }
+            if results is not None:
+                axes.plot(NFE, results[name]["published"][i, 1::2], marker, color=colour)
         axes.set_title(f"epsilon = {epsilon:g}")
         axes.set_xlabel("NFE as published")
     panels[0].set_ylabel("W$_2$")
     panels[0].set_ylim(1e-3, 100)
-    panels[-1].plot([], [], "o", color="black", label="published")
+    if results is not None:
+        panels[-1].plot([], [], "o", color="black", label="published")
+        for name, of in results.items():
+            tables = {key: np.where(np.isinf(one), None, one).tolist() for key, one in of.items()}
+            numbers[name] |= tables
+    data = "CIFAR-10's Gaussian" if results else "a Gaussian model of 32x32 colour images"
+    against = (
+        "(lines), as published by Pierret and Galerne, ICML 2025 (markers),"
+        if results
+        else "(lines)"
+    )
     handles, labels = panels[-1].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     save_with_caption(
@@ -272,12 +294,13 @@ def save(variance: np.ndarray, results: dict, options: Options) -> None:
         options.out or Path(),
         "exact_errors",
         title="Numerical schemes for Gaussian data, against published numbers",
-        caption="2-Wasserstein distance between CIFAR-10's Gaussian (3072 dimensions) and what six "
-        "schemes make of N(0, I) on equal steps from t = 1 to t = epsilon: by this package "
-        "(lines), as published by Pierret and Galerne, ICML 2025 (markers), and the limits of many "
-        "steps by their equations (black).",
-        numbers=results,
+        caption=f"2-Wasserstein distance between {data} (3072 dimensions) and what six schemes "
+        "make of N(0, I) on equal steps from t = 1 to t = epsilon, against the number of steps (of RK4 "
+        f"four times as many): by this package {against} and the limits of many steps by their "
+        "equations (black).",
+        numbers=numbers,
         format=options.format,
+        overwrite=True,
     )
 
 

@@ -141,6 +141,8 @@ def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
     if options.quick:
         return check(replace(options, starts=2))
+    if options.shown not in options.steps:
+        sys.exit(f"noise_schedules: shown = {options.shown}: must be one of the steps")
     sp.keep_compiled_programs()
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -284,6 +286,7 @@ def save(rows: tuple[Row, ...], results: dict, options: Options) -> None:
         "images of a power law with exponent 2; standard deviation of a pixel 0.5.",
         numbers=numbers,
         format=options.format,
+        overwrite=True,
     )
 
 
@@ -310,4 +313,7 @@ def check(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__.split("\n")[0]))
+    try:
+        main(tyro.cli(Options, description=__doc__.split("\n")[0]))
+    except sp.InputError as error:
+        sys.exit(f"noise_schedules: {error}")

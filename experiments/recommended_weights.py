@@ -129,6 +129,12 @@ def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
     if options.quick:
         return check(replace(options, samplers=("dps",), size=32, bins=20, starts=4))
+    for name in options.samplers:
+        if name not in (known := [one for one in sp.SAMPLERS if one != "exact"]):
+            sys.exit(f"recommended_weights: samplers: {name!r}: allowed are {', '.join(known)}")
+    for axis in AXES:
+        if len(getattr(options, axis)) > len(SHADES):
+            sys.exit(f"recommended_weights: {axis}: {len(SHADES)} values at most")
     sp.keep_compiled_programs()
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -302,6 +308,7 @@ def save(results: dict[str, dict[Case, Learned]], options: Options) -> None:
             for name, of in results.items()
         },
         format=options.format,
+        overwrite=True,
     )
 
 
@@ -328,4 +335,7 @@ def check(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Options, description=__doc__.split("\n")[0]))
+    try:
+        main(tyro.cli(Options, description=__doc__.split("\n")[0]))
+    except sp.InputError as error:
+        sys.exit(f"recommended_weights: {error}")
