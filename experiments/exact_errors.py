@@ -295,9 +295,9 @@ def save(variance: np.ndarray, results: dict | None, options: Options) -> None:
         "exact_errors",
         title="Numerical schemes for Gaussian data, against published numbers",
         caption=f"2-Wasserstein distance between {data} (3072 dimensions) and what six schemes "
-        "make of N(0, I) on equal steps from t = 1 to t = epsilon, against the number of steps (of RK4 "
-        f"four times as many): by this package {against} and the limits of many steps by their "
-        "equations (black).",
+        "make of N(0, I) on equal steps from t = 1 to t = epsilon, against the number of steps "
+        f"(of RK4 four times as many): by this package {against} and the limits of many steps by "
+        "their equations (black).",
         numbers=numbers,
         format=options.format,
         overwrite=True,
