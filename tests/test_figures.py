@@ -254,7 +254,7 @@ def test_a_captioned_figure_is_only_overwritten_if_asked(tmp_path):
         save_with_caption(Figure(), tmp_path, "one", numbers={"n": number}, **said, **options)
 
     save(1)
-    with pytest.raises(InputError, match="one.svg': exists"):
+    with pytest.raises(InputError, match=r"one\.svg': exists"):
         save(2)
     assert json.loads((tmp_path / "one.json").read_text())["numbers"] == {"n": 1}
     save(3, overwrite=True)
