@@ -1,9 +1,12 @@
 """Figures: everything is drawn and labelled. Whether they are clear is for eyes to judge."""
 
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import quick_compilation
+from matplotlib.figure import Figure
 
 from spectralpost.affine import Transfer
 from spectralpost.degradations import gaussian_blur
@@ -17,6 +20,7 @@ from spectralpost.figures import (
     report_figure,
     restored_figure,
     save_figure,
+    save_with_caption,
 )
 from spectralpost.images import load_image
 from spectralpost.learning import LearnResult
@@ -241,3 +245,17 @@ def test_weights_that_hardly_matter_are_hollow():
     assert "hollow" in schedule.get_title()
     (white,) = [line for line in schedule.lines if line.get_markerfacecolor() == "white"]
     np.testing.assert_allclose(white.get_ydata(), np.asarray(result.guidance["zeta"])[[0, 2]])
+
+
+def test_a_captioned_figure_is_only_overwritten_if_asked(tmp_path):
+    said = {"title": "", "caption": "", "format": "svg"}
+
+    def save(number: int, **options) -> None:
+        save_with_caption(Figure(), tmp_path, "one", numbers={"n": number}, **said, **options)
+
+    save(1)
+    with pytest.raises(InputError, match=r"one\.svg': exists"):
+        save(2)
+    assert json.loads((tmp_path / "one.json").read_text())["numbers"] == {"n": 1}
+    save(3, overwrite=True)
+    assert json.loads((tmp_path / "one.json").read_text())["numbers"] == {"n": 3}

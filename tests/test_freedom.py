@@ -30,7 +30,7 @@ from spectralpost.learning import (
 )
 from spectralpost.learning.guidance import interpolation, roughness
 from spectralpost.learning.parameters import LEVELS as LEVELS_NAME
-from spectralpost.metrics import wasserstein2
+from spectralpost.metrics import kl, wasserstein2
 from spectralpost.noise import (
     check_levels,
     curve_of,
@@ -326,7 +326,7 @@ LEVELS_ARE_A_FLAG = r"free = 'levels': .*freedom=Freedom\(levels=True\)"
     [
         (PROBLEM, {"free": ("levels",)}, LEVELS_ARE_A_FLAG),
         (PROBLEM, {"free": ("zeta", "levels")}, LEVELS_ARE_A_FLAG),
-        (PROBLEM, {"free": (), "freedom": Freedom(levels=True)}, "one weight at least.*zeta, eta"),
+        (PROBLEM, {"free": ()}, "one weight at least.*zeta, eta"),
         (PROBLEM, {"free": ("zeta", "level")}, "free = 'level'.*zeta, eta"),
         (PROBLEM, {"freedom": Freedom(knots=0)}, "knots = 0"),
         (PROBLEM, {"freedom": Freedom(knots=1.5)}, "knots = 1.5"),
@@ -347,6 +347,36 @@ def test_wrong_freedoms(problem, options, match):
     with pytest.raises(InputError, match=match) as caught:
         learn(dps(), problem, LEVELS, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("search", [Search(starts=2), Search(starts=2, explore=False)])
+@pytest.mark.parametrize("objective", [wasserstein2, kl])
+def test_levels_alone(objective, search):
+    """White images of variance 1 and no measurement. A DDIM step takes the standard deviation times
+    the cosine of the angle that arctan(sigma / alpha) moves by, log cos is concave, so equal angles
+    are best, for any metric of the one variance that comes out."""
+    problem = make_problem(spectrum=[1.0], response=[0.0], sigma_y=1.0)
+    still = {"zeta": jnp.zeros(STEPS), "eta": jnp.zeros(STEPS)}
+    result = learn(
+        dps(),
+        problem,
+        LEVELS,
+        still,
+        (),
+        objective=objective,
+        freedom=Freedom(levels=True),
+        prices=Prices(max_amplification=np.inf, smoothness=0.0),
+        search=search,
+    )
+    assert result.free == ()
+    for name, weights in result.guidance.items():
+        np.testing.assert_array_equal(weights, still[name])
+    assert result.baselines["tuned_constant"] == result.baselines["heuristic"]
+    first = np.arctan2(*(float(leaf[0]) for leaf in reversed(LEVELS)))
+    std = np.sin(first) * np.cos(first / STEPS) ** STEPS
+    best = (1 - std) ** 2 if objective is wasserstein2 else (std**2 - 1) / 2 - np.log(std)
+    # A search ends where 20 iterations gain less than its tolerance.
+    assert best * (1 - 1e-9) <= result.loss <= best * (1 + 10 * search.tolerance)
 
 
 def test_one_step_has_no_gap_to_learn():

@@ -27,6 +27,7 @@ from ..learning import (
     learn,
 )
 from ..learning import Progress as SearchProgress
+from ..learning.preparing import check_free
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
 from ..options import STARTS, Design, Tradeoff
@@ -150,6 +151,8 @@ def learn_on_grid(
     """
     others |= {"starts": options.starts, "seed": options.seed}
     small, levels = inputs.small, grid.levels
+    if free is not None:  # before a search of levels alone, after which there is nothing to learn
+        check_free(sampler, free)
     learn_levels = options.learn_levels
     if network:
         chosen = for_network(sampler, levels)

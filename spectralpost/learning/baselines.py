@@ -77,8 +77,11 @@ def tuned_constant(loss: Loss, given: Guidance) -> tuple[Guidance, float]:
 
     Either constant weights, or the published default with its own constant changed, whichever is
     better: a published constant may stand for weights that are not (`Sampler.heuristic`). `loss`
-    has one parameter per weight; the weights that stay are those of `given`.
+    has one parameter per weight; the weights that stay are those of `given`. Without free weights
+    that is all there is.
     """
+    if not loss.parameters.weights:
+        return given, float(jax.jit(Loss.of_guidance)(loss, given))
     coarse = loss.coarse
     one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
     found, least = tuned_constants(one(loss), one(given), None if coarse is None else one(coarse))

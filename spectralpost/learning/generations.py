@@ -19,6 +19,7 @@ from ..samplers.base import Guidance
 from .guidance import on_host, smooth_curves, unconstrain
 from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of
 from .loss import Loss
+from .parameters import LEVELS
 
 T = TypeVar("T")
 
@@ -267,9 +268,14 @@ def random_starts(
 ) -> np.ndarray:
     """[num, P]: the given schedule, the constant, then random smooth curves around these two.
 
-    On the noise levels as they are, and with the same weight in all bands.
+    On the noise levels as they are, and with the same weight in all bands. Where levels alone are
+    learned, all but the first two are random.
     """
     parameters = loss.parameters
+    if not parameters.weights:
+        gaps = smooth_curves(np.random.default_rng(seed), parameters.levels, num)[:, :-1]
+        gaps[:2] = 0
+        return parameters.fit({LEVELS: gaps})
     random, u = np.random.default_rng(seed), {}
     constraint = parameters.sampler.constraint
     given, constant = (unconstrain(constraint, on_host(centre)) for centre in centres)

@@ -70,7 +70,8 @@ def learn(
     levels     [S + 1]
     guidance   name -> [S]: the fixed weights, and a start for the free ones (default: the
                sampler's published default)
-    free       default: all weights but eta, or eta where there is no other (`default_free`)
+    free       default: all weights but eta, or eta where there is no other (`default_free`).
+               () learns the noise levels of `freedom` alone
     objective  (problem, transfer) -> scalar: `metrics.wasserstein2` (default), `mse`, `perception`,
                a `metrics.WeightedSum` of these, `kl`, or your own
     freedom    noise levels, knots, bands: `Freedom`
@@ -213,6 +214,8 @@ def _starts(
     starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
     if method.optimizer != "lm" or not search.explore or is_dense(loss.problems):
         return first_starts(prepared, search)[0] if starts is None else starts
+    if starts is None and not loss.parameters.weights:
+        starts = first_starts(prepared, search)[0]
     coarse, centres = loss.on_bins(COARSE), (prepared.heuristic, prepared.constant)
     plain, usual = _plain(coarse, prepared), default_free(loss.parameters.sampler)
     if starts is None:

@@ -64,7 +64,7 @@ def prepare(
         raise InputError("problem: one at least is needed")
     prices.check()
     free = default_free(sampler) if free is None else tuple(free)
-    check_free(sampler, free)
+    check_free(sampler, free, freedom.levels)
     given = heuristic(sampler, problems[0], levels) if guidance is None else guidance
     (given,) = floating(given, dtype=levels.alpha.dtype)
     check_guidance(sampler, levels, given)
@@ -188,8 +188,9 @@ def _method(
     return LEAST_SQUARES if applies else Method("lbfgs", 0.0)
 
 
-def check_free(sampler: Sampler, free: tuple[str, ...]) -> None:
-    """InputError unless these are weights of the sampler, one at least, each once."""
+def check_free(sampler: Sampler, free: tuple[str, ...], levels: bool = False) -> None:
+    """InputError unless these are weights of the sampler, each once, and one at least, or noise
+    levels are learned."""
     known = ", ".join(sampler.constraint)
     for name in free:
         if name == LEVELS:
@@ -198,7 +199,7 @@ def check_free(sampler: Sampler, free: tuple[str, ...]) -> None:
             )
         if name not in sampler.constraint:
             raise InputError(f"free = {name!r}: {sampler.name} has the weights {known}")
-    if not free:
+    if not (free or levels):
         raise InputError(f"free: name one weight at least; {sampler.name} has {known}")
     if len(set(free)) < len(free):
         raise InputError(f"free = {', '.join(free)}: names a weight twice")

@@ -1,0 +1,245 @@
+"""How does the error fall with the number of steps, and what does a learned schedule gain?
+
+Averaged W2^2 per pixel against the number of steps of the uniform linear VP grid, for six problems
+(sigma_y 0.05, pixels in [-1, 1]) and each sampler:
+
+    published   the published default
+    tuned       the best constant for that very problem and number of steps
+    learned     one weight a step, up to --learn-steps
+    levels      noise levels and weights, likewise
+    exact       the exact posterior score in DDIM(0): nothing but finite steps
+
+1-D Gaussian processes on 256 points (Matern of length 8 and smoothness 1; power law of exponent 2),
+`sp.gallery_prior` at 32x32 (a power law with three axes of colour: what CIFAR-10 looks like to the
+model), and tiles of scikit-image's photographs, as `spectralpost design` takes them, 64x64: blurred
+by a Gaussian of std 2 pixels, a quarter as wide, and with a random half of the pixels known.
+
+    python experiments/steps.py --out DIR    TIME; what is in DIR/steps.cells is not computed again
+    python experiments/steps.py --out DIR --samplers pigdm mpgd
+    python experiments/steps.py --quick      one problem, checked
+NUMBERS
+"""
+
+import json
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+from matplotlib.figure import Figure
+
+import spectralpost as sp
+from spectralpost.errors import InputError
+from spectralpost.figures import COLOURS, LINES, Format, save_with_caption
+from spectralpost.files import whole_file
+from spectralpost.images import all_planes, built_in_photographs, tiles
+from spectralpost.learning.preparing import prepare
+
+SIGMA_Y, BINS = 0.05, 64
+STYLES = {
+    "published": (COLOURS["published default"], LINES["published default"]),
+    "tuned": (COLOURS["tuned constant"], LINES["tuned constant"]),
+    "learned": (COLOURS["learned"], LINES["learned"]),
+    "levels": ("#56B4E9", (0, (5, 1, 1, 1, 1, 1))),
+    "exact": (COLOURS["exact reference"], LINES["exact reference"]),
+}
+PUBLISHED, TUNED, LEARNED, LEVELS, EXACT = STYLES
+
+# W2^2 of --quick: dps, 1-D Matern, 5 steps. To 1 %: a search may end as near to its optimum.
+QUICK = {
+    PUBLISHED: 0.212528,
+    TUNED: 0.008236,
+    LEARNED: 0.006817,
+    LEVELS: 0.001104,
+    EXACT: 0.003927,
+}
+
+
+@dataclass
+class Options:
+    """W2 against the number of steps."""
+
+    quick: bool = False
+    """Small, and checked."""
+    samplers: tuple[str, ...] = ("dps", "diffpir")
+    steps: tuple[int, ...] = (5, 10, 20, 50, 100, 200, 500, 1000)
+    learn_steps: int = 50
+    """Up to so many steps schedules are learned."""
+    starts: int = 8
+    """Searches side by side."""
+    seed: int = 0
+    out: Path | None = None
+    """Folder of the figure, its numbers and finished cells."""
+    format: Format = "png"
+
+
+def problems() -> dict[str, sp.Problem]:
+    """In few modes each, as many as possible of one shape: a program serves all of these."""
+    photographs = built_in_photographs()
+    grey = sp.from_images(
+        all_planes(one for image in photographs.values() for one in tiles(image, 64))
+    )
+    line, colour, shape = (256,), sp.gallery_prior(32), (64, 64)
+    found = {
+        "1-D Matern, blur": (sp.matern(line), sp.gaussian_blur(line, 2.0)),
+        "1-D power law, blur": (sp.power_law(line), sp.gaussian_blur(line, 2.0)),
+        "CIFAR-like, blur": (colour, sp.gaussian_blur((32, 32), 2.0)),
+        "photographs, blur": (grey, sp.gaussian_blur(shape, 2.0)),
+        "photographs, x4": (grey, sp.downsample(shape, 4)),
+    }
+    modes = {name: sp.image_problem(*one, SIGMA_Y) for name, one in found.items()}
+    # Few blocks, since blocks of 16 modes are costly.
+    mask = sp.inpainting_problem(grey, sp.inpaint(shape), SIGMA_Y, num_blocks=2)
+    modes["photographs, inpainting"] = mask
+    return {name: sp.bin_modes(sp.unique_modes(one)[0], BINS)[0] for name, one in modes.items()}
+
+
+def main(options: Options) -> None:
+    jax.config.update("jax_enable_x64", True)
+    for name in options.samplers:
+        if name not in (known := [one for one in sp.SAMPLERS if one != "exact"]):
+            sys.exit(f"steps: samplers: {name!r}: allowed are {', '.join(known)}")
+    if options.quick:
+        return check(replace(options, starts=4))
+    sp.keep_compiled_programs()
+    cells = None if options.out is None else options.out / "steps.cells"
+    if cells is not None:
+        cells.mkdir(parents=True, exist_ok=True)
+    results = {}
+    print(f"{'':<34}{'steps':>6}" + "".join(f"{label:>12}" for label in STYLES))
+    every = problems()
+    for name in options.samplers:
+        for label, problem in every.items():
+            for steps in options.steps:
+                one = kept(name, label, problem, steps, cells, options)
+                results.setdefault(name, {}).setdefault(label, {})[steps] = one
+                print(f"{name:<10}{label:<24}{steps:>6}", end="")
+                told = ("-" if one[which] is None else f"{one[which]:.3g}" for which in STYLES)
+                print("".join(f"{value:>12}" for value in told), flush=True)
+    if options.out is not None:
+        save(results, options)
+
+
+def kept(
+    name: str, label: str, problem: sp.Problem, steps: int, cells: Path | None, options: Options
+) -> dict[str, float | None]:
+    """`compared`, from the folder of finished cells if it is there."""
+    if cells is None:
+        return compared(name, problem, steps, options)
+    asked = {
+        "starts": options.starts,
+        "seed": options.seed,
+        "learned": steps <= options.learn_steps,
+    }
+    path = cells / f"{name}-{label.replace(', ', '-').replace(' ', '-')}-{steps}.json"
+    if path.exists():
+        found = json.loads(path.read_text())
+        if found["asked"] == asked:
+            return found["w2"]
+    found = compared(name, problem, steps, options)
+    with whole_file(path, overwrite=True) as temporary:
+        temporary.write_text(json.dumps({"asked": asked, "w2": found}) + "\n")
+    return found
+
+
+def compared(
+    name: str, problem: sp.Problem, steps: int, options: Options
+) -> dict[str, float | None]:
+    """W2^2 of each in STYLES; None of what is not learned, and of what is not finite."""
+    sampler, levels = sp.SAMPLERS[name](), sp.vp_linear(steps)
+    found = dict.fromkeys(STYLES)
+    if steps <= options.learn_steps:
+        search = sp.Search(starts=options.starts, seed=options.seed, explore=False)
+        learned = sp.learn(sampler, problem, levels, search=search)
+        published, tuned = (
+            learned.baseline_guidance[one] for one in ("heuristic", "tuned_constant")
+        )
+        # From the learned weights: more freedom should not end higher.
+        more = sp.learn(
+            sampler,
+            problem,
+            levels,
+            learned.guidance,
+            freedom=sp.Freedom(levels=True),
+            search=search,
+        )
+        found |= {LEARNED: learned.loss, LEVELS: more.loss}
+    else:
+        prepared = prepare(sampler, [problem], levels)
+        published, tuned = prepared.heuristic, prepared.constant
+    for which, guidance in ((PUBLISHED, published), (TUNED, tuned)):
+        found[which] = float(sp.evaluate(sampler, problem, levels, guidance))
+    found[EXACT] = float(sp.evaluate_exact(problem, levels, jnp.zeros(steps)))
+    return {
+        which: value if value is not None and np.isfinite(value) else None
+        for which, value in found.items()
+    }
+
+
+def figure_of(results: dict, options: Options) -> Figure:
+    labels = list(next(iter(results.values())))
+    drawn = Figure(figsize=(2.6 * len(labels), 1 + 2.8 * len(results)), layout="constrained")
+    panels = drawn.subplots(len(results), len(labels), squeeze=False, sharex=True, sharey="col")
+    for (name, of), row in zip(results.items(), panels, strict=True):
+        for label, axes in zip(labels, row, strict=True):
+            for which, (colour, line) in STYLES.items():
+                values = [of[label][steps][which] for steps in options.steps]
+                at = [i for i, value in enumerate(values) if value is not None]
+                axes.loglog(
+                    [options.steps[i] for i in at],
+                    [values[i] for i in at],
+                    linestyle=line,
+                    color=colour,
+                    marker="o",
+                    markersize=3,
+                    label=which,
+                )
+            if row is panels[0]:
+                axes.set_title(label, fontsize="medium")
+        row[0].set_ylabel(f"{name}: W2$^2$ per pixel")
+    for axes in panels[-1]:
+        axes.set_xlabel("steps")
+    handles, names = panels[0, 0].get_legend_handles_labels()
+    drawn.legend(handles, names, loc="outside lower center", ncols=len(names))
+    return drawn
+
+
+def save(results: dict, options: Options) -> None:
+    save_with_caption(
+        figure_of(results, options),
+        options.out or Path(),
+        "steps",
+        title="The error against the number of steps",
+        caption="Averaged squared 2-Wasserstein distance to the posterior, per pixel (pixels in "
+        "[-1, 1]), against the number of steps of the uniform linear VP grid: published default, "
+        "tuned constant, learned weights, learned weights and noise levels (up to "
+        f"{options.learn_steps} steps), and the exact posterior score in DDIM. sigma_y 0.05. "
+        "Blur: Gaussian, std 2 pixels; x4: bicubic; inpainting: a random half of the pixels is "
+        "known. CIFAR-like: a power law on 32x32 with three axes of colour; photographs: those of "
+        "scikit-image, 64x64.",
+        numbers=results,
+        format=options.format,
+        overwrite=True,
+    )
+
+
+def check(options: Options) -> None:
+    prior, wrong = sp.matern((64,)), []
+    problem = sp.image_problem(prior, sp.gaussian_blur((64,), 2.0), SIGMA_Y)
+    found = compared("dps", sp.unique_modes(problem)[0], 5, options)
+    for which, expected in QUICK.items():
+        print(f"dps, 1-D Matern, 5 steps, {which}: {found[which]:.6f}")
+        if not abs(found[which] / expected - 1) < 0.01:
+            wrong.append(f"{which}: {found[which]:.6f}, not {expected}")
+    if wrong:
+        sys.exit(f"steps: {'; '.join(wrong)}")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__.split("\n")[0]))
+    except InputError as error:
+        sys.exit(f"steps: {error}")
