@@ -24,6 +24,9 @@ from PIL import Image
 import spectralpost as sp
 from spectralpost.cli import main
 from spectralpost.errors import InputError
+from spectralpost.learning.generations import random_starts
+from spectralpost.learning.lanes import losses_of
+from spectralpost.learning.preparing import first_starts, prepare
 from spectralpost.prior import Prior
 from spectralpost.problem import image_modes, prior_cov
 from spectralpost.transfer import sampler_transfer
@@ -130,15 +133,32 @@ def test_restored_images_have_the_moments_of_the_closed_form():
     assert batch.shape == (2, 3, 4, 4)
 
 
-@pytest.mark.parametrize("pattern", ["RGGB", "grey"])
-def test_equal_blocks_are_merged_and_similar_ones_binned(pattern):
-    """f and -f are one; 64 blocks of a mosaic stand for 256, to 1 % of the loss."""
-    shape = (32, 32)
+def of_colour(shape, pattern, sigma_y):
+    """The problem of a mosaic of images whose brightness varies more than their colour."""
     laws = [(0.03, 1.5), (0.1, 1.8), (1.0, 2.0)]
     spectra = np.stack([v * sp.power_law(shape, exponent).spectrum for v, exponent in laws])
     axes = np.linalg.qr(np.ones((3, 3)) + np.eye(3))[0]
     prior = Prior(spectra, np.full((3, *shape), 0.1), (-1.0, 1.0), "formula", axes=axes)
-    problem = sp.image_problem(prior, sp.mosaic(shape, pattern), 0.1)
+    return sp.image_problem(prior, sp.mosaic(shape, pattern), sigma_y)
+
+
+def test_a_search_for_a_network_begins_where_the_loss_is_low():
+    """Blocks of 12 modes are searched from two starts. At 25 times the spectrum DPS's tuned
+    constant is unstable, and the published default far off: from neither a search goes far."""
+    problem = of_colour((4, 4), "RGGB", 0.05)
+    sampler, levels = sp.SAMPLERS["dps"](), sp.vp_linear(20)
+    prepared = prepare(sampler, [problem], levels, **sp.for_network(sampler, levels))
+    starts, _ = first_starts(prepared, sp.Search())
+    centres = prepared.heuristic, prepared.constant
+    vectors = np.concatenate([starts, random_starts(prepared.loss, centres, 2, 0)])
+    first, second, *baselines = np.asarray(losses_of(prepared.loss, vectors))
+    assert len(starts) == 2 and first < second < 0.5 * min(baselines)
+
+
+@pytest.mark.parametrize("pattern", ["RGGB", "grey"])
+def test_equal_blocks_are_merged_and_similar_ones_binned(pattern):
+    """f and -f are one; 64 blocks of a mosaic stand for 256, to 1 % of the loss."""
+    problem = of_colour((32, 32), pattern, 0.1)
     small, index = sp.unique_modes(problem)
     assert len(index) == len(problem.spectrum) and len(small.spectrum) < 0.6 * len(index)
     assert float(small.weight.sum()) == len(index)
