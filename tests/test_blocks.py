@@ -4,7 +4,6 @@ That every sampler's transfer on them is the literal algorithm's: test_transfer,
 """
 
 import json
-import os
 import subprocess
 import sys
 from functools import partial
@@ -16,13 +15,13 @@ import numpy as np
 import pytest
 import scipy.linalg
 from cases import ALL, EPS, coordinates, decimated, decimation, many_blocks, random_guidance
+from commandline import by_adam  # noqa: F401
 from PIL import Image
 
 import spectralpost as sp
 from spectralpost import algebra
 from spectralpost.algebra import eigh, inverse, log_det, product
 from spectralpost.cli import main
-from spectralpost.commands import console
 from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
 from spectralpost.learning import prepare
@@ -209,8 +208,7 @@ run = jax.jit(lambda cov: [(root(x), inverse(x), log_det(x)) for x in cov])
 for _ in range(20):
     jax.block_until_ready(run(cov))
 """
-    environment = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    subprocess.run([sys.executable, "-c", program], check=True, timeout=300, env=environment)
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=300)
 
 
 EVERY_METRIC = (*RESIDUALS, sp.kl, sp.predicted_energy_score)
@@ -418,10 +416,10 @@ def test_unknown_pixels_of_a_measurement_are_not_looked_at():
     np.testing.assert_array_equal(*restored)
 
 
-def test_commands_learn_and_restore_super_resolution(tmp_path, monkeypatch):
+@pytest.mark.usefixtures("by_adam")
+def test_commands_learn_and_restore_super_resolution(tmp_path):
     """A schedule beats the published one, as predicted for a photograph; with it a small image
-    becomes one of full size. By Adam, as least squares take twice as long to compile."""
-    monkeypatch.setattr(console, "Search", partial(sp.Search, optimizer="adam"))
+    becomes one of full size."""
     options = ["--size", "16", "--steps", "4", "--starts", "2", "--bins", "128"]
     design = ["design", "--degradation", "downsample", "--degradation-options", "factor=2"]
     assert not main([*design, *options, "--sampler", "diffpir", "--out", str(tmp_path / "d")])
