@@ -6,6 +6,7 @@ not safely forked, each script is started by itself.
 """
 
 import gc
+import importlib
 import json
 import os
 import runpy
@@ -71,11 +72,16 @@ def next_script() -> list[str]:
     raise SystemExit
 
 
-if __name__ == "__main__":
-    import spectralpost.cli
-    import spectralpost.figures
-    import spectralpost.learning  # noqa: F401
+# What scripts import, or the library once it is asked for something.
+IMPORTED = ("jax.numpy", "matplotlib.figure", "scipy.optimize", "scipy.stats", "skimage.io", "tyro")
 
+if __name__ == "__main__":
+    import spectralpost
+
+    for name in IMPORTED:
+        importlib.import_module(name)
+    for name in dir(spectralpost):
+        getattr(spectralpost, name)
     # As in conftest.py; what is imported lives as long as the process.
     gc.set_threshold(100_000, 20, 20)
     gc.freeze()
