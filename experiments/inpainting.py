@@ -95,7 +95,7 @@ def main(options: Options) -> None:
     search = sp.Search()
     if options.quick:
         options = replace(options, samplers=("dps",), masks=("half",), size=16, images=8, steps=6)
-        search = sp.Search(starts=2, max_iterations=20)
+        search = sp.Search(starts=2, optimizer="adam")  # of which half is compiled
     photographs = [one.mean(axis=0, keepdims=True) for one in built_in_photographs("rgb").values()]
     cut = np.concatenate([tiles(one, options.size)[:, 0] for one in photographs])
     order = np.random.default_rng(0).permutation(len(cut))

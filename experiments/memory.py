@@ -53,7 +53,7 @@ def main(options: Options) -> None:
     search = sp.Search()
     if options.quick:
         options = replace(options, samplers=("dps",), steps=(4,), remembered=(1, 2))
-        search = sp.Search(starts=4, max_iterations=40)
+        search = sp.Search(starts=4, optimizer="adam")  # of which half is compiled
     problem = sp.image_problem(
         sp.power_law((64, 64)), sp.gaussian_blur((64, 64), 2.0), options.sigma_y
     )

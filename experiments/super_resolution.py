@@ -57,7 +57,9 @@ class Options:
 
 def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
+    search = sp.Search(starts=options.starts)
     if options.quick:
+        search = sp.Search(starts=2, optimizer="adam")  # of which half is compiled
         options = Options(True, ("diffpir",), 16, 2, 6, 0.05, 128, 2, 2, options.out)
     photographs = built_in_photographs("rgb", (-1.0, 1.0)).values()
     cut = [tiles(one, options.size) for one in photographs if len(one) == 3]
@@ -80,7 +82,7 @@ def main(options: Options) -> None:
     for name in options.samplers:
         sampler = sp.SAMPLERS[name]()
         begin = time.perf_counter()
-        learned = sp.learn(sampler, small, levels, search=sp.Search(starts=options.starts))
+        learned = sp.learn(sampler, small, levels, search=search)
         seconds = time.perf_counter() - begin
         schedules = learned.baseline_guidance | {"learned": learned.guidance}
         row = []

@@ -101,9 +101,9 @@ def affine(sampler: Sampler, problem: Problem, t: NoiseLevel, fn: Callable[..., 
     what the mean gives, or 0 where that is known.
     """
     inputs = nothing(problem, sampler.memory)
-    out = jax.eval_shape(partial(fn, None), *inputs)
     gains = slopes(partial(fn, None), *inputs)
-    offset = jnp.zeros(out.shape, out.dtype)
+    rows = gains[0].shape if gains[0].ndim == 1 else gains[0].shape[:-1]
+    offset = jnp.zeros(rows, gains[0].dtype)
     if not sampler.equivariant:
         mean = problem.mean
         offset = fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)

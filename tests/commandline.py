@@ -3,6 +3,7 @@
 All runs share one sampler and one set of shapes, so the search is compiled once.
 """
 
+import functools
 import json
 import shlex
 from pathlib import Path
@@ -13,6 +14,8 @@ from compiling import quick_compilation
 from pictures import texture, write
 
 from spectralpost.cli import main
+from spectralpost.commands import console
+from spectralpost.learning import Search
 from spectralpost.prior import Prior, power_law
 from spectralpost.prior_file import save_prior
 
@@ -27,6 +30,13 @@ SMALL = "--bins 128 --starts 2"  # as little as will do
 def compile_quickly():
     with quick_compilation():
         yield
+
+
+@pytest.fixture
+def by_adam(monkeypatch):
+    """Commands search by Adam: all that they are given reaches the search, of which half is
+    compiled, with levels a quarter. `designed` is found as by default."""
+    monkeypatch.setattr(console, "Search", functools.partial(Search, optimizer="adam"))
 
 
 @pytest.fixture(scope="module", name="w")

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import scipy.linalg
 from cases import ALL, EPS, coordinates, decimated, decimation, many_blocks, random_guidance
+from commandline import by_adam  # noqa: F401
 from PIL import Image
 
 import spectralpost as sp
@@ -196,7 +197,8 @@ def test_inverses_and_determinants_and_their_slopes(k):
 
 def test_many_functions_of_many_blocks_at_once_do_not_wait_for_each_other():
     """In jaxlib before 0.11.2 two of LAPACK's at once, each for a batch, stand still on two cores
-    (a process of its own: what stands still cannot be stopped)."""
+    (a process of its own: what stands still cannot be stopped). Compiled quickly, too: LAPACK's
+    functions taken as they are stand still either way."""
     program = """
 import jax, jax.numpy as jnp
 from spectralpost.algebra import inverse, log_det, root
@@ -272,28 +274,37 @@ def test_the_block_of_the_mean_grey_value_stays_alone():
 # ----------------------------------------------------------------------------- learning, restoring
 
 
+@jax.jit
+def sums_and_slopes(guidance):
+    """On blocks: the sum of squared residuals and the metric itself, [metrics, 2], and their
+    gradients by the weights of a sampler, [metrics, 2, S]. In one program."""
+    problem, sampler, levels = many_blocks(3).problem, sp.SAMPLERS["dps"](), sp.vp_linear(4)
+
+    def values(zeta):
+        transfer = sampler_transfer(sampler, problem, levels, guidance | {"zeta": zeta})
+        both = [
+            (jnp.sum(residuals(problem, transfer) ** 2), objective(problem, transfer))
+            for objective, residuals in RESIDUALS.items()
+        ]
+        return jnp.asarray(both), jnp.asarray(both)
+
+    slopes, sums = jax.jacrev(values, has_aux=True)(guidance["zeta"])
+    return sums, slopes
+
+
 @pytest.mark.parametrize("objective", RESIDUALS)
 def test_residuals_have_the_sum_and_the_gradient_of_the_metric(objective):
-    """On blocks, by the weights of a sampler; the gradient also against central differences."""
-    problem = many_blocks(3).problem
-    sampler, levels = sp.SAMPLERS["dps"](), sp.vp_linear(4)
+    """The gradient also against central differences."""
     guidance = random_guidance("dps", seed=1, num_steps=4)
-
-    @partial(jax.jit, static_argnames="residuals")
-    def value(zeta, residuals=False):
-        transfer = sampler_transfer(sampler, problem, levels, guidance | {"zeta": zeta})
-        if residuals:
-            return jnp.sum(RESIDUALS[objective](problem, transfer) ** 2)
-        return objective(problem, transfer)
-
-    zeta = guidance["zeta"]
-    np.testing.assert_allclose(value(zeta, True), value(zeta), rtol=1e-10)
-    found, expected = jax.grad(value)(zeta, True), jax.grad(value)(zeta)
+    zeta, row = guidance["zeta"], list(RESIDUALS).index(objective)
+    at = lambda zeta: [one[row] for one in sums_and_slopes(guidance | {"zeta": zeta})]  # noqa: E731
+    (of_residuals, value), (found, expected) = at(zeta)
+    np.testing.assert_allclose(of_residuals, value, rtol=1e-10)
     np.testing.assert_allclose(found, expected, rtol=1e-8)
     h = 1e-5
     for i, unit in enumerate(np.eye(4)):
-        difference = (value(zeta + h * unit) - value(zeta - h * unit)) / (2 * h)
-        np.testing.assert_allclose(expected[i], difference, rtol=1e-5)
+        above, below = (at(zeta + step * unit)[0][1] for step in (h, -h))
+        np.testing.assert_allclose(expected[i], (above - below) / (2 * h), rtol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["dps", "diffpir"])
@@ -306,9 +317,11 @@ def test_jacobians_of_blocks_are_the_derivatives(name):
     def literally(guidance):
         def values(guidance):
             run = trajectory(sampler, problem, levels, guidance)
-            return wasserstein2_residuals(problem, run.total), jnp.log(run.amplification)
+            both = wasserstein2_residuals(problem, run.total), jnp.log(run.amplification)
+            return both, both
 
-        return values(guidance), jax.jacfwd(values)(guidance)
+        jacobians, both = jax.jacfwd(values, has_aux=True)(guidance)
+        return both, jacobians
 
     @jax.jit
     def quickly(guidance):
@@ -403,6 +416,7 @@ def test_unknown_pixels_of_a_measurement_are_not_looked_at():
     np.testing.assert_array_equal(*restored)
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_commands_learn_and_restore_super_resolution(tmp_path):
     """A schedule beats the published one, as predicted for a photograph; with it a small image
     becomes one of full size."""

@@ -14,7 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import skimage.io
-from commandline import QUICK, SHAPE, SIGMA_Y, SMALL, compile_quickly, metrics_in, run, workplace  # noqa: F401
+from commandline import (  # noqa: F401
+    QUICK,
+    SHAPE,
+    SIGMA_Y,
+    SMALL,
+    by_adam,
+    compile_quickly,
+    metrics_in,
+    run,
+    workplace,
+)
 from pictures import texture, write
 
 import spectralpost as sp
@@ -48,6 +58,7 @@ def test_design_writes_all_its_files(w):
     assert not [path for path in w.iterdir() if path.name.startswith(".")]
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_levels_are_learned_and_rounded_to_time_steps(w, capsys):
     out = run(
         f"design --images {w}/images {QUICK} --starts 8 --learn-levels --out {w}/levels", capsys
@@ -192,6 +203,7 @@ def test_config_reproduces_a_run(w, tmp_path, capsys):
     assert metrics_in(w / "designed") == metrics_in(tmp_path / "again")
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_other_options_of_design(w, tmp_path, capsys):
     """One photograph cut into tiles, another grid, blur, range and eta."""
     run(
@@ -213,6 +225,7 @@ def test_other_options_of_design(w, tmp_path, capsys):
     assert "photo.png" in metrics_in(tmp_path / "out")
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_variants_of_a_sampler(w, tmp_path, capsys):
     """--sampler-options reach the sampler, and the schedule file, which restores with them."""
     run(
@@ -228,6 +241,7 @@ def test_variants_of_a_sampler(w, tmp_path, capsys):
 # ----------------------------------------------------------------------------------------- compare
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_compare_ranks_the_samplers(w, tmp_path, capsys):
     """Two samplers, two step counts: a table each, all numbers in the file, best ones first."""
     options = "--samplers dps reddiff --steps 5 4 --blur-std 1 --starts 2"
@@ -264,6 +278,7 @@ def test_compare_ranks_the_samplers(w, tmp_path, capsys):
         np.testing.assert_allclose(dps["metrics"][name]["W2^2"], designed[name]["W2^2"], rtol=1e-6)
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_compare_says_where_a_closure_fails(w, tmp_path, monkeypatch, capsys):
     """The literal algorithm decides, not the closed form; --no-check leaves it out."""
     monkeypatch.setattr(compare, "CLOSURE_HOLDS", -1.0)
@@ -277,6 +292,7 @@ def test_compare_says_where_a_closure_fails(w, tmp_path, monkeypatch, capsys):
 # ---------------------------------------------------------------------------------------- tradeoff
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_tradeoff_buys_realism_with_error(w, tmp_path, capsys):
     """Between the prices error rises and perception falls, and nothing goes below the optimum."""
     options = f"--sampler diffpir --steps 5 --blur-std 1 {SMALL} --prices 10 0"
@@ -299,6 +315,7 @@ def test_tradeoff_buys_realism_with_error(w, tmp_path, capsys):
     assert free["mse"] == min(row["mse"] for row in rows.values())
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_levels_of_tradeoff_are_those_of_its_metrics(w, capsys):
     """Each learned schedule is evaluated on the levels that it was learned for, rounded to time
     steps; and `compute` prints nothing."""
@@ -631,6 +648,7 @@ def test_bad_denoisers_are_refused(denoiser, message, w, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     """It is calibrated, limited, and restores the photograph; files hold the calibrated prior."""
     monkeypatch.chdir(tmp_path)

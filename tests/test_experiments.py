@@ -3,12 +3,11 @@
 import gzip
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from forked import scripts_of
 
 from spectralpost.designers import load_designer
 
@@ -17,25 +16,25 @@ EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
 QUICKLY_COMPILED = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
 
-def run(script: Path, *options: str, cwd: Path, env: dict[str, str] | None = None):
-    return subprocess.run(
-        [sys.executable, script, *options], cwd=cwd, env=env, capture_output=True, text=True
-    )
+@pytest.fixture(scope="module")
+def run():
+    with scripts_of(QUICKLY_COMPILED) as run:
+        yield run
 
 
 @pytest.mark.parametrize("script", EXPERIMENTS, ids=lambda script: script.stem)
-def test_quick_version(script, tmp_path):
+def test_quick_version(script, run, tmp_path):
     """`--quick` checks its own numbers and exits with 1 if they are off."""
-    done = run(script, "--quick", cwd=tmp_path, env=QUICKLY_COMPILED)
+    done = run(script, "--quick", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert list(tmp_path.iterdir()) == []
 
 
-def test_amortised_from_end_to_end(tmp_path):
+def test_amortised_from_end_to_end(run, tmp_path):
     """Every line of the full run, on toy sizes; what it cannot write, it says before it begins."""
     script = next(script for script in EXPERIMENTS if script.stem == "amortised")
     options = ("--toy", "--samplers", "mpgd", "--save", "trained", "--out", "figure.png")
-    done = run(script, *options, cwd=tmp_path, env=QUICKLY_COMPILED)
+    done = run(script, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("mpgd ")]
     assert len(rows) == 6  # three schedules on problems of two kinds
@@ -55,7 +54,7 @@ def test_amortised_from_end_to_end(tmp_path):
     assert unknown.stderr == "amortised: sampler = 'ddrm': allowed are pigdm, diffpir, mpgd, dps\n"
 
 
-def test_real_tuning_from_files(tmp_path):
+def test_real_tuning_from_files(run, tmp_path):
     """Table, figure and numbers of searches; those that the model cannot express are left out."""
     script = next(script for script in EXPERIMENTS if script.stem == "real_tuning")
     f = np.maximum(np.hypot(*np.meshgrid(np.arange(8), np.arange(8))), 1)
@@ -74,7 +73,7 @@ def test_real_tuning_from_files(tmp_path):
     with gzip.open(tmp_path / "trials.csv.gz", "wt") as file:
         file.write("\n".join(rows))
     files = ("--data", "trials.csv.gz", "--statistics", "statistics.npz")
-    done = run(script, *files, "--out", "results", cwd=tmp_path, env=QUICKLY_COMPILED)
+    done = run(script, *files, "--out", "results", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     said = json.loads((tmp_path / "results" / "real_tuning.json").read_text())
     assert said["image"] == "real_tuning.png" and len(said["caption"]) > 100

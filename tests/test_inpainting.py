@@ -6,6 +6,7 @@ from dataclasses import replace
 import jax
 import numpy as np
 import pytest
+from commandline import by_adam  # noqa: F401
 from PIL import Image
 
 import spectralpost as sp
@@ -145,6 +146,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         assert says in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_commands_learn_from_a_mask_file_and_restore_with_it(tmp_path, capsys):
     """Better than the published schedule on the photograph too; no number is made up for it."""
     mask = np.where(RNG.random((32, 32)) < 0.5, 255, 0).astype(np.uint8)
@@ -168,6 +170,7 @@ def test_commands_learn_from_a_mask_file_and_restore_with_it(tmp_path, capsys):
     assert (tmp_path / "r" / "restored-1.png").is_file()
 
 
+@pytest.mark.usefixtures("by_adam")
 def test_compare_takes_a_mask(tmp_path, capsys):
     """DPS has a literal form, which is simulated unless the problem is a model of the mask."""
     given = ["--degradation", "inpaint", "--size", "16", "--channels", "luminance"]

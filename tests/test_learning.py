@@ -636,7 +636,7 @@ def test_scales_are_more_problems():
     problem = circular().problem
     copies = [problem._replace(spectrum=scale * problem.spectrum) for scale in (1.0, 5.0, 0.2)]
     several = sp.Several(references=(1.0, 15.0, 1.0))
-    levels, search = sp.vp_linear(5), sp.Search(starts=2, max_iterations=20)
+    levels, search = sp.vp_linear(5), sp.Search(starts=2, max_iterations=100, optimizer="adam")
     scaled = learn(pigdm(), problem, levels, prices=sp.Prices(scales=(5.0, 0.2)), search=search)
     smooth = sp.Prices(smoothness=0.0)  # a price that is relative to the constant's loss
     by_hand = prepare(pigdm(), copies, levels, several=several, prices=smooth)
@@ -679,7 +679,7 @@ def test_for_network():
     }
     assert kept == {"ddrm", "ddnm"}
     options = sp.for_network(pigdm(), few_steps)
-    few = sp.Search(starts=2, max_iterations=20)
+    few = sp.Search(starts=2, max_iterations=20, optimizer="adam")
     assert options["freedom"].levels and options["prices"].scales == (5.0, 0.2)
     result = learn(pigdm(), circular().problem, few_steps, **options, search=few)
     assert set(result.free) == {"weight", "eta"}

@@ -270,7 +270,7 @@ def test_memory_is_learned_and_pays():
     ) == pytest.approx(memory.loss, rel=1e-10)
     # From there, with one estimate more.
     from_it = memory.guidance | {"extrapolation_2": jnp.ones(4)}
-    search = sp.Search(starts=1, max_iterations=20)
+    search = sp.Search(starts=1, max_iterations=20, optimizer="adam")
     assert sp.learn(dps(2), problem, LEVELS, from_it, search=search).loss < 1.005 * memory.loss
 
 

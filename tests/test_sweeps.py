@@ -401,7 +401,8 @@ grid = grid_of({grid!r})
 (columns,) = run_batch(list(grid.cells())[:8], grid.settings)
 print(json.dumps({{k: v.tolist() for k, v in columns.items() if hasattr(v, "tolist")}}))
 """
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
+    flags = os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags}
     done = subprocess.run(
         [sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True
     )
