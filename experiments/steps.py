@@ -47,6 +47,7 @@ STYLES = {
     "exact": (COLOURS["exact reference"], LINES["exact reference"]),
 }
 PUBLISHED, TUNED, LEARNED, LEVELS, EXACT = STYLES
+LABELS = {LEVELS: "learned, with levels", EXACT: "exact score"}
 
 # W2^2 of --quick: dps, 1-D Matern, 5 steps. To 1 %: a search may end as near to its optimum.
 QUICK = {
@@ -195,11 +196,11 @@ def figure_of(results: dict, options: Options) -> Figure:
                     color=colour,
                     marker="o",
                     markersize=3,
-                    label=which,
+                    label=LABELS.get(which, which),
                 )
-            if row is panels[0]:
-                axes.set_title(label, fontsize="medium")
         row[0].set_ylabel(f"{name}: W2$^2$ per pixel")
+    for axes, label in zip(panels[0], labels, strict=True):
+        axes.set_title(label, fontsize="medium")
     for axes in panels[-1]:
         axes.set_xlabel("steps")
     handles, names = panels[0, 0].get_legend_handles_labels()
