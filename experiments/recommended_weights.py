@@ -256,9 +256,11 @@ def figure_of(results: dict[str, dict[Case, Learned]], options: Options) -> Figu
         nominal, seen = results[name][NOMINAL], []
         for axes, axis in zip(row, AXES, strict=True):
             x = nominal.log_snr
-            axes.fill_between(x, *nominal.bands[weight], color="0.9", linewidth=0)
-            axes.plot(x, nominal.published[weight], "--", color="black", linewidth=1)
-            axes.plot(x, nominal.tuned[weight], ":", color="black", linewidth=1)
+            nominals = [
+                axes.fill_between(x, *nominal.bands[weight], color="0.9", linewidth=0),
+                *axes.plot(x, nominal.published[weight], "--", color="black", linewidth=1),
+                *axes.plot(x, nominal.tuned[weight], ":", color="black", linewidth=1),
+            ]
             for value, colour in zip(getattr(options, axis), SHADES, strict=False):
                 one = results[name][NOMINAL._replace(**{axis: value})]
                 seen.append(draw_one(axes, one, weight, colour, f"{value:g}"))
@@ -272,6 +274,8 @@ def figure_of(results: dict[str, dict[Case, Learned]], options: Options) -> Figu
         axes.legend(fontsize="small", ncols=2, handlelength=1.2, loc="lower right")
     for axes in panels[-1]:
         axes.set_xlabel("log-SNR of the step")
+    names = ("costs less than 1 %, nominal problem", "published default", "tuned constant")
+    drawn.legend(nominals, names, loc="outside lower center", ncols=3)
     return drawn
 
 
