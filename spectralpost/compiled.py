@@ -33,6 +33,7 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> None
 
     By default that is the folder which JAX was told to use (by JAX_COMPILATION_CACHE_DIR, where
     the empty name means that nothing is kept), else `spectralpost` in the user's cache folder.
+    It holds machine code, which is run as it is: others should not be able to write there.
     A folder that cannot be made or written, a full disk or a JAX without the place for another
     cache are no errors: less is kept, or nothing.
     """
