@@ -114,7 +114,8 @@ def main(options: Options) -> None:
         rows = {}
         sampler = sp.SAMPLERS[name]()
         for label, objective in objectives.items():
-            path = None if options.out is None else options.out / "cells" / f"{name}, {label}.json"
+            kept = f"{name}, {options.steps}, {label}.json"
+            path = None if options.out is None else options.out / "cells" / kept
             rows |= kept_json(
                 path, partial(learned, sampler, problem, small, levels, label, objective, search)
             )

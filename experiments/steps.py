@@ -42,9 +42,9 @@ diffpir needs 50 to 500 steps for, tuned dps 100 to over 1000. The tuned constan
 in 10 steps than in 5 on photographs; a finer scan of constants (blur) finds no better one.
 """
 
-import json
 import sys
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import jax
@@ -56,7 +56,7 @@ from matplotlib.figure import Figure
 import spectralpost as sp
 from spectralpost.errors import InputError
 from spectralpost.figures import COLOURS, LINES, Format, save_with_caption
-from spectralpost.files import whole_file
+from spectralpost.files import kept_json
 from spectralpost.images import all_planes, built_in_photographs, tiles
 from spectralpost.learning.preparing import prepare
 
@@ -150,22 +150,9 @@ def kept(
     name: str, label: str, problem: sp.Problem, steps: int, cells: Path | None, options: Options
 ) -> dict[str, float | None]:
     """`compared`, from the folder of finished cells if it is there."""
-    if cells is None:
-        return compared(name, problem, steps, options)
-    asked = {
-        "starts": options.starts,
-        "seed": options.seed,
-        "learned": steps <= options.learn_steps,
-    }
-    path = cells / f"{name}-{label.replace(', ', '-').replace(' ', '-')}-{steps}.json"
-    if path.exists():
-        found = json.loads(path.read_text())
-        if found["asked"] == asked:
-            return found["w2"]
-    found = compared(name, problem, steps, options)
-    with whole_file(path, overwrite=True) as temporary:
-        temporary.write_text(json.dumps({"asked": asked, "w2": found}) + "\n")
-    return found
+    search = f"{options.starts} starts, {options.seed}" if steps <= options.learn_steps else "none"
+    path = None if cells is None else cells / f"{name}, {label}, {steps}, {search}.json"
+    return kept_json(path, partial(compared, name, problem, steps, options))
 
 
 def compared(

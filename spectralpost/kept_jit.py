@@ -1,10 +1,10 @@
 """`jax.jit` for the large programs of this package, which the next process need not trace again.
 
 JAX keeps what XLA compiled, but finds it only after it has traced and lowered the function anew,
-which takes longer than all the rest of a search in a fresh process. Here the whole executable is
-kept, found by what it depends on: the sources of this package, the versions of JAX's, the machine,
-JAX's settings, and the arguments' structure, shapes and static values. Where one of these is a
-function of somebody else, whose source may change, nothing is kept and `jax.jit` does it.
+half of the time of a search in a fresh process (`benchmarks/startup.py`). Here the whole executable
+is kept, found by what it depends on: the sources of this package, the versions of JAX's, the
+machine, JAX's settings, and the arguments' structure, shapes and static values. Where one of these
+is a function of somebody else, whose source may change, nothing is kept and `jax.jit` does it.
 """
 
 import hashlib
@@ -44,6 +44,7 @@ def kept_jit(
     donate_argnames: str | Sequence[str] = (),
 ) -> Callable[..., R]:
     """`jax.jit` of a function of this package, its programs kept by `keep_compiled_programs`.
+    All of its arguments can be given by position.
 
     In other programs (under jit, vmap, a derivative), on several devices, or without a folder for
     programs it is `jax.jit`.

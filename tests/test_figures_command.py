@@ -14,6 +14,7 @@ import pytest
 from spectralpost.cli import main
 from spectralpost.commands import figures
 from spectralpost.figures import Shown, html_page
+from spectralpost.files import locked_file
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 BROWSER = shutil.which("chromium") or shutil.which("chrome") or shutil.which("google-chrome")
@@ -184,6 +185,18 @@ def test_what_fails_is_tried_again(program, says, scripts, tmp_path, capsys):
     assert run("--only steps --quick --format svg --out o", capsys)[0] == 0
     assert checked(tmp_path / "o").ids == ["steps", "fewer_steps", "robust", "more_freedom"]
     assert not (tmp_path / "o/.lock").exists()
+
+
+def test_one_run_at_a_time(scripts, tmp_path, capsys):
+    """Whoever is refused leaves the other run its lock."""
+    only = "--only robust --quick --out o"
+    assert run(only, capsys)[0] == 0
+    with locked_file(tmp_path / "o/.lock") as ours:
+        assert ours
+        for _ in range(2):
+            code, _, said = run(only, capsys)
+            assert code == 2 and "another run makes its figures there" in said
+    assert run(only, capsys)[0] == 0
 
 
 def test_nothing_drawn(scripts, tmp_path, capsys):

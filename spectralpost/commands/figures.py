@@ -35,6 +35,7 @@ SCRIPTS: dict[str, dict[str, str]] = {
     "real_networks": {"--data": "cifar10.npz"},
 }
 CHECKOUT = Path(__file__).parents[2]
+LOCK = ".lock"
 STATE = "figures.json"  # the options of a folder, and the seconds of each figure that it has
 
 
@@ -56,13 +57,12 @@ def compute(options: Figures, say: Say = quiet) -> Result:
     if folder is None:
         folder = Path("runs") / f"figures-{datetime.now():%Y%m%d-%H%M%S}"
     state = _opened(folder, options)
-    try:
-        with locked_file(folder / ".lock") as ours:
-            if not ours:
-                raise InputError(f"out = {shown(folder)}: another run makes its figures there")
-            return _all(names, folder, state, options, say)
-    finally:
-        (folder / ".lock").unlink(missing_ok=True)
+    with locked_file(folder / LOCK) as ours:
+        if not ours:
+            raise InputError(f"out = {shown(folder)}: another run makes its figures there")
+        result = _all(names, folder, state, options, say)
+    (folder / LOCK).unlink(missing_ok=True)
+    return result
 
 
 def save(result: Result) -> None:

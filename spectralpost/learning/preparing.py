@@ -147,18 +147,17 @@ def usual_growth(loss: Loss, published: Guidance, constant: Guidance) -> Array:
 def first_starts(prepared: Prepared, search: Search) -> tuple[np.ndarray, np.ndarray]:
     """The starts of a search, [n, P], and the tuned constant as a vector, [P]."""
     loss, num = prepared.loss, search.starts
-    dense, modes = is_dense(loss.problems), loss.problems.spectrum.shape[-1]
+    dense = is_dense(loss.problems)
+    moderate = dense and loss.problems.spectrum.shape[-1] <= MODERATE
     centres = prepared.heuristic, prepared.constant
-    many = TRIED if dense and modes <= MODERATE else 2 if dense else num
-    starts = random_starts(loss, centres, max(many, 2), search.seed)
+    starts = random_starts(loss, centres, TRIED if moderate else max(num, 2), search.seed)
     constant = starts[1]
-    if dense:
+    if moderate:
         # A search costs so much that only two are made, a loss little. Nobody who tunes a constant
         # looks at the prices: at 25 times the spectrum both baselines may be hopeless.
-        number = partial(np.asarray, dtype=loss.parameters.levels.alpha.dtype)
-        num = min(num, 2)
-        starts = starts[np.argsort(np.asarray(losses_of(loss, number(starts))), kind="stable")]
-    return starts[:num], constant
+        losses = losses_of(loss, starts.astype(loss.parameters.levels.alpha.dtype))
+        starts = starts[np.argsort(np.asarray(losses), kind="stable")]
+    return starts[: min(num, 2) if dense else num], constant
 
 
 def default_free(sampler: Sampler) -> tuple[str, ...]:
