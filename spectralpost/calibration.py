@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .algebra import matmul
 from .noise import NoiseLevel
 
 # sigma / alpha of the levels that ratios are known at, in units of half the pixel range.
@@ -40,7 +41,7 @@ class Calibration(NamedTuple):
         octaves = jnp.clip(octaves, known[0], known[-1])
         # One level an octave: a hat function of width 1 around each.
         hats = jnp.maximum(1 - jnp.abs(octaves - known), 0)
-        return self.ratio @ hats
+        return matmul(self.ratio, hats)
 
 
 class Profile(NamedTuple):

@@ -127,16 +127,16 @@ def kl(problem: Problem, transfer: Transfer) -> Array:
     tiny, trace = k * jnp.finfo(cov.dtype).eps, partial(jnp.trace, axis1=-2, axis2=-1)
     # The projection on what has no prior variance. There both laws get the variance `largest`.
     known = jnp.where((problem.spectrum == 0)[..., None, :], problem.basis, 0)
-    known = known @ known.mT
+    known = multiply(known, known.mT)
     rest = identity_gain(problem.spectrum) - known
     largest = jnp.max(problem.spectrum + diagonal(moment), axis=-1)
-    infinite = trace(known @ moment) > tiny * largest
+    infinite = trace(multiply(known, moment)) > tiny * largest
     unit = jnp.where(largest > 0, largest, 1)[..., None, None] * known
     target = ideal.cov + unit
     cov, moment = (congruence(rest, law) + unit for law in (cov, moment))
     infinite = (infinite | _deterministic(cov, tiny)) & counts
     cov = jnp.where(infinite[..., None, None], target, cov)
-    terms = trace(inverse(target) @ moment) - k - (log_det(cov) - log_det(target))
+    terms = trace(multiply(inverse(target), moment)) - k - (log_det(cov) - log_det(target))
     terms = jnp.where(infinite, jnp.inf, jnp.where(counts, terms, 0))
     return jnp.sum(problem.weight * terms) / (2 * num_pixels(problem))
 

@@ -25,7 +25,7 @@ from typing import Any, Literal
 import numpy as np
 from jax import Array
 
-from .algebra import namespace, safe_divide
+from .algebra import einsum, safe_divide
 from .calibration import Profile
 from .errors import InputError
 from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range
@@ -57,15 +57,14 @@ class Prior:
         """Images [..., C, H, W] as the prior's numbers are: turned into its axes, if it has any."""
         if self.axes is None:
             return images
-        xp = namespace(images)  # NumPy's arrays stay so, in double precision
-        return xp.einsum("...chw,ca->...ahw", images, self.axes.astype(images.dtype))
+        # NumPy's arrays stay so, in double precision.
+        return einsum("...chw,ca->...ahw", images, self.axes.astype(images.dtype))
 
     def along_planes(self, turned: Any) -> Any:
         """The way back: [..., C, H, W]."""
         if self.axes is None:
             return turned
-        xp = namespace(turned)
-        return xp.einsum("...ahw,ca->...chw", turned, self.axes.astype(turned.dtype))
+        return einsum("...ahw,ca->...chw", turned, self.axes.astype(turned.dtype))
 
     @property
     def hash(self) -> str:

@@ -19,6 +19,7 @@ from jax.typing import ArrayLike
 from .algebra import (
     apply_gain,
     as_floating,
+    congruence,
     diagonal,
     identity_gain,
     inverse,
@@ -222,7 +223,7 @@ def condition(problem: Problem, cov: Array) -> Posterior:
     gain = product(inverse(cov_y), h_cov).mT
     # Joseph's form stays symmetric and positive: (I - gain H) cov (I - gain H)^T + noise.
     rest = identity_gain(h) - gain * h[..., None, :]
-    return Posterior(gain, rest @ cov @ rest.mT + sigma_y**2 * gain @ gain.mT)
+    return Posterior(gain, congruence(rest, cov) + sigma_y**2 * congruence(gain))
 
 
 def ideal_posterior(problem: Problem) -> Posterior:
@@ -280,7 +281,7 @@ def _by_prior(problem: Problem, gain: Array, x: Array) -> Array:
 def _covariance(problem: Problem, variances: Array) -> Array:
     if problem.basis is None:
         return variances
-    return (problem.basis * variances[..., None, :]) @ problem.basis.mT
+    return product(problem.basis * variances[..., None, :], problem.basis.mT)
 
 
 def _orthonormal(basis: np.ndarray) -> bool:

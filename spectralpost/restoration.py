@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .algebra import as_floating, floating, is_concrete
+from .algebra import PRECISION, as_floating, floating, is_concrete
 from .degradations import Degradation
 from .errors import InputError, check_whole
 from .kept_jit import kept_jit
@@ -24,6 +24,7 @@ from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
 
 # Of the relative residual; well below what sampling noise hides.
 CG_TOLERANCE, CG_ITERATIONS = 1e-6, 200
+DIVERGED = 1e3  # times as much residual as in the beginning
 
 PixelDenoiser = Callable[[Array, NoiseLevel], Array]
 
@@ -203,7 +204,48 @@ def _noise_strength(sigma_y: ArrayLike, dtype: np.dtype, *, zero_allowed: bool =
 
 
 def _conjugate_gradients(operator: Callable[[Array], Array], r: Array) -> Array:
-    return jax.scipy.sparse.linalg.cg(operator, r, tol=CG_TOLERANCE, maxiter=CG_ITERATIONS)[0]
+    """operator^-1 r, by an operator that is symmetric and positive for the model.
+
+    With a network's Jacobian inside it is neither, quite. There a direction along which it is not
+    positive ends the iterations, and of all results that with the smallest residual is taken.
+    """
+    solve = partial(_truncated_conjugate_gradients, tolerance=CG_TOLERANCE)
+    return jax.lax.custom_linear_solve(operator, r, solve, solve, symmetric=True)
+
+
+class _Iteration(NamedTuple):
+    v: Array
+    residual: Array
+    direction: Array
+    square: Array  # of the residual
+    best: tuple[Array, Array]  # v and the square of its residual
+    count: Array | int
+    going: Array
+
+
+def _truncated_conjugate_gradients(
+    operator: Callable[[Array], Array], r: Array, tolerance: float
+) -> Array:
+    square = jnp.vdot(r, r, precision=PRECISION)
+
+    def iterate(now: _Iteration) -> _Iteration:
+        turned = operator(now.direction)
+        curvature = jnp.vdot(now.direction, turned, precision=PRECISION)
+        length = now.square / jnp.where(curvature > 0, curvature, 1)
+        v, residual = now.v + length * now.direction, now.residual - length * turned
+        after = jnp.vdot(residual, residual, precision=PRECISION)
+        going = (curvature > 0) & (after < DIVERGED**2 * square)
+        better = going & (after < now.best[1])
+        best = jax.tree.map(partial(jnp.where, better), (v, after), now.best)
+        direction = residual + after / now.square * now.direction
+        return _Iteration(v, residual, direction, after, best, now.count + 1, going)
+
+    def needed(now: _Iteration) -> Array:
+        return now.going & (now.best[1] > tolerance**2 * square) & (now.count < CG_ITERATIONS)
+
+    nothing = jnp.zeros_like(r)
+    first = _Iteration(nothing, r, r, square, (nothing, square), 0, square > 0)
+    return jax.lax.while_loop(needed, iterate, first).best[0]
 
 
 class _InModes(NamedTuple):

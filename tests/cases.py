@@ -225,9 +225,10 @@ VARIANTS = {
     "pigdm, from y": ROWS["pigdm"]._replace(
         make=lambda problem: pigdm(start_from_y=True), literal="pigdm_from_y"
     ),
-    "freehunch, covariance": ROWS["freehunch"]._replace(
-        make=lambda problem: freehunch(jacobian="covariance")
+    "freehunch, no Jacobian": ROWS["freehunch"]._replace(
+        make=lambda problem: freehunch(jacobian=0)
     ),
+    "freehunch, Jacobian": ROWS["freehunch"]._replace(make=lambda problem: freehunch(jacobian=1e6)),
     "ddnm, noiseless": ROWS["ddnm"]._replace(
         make=lambda problem: ddnm(noiseless=True), literal="ddnm"
     ),

@@ -13,6 +13,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from ..algebra import matmul
 from ..errors import InputError, check_whole
 from .base import Degradation, Eigenvectors, Orthogonal, check_shape, mask_array, numbers, times
 from .circular import RESPONSE_FLOOR, hartley_matrix
@@ -120,17 +121,19 @@ def from_matrix(
     response[0, :rank] = np.where(found < RESPONSE_FLOOR * found[0], 0, found)
 
     def to_modes(x: Array) -> Array:
-        return x.reshape(*x.shape[: x.ndim - len(shape)], 1, n) @ Vt.T.astype(x.dtype)
+        return matmul(x.reshape(*x.shape[: x.ndim - len(shape)], 1, n), Vt.T.astype(x.dtype))
 
     def from_modes(modes: Array) -> Array:
-        return (modes @ Vt.astype(modes.dtype)).reshape(*modes.shape[:-2], *shape)
+        found = matmul(modes, Vt.astype(modes.dtype))
+        return found.reshape(*modes.shape[:-2], *shape)
 
     def to_measured(y: Array) -> Array:
-        first = y.reshape(*y.shape[: y.ndim - len(measured)], 1, m) @ U[:, :rank].astype(y.dtype)
+        rows = y.reshape(*y.shape[: y.ndim - len(measured)], 1, m)
+        first = matmul(rows, U[:, :rank].astype(y.dtype))
         return jnp.pad(first, [(0, 0)] * (first.ndim - 1) + [(0, n - rank)])
 
     def from_measured(modes: Array) -> Array:
-        y = modes[..., :rank] @ U[:, :rank].T.astype(modes.dtype)
+        y = matmul(modes[..., :rank], U[:, :rank].T.astype(modes.dtype))
         return y.reshape(*modes.shape[:-2], *measured)
 
     return Degradation(

@@ -16,6 +16,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from ..algebra import matmul
 from ..errors import InputError
 from .base import Degradation, Eigenvectors, Orthogonal, check_shape, numbers, times
 from .circular import RESPONSE_FLOOR, hartley
@@ -87,18 +88,18 @@ def mosaic(shape: tuple[int, ...], pattern: str | ArrayLike = "RGGB") -> Degrada
 
     def to_modes(x: Array) -> Array:
         found = jnp.moveaxis(blocks(x), -3, -2)  # [..., B, C, p^2]
-        return found.reshape(*found.shape[:-2], k) @ Vt.T.astype(x.dtype)
+        return matmul(found.reshape(*found.shape[:-2], k), Vt.T.astype(x.dtype))
 
     def from_modes(modes: Array) -> Array:
-        found = modes @ Vt.astype(modes.dtype)
+        found = matmul(modes, Vt.astype(modes.dtype))
         return plane(jnp.moveaxis(found.reshape(*modes.shape[:-1], planes, of_a_block), -2, -3))
 
     def to_measured(y: Array) -> Array:
-        found = blocks(y) @ U[:, :rank].astype(y.dtype)
+        found = matmul(blocks(y), U[:, :rank].astype(y.dtype))
         return jnp.pad(found, [(0, 0)] * (found.ndim - 1) + [(0, k - rank)])
 
     def from_measured(modes: Array) -> Array:
-        return plane(modes[..., :rank] @ U[:, :rank].T.astype(modes.dtype))
+        return plane(matmul(modes[..., :rank], U[:, :rank].T.astype(modes.dtype)))
 
     def eigenvectors() -> Eigenvectors:
         n = int(np.prod(shape))

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..algebra import as_floating, floating
+from ..algebra import as_floating, einsum, floating
 from ..errors import InputError
 from ..noise import NoiseLevel
 from ..prior import Prior, denoiser_gain, denoiser_variance
@@ -52,10 +52,10 @@ class GaussianDenoiser(NamedTuple):
         return prior._along_planes(prior._filtered(prior._along_axes(v), variance))
 
     def _along_axes(self, x: Array) -> Array:
-        return x if self.axes is None else jnp.einsum("...chw,ca->...ahw", x, self.axes)
+        return x if self.axes is None else einsum("...chw,ca->...ahw", x, self.axes)
 
     def _along_planes(self, x: Array) -> Array:
-        return x if self.axes is None else jnp.einsum("...ahw,ca->...chw", x, self.axes)
+        return x if self.axes is None else einsum("...ahw,ca->...chw", x, self.axes)
 
     def _filtered(self, x: Array, gain: Array) -> Array:
         """F^-1 gain F x; the gain is real and even, so half the spectrum of a real x is enough."""

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..algebra import matmul
 from ..errors import InputError
 from ..learning.guidance import constrain, from_weight
 from ..noise import NoiseLevel, log_snr, num_steps_of, step_pairs
@@ -122,7 +123,7 @@ def features_of(problem: Problem, levels: NoiseLevel) -> Array:
         sums = [jnp.sum(pixels * x) / variance for x in (v, left)]
         strong = jnp.sqrt(jnp.sum(pixels * gain2**2))
         averages = jnp.concatenate(
-            [(shares @ modes.T).ravel(), jnp.stack([*worst, *sums, strong, t.alpha, s.alpha])]
+            [matmul(shares, modes.T).ravel(), jnp.stack([*worst, *sums, strong, t.alpha, s.alpha])]
         )
         snr = [jnp.clip(log_snr(level), -15, 15) for level in (t, s)]
         scalars = jnp.stack([*snr, snr[1] - snr[0], jnp.log(noise / variance), jnp.log(variance)])

@@ -19,7 +19,7 @@ from jax import Array
 from jax.sharding import AxisType, PartitionSpec
 
 from ..affine import Transfer, compose, identity_transfer
-from ..algebra import floating
+from ..algebra import floating, matmul
 from ..errors import InputError
 from ..merging import pad_modes
 from ..metrics import Objective, wasserstein2
@@ -199,4 +199,4 @@ def _of_chunk(
 
     _, contributions = jax.lax.scan(forward, nothing[:parts], (t, s, guidance, gains_after))
     ones = jnp.ones_like(problem.spectrum)
-    return loss, {name: by_mode @ ones for name, by_mode in contributions.items()}
+    return loss, {name: matmul(by_mode, ones) for name, by_mode in contributions.items()}

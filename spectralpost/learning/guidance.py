@@ -14,7 +14,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ..algebra import floating, is_concrete, namespace
+from ..algebra import floating, is_concrete, matmul, namespace
 from ..errors import InputError
 from ..noise import NoiseLevel, log_snr, step_pairs
 from ..problem import Problem
@@ -179,7 +179,7 @@ def per_mode(
         u = jnp.log(jnp.maximum(weights, tiny))
         if constraint[name] == "unit":
             u = u - jnp.log(jnp.maximum(1 - weights, tiny))
-        return to_weight(constraint[name], u @ membership.T)
+        return to_weight(constraint[name], matmul(u, membership.T))
 
     return {name: spread(name, weights) for name, weights in guidance.items()}
 

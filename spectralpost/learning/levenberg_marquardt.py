@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from ..algebra import matmul
+
 
 class Descent(NamedTuple):
     """State of one search."""
@@ -45,7 +47,7 @@ def iterate(
     the loss here, Jacobian [R, P].
     """
     r, jacobian = linearised(descent.vector)
-    normal, gradient = jacobian.T @ jacobian, jacobian.T @ r
+    normal, gradient = matmul(jacobian.T, jacobian), matmul(jacobian.T, r)
     curvature = jnp.diagonal(normal)  # Gauss and Newton's
     # Directions that do not matter at all must not make the system singular.
     floor = jnp.finfo(r.dtype).eps * jnp.max(curvature) + jnp.finfo(r.dtype).tiny

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..algebra import einsum, matmul
 from ..errors import InputError
 from ..kept_jit import kept_jit
 from ..noise import Curve, NoiseLevel, curve_of, moved_positions, num_steps_of, on_curve, respaced
@@ -91,7 +92,7 @@ class Parameters:
 
     def unconstrained(self, vector: Array) -> Guidance:
         """name -> unconstrained numbers [S], by band [S, bands], LEVELS [S - 1]."""
-        return {name: self.basis[name] @ own for name, own in self.split(vector).items()}
+        return {name: matmul(self.basis[name], own) for name, own in self.split(vector).items()}
 
     def numbers(self, vectors: np.ndarray) -> dict[str, np.ndarray]:
         """`unconstrained` of many vectors, on the host: name -> [n, S], ..."""
@@ -175,12 +176,12 @@ class Parameters:
                 before = jnp.pad(by_inputs["to"][:, :, :-1], ((0, 0), (0, 0), (1, 0), (0, 0)))
                 by_position = by_inputs["from"] + before
                 positions = jax.jacfwd(partial(moved_positions, self.levels))(u[name])
-                parts.append(jnp.einsum("kdsr,su,up->krp", by_position, positions, basis))
+                parts.append(einsum("kdsr,su,up->krp", by_position, positions, basis))
             elif basis.ndim == 2 and basis.shape[0] == basis.shape[1]:  # one: a number a step
                 parts.append(jnp.swapaxes(by_inputs[name][:, 0], 1, 2))
             else:
                 by_band = basis if basis.ndim == 3 else basis[:, None, :]
-                parts.append(jnp.einsum("kdsr,sdp->krp", by_inputs[name], by_band))
+                parts.append(einsum("kdsr,sdp->krp", by_inputs[name], by_band))
         return jnp.concatenate(parts, axis=-1)
 
     def split(self, vectors: Any) -> dict[str, Any]:
@@ -212,7 +213,7 @@ class Parameters:
             return u
         assert self.band_knots is not None
         membership = band_membership(problem, self.band_knots)
-        return bounded(self.sampler.constraint[name], u) @ membership.T
+        return matmul(bounded(self.sampler.constraint[name], u), membership.T)
 
     def _weight_rates(self, name: str, u: Array, problem: Problem) -> Array:
         """A weight's rates of change with its numbers: [1, S], or [bands, S, F]."""
@@ -223,7 +224,7 @@ class Parameters:
             return slope[None]
         assert self.band_knots is not None
         counts = jax.jvp(partial(bounded, kind), (u,), (one(u),))[1]
-        return jnp.einsum("fb,sb,sf->bsf", band_membership(problem, self.band_knots), counts, slope)
+        return einsum("fb,sb,sf->bsf", band_membership(problem, self.band_knots), counts, slope)
 
 
 def parameters_of(
