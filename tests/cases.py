@@ -48,6 +48,18 @@ from spectralpost.transfer import sampler_transfer, step_transfer
 EPS = np.finfo(float).eps
 
 
+def made_once(make: Callable) -> Callable:
+    """`functools.cache` for what holds arrays: numbers, also where a test is being traced when it
+    asks for them first. Which test that is depends on the order of the files."""
+
+    @functools.cache
+    def made(*args):
+        with jax.ensure_compile_time_eval():
+            return make(*args)
+
+    return made
+
+
 # ---------------------------------------------------------------------------------------- samplers
 
 
@@ -311,7 +323,7 @@ def hartley(n: int) -> np.ndarray:
     return (np.cos(angle) + np.sin(angle)) / np.sqrt(n)
 
 
-@functools.cache
+@made_once
 def circular(shape: tuple[int, ...] = (12,), seed: int = 0) -> Twin:
     """An asymmetric blur far from singular, with a stationary prior and a pixelwise mean."""
     rng = np.random.default_rng(seed)
@@ -339,7 +351,7 @@ def _decimated_blur(kernel: np.ndarray, factor: int) -> np.ndarray:
     return dense.circulant(kernel)[::factor]
 
 
-@functools.cache
+@made_once
 def one_block(kind: str, n: int = 12, seed: int = 1) -> Twin:
     """All modes in one block, V from the SVD of the dense H: any H, also rectangular."""
     rng = np.random.default_rng(seed)
@@ -368,7 +380,7 @@ def one_block(kind: str, n: int = 12, seed: int = 1) -> Twin:
     return Twin(problem, H, mu, C, sigma_y, Vt.T, np.concatenate([U, np.zeros((m, n - m))], axis=1))
 
 
-@functools.cache
+@made_once
 def many_blocks(factor: int, n: int = 12, seed: int = 2) -> Twin:
     """A symmetric blur and decimation: m = n / factor blocks of `factor` aliased frequencies.
 
@@ -404,7 +416,7 @@ def many_blocks(factor: int, n: int = 12, seed: int = 2) -> Twin:
     return Twin(problem, H, mu, C, sigma_y, V, U)
 
 
-@functools.cache
+@made_once
 def decimated(shape: tuple[int, ...], factor: int, kernel: str, seed: int = 6) -> Twin:
     """`degradations.downsample`, its prior and its coordinates; H by weights written out here."""
     rng = np.random.default_rng(seed)
