@@ -218,10 +218,12 @@ def limit(variance: np.ndarray, epsilon: float, stochastic: bool) -> np.ndarray:
 def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
     if options.quick:
-        return check()
+        check()
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-    if options.eigenvalues is None:
+    elif options.quick:
+        return
+    if options.quick or options.eigenvalues is None:
         # Their data are no part of this package: the model of such images, and no comparison.
         return save(sp.gallery_prior(32).spectrum.ravel(), None, options)
     try:

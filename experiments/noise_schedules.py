@@ -140,7 +140,7 @@ class Found(NamedTuple):
 def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
     if options.quick:
-        return check(replace(options, starts=2))
+        return check(replace(options, starts=2, steps=(10,), shown=10))
     if options.shown not in options.steps:
         sys.exit(f"noise_schedules: shown = {options.shown}: must be one of the steps")
     sp.keep_compiled_programs()
@@ -310,6 +310,10 @@ def check(options: Options) -> None:
         wrong.append(f"white data: {loss:.8f}, not {least:.8f}")
     if wrong:
         sys.exit(f"noise_schedules: {'; '.join(wrong)}")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        row = Row("images, DDIM", prior, 0.0)
+        save((row,), {row.title: {10: compared(row, 10, options)}}, options)
 
 
 if __name__ == "__main__":

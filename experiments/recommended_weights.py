@@ -17,7 +17,7 @@ claim of Benita, Elad, Keshet, "Analyzing and Guiding Zero-Shot Posterior Sampli
 Models" (arXiv 2602.07715).
 
     python experiments/recommended_weights.py --out DIR    3 minutes of CPU time
-    python experiments/recommended_weights.py --quick      dps in 6 steps, 32x32, checked
+    python experiments/recommended_weights.py --quick      dps, 6 steps, 32x32, checked
 
 W2^2 of published default, tuned constant and learned weights; how many weights matter, from which
 log-SNR on, and the range and geometric mean of these:
@@ -112,6 +112,7 @@ class Case(NamedTuple):
 
 
 NOMINAL = Case()
+SMALL = Case(steps=6)  # of --quick
 
 
 class Learned(NamedTuple):
@@ -128,7 +129,8 @@ class Learned(NamedTuple):
 def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
     if options.quick:
-        return check(replace(options, samplers=("dps",), size=32, bins=20, starts=4))
+        one = {axis: (getattr(SMALL, axis),) for axis in AXES}
+        return check(replace(options, samplers=("dps",), size=32, bins=20, starts=4, **one))
     for name in options.samplers:
         if name not in (known := [one for one in sp.SAMPLERS if one != "exact"]):
             sys.exit(f"recommended_weights: samplers: {name!r}: allowed are {', '.join(known)}")
@@ -249,11 +251,12 @@ def in_words(weight: str, one: Learned) -> str:
 
 
 def figure_of(results: dict[str, dict[Case, Learned]], options: Options) -> Figure:
-    rows = [(name, weight) for name, of in results.items() for weight in of[NOMINAL].learned]
+    centre = next(iter(next(iter(results.values()))))  # NOMINAL, but for --quick
+    rows = [(name, weight) for name, of in results.items() for weight in of[centre].learned]
     drawn = Figure(figsize=(14, 1 + 3 * len(rows)), layout="constrained")
     panels = drawn.subplots(len(rows), len(AXES), squeeze=False, sharex=True, sharey="row")
     for (name, weight), row in zip(rows, panels, strict=True):
-        nominal, seen = results[name][NOMINAL], []
+        nominal, seen = results[name][centre], []
         for axes, axis in zip(row, AXES, strict=True):
             x = nominal.log_snr
             nominals = [
@@ -262,7 +265,7 @@ def figure_of(results: dict[str, dict[Case, Learned]], options: Options) -> Figu
                 *axes.plot(x, nominal.tuned[weight], ":", color="black", linewidth=1),
             ]
             for value, colour in zip(getattr(options, axis), SHADES, strict=False):
-                one = results[name][NOMINAL._replace(**{axis: value})]
+                one = results[name][centre._replace(**{axis: value})]
                 seen.append(draw_one(axes, one, weight, colour, f"{value:g}"))
             axes.set_yscale("log")
         seen += [nominal.published[weight], nominal.tuned[weight]]
@@ -317,8 +320,7 @@ def save(results: dict[str, dict[Case, Learned]], options: Options) -> None:
 
 
 def check(options: Options) -> None:
-    case = NOMINAL._replace(steps=6)
-    one, wrong = learned("dps", case, options), []
+    one, wrong = learned("dps", SMALL, options), []
     print(f"dps in 6 steps: {one.w2['learned']:.6f}, {in_words('zeta', one)}")
     if not abs(one.w2["learned"] / QUICK - 1) < FLAT:
         wrong.append(f"W2^2 is {one.w2['learned']:.6f}, not {QUICK}")
@@ -327,15 +329,17 @@ def check(options: Options) -> None:
     # Bisection leaves 2^-10 of 18 % of the way to an edge, so that the cost there is FLAT to 1 %.
     for side, edges in zip(("least", "largest"), one.bands["zeta"], strict=True):
         for i in np.flatnonzero(np.abs(np.log(edges / one.learned["zeta"])) < 0.99 * FAR):
-            weights = {"zeta": one.learned["zeta"].copy(), "eta": np.ones(case.steps)}
+            weights = {"zeta": one.learned["zeta"].copy(), "eta": np.ones(SMALL.steps)}
             weights["zeta"][i] = edges[i]
-            loss = sp.evaluate(
-                sp.SAMPLERS["dps"](), problem_of(case, options), sp.vp_linear(case.steps), weights
-            )
+            levels = sp.vp_linear(SMALL.steps)
+            loss = sp.evaluate(sp.SAMPLERS["dps"](), problem_of(SMALL, options), levels, weights)
             if not abs((loss / one.w2["learned"] - 1) / FLAT - 1) < 0.01:
                 wrong.append(f"step {i}: the {side} weight has W2^2 {loss:.6f}")
     if wrong:
         sys.exit(f"recommended_weights: {'; '.join(wrong)}")
+    if options.out is not None:
+        options.out.mkdir(parents=True, exist_ok=True)
+        save({"dps": {SMALL: one}}, options)
 
 
 if __name__ == "__main__":
