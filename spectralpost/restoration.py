@@ -119,7 +119,8 @@ def restore(
     keys = jax.random.split(key, (num_samples or 1, len(images)))
     # A pytree (its arrays are arguments), or a function (a constant of the compiled program).
     is_pytree = not jax.tree_util.all_leaves([denoiser])
-    run = partial(_restore, sampler, degradation, None if is_pytree else denoiser)
+    function = None if is_pytree else denoiser
+    run = partial(_restore, sampler, degradation, function, tolerance=CG_TOLERANCE)
     arrays = denoiser if is_pytree else None
     if batch_size is None:
         out = run(arrays, images, levels, guidance, sigma_y, keys)
@@ -203,13 +204,13 @@ def _noise_strength(sigma_y: ArrayLike, dtype: np.dtype, *, zero_allowed: bool =
     return number
 
 
-def _conjugate_gradients(operator: Callable[[Array], Array], r: Array) -> Array:
-    """operator^-1 r, by an operator that is symmetric and positive for the model.
+def _conjugate_gradients(operator: Callable[[Array], Array], r: Array, tolerance: float) -> Array:
+    """operator^-1 r to a residual of tolerance |r|. For the model it is symmetric and positive.
 
     With a network's Jacobian inside it is neither, quite. There a direction along which it is not
     positive ends the iterations, and of all results that with the smallest residual is taken.
     """
-    solve = partial(_truncated_conjugate_gradients, tolerance=CG_TOLERANCE)
+    solve = partial(_truncated_conjugate_gradients, tolerance=tolerance)
     return jax.lax.custom_linear_solve(operator, r, solve, solve, symmetric=True)
 
 
@@ -267,7 +268,7 @@ class _InModes(NamedTuple):
         return lambda v, t: to(of_images(back(v), t)).astype(v.dtype)
 
 
-@partial(kept_jit, static_argnames=("sampler", "degradation", "function"))
+@partial(kept_jit, static_argnames=("sampler", "degradation", "function", "tolerance"))
 def _restore(
     sampler: Sampler,
     degradation: Degradation,
@@ -278,16 +279,18 @@ def _restore(
     guidance: Guidance,
     sigma_y: Array,
     keys: Array,
+    tolerance: float,
 ) -> Array:
     """images [N, ...], keys [samples, N] -> [samples, N, ...]."""
     denoiser = function or pytree
     assert denoiser is not None
     denoise = _InModes(denoiser, degradation)
+    solve = partial(_conjugate_gradients, tolerance=tolerance)
 
     def one(image: Array, key: Array) -> Array:
         y = degradation.to_measurement_modes(image)
         response = jnp.broadcast_to(degradation.response.astype(y.dtype), y.shape)
-        measurement = Measurement(response, sigma_y, jnp.linalg.norm, _conjugate_gradients)
+        measurement = Measurement(response, sigma_y, jnp.linalg.norm, solve)
         start_key, key = jax.random.split(key)
         t, s = step_pairs(levels)
         first = jax.tree.map(lambda leaf: leaf[0], levels)

@@ -46,7 +46,8 @@ def freehunch(
 
     Weights: weight >= 0, default 1; eta in [0, 1], default 0.
     """
-    if not (isinstance(jacobian, int | float) and 0 <= jacobian < math.inf):
+    number = isinstance(jacobian, int | float) and not isinstance(jacobian, bool)
+    if not number or not 0 <= jacobian < math.inf:
         raise InputError(f"jacobian = {jacobian!r}: must be a finite sigma / alpha >= 0")
     check_choice("solver", solver, ("ddim", "heun"))
     heun = solver == "heun"
