@@ -28,7 +28,7 @@ are not checked: neither its tables nor its code could be read.
 
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -219,11 +219,12 @@ def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
     if options.quick:
         check()
+        if options.out is None:
+            return
+        options = replace(options, eigenvalues=None)
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-    elif options.quick:
-        return
-    if options.quick or options.eigenvalues is None:
+    if options.eigenvalues is None:
         # Their data are no part of this package: the model of such images, and no comparison.
         return save(sp.gallery_prior(32).spectrum.ravel(), None, options)
     try:

@@ -80,13 +80,15 @@ def test_a_search_multiplies_matrices_in_full_precision(prior, name):
 
 @pytest.mark.parametrize("kind", ["symmetric", "not symmetric", "indefinite"])
 def test_conjugate_gradients(kind):
-    """Solves what is symmetric and positive; of all else the residual is no larger than that of
-    nothing, and finite."""
+    """Solves what is symmetric and positive. Of what is not quite symmetric it solves a part, where
+    the plain method ends with thousands of times the residual of nothing; of what is not positive
+    its residual is no larger than that.
+    """
     random = np.random.default_rng(0)
     root, r = random.normal(size=(12, 12)), random.normal(size=12)
     matrix = root @ root.T + 0.1 * np.eye(12)
     if kind == "not symmetric":
-        matrix = matrix + 3 * random.normal(size=(12, 12))
+        matrix = matrix + 0.3 * random.normal(size=(12, 12))
     if kind == "indefinite":
         matrix = matrix - 10 * np.eye(12)
     found = _conjugate_gradients(lambda v: jnp.asarray(matrix) @ v, jnp.asarray(r), 1e-6)
@@ -94,4 +96,5 @@ def test_conjugate_gradients(kind):
         condition = np.linalg.cond(matrix)
         gap = np.linalg.norm(found - np.linalg.solve(matrix, r)) / np.linalg.norm(found)
         assert gap < condition * 1e-6
-    assert np.linalg.norm(matrix @ found - r) <= np.linalg.norm(r) * (1 + 100 * EPS)
+    left = np.linalg.norm(matrix @ found - r) / np.linalg.norm(r)
+    assert left < 0.9 if kind == "not symmetric" else left <= 1 + 100 * EPS

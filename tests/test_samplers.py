@@ -37,6 +37,7 @@ from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dmps import dmps
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.exact import exact
+from spectralpost.samplers.freehunch import freehunch
 from spectralpost.samplers.ilvr import ilvr
 from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.mpgd import mpgd
@@ -498,6 +499,9 @@ def test_amplification_of_an_estimate_of_the_clean_signal():
         lambda: dmps(variant="book"),
         lambda: tmpd(solver="rk4"),
         lambda: dds(cg_steps=0),
+        lambda: freehunch(jacobian=-1.0),
+        lambda: freehunch(jacobian=float("inf")),
+        lambda: freehunch(jacobian="denoiser"),
         lambda: mcg(scale=float("nan")),
         lambda: mcg(level="T"),
         lambda: ilvr(low_pass="none"),
