@@ -27,7 +27,7 @@ from .degradations.downsample import aliased
 from .errors import InputError, check_whole
 from .prior import Prior, frequency, resized
 from .problem import Problem, image_problem, make_problem, planes_of, with_ratio
-from .splitting import split_worst_first
+from .splitting import nearest_to_mean, split_worst_first
 
 EXACT = 64  # pixels of an image that is taken for the one block that it is
 TILE, TILES, BLOCKS = 4, 4, 8  # pixels along each axis; how many; blocks of each
@@ -252,9 +252,5 @@ def _alike(spectrum: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray, np.n
     features = np.log(np.stack([least.max(axis=1), least.mean(axis=1), least.min(axis=1)]))
     share = spectrum.sum(axis=1) / spectrum.sum() + 1 / len(spectrum)
     group = np.append(0, 1 + split_worst_first(features[:, 1:], share[1:], num - 1))
-    weight = np.bincount(group).astype(float)
-    centre = np.stack([np.bincount(group, one) / weight for one in features])
-    distance = np.sum((features - centre[:, group]) ** 2, axis=0)
-    order = np.lexsort((distance, group))
-    place = order[np.searchsorted(group[order], np.arange(len(weight)))]
-    return place, weight, np.bincount(group, spectrum.sum(axis=1))
+    place = nearest_to_mean(features, np.ones(len(spectrum)), group)
+    return place, np.bincount(group).astype(float), np.bincount(group, spectrum.sum(axis=1))

@@ -14,17 +14,19 @@ modes stay what they are; what is lost is how the variance of a group differs al
 and across it.
 
 Blocks of which more than one number is measured are compared by their variances if all have the
-same eigenvectors and response, as those of a mosaic have; else they are returned as they are.
+same eigenvectors and response, as those of a mosaic have; else they are returned as they are, and
+`representative_blocks` makes a rough model of them.
 """
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from .algebra import reflection, reflection_matrix
 from .problem import Problem
-from .splitting import split_worst_first
+from .splitting import nearest_to_mean, split_worst_first
 
 # How many bins make blocks of that many modes worth their cost. More modes of a block want more
 # blocks as well: they have more in which they differ.
@@ -100,6 +102,38 @@ def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     if unmeasured:
         small = _joined(small, _unmeasured_blocks(rest, unmeasured, small.gain.shape[1]))
     return problem_of(problem, small), index
+
+
+def representative_blocks(problem: Problem, num: int) -> Problem:
+    """At most `num` blocks, each for all that have similar variances and response: a rough model of
+    blocks of any kind, to search on first.
+
+    One of a group stands for it, not the average: of masks, or of blocks that are each other's
+    mirror images, that is none. It has the variance of the group.
+    """
+    if len(problem.spectrum) <= num:
+        return problem
+    weight = np.asarray(problem.weight, float)
+    rows = np.flatnonzero(weight > 0)
+    weight = weight[rows]
+    spectrum, response = (
+        np.asarray(one, float)[rows] for one in (problem.spectrum, problem.response)
+    )
+    least = np.maximum(spectrum, spectrum.max() * 1e-12)
+    size = np.log([least.max(axis=1), least.mean(axis=1), least.min(axis=1)])
+    features = np.append(size, [np.mean(response**2, axis=1)], axis=0)
+    variance = weight * spectrum.sum(axis=1)
+    share = variance / variance.sum() + weight / weight.sum()
+    group = split_worst_first(features, share, num)
+    place = nearest_to_mean(features, share, group)
+    of_group = np.bincount(group, weight)
+    have = of_group * np.maximum(spectrum[place].sum(axis=1), np.finfo(float).tiny)
+    alike = jax.tree.map(lambda leaf: leaf[rows[place]] if np.ndim(leaf) else leaf, problem)
+    scale = np.bincount(group, variance) / have
+    dtype = problem.spectrum.dtype
+    return alike._replace(
+        spectrum=alike.spectrum * scale[:, None].astype(dtype), weight=of_group.astype(dtype)
+    )
 
 
 def pairs_of(problem: Problem) -> Pairs | None:

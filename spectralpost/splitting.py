@@ -51,6 +51,15 @@ def split_worst_first(features: np.ndarray, share: np.ndarray, num_cells: int) -
     return _put_together(spread, parent, num_cells)[node]
 
 
+def nearest_to_mean(features: np.ndarray, share: np.ndarray, cell: np.ndarray) -> np.ndarray:
+    """Of each cell the point that is nearest to its mean: features [D, F], cell [F] -> [cells]."""
+    total = np.bincount(cell, share)
+    centre = np.stack([np.bincount(cell, share * along) / total for along in features])
+    distance = np.sum((features - centre[:, cell]) ** 2, axis=0)
+    order = np.lexsort((distance, cell))
+    return order[np.searchsorted(cell[order], np.arange(total.size))]
+
+
 def _put_together(spread: np.ndarray, parent: np.ndarray, num_cells: int) -> np.ndarray:
     """For each cell of a tree the number, from 0, of the one that holds it when only the
     `num_cells` - 1 of largest spread are split. Parents come before their parts."""

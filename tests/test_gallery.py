@@ -46,6 +46,11 @@ pytestmark = pytest.mark.usefixtures("quick")
 SHIPPED = gallery_entries()
 LARGEST = 5 * 10**6  # bytes
 DIGITS = 5e-6  # of numbers with six digits
+MEASURED = {
+    "images": 9,
+    "energy": {"learned": 0.09, "tuned": 0.1, "published": 0.3},
+    "of_tuned": [-10.0, 1.5],
+}
 LOST = 1e-4  # of W2 by rounding weights, as the builder promises
 
 
@@ -76,7 +81,7 @@ def folder_of_some(tmp_path_factory):
     tasks = ("gaussian_blur1", "gaussian_blur3", "uniform_blur", "x2", "x4", "denoise", "inpaint")
     entries = [made_up(task, s, n) for task in tasks for s in (0.05, 0.2) for n in (2, 4)]
     write_entries(folder / "diffpir.json", entries)
-    measured = made_up("denoise", 0.1, 2, "dps")._replace(measured={"energy": 0.1})
+    measured = made_up("denoise", 0.1, 2, "dps")._replace(measured=MEASURED)
     write_entries(folder / "dps.json", [measured])
     return folder
 
@@ -109,6 +114,13 @@ def test_every_entry_is_a_schedule(sampler, tmp_path):
         assert set(entry.holds) == set(own)
         for name, (low, high) in entry.holds.items():
             assert low <= own[name] <= high and high < 4.01 * low
+        if (found := entry.measured) is not None:
+            energy, (gap, error) = found["energy"], found["of_tuned"]
+            assert found["images"] > 1 and set(energy) == set(scores) and error > 0
+            rounding = 0.05 + 100 * 1e-3  # of one digit of per cent, and of four digits
+            assert gap == pytest.approx(
+                100 * (energy["learned"] / energy["tuned"] - 1), abs=rounding
+            )
         path = tmp_path / f"{entry.name}.json"
         save_schedule(path, gallery_schedule(entry))  # which checks all of it
         assert load_schedule(path) == gallery_schedule(entry.name)
@@ -152,7 +164,7 @@ def test_entries_survive_their_file(folder):
     entries = gallery_entries(folder)
     assert len(entries) == 29
     assert made_up("x4", 0.2, 4) in entries
-    assert [one.measured for one in entries if one.sampler == "dps"] == [{"energy": 0.1}]
+    assert [one.measured for one in entries if one.sampler == "dps"] == [MEASURED]
     schedule = gallery_schedule(made_up("x4", 0.2, 4))
     assert schedule.baselines == {"tuned_constant": 0.2}  # the published one has no number
     assert schedule.timesteps == (3, 2, 1, 0)
@@ -319,7 +331,7 @@ def test_names_are_whole(capsys):
 def test_show_and_write(fake, tmp_path, capsys):
     main(shlex.split("gallery show dps-denoise-s0.1-2"))
     out = capsys.readouterr().out
-    assert "Measured on the shipped network: energy 0.1" in out
+    assert "9 tiles of photographs, energy score: 0.09; tuned constant 0.1 (-10.0 %, " in out
     assert "sigma_y 0.0909091 to 0.11" in out and "50 %" in out and "diverges" in out
     out = tmp_path / "one.json"
     main(shlex.split(f"gallery show diffpir-x2-s0.05-4 --out {out}"))

@@ -32,7 +32,7 @@ from spectralpost.learning.generations import (
     next_generation,
 )
 from spectralpost.metrics import wasserstein2
-from spectralpost.noise import vp_linear
+from spectralpost.noise import nearest_timesteps, vp_linear
 from spectralpost.problem import make_problem
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
@@ -201,6 +201,29 @@ def test_resumed_searches_do_not_lose_what_bins_hide(monkeypatch):
     first = learn(dps(), PROBLEM, LEVELS, **BARE)
     again = learn(dps(), PROBLEM, LEVELS, resume=first.kept, **BARE)
     assert again.loss <= first.loss * (1 + 1e-9)
+
+
+def test_weights_for_rounded_levels_go_on_by_the_same_program():
+    """As good as a search anew, of smooth schedules. The same program: a loss of the same
+    structure, and as many lanes."""
+    smooth = {"search": FEW, "prices": Prices(1.5, 0.1)}
+    found = learn(dps(), PROBLEM, LEVELS, freedom=Freedom(levels=True), **smooth)
+    train = vp_linear(1000)
+    timesteps = nearest_timesteps(found.levels, train)
+    rounded = jax.tree.map(lambda leaf: leaf[np.append(999 - timesteps, 1000)], train)
+    held = Freedom(levels=True, held=True)
+    goes_on = smooth | {"search": FEW._replace(explore=False)}
+    after = learn(dps(), PROBLEM, rounded, freedom=held, resume=found.kept, **goes_on)
+    chex.assert_trees_all_equal(after.levels, rounded)
+    assert len(after.final_losses) == len(found.final_losses) and not len(after.explored)
+    anew = learn(dps(), PROBLEM, rounded, **smooth)
+    assert after.final_losses[0] < 1.001 * anew.final_losses[0]
+    losses = [
+        preparing.prepare(dps(), [PROBLEM], levels, freedom=freedom).loss
+        for levels, freedom in ((LEVELS, Freedom(levels=True)), (rounded, held))
+    ]
+    chex.assert_trees_all_equal_structs(*losses)
+    chex.assert_trees_all_equal_shapes_and_dtypes(*losses)
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,9 @@ from spectralpost.cli import main
 from spectralpost.errors import InputError
 from spectralpost.inpainting import inpainting_problem, is_exact, learning_problem
 from spectralpost.learning import evaluate
+from spectralpost.learning.halving import EXPLORING
+from spectralpost.learning.loss import FEW_DENSE
+from spectralpost.merging_blocks import representative_blocks
 from spectralpost.problem import num_pixels, per_pixel
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -147,6 +150,37 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
 
 
 @pytest.mark.usefixtures("by_adam")
+def test_a_few_blocks_stand_for_all():
+    """Those that there are, with the weight and the variance of all, and W2^2 within 5 %."""
+    problem = inpainting_problem(sp.power_law((32, 32)), sp.inpaint((32, 32), keep=0.3), 0.1)
+    assert representative_blocks(problem, 100) is problem
+    few = representative_blocks(problem, 8)
+    assert len(few.spectrum) == 8 < len(problem.spectrum)
+    of = np.all(np.asarray(few.response)[:, None] == np.asarray(problem.response), axis=2)
+    times = np.asarray(few.spectrum)[:, None] / np.asarray(problem.spectrum)
+    assert np.all(np.any(of & (np.ptp(times, axis=2) < 1e-12 * times.max(axis=2)), axis=1))
+    for total in (num_pixels, lambda one: num_pixels(one) * per_pixel(one, one.spectrum)):
+        assert float(total(few)) == pytest.approx(float(total(problem)), rel=1e-12)
+    for name in ("dps", "ddrm"):
+        sampler = sp.SAMPLERS[name]()
+        guidance = sampler.heuristic(problem, LEVELS)
+        found, whole = (float(evaluate(sampler, one, LEVELS, guidance)) for one in (few, problem))
+        assert found == pytest.approx(whole, rel=0.05)
+
+
+def test_large_blocks_are_explored_on_few_of_them():
+    """Blocks of 9, from several starts; what is found on 8 of them is refined on all."""
+    prior, mask = sp.power_law((252,)), sp.inpaint((252,), keep=0.3)
+    problem = inpainting_problem(prior, mask, 0.1, tile=9)
+    assert len(problem.spectrum) > FEW_DENSE
+    search = sp.Search(starts=4, max_iterations=30)
+    learned = sp.learn(sp.SAMPLERS["dps"](), problem, LEVELS, search=search)
+    assert 2 <= len(learned.explored) <= 30 / EXPLORING
+    assert learned.loss < 0.9 * learned.baselines["tuned_constant"]
+    again = sp.learn(sp.SAMPLERS["dps"](), problem, LEVELS, search=search, resume=learned.kept)
+    assert not len(again.explored) and again.loss <= learned.loss * (1 + 1e-9)
+
+
 def test_commands_learn_from_a_mask_file_and_restore_with_it(tmp_path, capsys):
     """Better than the published schedule on the photograph too; no number is made up for it."""
     mask = np.where(RNG.random((32, 32)) < 0.5, 255, 0).astype(np.uint8)

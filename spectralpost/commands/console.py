@@ -96,6 +96,7 @@ def learn_with_progress(
     prices: Prices = BARE,
     starts: int = STARTS,
     seed: int = 0,
+    explore: bool = True,
     resume: Guidance | None = None,
     say: Say = quiet,
     title: str = "learning",
@@ -118,7 +119,7 @@ def learn_with_progress(
         objective=objective,
         freedom=freedom,
         prices=prices,
-        search=Search(starts=starts, seed=seed),
+        search=Search(starts=starts, seed=seed, explore=explore),
         progress=progress,
         resume=resume,
     )
@@ -167,6 +168,9 @@ def learn_on_grid(
     )
     grid = rounded(grid, search.levels)
     others |= {"resume": None}
+    if network:  # what was found, of smooth weights, is nearly right: no need to explore again
+        held = Freedom(levels=True, held=True)
+        others |= {"resume": search.kept, "explore": False, "freedom": held}
     result = learn_with_progress(sampler, small, grid.levels, start(grid.levels), free, **others)
     return Learned(grid, result, search)
 

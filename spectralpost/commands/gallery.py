@@ -31,7 +31,7 @@ from .console import Say, console, print_wide, quiet
 from .inputs import degradation_choice
 
 USUAL = "gaussian_blur"  # as elsewhere, where a flag such as --blur-std comes alone
-WIDTH = 140  # of the list
+WIDTH = 150  # of the list
 LABELS = {"learned": "learned", "tuned": "tuned constant", "published": "published default"}
 
 
@@ -175,10 +175,11 @@ def _nearest(options: Gallery, say: Say) -> Result:
 def _table(entries: tuple[Entry, ...]) -> Table:
     table = Table(
         title=f"{len(entries)} schedules",
-        caption="predicted, of the tuned constant's W2^2 and energy score; holds: see docs/gallery",
+        caption="predicted, of the tuned constant's W2^2 and energy score; measured: of its energy "
+        "score on the shipped network; holds: see docs/gallery",
     )
     table.add_column("name", no_wrap=True, min_width=max(len(entry.name) for entry in entries))
-    for column in ("W2^2", "of tuned", "of published", "energy score", "of tuned"):
+    for column in ("W2^2", "of tuned", "of published", "energy score", "of tuned", "measured"):
         table.add_column(column, justify="right")
     for column in ("sigma_y", "size"):
         table.add_column(f"holds, {column}")
@@ -192,6 +193,7 @@ def _table(entries: tuple[Entry, ...]) -> Table:
             _share(w2["learned"], w2["published"]),
             _number(energy["learned"]),
             _share(energy["learned"], energy["tuned"]),
+            "" if entry.measured is None else f"{100 + entry.measured['of_tuned'][0]:.0f} %",
             *("" if one is None else f"{one[0]:g} to {one[1]:g}" for one in ranges),
         )
     return table
@@ -207,9 +209,14 @@ def _show(entry: Entry) -> None:
     console.print(_scores_table(f"{entry.name}: {problem}", scores))
     ranges = "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in entry.holds.items())
     console.print(f"Holds within 5 %: {ranges}", soft_wrap=True)
-    if entry.measured is not None:
-        found = ", ".join(f"{name} {value}" for name, value in entry.measured.items())
-        console.print(f"Measured on the shipped network: {found}", soft_wrap=True)
+    if (found := entry.measured) is not None:
+        energy, (gap, error) = found["energy"], found["of_tuned"]
+        console.print(
+            f"Measured on the shipped network, {found['images']} tiles of photographs, energy "
+            f"score: {energy['learned']:g}; tuned constant {energy['tuned']:g} ({gap:+.1f} %, "
+            f"standard error {error:.1f}); published {energy['published']:g}",
+            soft_wrap=True,
+        )
     numbers = Table("time step", *entry.guidance)
     for i, step in enumerate(entry.timesteps):
         numbers.add_row(str(step), *(f"{one[i]:g}" for one in entry.guidance.values()))

@@ -18,7 +18,7 @@ from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
 from ..transfer import sampler_transfer
 from .guidance import constant_grid
-from .lanes import FEW, losses_of_each
+from .lanes import FEW
 from .levenberg_marquardt import finite
 from .loss import Loss
 
@@ -100,12 +100,18 @@ def tuned_constants(
     is found there. A loss that is nowhere finite is infinite here, and its schedule none.
     """
     cells, dtype = len(losses.power), losses.parameters.levels.alpha.dtype
+    weights = len(losses.parameters.weights)
     everywhere = np.full(cells, EVERYWHERE)
+
+    def constants_at(losses: Loss, logs: np.ndarray) -> Array:
+        return _losses_of_each(losses, given, logs, np.zeros_like(logs[..., 0]), True)
+
+    def factors_at(losses: Loss, logs: np.ndarray) -> Array:
+        ones = np.zeros((*logs.shape[:2], weights), logs.dtype)
+        return _losses_of_each(losses, given, ones, logs[..., 0], False)
+
     # Constant weights, and factors of the published constant: losses of the logarithms of these.
-    kinds = (
-        (losses_of_each, np.zeros((cells, len(losses.parameters.weights)))),
-        (partial(_published_losses_of_each, given=given), np.zeros((cells, 1))),
-    )
+    kinds = (constants_at, np.zeros((cells, weights))), (factors_at, np.zeros((cells, 1)))
     if coarse is None:
         found = [_zoom(partial(at, losses), dtype, ones, everywhere, 128) for at, ones in kinds]
     else:
@@ -127,7 +133,7 @@ def tuned_constants(
     (constants, least), (log_factors, least_published) = found
     take = least <= least_published
     logs = constants.astype(dtype), log_factors[:, 0].astype(dtype)
-    return _schedules(losses, *logs, given, take), np.where(take, least, least_published)
+    return _schedules(losses, given, *logs, take), np.where(take, least, least_published)
 
 
 def _zoom(
@@ -170,28 +176,37 @@ def _in_batches(losses: Callable[[np.ndarray], Array], tried: np.ndarray) -> np.
 
 
 @kept_jit
-def _published_losses_of_each(losses: Loss, log_factors: Array, given: Guidance) -> Array:
-    """log_factors [N, num, 1]."""
-    dtype = log_factors.dtype
-    given = jax.tree.map(lambda leaf: leaf.astype(dtype), given)
-    return jax.vmap(_published_losses)(losses, log_factors[..., 0], given)
+def _losses_of_each(
+    losses: Loss, given: Guidance, logs: Array, log_factors: Array, take: Array
+) -> Array:
+    """Losses [N, num] of `_chosen` schedules: logs [N, num, weights], log_factors [N, num]. Both
+    kinds in one program: each compiles for as long as a short search runs."""
+    given = jax.tree.map(lambda leaf: leaf.astype(logs.dtype), given)
+
+    def of_cell(loss: Loss, given: Guidance, *candidates: Array) -> Array:
+        def one(candidate: tuple[Array, Array]) -> Array:
+            return loss.of_guidance(_chosen(loss, given, *candidate, take))
+
+        return finite(jax.lax.map(one, candidates, batch_size=FEW))
+
+    return jax.vmap(of_cell)(losses, given, logs, log_factors)
 
 
 @kept_jit
 def _schedules(
-    losses: Loss, constants: Array, log_factors: Array, given: Guidance, take: Array
+    losses: Loss, given: Guidance, logs: Array, log_factors: Array, take: Array
 ) -> Guidance:
-    """The constants where they are to be taken, else the published defaults times the factors."""
-
-    def one(loss: Loss, constant: Array, log_factor: Array, given: Guidance, take: Array):
-        flat = loss.parameters.schedule(constant).guidance
-        published = _published(loss, log_factor, given)
-        return {name: jnp.where(take, flat[name], published[name]) for name in flat}
-
-    return jax.vmap(one)(losses, constants, log_factors, given, take)
+    return jax.vmap(_chosen)(losses, given, logs, log_factors, take)
 
 
-@jax.jit
+def _chosen(loss: Loss, given: Guidance, logs: Array, log_factor: Array, take: Array) -> Guidance:
+    """The constants that logs stand for where they are to be taken, else the published default
+    times exp(log_factor)."""
+    flat = loss.parameters.schedule(logs).guidance
+    published = _published(loss, log_factor, given)
+    return {name: jnp.where(take, flat[name], published[name]) for name in flat}
+
+
 def _published(loss: Loss, log_factor: Array, given: Guidance) -> Guidance:
     """The published default times exp(log_factor) in the free weights, the others as given.
 
@@ -201,11 +216,3 @@ def _published(loss: Loss, log_factor: Array, given: Guidance) -> Guidance:
     problem = jax.tree.map(lambda leaf: leaf[0], loss.problems)
     default = parameters.sampler.heuristic(problem, parameters.levels, jnp.exp(log_factor))
     return given | {name: default[name] for name in parameters.weights}
-
-
-@jax.jit
-def _published_losses(loss: Loss, log_factors: Array, given: Guidance) -> Array:
-    def one(log_factor: Array) -> Array:
-        return loss.of_guidance(_published(loss, log_factor, given))
-
-    return finite(jax.lax.map(one, log_factors, batch_size=FEW))

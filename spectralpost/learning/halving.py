@@ -28,7 +28,7 @@ from .loss import Loss
 # compiled twice. A CPU is as fast with few; an accelerator takes all of them.
 WIDTH = 8
 EXPLORING = 15  # iterations between two looks on few bins
-REFINING = 4  # the same where little is left to gain
+REFINING = 4  # the same on the whole problem after it
 
 
 def search_each(
@@ -39,6 +39,7 @@ def search_each(
     constants: np.ndarray,
     search: Search,
     watch: Watch,
+    chunk: int | None = None,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """The best vectors of all losses, [N, P], what they cost, [N], and whether no search was cut.
 
@@ -46,12 +47,15 @@ def search_each(
     coarse     the same on few bins; None: all starts are refined on the whole problem
     starts     [N, starts, P]
     constants  [N, P]: nothing that costs more than these is given back
+    chunk      iterations between two looks on the whole problem; None: as is quick, few of them
+               after a search on few bins, which leaves little to gain
     """
-    found, chunk = np.asarray(starts), CHUNK
+    if chunk is None:
+        chunk = CHUNK if coarse is None else REFINING
+    found = np.asarray(starts)
     if coarse is not None:
         exploring = EXPLORING, watch, watch.explored
         found = _halved(coarse, method, found, search, *exploring)[0][:, None]
-        chunk = REFINING
     dtype = losses.parameters.levels.alpha.dtype
     candidates = np.concatenate([found, constants[:, None]], axis=1).astype(dtype)
     cost = np.asarray(losses_of_each(losses, candidates))

@@ -20,12 +20,12 @@ from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from . import generations
 from .baselines import evaluate, evaluate_exact
-from .generations import PATIENCE, Progress, Search, Watch
+from .generations import CHUNK, PATIENCE, Progress, Search, Watch
 from .guidance import constrain, per_mode, unconstrain
 from .halving import search_each
 from .loss import COARSE, Loss, Prices, Several, is_dense
 from .parameters import LEVELS, Freedom, parameters_of, schedule_of
-from .preparing import Prepared, default_free, first_starts, prepare
+from .preparing import Prepared, coarse_of, default_free, first_starts, prepare
 
 
 class LearnResult(NamedTuple):
@@ -79,12 +79,14 @@ def learn(
     several    how the losses of several problems become one: `Several`
     search     starts, iterations, optimizer, seed: `Search`
     progress   called with a `Progress` at every look at the loss, see `Search`
-    resume     `kept` of an earlier result of the same call: its search goes on from there
+    resume     `kept` of an earlier result of the same call, perhaps on other levels: its search
+               goes on from there, without exploring if `search` says so
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
     equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
-    are proportional to rows x steps x starts. Blocks of more than 8 modes are searched from the
-    two baselines alone. Computed in the wider of the dtypes of problem and levels.
+    are proportional to rows x steps x starts. Blocks of more than 8 modes are explored without
+    generations, on 8 that stand for all; where there are no more, from the two best starts alone.
+    Computed in the wider of the dtypes of problem and levels.
 
     The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best that one number per
     free weight can do, at any amplification (constant weights, or the published default with its
@@ -118,6 +120,8 @@ def learn(
     loss, watch = prepared.loss, Watch(progress)
     vectors, final, converged = _searched(prepared, search, watch, resume)
     learned, knots = schedule_of(loss.parameters, vectors[0]), loss.parameters.band_knots
+    if freedom.held:
+        learned = learned._replace(levels=levels)
 
     def losses_on(levels: NoiseLevel, guidance: Guidance) -> np.ndarray:
         found = []
@@ -194,12 +198,16 @@ def _searched(
     """All vectors that were refined, best first, [n, P], what they cost, [n], and whether the
     search ended by itself."""
     loss, method = prepared.loss, prepared.method
-    if resume is None and not search.explore:
-        coarse = loss.coarse if method.optimizer == "lm" else None
+    coarse = coarse_of(prepared)
+    # Generations of large blocks would take minutes.
+    dense = coarse is not None and is_dense(loss.problems)
+    if dense or (resume is None and not search.explore):
         one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
         starts, constant = first_starts(prepared, search)
-        stack = one(loss), None if coarse is None else one(coarse)
-        return search_each(*stack, method, starts[None], constant[None], search, watch)
+        if resume is not None:
+            starts, coarse = loss.parameters.fit(_checked(resume, loss)), None
+        stack, chunk = (one(loss), coarse and one(coarse)), CHUNK if dense else None
+        return search_each(*stack, method, starts[None], constant[None], search, watch, chunk)
     starts = _starts(prepared, search, watch, resume)
     lanes, converged = generations.refine(loss, method, starts, search, watch)
     order = np.argsort(np.asarray(lanes.loss))
@@ -213,7 +221,11 @@ def _starts(
     loss, method = prepared.loss, prepared.method
     starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
     if method.optimizer != "lm" or not search.explore or is_dense(loss.problems):
-        return first_starts(prepared, search)[0] if starts is None else starts
+        given, constant = first_starts(prepared, search)
+        if starts is None:
+            return given
+        # As many as were kept, so that nothing is compiled anew.
+        return np.concatenate([starts[: max(len(starts) - 1, 1)], constant[None]])
     if starts is None and not loss.parameters.weights:
         starts = first_starts(prepared, search)[0]
     coarse, centres = loss.on_bins(COARSE), (prepared.heuristic, prepared.constant)

@@ -4,6 +4,7 @@ Everything that searches takes one `Loss`: it is called with a vector, and where
 sum of squares it gives residuals and Jacobian as well.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -15,7 +16,8 @@ import numpy as np
 from jax import Array
 
 from ..errors import InputError
-from ..merging import bin_modes, stack_problems
+from ..merging import bin_modes, pad_modes, stack_problems
+from ..merging_blocks import representative_blocks
 from ..metrics import Objective, residuals_of
 from ..noise import NoiseLevel, num_steps_of
 from ..problem import Problem, per_pixel
@@ -29,7 +31,8 @@ from .parameters import Parameters
 T = TypeVar("T")
 
 COARSE = 64  # modes of the problem that is searched first
-DENSE = 8  # modes of a block: with more, exploring from many starts takes minutes
+DENSE = 8  # modes of a block: with more, exploring in generations takes minutes
+FEW_DENSE = 8  # such blocks at most of the problem that is searched first
 WORST = 50.0  # `Loss.power` that stands for the worst case
 
 
@@ -218,7 +221,8 @@ class Loss:
     def coarse(self) -> "Loss | None":
         """The same on few bins, where a search had better begin; None if that is no faster, or for
         an objective that is no sum of squares: a single mode may decide about it."""
-        few = self.problems.spectrum[0].size <= COARSE or is_dense(self.problems)
+        rows, *modes = self.problems.spectrum.shape[1:]
+        few = rows <= FEW_DENSE if is_dense(self.problems) else rows * math.prod(modes) <= COARSE
         return None if few or residuals_of(self.objective) is None else self.on_bins(COARSE)
 
     @property
@@ -277,18 +281,20 @@ def loss_of(
 
 
 def is_dense(problem: Problem) -> bool:
-    """Whether blocks are so large that searches from the baselines alone have to do."""
+    """Whether blocks are so large that few searches have to do."""
     return problem.basis is not None and problem.spectrum.shape[-1] > DENSE
 
 
 def binned(problems: Sequence[Problem], num: int) -> Problem:
-    """All problems with at most twice `num` modes each, stacked; blocks as pairs."""
-    return stack_problems(
-        [
-            bin_modes(problem, num)[0] if problem.spectrum.size > 2 * num else problem
-            for problem in problems
-        ]
-    )
+    """All problems with at most twice `num` modes each, stacked; blocks as pairs, or few of large
+    ones."""
+
+    def few(problem: Problem) -> Problem:
+        if is_dense(problem) and len(problem.spectrum) > FEW_DENSE:
+            return pad_modes(representative_blocks(problem, FEW_DENSE), FEW_DENSE)
+        return bin_modes(problem, num)[0] if problem.spectrum.size > 2 * num else problem
+
+    return stack_problems([few(problem) for problem in problems])
 
 
 def _of_each(fn: Callable[[Problem], T], problems: Problem) -> T:

@@ -41,6 +41,8 @@ class Freedom(NamedTuple):
 
     levels  also learn the gaps between noise levels. The first level and the clean end stay, the
             family (VP, VE, flow) too
+    held    with `levels`: these stay as they are after all. For weights on rounded levels, by the
+            program that learned both, which is compiled
     knots   None: one weight a step. k: weights interpolated in log-SNR between k knots
             (`guidance.interpolation`), for schedules of few numbers; 1 learns a constant
     bands   weights [S, bands] that depend on how well a mode is measured, see
@@ -50,11 +52,14 @@ class Freedom(NamedTuple):
     levels: bool = False
     knots: int | None = None
     bands: int | None = None
+    held: bool = False
 
     def check(self, levels: NoiseLevel, problems: Sequence[Problem]) -> None:
         for name, value in {"knots": self.knots, "bands": self.bands}.items():
             if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
                 raise InputError(f"{name} = {value}: must be a whole number >= 1")
+        if self.held and not self.levels:
+            raise InputError("held = True: without levels = True they stay as they are anyway")
         if self.levels and num_steps_of(levels) < 2:
             raise InputError("levels: one step has no gap between noise levels to learn")
         if self.bands is not None and problems[0].basis is not None:
@@ -234,14 +239,15 @@ def parameters_of(
     free: Iterable[str],
     *,
     learn_levels: bool = False,
+    held: bool = False,
     knots: int | None = None,
     bands: int | None = None,
     problem: Problem | None = None,
 ) -> Parameters:
     """The parameters of the weights named in `free`; the others stay as in `guidance`.
 
-    levels [S + 1], guidance leaves [S]. knots: `guidance.interpolation`. bands: weights by band,
-    whose knots are those of `problem`.
+    levels [S + 1], guidance leaves [S]. held, knots, bands: see `Freedom`; the knots of bands are
+    those of `problem`.
     """
     free = tuple(sorted(free))
     fixed = {name: weights for name, weights in guidance.items() if name not in free}
@@ -250,13 +256,16 @@ def parameters_of(
     if bands is not None:
         assert problem is not None
         by_band = band_knots(problem, bands)
+    basis = _basis(names, levels, interpolation(levels, knots), bands)
+    if held and learn_levels:
+        basis |= {LEVELS: 0 * basis[LEVELS]}
     return Parameters(
         sampler=sampler,
         curve=curve_of(levels) if learn_levels else None,
         knots=knots,
         levels=levels,
         fixed=fixed,
-        basis=_basis(names, levels, interpolation(levels, knots), bands),
+        basis=basis,
         band_knots=by_band,
     )
 

@@ -27,8 +27,10 @@ from .loss import Loss, Prices, Several, binned, is_dense, loss_of, with_scales
 from .parameters import LEVELS, Freedom, parameters_of
 
 WATCHED = 400  # modes whose amplification is watched where there are very many
-# Starts whose loss is looked at in blocks that are dense, of up to so many modes.
+# In blocks that are dense a search costs much, a loss little. Starts whose loss is looked at, of up
+# to so many modes; how many of these are searched on few blocks; how many where there are no more.
 TRIED, MODERATE = 128, 64
+EXPLORED, SEARCHED = 16, 2
 
 
 class Prepared(NamedTuple):
@@ -91,6 +93,7 @@ def prepare(
         given,
         free,
         learn_levels=freedom.levels,
+        held=freedom.held,
         knots=freedom.knots,
         bands=freedom.bands,
         problem=problems[0],
@@ -147,17 +150,25 @@ def usual_growth(loss: Loss, published: Guidance, constant: Guidance) -> Array:
 def first_starts(prepared: Prepared, search: Search) -> tuple[np.ndarray, np.ndarray]:
     """The starts of a search, [n, P], and the tuned constant as a vector, [P]."""
     loss, num = prepared.loss, search.starts
-    dense = is_dense(loss.problems)
+    dense, coarse = is_dense(loss.problems), coarse_of(prepared)
     moderate = dense and loss.problems.spectrum.shape[-1] <= MODERATE
     centres = prepared.heuristic, prepared.constant
     starts = random_starts(loss, centres, TRIED if moderate else max(num, 2), search.seed)
     constant = starts[1]
     if moderate:
-        # A search costs so much that only two are made, a loss little. Nobody who tunes a constant
-        # looks at the prices: at 25 times the spectrum both baselines may be hopeless.
-        losses = losses_of(loss, starts.astype(loss.parameters.levels.alpha.dtype))
+        # Nobody who tunes a constant looks at the prices: at 25 times the spectrum both baselines
+        # may be hopeless.
+        judge = loss if coarse is None else coarse
+        losses = losses_of(judge, starts.astype(judge.parameters.levels.alpha.dtype))
         starts = starts[np.argsort(np.asarray(losses), kind="stable")]
-    return starts[: min(num, 2) if dense else num], constant
+    if dense:
+        num = min(num, SEARCHED if coarse is None else EXPLORED)
+    return starts[:num], constant
+
+
+def coarse_of(prepared: Prepared) -> Loss | None:
+    """Where a search by least squares had better begin: see `Loss.coarse`."""
+    return prepared.loss.coarse if prepared.method.optimizer == "lm" else None
 
 
 def default_free(sampler: Sampler) -> tuple[str, ...]:

@@ -1,0 +1,166 @@
+"""The gallery on the shipped network: what its schedules are worth there, put into its files.
+
+Tiles of scikit-image's colour photographs, which the network has not seen, are restored twice by
+the schedule, by the model's tuned constant and by the published default, these two on uniform time
+steps. Scored by the energy score, which is proper; paired standard errors. Nothing is learned or
+tuned here, nor was anything on these images: they are judges only.
+
+    python experiments/gallery_measured.py --samplers dps diffpir --sigma-y 0.05 --steps 10 20
+    python experiments/gallery_measured.py --quick      one tiny schedule, checked
+
+An entry is written into its file (`measured`) once it is known; those that have it already are left
+alone, so a run that is stopped goes on from there.
+"""
+
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from spectralpost import (
+    SAMPLERS,
+    GaussianDenoiser,
+    InputError,
+    energy_score,
+    gallery_prior,
+    load_unet,
+    measure,
+    restore,
+    vp_linear,
+)
+from spectralpost.compiled import keep_compiled_programs
+from spectralpost.degradations import make_degradation
+from spectralpost.gallery import (
+    Entry,
+    gallery_entries,
+    gallery_schedule,
+    problem_on,
+    tuned_of_each,
+)
+from spectralpost.gallery.entries import FOLDER, TASKS, entry_name, entry_of, write_entries
+from spectralpost.images import built_in_photographs, tiles
+from spectralpost.learning import heuristic
+from spectralpost.restoration import PixelDenoiser
+
+BINS = 256  # of the problem that constants are tuned on, as in `gallery.py`
+
+
+@dataclass
+class Options:
+    into: Path = FOLDER
+    """Folder of the gallery's files (default: the package's)."""
+    samplers: tuple[str, ...] = ("dps", "pigdm", "diffpir", "mpgd", "ddrm", "dds", "reddiff")
+    tasks: tuple[str, ...] = tuple(TASKS)
+    sigma_y: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2)
+    """For pixels in [-1, 1]."""
+    steps: tuple[int, ...] = (10, 20, 50, 100)
+    images: int = 48
+    """Tiles restored, twice each."""
+    quick: bool = False
+    """One tiny schedule in a folder of its own, checked."""
+
+
+def main(options: Options) -> None:
+    keep_compiled_programs()
+    if options.quick:
+        return quick()
+    measure_all(options, load_unet())
+
+
+def measure_all(options: Options, network: PixelDenoiser) -> None:
+    """All entries that are asked for and have no measurement yet."""
+    files: dict[str, list[Entry]] = defaultdict(list)
+    for entry in gallery_entries(options.into):
+        files[entry.sampler].append(entry)
+    todo = [
+        (entries, i)
+        for entries in files.values()
+        for i, entry in enumerate(entries)
+        if entry.measured is None
+        and entry.sampler in options.samplers
+        and entry.task in options.tasks
+        and entry.sigma_y in options.sigma_y
+        and entry.steps in options.steps
+    ]
+    print(f"{len(todo)} schedules to measure", flush=True)
+    for entries, i in todo:
+        began = time.perf_counter()
+        entry = entries[i] = entries[i]._replace(
+            measured=measured(entries[i], network, photographs(entries[i].size, options.images))
+        )
+        write_entries(options.into / f"{entry.sampler}.json", entries)
+        assert entry.measured is not None
+        gap, error = entry.measured["of_tuned"]
+        found = "  ".join(f"{name} {one:.4f}" for name, one in entry.measured["energy"].items())
+        print(
+            f"{entry.name:<32} {found}  {gap:+6.1f} % ({error:.1f})  "
+            f"{time.perf_counter() - began:.0f} s",
+            flush=True,
+        )
+
+
+def photographs(size: int, num: int) -> np.ndarray:
+    """A random choice of tiles in [-1, 1]: [num, 3, size, size]."""
+    colour = [one for one in built_in_photographs("rgb", (-1.0, 1.0)).values() if len(one) == 3]
+    every = np.concatenate([tiles(one, size) for one in colour]).astype(np.float32)
+    return np.random.default_rng(0).permutation(every)[:num]
+
+
+def measured(entry: Entry, network: PixelDenoiser, x_0: np.ndarray) -> dict[str, Any]:
+    """Mean energy scores, and how much more it is than the tuned constant's, in % of that, with its
+    standard error."""
+    schedule, task = gallery_schedule(entry), TASKS[entry.task]
+    sampler, levels = SAMPLERS[entry.sampler](), vp_linear(entry.steps)
+    degradation = make_degradation(task.degradation, x_0.shape[2:], **task.options)
+    problem = problem_on(degradation, entry.sigma_y, BINS)
+    (constant,) = tuned_of_each(sampler, [problem], levels)
+    published = heuristic(sampler, problem, levels)
+    y = measure(degradation, x_0, entry.sigma_y, jax.random.key(1))
+    energy = {}
+    for label, at, guidance in (
+        ("learned", schedule.levels, schedule.guidance),
+        ("tuned", levels, constant),
+        ("published", levels, published),
+    ):
+        at, guidance = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float32), (at, guidance))
+        given = sampler, network, degradation, y, at, guidance, jax.random.key(2)
+        samples = restore(*given, sigma_y=entry.sigma_y, num_samples=2)
+        samples = np.nan_to_num(np.asarray(samples), nan=1e3, posinf=1e3, neginf=-1e3)
+        scores = energy_score(jnp.asarray(samples.clip(-1e3, 1e3)), jnp.asarray(x_0))
+        energy[label] = np.asarray(scores, float)
+    more = 100 * (energy["learned"] - energy["tuned"]) / energy["tuned"].mean()
+    error = more.std(ddof=1) / len(more) ** 0.5
+    return {
+        "images": len(x_0),
+        "energy": {label: float(f"{one.mean():.4g}") for label, one in energy.items()},
+        "of_tuned": [round(float(more.mean()), 1), round(float(error), 1)],
+    }
+
+
+def quick() -> None:
+    """What is measured is in the file, once, and says what is known of DiffPIR."""
+    entry = entry_of(entry_name("diffpir", "denoise", 0.2, 10))
+    with tempfile.TemporaryDirectory() as folder:
+        write_entries(Path(folder) / "diffpir.json", [entry._replace(size=16, measured=None)])
+        options = Options(Path(folder), images=8)
+        for _ in range(2):
+            measure_all(options, GaussianDenoiser.of(gallery_prior(16)))
+        (found,) = gallery_entries(folder)
+        energy = found.measured["energy"] if found.measured else {}
+        if not max(energy["learned"], energy["tuned"]) < 0.8 * energy["published"]:
+            sys.exit(f"gallery_measured: {energy}: the published default is no worse")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except InputError as error:
+        sys.exit(f"gallery_measured: {error}")
