@@ -5,17 +5,17 @@ import gc
 import os
 import tempfile
 from importlib import metadata
+from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
-# Workers of one run share what they compile; nothing stays.
 if "PYTEST_XDIST_WORKER" in os.environ:
-    shared = os.environ["JAX_COMPILATION_CACHE_DIR"]
     # Programs that a test starts share with those of the same worker only, one at a time: not all
-    # of them keep what they compile by our means, and JAX's own do not bear company.
+    # of them keep what they compile by our means, and JAX's own do not bear company, nor an end
+    # while they are written. So nothing of theirs stays.
     os.environ["JAX_COMPILATION_CACHE_DIR"] += os.sep + os.environ["PYTEST_XDIST_WORKER"]
 else:
     compiled = tempfile.TemporaryDirectory(prefix="spectralpost-tests-")
-    shared = os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = compiled.name
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     # The older code generator compiles twice as fast. jaxlib 0.11.1 lost it and refuses the flag.
     # Small programs are not worth being split among threads, which other workers need as well.
@@ -33,7 +33,9 @@ from compiling import quick_compilation
 
 from spectralpost.compiled import drop_compiled_programs, keep_compiled_programs
 
-keep_compiled_programs(shared)
+# Compiling is most of the work: workers share what they compile, and later runs find it where
+# pytest keeps its own things, until `pytest --cache-clear`.
+keep_compiled_programs(Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled")
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
