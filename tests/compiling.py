@@ -1,10 +1,16 @@
-"""Shorter compilation for tests whose programs run for milliseconds and compile for seconds."""
+"""What tests compile: kept for their next run, and shorter for programs that run for milliseconds
+and compile for seconds."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 import pytest
+
+# Compiling is most of the work: workers share what they compile, and later runs find it where
+# pytest keeps its own things, until `pytest --cache-clear`.
+KEPT = Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled"
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import gc
 import os
 import tempfile
 from importlib import metadata
-from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 if "PYTEST_XDIST_WORKER" in os.environ:
@@ -29,13 +28,11 @@ else:
 
 import jax
 import pytest
-from compiling import quick_compilation
+from compiling import KEPT, quick_compilation
 
 from spectralpost.compiled import drop_compiled_programs, keep_compiled_programs
 
-# Compiling is most of the work: workers share what they compile, and later runs find it where
-# pytest keeps its own things, until `pytest --cache-clear`.
-keep_compiled_programs(Path(__file__).parents[1] / ".pytest_cache" / "d" / "compiled")
+keep_compiled_programs(KEPT)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")

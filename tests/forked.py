@@ -18,6 +18,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
+from compiling import KEPT
+
 
 class Run(Protocol):
     """Runs a script with these options in the folder `cwd`."""
@@ -82,6 +84,7 @@ if __name__ == "__main__":
         importlib.import_module(name)
     for name in dir(spectralpost):
         getattr(spectralpost, name)
+    spectralpost.keep_compiled_programs(KEPT)
     # As in conftest.py; what is imported lives as long as the process.
     gc.set_threshold(100_000, 20, 20)
     gc.freeze()
