@@ -172,6 +172,9 @@ def learn_on_grid(
         held = Freedom(levels=True, held=True)
         others |= {"resume": search.kept, "explore": False, "freedom": held}
     result = learn_with_progress(sampler, small, grid.levels, start(grid.levels), free, **others)
+    if network:  # it went on
+        history = np.append(search.history, result.history)
+        result = result._replace(explored=search.explored, history=history)
     return Learned(grid, result, search)
 
 

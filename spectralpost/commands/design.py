@@ -219,7 +219,11 @@ def present(result: Result) -> None:
         table.add_row(LABELS[name], *(f"{value:.2f}" for value in row.values()))
     console.print(table)
     losses = learned.result.final_losses
-    near = np.sum(losses <= 1.01 * losses[0])
+    near, agreed = np.sum(losses <= 1.01 * losses[0]), ""
+    if len(losses) > 1:
+        agreed = (
+            f"; {near} of the {len(losses)} schedules that were refined end within 1 % of the best"
+        )
     measured, predicted, *_ = result.photo_rows["learned"].values()
     if exact and measured < predicted - FAR_OFF:
         console.print(
@@ -232,9 +236,7 @@ def present(result: Result) -> None:
         error = _binning_error(float(learned.result.losses[0]), result.rows["learned"]["W2^2"])
         on += f" (loss off by {error})"
     console.print(
-        f"Learned on {on}; {near} of "
-        f"the {len(losses)} schedules that were refined end within 1 % of the best"
-        f"{_how_it_ended(learned.result)}.\n"
+        f"Learned on {on}{agreed}{_how_it_ended(learned.result)}.\n"
         f"Model: Gaussian, stationary, no clipping, no network error. Excess kurtosis of the "
         f"whitened images: {inputs.kurtosis:.1f} (0 for the model).",
         soft_wrap=True,
