@@ -271,8 +271,8 @@ def ranges(
 
 
 def few_blocks(problem: Problem) -> Problem:
-    """Large blocks, those of inpainting, by `BLOCKS` of them: W2^2 relative to a constant's is
-    within some percent what it is on all."""
+    """Large blocks, those of inpainting, by `BLOCKS` of them that stand for all: schedule and
+    constants are held against each other on the same few."""
     if not is_dense(problem):
         return problem
     return pad_modes(representative_blocks(problem, BLOCKS), BLOCKS)

@@ -69,6 +69,12 @@ class Options:
 
 
 def main(options: Options) -> None:
+    for field, known in (("samplers", SAMPLERS), ("tasks", TASKS)):
+        for name in getattr(options, field):
+            if name not in known:
+                raise InputError(f"{field}: {name!r}: allowed are {', '.join(known)}")
+    if options.images < 2:
+        raise InputError(f"images = {options.images}: a standard error needs 2 at least")
     keep_compiled_programs()
     if options.quick:
         return quick()
@@ -115,8 +121,8 @@ def photographs(size: int, num: int) -> np.ndarray:
 
 
 def measured(entry: Entry, network: PixelDenoiser, x_0: np.ndarray) -> dict[str, Any]:
-    """Mean energy scores, and how much more it is than the tuned constant's, in % of that, with its
-    standard error."""
+    """Of images x_0 [N, 3, H, W] in [-1, 1]: mean energy scores, root mean square per pixel; how
+    much more the schedule's is than the tuned constant's, in % of that, and its standard error."""
     schedule, task = gallery_schedule(entry), TASKS[entry.task]
     sampler, levels = SAMPLERS[entry.sampler](), vp_linear(entry.steps)
     degradation = make_degradation(task.degradation, x_0.shape[2:], **task.options)

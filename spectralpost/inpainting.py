@@ -27,7 +27,7 @@ from .degradations.downsample import aliased
 from .errors import InputError, check_whole
 from .prior import Prior, frequency, resized
 from .problem import Problem, image_problem, make_problem, planes_of, with_ratio
-from .splitting import nearest_to_mean, split_worst_first
+from .splitting import log_sizes, nearest_to_mean, split_worst_first
 
 EXACT = 64  # pixels of an image that is taken for the one block that it is
 TILE, TILES, BLOCKS = 4, 4, 8  # pixels along each axis; how many; blocks of each
@@ -248,8 +248,7 @@ def _alike(spectrum: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray, np.n
     """
     if num >= len(spectrum):
         return np.arange(len(spectrum)), np.ones(len(spectrum)), spectrum.sum(axis=1)
-    least = np.maximum(spectrum, spectrum.max() * 1e-12)
-    features = np.log(np.stack([least.max(axis=1), least.mean(axis=1), least.min(axis=1)]))
+    features = log_sizes(spectrum)
     share = spectrum.sum(axis=1) / spectrum.sum() + 1 / len(spectrum)
     group = np.append(0, 1 + split_worst_first(features[:, 1:], share[1:], num - 1))
     place = nearest_to_mean(features, np.ones(len(spectrum)), group)

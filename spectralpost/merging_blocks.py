@@ -26,7 +26,7 @@ import numpy as np
 
 from .algebra import reflection, reflection_matrix
 from .problem import Problem
-from .splitting import nearest_to_mean, split_worst_first
+from .splitting import log_sizes, nearest_to_mean, split_worst_first
 
 # How many bins make blocks of that many modes worth their cost. More modes of a block want more
 # blocks as well: they have more in which they differ.
@@ -105,8 +105,8 @@ def bin_blocks(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
 
 
 def representative_blocks(problem: Problem, num: int) -> Problem:
-    """At most `num` blocks, each for all that have similar variances and response: a rough model of
-    blocks of any kind, to search on first.
+    """At most `num` of the blocks [B, k], each for all that have similar variances and response: a
+    rough model of blocks of any kind, to search on first. Blocks of weight 0 are left out.
 
     One of a group stands for it, not the average: of masks, or of blocks that are each other's
     mirror images, that is none. It has the variance of the group.
@@ -119,9 +119,7 @@ def representative_blocks(problem: Problem, num: int) -> Problem:
     spectrum, response = (
         np.asarray(one, float)[rows] for one in (problem.spectrum, problem.response)
     )
-    least = np.maximum(spectrum, spectrum.max() * 1e-12)
-    size = np.log([least.max(axis=1), least.mean(axis=1), least.min(axis=1)])
-    features = np.append(size, [np.mean(response**2, axis=1)], axis=0)
+    features = np.append(log_sizes(spectrum), [np.mean(response**2, axis=1)], axis=0)
     variance = weight * spectrum.sum(axis=1)
     share = variance / variance.sum() + weight / weight.sum()
     group = split_worst_first(features, share, num)

@@ -51,6 +51,12 @@ def split_worst_first(features: np.ndarray, share: np.ndarray, num_cells: int) -
     return _put_together(spread, parent, num_cells)[node]
 
 
+def log_sizes(spectrum: np.ndarray) -> np.ndarray:
+    """By which blocks are alike: logs of the largest, mean and least variance, [B, k] -> [3, B]."""
+    least = np.maximum(spectrum, spectrum.max() * 1e-12)
+    return np.log([least.max(axis=1), least.mean(axis=1), least.min(axis=1)])
+
+
 def nearest_to_mean(features: np.ndarray, share: np.ndarray, cell: np.ndarray) -> np.ndarray:
     """Of each cell the point that is nearest to its mean: features [D, F], cell [F] -> [cells]."""
     total = np.bincount(cell, share)

@@ -612,7 +612,7 @@ def test_least_squares_is_refused_for_norms():
         learn(dps(normalised=True), PROBLEM, LEVELS, search=Search(optimizer="lm"))
 
 
-def test_large_blocks_are_searched_from_the_two_baselines():
+def test_one_large_block_is_searched_from_two_starts():
     """By least squares, which ends no higher than L-BFGS from the same starts."""
     problem = one_block("inpaint", 10).problem
     found = learn(dps(), problem, LEVELS, search=Search(max_iterations=40))

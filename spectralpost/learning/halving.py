@@ -1,4 +1,5 @@
 """Searches of many losses side by side, quickly: what a sweep does, and `Search(explore=False)`.
+Also of one loss of large blocks, where generations would take minutes.
 
 Successive halving (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
 Hyperparameter Optimization", AISTATS 2016): on a problem of few bins, all starts of a loss go some
