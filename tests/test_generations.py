@@ -272,6 +272,30 @@ def test_many_steps_begin_with_every_second(monkeypatch):
     assert half.basis["zeta"].shape == (4, 4)
 
 
+def test_long_refining_goes_on_with_the_best(monkeypatch):
+    """After a look the best two of three, as they are; the first of them is what is returned."""
+    for name, value in (("SHORT", 2), ("LONG", 1), ("BEST", 2)):
+        monkeypatch.setattr(generations, name, value)
+    advance, looks = generations.Watch.advance, []
+
+    def watched(self, loss, lanes, method, record, left):
+        before = np.array(lanes.vector)
+        after = advance(self, loss, lanes, method, record, left)
+        if record is self.refined:
+            looks.append((before, np.array(after.vector), np.array(after.loss)))
+        return after
+
+    monkeypatch.setattr(generations.Watch, "advance", watched)
+    result = learn(dps(), PROBLEM, LEVELS, **BARE)
+    assert [len(before) for before, *_ in looks] == [3] + [2] * (len(looks) - 1)
+    assert len(looks) > 2 and result.converged
+    _, vectors, losses = looks[0]
+    np.testing.assert_array_equal(looks[1][0], vectors[np.argsort(losses)[:2]])
+    _, vectors, losses = looks[-1]
+    np.testing.assert_array_equal(result.final_losses, np.sort(losses))
+    np.testing.assert_array_equal(result.kept["zeta"], vectors[np.argsort(losses)])
+
+
 DOZEN = {"search": FEW._replace(starts=12)}  # three may agree by chance
 
 

@@ -31,6 +31,9 @@ SHORT = 20  # from twice as many steps on, every second level is explored first
 # within 1 %, so that only nearly all of them say that there is one place to go to.
 AGREED, EASY = 2 / 3, 0.9
 KEPT = 12  # parents of a generation
+# Refining many steps that still gains after so many looks goes on for long: with so many of the
+# best alone, which pays for another program.
+LONG, BEST = 3, 4
 LEAST_SQUARES = Method("lm", 0.0)
 
 # Children of a good schedule: what is added to its unconstrained numbers, and its size. "smooth":
@@ -244,13 +247,17 @@ def generations(
 def refine(
     loss: Loss, method: Method, starts: np.ndarray, search: Search, watch: Watch
 ) -> tuple[Lanes, bool]:
-    """Searches from all starts, side by side, until the best of them no longer gains."""
+    """Searches from all starts, side by side, until the best of them no longer gains: those that
+    went on to the end, and whether it ended by itself."""
     vectors = np.asarray(starts, loss.parameters.levels.alpha.dtype)
     lanes = begin(method, vectors)
     if watch.interrupted:  # what there is, with its losses
         return lanes._replace(loss=losses_of(loss, vectors)), False
-    best = np.inf
+    best, many = np.inf, num_steps_of(loss.parameters.levels) >= 2 * SHORT
     for done in range(1, search.max_chunks + 1):
+        if many and done == LONG + 1:
+            first = np.argsort(np.asarray(lanes.loss))[:BEST]
+            lanes = jax.tree.map(lambda leaf: np.asarray(leaf)[first], lanes)  # noqa: B023
         before = jax.tree.map(np.array, lanes)  # the search may reuse the lanes' memory
         after = watch.advance(loss, lanes, method, watch.refined, search.max_chunks - done)
         if after is None:
