@@ -270,29 +270,28 @@ def eigh(symmetric: Array) -> tuple[Array, Array]:
 
 
 def reflection(h: np.ndarray) -> np.ndarray:
-    """For each row of h [..., k], >= 0, the v of the symmetric orthogonal matrix
+    """For each row of h [..., k], >= 0, the v, |v| = 1, of the symmetric orthogonal matrix
 
-        W = 2 v v^T / |v|^2 - 1,      W h = |h| e_1.
+        W = 2 v v^T - 1,      W h = |h| e_1.
 
-    Householder's, with the sign that never cancels: v = h / |h| + e_1, |v|^2 >= 2.
+    Householder's, with the sign that never cancels: v ~ h / |h| + e_1, the square of which is >= 2.
     """
     first = np.zeros_like(h)
     first[..., 0] = 1
     norm = np.linalg.norm(h, axis=-1, keepdims=True)
-    return np.divide(h, norm, out=np.zeros_like(h), where=norm > 0) + first
+    v = np.divide(h, norm, out=np.zeros_like(h), where=norm > 0) + first
+    return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
-def reflected(v: np.ndarray, x: Array) -> Array:
+def reflected(v: Array, x: Array) -> Array:
     """W x, by rows: see `reflection`."""
-    unit = v / np.linalg.norm(v, axis=-1, keepdims=True)
-    unit = jnp.broadcast_to(unit.astype(x.dtype), x.shape)
-    return 2 * unit * jnp.sum(unit * x, axis=-1, keepdims=True) - x
+    v = jnp.broadcast_to(v.astype(x.dtype), x.shape)
+    return 2 * v * jnp.sum(v * x, axis=-1, keepdims=True) - x
 
 
 def reflection_matrix(v: np.ndarray) -> np.ndarray:
     """W of `reflection`: [..., k, k]."""
-    outer = v[..., :, None] * v[..., None, :]
-    return 2 * outer / np.sum(v**2, axis=-1)[..., None, None] - np.eye(v.shape[-1])
+    return 2 * v[..., :, None] * v[..., None, :] - np.eye(v.shape[-1])
 
 
 def congruence(gain: Array, cov: Array | None = None) -> Array:

@@ -8,6 +8,7 @@ into U.
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -126,8 +127,16 @@ def gaussian_on_grid(shape: tuple[int, ...], std: float) -> np.ndarray:
 
 def hartley(x: Any, axes: tuple[int, ...]) -> Any:
     """The Hartley transform of an array of NumPy or JAX along some axes; its own inverse."""
+    return (_hartley if namespace(x) is np else _compiled_hartley)(x, axes)
+
+
+def _hartley(x: Any, axes: tuple[int, ...]) -> Any:
     transformed = namespace(x).fft.fftn(x, axes=axes, norm="ortho")
     return transformed.real - transformed.imag
+
+
+# One program and not eight, where nothing around it is compiled.
+_compiled_hartley = jax.jit(_hartley, static_argnames="axes")
 
 
 def hartley_matrix(shape: tuple[int, ...]) -> np.ndarray:
@@ -175,10 +184,6 @@ def by_frequency(
     """Frequencies are multiplied by response, real and even, and phase, Hermitian: [*shape]."""
     shape, axes = response.shape, tuple(range(-response.ndim, 0))
 
-    def shift(x: Array, phase: np.ndarray) -> Array:
-        transformed = jnp.fft.fftn(x, axes=axes)
-        return jnp.fft.ifftn(scale(phase, transformed), axes=axes).real
-
     def flat(x: Array) -> Array:
         return x.reshape(*x.shape[: -len(shape)], -1)
 
@@ -194,10 +199,17 @@ def by_frequency(
             lambda x: flat(hartley(x, axes)), lambda modes: hartley(grid(modes), axes)
         ),
         measurements=Orthogonal(
-            lambda y: flat(hartley(shift(y, np.conj(phase)), axes)),
-            lambda modes: shift(hartley(grid(modes), axes), phase),
+            lambda y: flat(hartley(_filtered(y, np.conj(phase)), axes)),
+            lambda modes: _filtered(hartley(grid(modes), axes), phase),
         ),
     )
+
+
+@jax.jit
+def _filtered(x: Array, transfer: np.ndarray) -> Array:
+    """Frequencies are multiplied by what is given for a plane, Hermitian."""
+    axes = tuple(range(-transfer.ndim, 0))
+    return jnp.fft.ifftn(scale(transfer, jnp.fft.fftn(x, axes=axes)), axes=axes).real
 
 
 def _wrapped_axes(shape: tuple[int, ...]) -> list[np.ndarray]:

@@ -10,6 +10,7 @@ rank one in a block, V^T is the reflection that takes a to |a| e_1, and the prio
 it: no matrix of a block is needed to change coordinates.
 """
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -141,30 +142,12 @@ def _decimated(options: dict, kernel: np.ndarray, factor: int) -> Degradation:
     """Circular convolution with a kernel on the whole grid, origin at index 0, then [::factor]."""
     shape, dims = kernel.shape, kernel.ndim
     low, k = tuple(n // factor for n in shape), factor**dims
-    axes = tuple(range(-dims, 0))
     magnitude, phase = transfer_and_phase(kernel)
     a = aliased(magnitude, factor, dims) / np.sqrt(k)
     v = reflection(np.asarray(a))
     response = np.zeros(a.shape)
     response[:, 0] = np.linalg.norm(a, axis=1)
     response[response < RESPONSE_FLOOR * response.max()] = 0
-
-    def to_modes(x: Array) -> Array:
-        found = scale(phase, jnp.fft.fftn(x, axes=axes, norm="ortho"))
-        return reflected(v, aliased(found.real - found.imag, factor, dims))
-
-    def from_modes(modes: Array) -> Array:
-        along = unaliased(reflected(v, modes), factor, shape)
-        mirrored = jnp.roll(jnp.flip(along, axes), (1,) * dims, axes)
-        found = jax.lax.complex((along + mirrored) / 2, (mirrored - along) / 2)
-        return jnp.fft.ifftn(scale(np.conj(phase), found), axes=axes, norm="ortho").real
-
-    def to_measured(y: Array) -> Array:
-        first = hartley(y, axes).reshape(*y.shape[: y.ndim - dims], -1, 1)
-        return jnp.pad(first, [(0, 0)] * (first.ndim - 1) + [(0, k - 1)])
-
-    def from_measured(modes: Array) -> Array:
-        return hartley(modes[..., 0].reshape(*modes.shape[:-2], *low), axes)
 
     def eigenvectors() -> Eigenvectors:
         places = np.arange(kernel.size).reshape(shape)
@@ -175,8 +158,48 @@ def _decimated(options: dict, kernel: np.ndarray, factor: int) -> Degradation:
         options,
         shape,
         response,
-        signals=Orthogonal(to_modes, from_modes),
-        measurements=Orthogonal(to_measured, from_measured),
+        signals=Orthogonal(
+            lambda x: _to_modes(x, phase, v, factor),
+            lambda modes: _from_modes(modes, phase, v, factor),
+        ),
+        measurements=Orthogonal(
+            lambda y: _to_first(y, dims, k), lambda modes: _from_first(modes, low)
+        ),
         measured=low,
         make_eigenvectors=eigenvectors,
     )
+
+
+# The changes of coordinates. Each is one program for all images of a size, whatever the kernel.
+
+
+@partial(jax.jit, static_argnames="factor")
+def _to_modes(x: Array, phase: Array, v: Array, factor: int) -> Array:
+    axes = _last(phase.ndim)
+    found = scale(phase, jnp.fft.fftn(x, axes=axes, norm="ortho"))
+    return reflected(v, aliased(found.real - found.imag, factor, phase.ndim))
+
+
+@partial(jax.jit, static_argnames="factor")
+def _from_modes(modes: Array, phase: Array, v: Array, factor: int) -> Array:
+    axes = _last(phase.ndim)
+    along = unaliased(reflected(v, modes), factor, phase.shape)
+    mirrored = jnp.roll(jnp.flip(along, axes), (1,) * len(axes), axes)
+    found = jax.lax.complex((along + mirrored) / 2, (mirrored - along) / 2)
+    return jnp.fft.ifftn(scale(jnp.conj(phase), found), axes=axes, norm="ortho").real
+
+
+@partial(jax.jit, static_argnames=("dims", "k"))
+def _to_first(y: Array, dims: int, k: int) -> Array:
+    """The Hartley transform of measurements: the first of each block of k."""
+    first = hartley(y, _last(dims)).reshape(*y.shape[: y.ndim - dims], -1, 1)
+    return jnp.pad(first, [(0, 0)] * (first.ndim - 1) + [(0, k - 1)])
+
+
+@partial(jax.jit, static_argnames="low")
+def _from_first(modes: Array, low: tuple[int, ...]) -> Array:
+    return hartley(modes[..., 0].reshape(*modes.shape[:-2], *low), _last(len(low)))
+
+
+def _last(dims: int) -> tuple[int, ...]:
+    return tuple(range(-dims, 0))
