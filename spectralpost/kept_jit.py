@@ -5,6 +5,8 @@ half of the time of a search in a fresh process (`benchmarks/startup.py`). Here 
 is kept, found by what it depends on: the sources of this package, the versions of JAX's, the
 machine, JAX's settings, and the arguments' structure, shapes and static values. Where one of these
 is a function of somebody else, whose source may change, nothing is kept and `jax.jit` does it.
+Where the sources have changed it is traced once more; if that gives the same program, it is the
+same executable.
 """
 
 import hashlib
@@ -49,7 +51,13 @@ def kept_jit(
     In other programs (under jit, vmap, a derivative), on several devices, or without a folder for
     programs it is `jax.jit`.
     """
-    jitted = jax.jit(function, static_argnames=static_argnames, donate_argnames=donate_argnames)
+    # An executable is known by its program's text, which has to say which arguments it takes.
+    jitted = jax.jit(
+        function,
+        static_argnames=static_argnames,
+        donate_argnames=donate_argnames,
+        keep_unused=True,
+    )
     signature = inspect.signature(function)
     names = {static_argnames} if isinstance(static_argnames, str) else set(static_argnames)
     called = f"{function.__module__}.{function.__qualname__}"
@@ -72,8 +80,8 @@ def kept_jit(
         program = compiled.in_this_process.get(key)
         if program is None:
             name = _name(called, static, structure, shapes, settings)
-            lower = lambda: jitted.lower(*bound.args)  # noqa: E731
-            program = jitted if name is None else _program(store, name, lower)
+            trace = lambda: jitted.trace(*bound.args)  # noqa: E731
+            program = jitted if name is None else _program(store, name, trace)
             compiled.in_this_process[key] = program
         return program(*args, **kwargs) if program is jitted else program(*dynamic.values())
 
@@ -88,31 +96,51 @@ def _on_first_device(leaf: Any) -> bool:
 
 
 def _program(
-    store: compiled.CompiledPrograms, name: str, lower: Callable[[], Any]
+    store: compiled.CompiledPrograms, name: str, trace: Callable[[], Any]
 ) -> Callable[..., Any]:
-    """The program of that name: from the store, else compiled, and kept."""
+    """The program of that name: from the store, else compiled, and kept.
+
+    The store has it by its text, and what that is called by the name and the sources.
+    """
+    of_sources = f"{name}@{_digest(_sources())}"
+    if (found := store.get(of_sources)) is not None:
+        program = _loaded(store.get(found.decode(errors="replace")))
+        if program is not None:
+            return program
+    traced = trace()
+    lowered = traced.lower()
+    text = lowered.as_text()
+    if "callback" in text:  # into Python, at an address of this process
+        return lowered.compile()
+    by_text = f"{name}-{_digest(text.encode(), repr(traced.jaxpr.out_avals).encode())}"
+    program = _loaded(store.get(by_text))
+    if program is None:
+        # What JAX's own cache gives cannot be written a second time.
+        with store.bypassed():
+            program = lowered.compile()
+        from jax.experimental import serialize_executable
+
+        try:
+            entry = pickle.dumps(serialize_executable.serialize(program))
+        except Exception:
+            return program
+        store.put(by_text, zlib.compress(entry, level=1))
+    store.put(of_sources, by_text.encode())
+    return program
+
+
+def _loaded(entry: bytes | None) -> Callable[..., Any] | None:
+    """The executable that was kept; None if there is none, or whatever else is wrong with it: it
+    can be compiled again."""
     from jax.experimental import serialize_executable
 
-    entry = store.get(name)
-    if entry is not None:
-        _load_lapack()
-        # Whatever is wrong with it, it can be compiled again.
-        try:
-            return serialize_executable.deserialize_and_load(*pickle.loads(zlib.decompress(entry)))
-        except Exception:
-            pass
-    lowered = lower()
-    if "callback" in lowered.as_text():  # into Python, at an address of this process
-        return lowered.compile()
-    # What JAX's own cache gives cannot be written a second time.
-    with store.bypassed():
-        program = lowered.compile()
+    if entry is None:
+        return None
+    _load_lapack()
     try:
-        entry = pickle.dumps(serialize_executable.serialize(program))
+        return serialize_executable.deserialize_and_load(*pickle.loads(zlib.decompress(entry)))
     except Exception:
-        return program
-    store.put(name, zlib.compress(entry, level=1))
-    return program
+        return None
 
 
 @cache
@@ -129,7 +157,7 @@ def _name(
     shapes: tuple[str, ...],
     settings: tuple[Any, ...],
 ) -> str | None:
-    """How the program is called in the store; None if it depends on what is not known."""
+    """What is called, and all that it depends on but the sources; None if some is not known."""
     file = io.BytesIO()
     # Of protocol 2, which names each function and class that it refers to in one opcode.
     pickler = pickle.Pickler(file, protocol=2)
@@ -142,10 +170,14 @@ def _name(
     for opcode, named, _ in pickletools.genops(written):
         if opcode.name == "GLOBAL" and str(named).split(" ")[0].partition(".")[0] not in KNOWN:
             return None
-    digest = hashlib.blake2b(written, digest_size=20)
-    digest.update(repr((shapes, settings)).encode())
-    digest.update(_surroundings())
-    return f"{function}-{digest.hexdigest()}"
+    return f"{function}-{_digest(written, repr((shapes, settings)).encode(), _surroundings())}"
+
+
+def _digest(*parts: bytes) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def _settings() -> tuple[Any, ...]:
@@ -158,18 +190,23 @@ def _settings() -> tuple[Any, ...]:
 
 
 @cache
-def _surroundings() -> bytes:
-    """What programs depend on besides their arguments: sources, versions, machine."""
+def _sources() -> bytes:
+    """Those of this package."""
     digest = hashlib.blake2b()
     folder = Path(__file__).parent
     for path in sorted(folder.rglob("*.py")):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.digest()
+
+
+@cache
+def _surroundings() -> bytes:
+    """What executables depend on besides program and arguments: versions, machine."""
     device = jax.devices()[0]
     about = [metadata.version(name) for name in ("jax", "jaxlib", "numpy", "optax")]
     about += [device.platform, device.device_kind, device.client.platform_version]
     about += [platform.machine(), platform.processor(), os.environ.get("XLA_FLAGS", "")]
-    digest.update("\0".join(about).encode() + _instructions())
-    return digest.digest()
+    return "\0".join(about).encode() + _instructions()
 
 
 def _instructions() -> bytes:

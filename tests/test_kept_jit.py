@@ -45,7 +45,8 @@ LEVELS = sp.vp_linear(3)
 
 
 def kept(folder, name):
-    return sorted(folder.glob(f"*.{name}-*{SUFFIX}"))
+    """Files of its executables, not those that say which one is of which sources."""
+    return sorted(file for file in folder.glob(f"*.{name}-*{SUFFIX}") if "@" not in file.name)
 
 
 def loss(problem, sampler=DPS, objective=wasserstein2):
@@ -155,6 +156,39 @@ def test_what_a_program_depends_on(change, folder, problem, quick, monkeypatch):
     assert len(kept(folder, "evaluate")) == 2
 
 
+def test_other_sources_of_the_same_program(folder, problem, quick, monkeypatch):
+    """It is traced, compared, and found: once."""
+    found = loss(problem)
+    monkeypatch.setattr(kept_jit, "_sources", lambda: b"with another comment")
+    monkeypatch.delattr(jax.stages.Lowered, "compile")
+    assert traces_of("evaluate", partial(loss, problem)) == (1, found)
+    assert traces_of("evaluate", partial(loss, problem)) == (0, found)
+    assert len(kept(folder, "evaluate")) == 1
+
+
+def test_programs_that_differ_in_what_they_take(folder, monkeypatch):
+    """Or in what they give back: nothing is taken for its like."""
+    store, numbers = compiled.store(), (np.ones(()), np.asarray(2.0))
+    assert store is not None
+    functions = [
+        lambda a, b: a + 1,
+        lambda a, b: b + 1,
+        lambda a, b: (a + 1, a),
+        lambda a, b: {"a": a + 1},
+        lambda a, b: a + 2 - 1 if a is None else a + 1,  # the first
+    ]
+    expected = [2, 3, (2, 1), {"a": 2}, 2]
+    for (number, function), value in zip(enumerate(functions), expected, strict=True):
+        traced = jax.jit(function, keep_unused=True).trace(*numbers)
+        # Of one name, as though the sources had changed.
+        monkeypatch.setattr(kept_jit, "_sources", str(number).encode)
+        program = kept_jit._program(store, "a.taking-1", lambda it=traced: it)
+        assert program(*numbers) == value
+        again = kept_jit._program(store, "a.taking-1", pytest.fail)
+        assert again(*numbers) == value
+    assert len(kept(folder, "taking")) == 5 - 1
+
+
 def test_equal_things_have_one_name():
     """Whether two names are one object or two differs from process to process."""
     one = "".join(["a", "b"])
@@ -184,10 +218,10 @@ def test_calls_of_python_are_not_kept(folder):
 
     store = compiled.store()
     assert store is not None
-    lowered = jax.jit(program).lower(np.ones(()))
-    assert kept_jit._program(store, "a.calling-1", lambda: lowered)(np.ones(())) == 2
+    traced = jax.jit(program).trace(np.ones(()))
+    assert kept_jit._program(store, "a.calling-1", lambda: traced)(np.ones(())) == 2
     assert kept(folder, "calling") == []
-    alike = jax.jit(lambda x: x + 1).lower(np.ones(()))
+    alike = jax.jit(lambda x: x + 1).trace(np.ones(()))
     assert kept_jit._program(store, "a.adding-1", lambda: alike)(np.ones(())) == 2
     assert len(kept(folder, "adding")) == 1
 
