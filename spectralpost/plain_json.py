@@ -81,6 +81,9 @@ def plain(value: Any, at: tuple[str | int, ...] = ()) -> Any:
                 raise InputError(f"{_field(at)}: the key {key!r} is not a text")
         return {key: plain(one, (*at, key)) for key, one in value.items()}
     if isinstance(value, list | tuple):
+        # Most values are in lists of numbers, none of which has anything to say.
+        if all(type(one) in (float, int) and abs(one) < LARGEST_WHOLE for one in value):
+            return list(value)
         return [plain(one, (*at, i)) for i, one in enumerate(value)]
     if hasattr(value, "tolist"):
         return plain(value.tolist(), at)

@@ -122,8 +122,9 @@ def test_every_entry_is_a_schedule(sampler, tmp_path):
                 100 * (energy["learned"] / energy["tuned"] - 1), abs=rounding
             )
         path = tmp_path / f"{entry.name}.json"
-        save_schedule(path, gallery_schedule(entry))  # which checks all of it
-        assert load_schedule(path) == gallery_schedule(entry.name)
+        schedule = gallery_schedule(entry)
+        save_schedule(path, schedule)  # which checks all of it
+        assert load_schedule(path) == schedule
     tasks = {(entry.task, entry.sigma_y) for entry in entries}
     steps = {entry.steps for entry in entries}
     names = {entry.name for entry in entries}

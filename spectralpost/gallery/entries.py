@@ -22,6 +22,7 @@ from ..files import whole_file
 from ..noise import TRAIN_STEPS, NoiseLevel, vp_linear
 from ..plain_json import plain, read_json
 from ..prior import Prior, power_law
+from ..samplers import SAMPLERS
 from ..schedule_file import Schedule
 from ..signatures import options_of
 
@@ -114,11 +115,13 @@ def gallery_entries(folder: str | os.PathLike[str] = FOLDER) -> tuple[Entry, ...
 
 def entry_of(name: str, folder: str | os.PathLike[str] = FOLDER) -> Entry:
     """The entry of that name, or InputError."""
-    known = {entry.name: entry for entry in gallery_entries(folder)}
-    if name not in known:
-        like = difflib.get_close_matches(name, known, 3, 0.0)
-        raise InputError(f"name = {name!r}: not in the gallery; it has, such as {', '.join(like)}")
-    return known[name]
+    sampler = name.partition("-")[0]
+    path = Path(folder) / f"{sampler}.json"
+    for entry in _read(path) if sampler in SAMPLERS and path.exists() else ():
+        if entry.name == name:
+            return entry
+    like = difflib.get_close_matches(name, [one.name for one in gallery_entries(folder)], 3, 0.0)
+    raise InputError(f"name = {name!r}: not in the gallery; it has, such as {', '.join(like)}")
 
 
 def gallery_schedule(entry: Entry | str) -> Schedule:
