@@ -88,12 +88,19 @@ def drop_compiled_programs_if_crowded() -> None:
     from disk.
     """
     try:
-        maps = Path("/proc/self/maps").read_bytes().count(b"\n")
         most = int(Path("/proc/sys/vm/max_map_count").read_text())
     except (OSError, ValueError):  # other systems have no such limit
         return
-    if maps > CROWDED * most:
+    if num_memory_maps() > CROWDED * most:
         drop_compiled_programs()
+
+
+def num_memory_maps() -> int:
+    """Of this process, where the system says so, else 0."""
+    try:
+        return Path("/proc/self/maps").read_bytes().count(b"\n")
+    except OSError:
+        return 0
 
 
 def user_folder() -> Path:

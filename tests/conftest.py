@@ -30,7 +30,11 @@ import jax
 import pytest
 from compiling import KEPT, quick_compilation
 
-from spectralpost.compiled import drop_compiled_programs, keep_compiled_programs
+from spectralpost.compiled import (
+    drop_compiled_programs,
+    keep_compiled_programs,
+    num_memory_maps,
+)
 
 keep_compiled_programs(KEPT)
 jax.config.update("jax_enable_x64", True)
@@ -42,19 +46,22 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 20, 20)
 
 
+MANY_MAPS = 8000  # which come with 2 GB
+
 # Of glibc: else what one file needed stays with the worker.
 return_free_memory = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
 
 
 @pytest.fixture(autouse=True, scope="module")
 def forget_compiled():
-    """Drop compiled programs after each file. Each takes dozens of the 65,530 memory maps that
+    """Drop compiled programs once they are many. Each takes dozens of the 65,530 memory maps that
     Linux grants a process, and XLA ends in a segmentation fault when there are no more."""
     yield
-    drop_compiled_programs()
-    gc.collect()
-    if return_free_memory is not None:
-        return_free_memory(0)
+    if num_memory_maps() > MANY_MAPS:
+        drop_compiled_programs()
+        gc.collect()
+        if return_free_memory is not None:
+            return_free_memory(0)
 
 
 @pytest.fixture
