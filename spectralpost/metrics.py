@@ -32,6 +32,7 @@ from .algebra import (
 )
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
+from .kept_jit import kept_jit
 from .problem import (
     Problem,
     ideal_posterior,
@@ -80,7 +81,7 @@ def wasserstein2(problem: Problem, transfer: Transfer, y: ArrayLike | None = Non
         return jnp.sum(wasserstein2_residuals(problem, transfer) ** 2)
     ideal = ideal_posterior(problem)
     if y is None:
-        bias2 = diagonal(_bias_cov(problem, transfer, ideal.gain)) + transfer.offset**2
+        bias2 = mode_error(problem, transfer).bias2
     else:
         y = as_floating("y", y, ideal.gain.dtype)
         bias2 = (apply_gain(transfer.data_gain - ideal.gain, y) + transfer.offset) ** 2
@@ -285,17 +286,16 @@ def optimal_tradeoff(problem: Problem) -> Tradeoff:
     return Tradeoff(per_pixel(problem, ideal.var), perception(problem, mean))
 
 
+@kept_jit
 def image_mse(problem: Problem, transfer: Transfer, x_0: ArrayLike, num_samples: int = 1) -> Array:
-    """E ||output - x_0||^2 per pixel for one given image x_0, over all noise only.
+    """E ||output - x_0||^2 per pixel for one image x_0 ([F] | [B, k], relative to the mean).
 
-    Of the mean of `num_samples` outputs for one measurement. x_0 [F] | [B, k] in mode coordinates,
-    relative to the mean. A linear prediction, so it holds for an image that does not follow the
-    prior, as long as the Gaussian denoiser is used.
+    Of the mean of `num_samples` outputs. For any image, as long as the Gaussian denoiser is used.
     """
-    x_0 = as_floating("x_0", x_0, problem.spectrum.dtype)
+    x_0, num = (as_floating("x_0", x, problem.spectrum.dtype) for x in (x_0, num_samples))
     bias = apply_gain(transfer.data_gain, problem.response * x_0) - x_0 + transfer.offset
     noise = congruence(transfer.data_gain, measurement_noise(problem))
-    return per_pixel(problem, bias**2 + diagonal(noise + output_cov(transfer) / num_samples))
+    return per_pixel(problem, bias**2 + diagonal(noise + output_cov(transfer) / num))
 
 
 def _shared_out(problem: Problem, parts: list[Array]) -> Array:

@@ -130,8 +130,8 @@ def restore(
         for i in range(0, keys.size, batch_size):
             # The last batch is filled up with its last image: one shape, so one program.
             rows = np.minimum(np.arange(i, i + min(batch_size, keys.size)), keys.size - 1)
-            few = images[rows % images.shape[0]]
-            part = run(arrays, few, levels, guidance, sigma_y, keys[rows][None])[0]
+            few, its_keys = _taken(images, rows % images.shape[0]), _taken(keys, rows)
+            part = run(arrays, few, levels, guidance, sigma_y, its_keys[None])[0]
             if progress is not None:
                 jax.block_until_ready(part)
                 progress(min(i + batch_size, keys.size), keys.size)
@@ -191,6 +191,11 @@ def simulate(
         mean += gap * (batch_size / total)
         count = total
     return Moments(jnp.asarray(mean), jnp.asarray(squares) / (count - 1), count)
+
+
+@jax.jit
+def _taken(array: Array, rows: Array) -> Array:
+    return array[rows]
 
 
 def _noise_strength(sigma_y: ArrayLike, dtype: np.dtype, *, zero_allowed: bool = False) -> Array:
