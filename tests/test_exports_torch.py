@@ -1,5 +1,5 @@
 """Exported files themselves, run in PyTorch: beside stand-ins for the classes of the official codes
-that they extend, and with azula and deepinv themselves.
+that they extend, and with azula, deepinv and diffusers themselves.
 
 As in tests/test_exports.py all inputs of a run go through it as one batch, whose law has the W2
 that the schedule promises. Norms have the value of the mean-field closure and the gradient u / R.
@@ -302,6 +302,66 @@ def test_diffusers(name, degradation, options, kind, monkeypatch):
     scheduler.alphas_cumprod = LEVELS
     with pytest.raises(ValueError, match="scheduler"):
         code.restore(unet, scheduler, run.y, A, shape)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "sample"])
+def test_diffusers_scheduler(kind, monkeypatch):
+    """Levels, noise and velocity are those of its DDPMScheduler, with the betas that it has by
+    itself, in single precision."""
+    diffusers = pytest.importorskip("diffusers")
+    one, run = schedule("dps", BLUR), TorchProbes(BLUR)
+    code = executed(exported(one, "diffusers"))
+    scheduler = diffusers.DDPMScheduler(prediction_type=kind)
+
+    def unet(x, t):
+        time = t.reshape(1)
+        unit, none = torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1)
+        alpha, sigma = (scheduler.add_noise(*one, time) for one in ((unit, none), (none, unit)))
+        x_hat = run.images(run.denoise(x.flatten(1), float(alpha), float(sigma)))
+        eps = (x - alpha * x_hat) / sigma
+        velocity = scheduler.get_velocity(x_hat, eps, time)
+        kinds = {"epsilon": eps, "v_prediction": velocity, "sample": x_hat}
+        return SimpleNamespace(sample=kinds[kind])
+
+    monkeypatch.setattr(torch, "randn", run.noise_images)
+    A = lambda x: run.A(x.flatten(1))  # noqa: E731
+    x = code.restore(unet, scheduler, run.y, A, (run.rows, 1, *SHAPE))
+    close(run.w2(x), promised(one), SINGLE)
+
+
+@pytest.mark.parametrize("kind", ["epsilon", "v_prediction"])
+def test_diffusers_pipeline(kind):
+    """A network of its own that predicts the variance as well, of which the pipeline's scheduler
+    says what x_0 is: the same image."""
+    diffusers = pytest.importorskip("diffusers")
+    code = executed(exported(schedule("pigdm", HALF), "diffusers"))
+    torch.manual_seed(0)
+    unet = diffusers.UNet2DModel(
+        in_channels=1,
+        out_channels=2,
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        norm_num_groups=4,
+        down_block_types=("DownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "UpBlock2D"),
+    )
+    own = diffusers.DDPMScheduler(prediction_type=kind, clip_sample=False)
+    pipe = diffusers.DDPMPipeline(unet.eval(), own)
+
+    def estimate(x, t):
+        out = pipe.unet(x, t).sample[:, :1]
+        return SimpleNamespace(sample=own.step(out, int(t), x).pred_original_sample)
+
+    shape, A = (2, 1, 16, 16), lambda x: (x[..., ::2] + x[..., 1::2]) / 2
+    y = torch.randn(2, 1, 16, 8)
+    config = SimpleNamespace(prediction_type="sample")
+    of_images = SimpleNamespace(alphas_cumprod=own.alphas_cumprod, config=config)
+    found = [
+        code.restore(*network, y, A, shape, generator=torch.Generator().manual_seed(1))
+        for network in ((pipe.unet, pipe.scheduler), (estimate, of_images))
+    ]
+    assert found[0].shape == shape and bool(found[0].isfinite().all())
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5 * float(found[1].std()))
 
 
 # ------------------------------------------------------------------------------ azula and deepinv
