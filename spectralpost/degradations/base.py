@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -123,6 +124,7 @@ class Degradation:
         return hash(self.digest)
 
 
+@jax.jit
 def scale(factor: Array | np.ndarray, x: Array) -> Array:
     return jnp.broadcast_to(factor.astype(x.dtype), x.shape) * x
 

@@ -46,17 +46,22 @@ def report_figure(
     schedule, history, gain, spread = figure.subplots(2, 2).ravel()
     _draw_schedule(schedule, levels, result, sensitivity or {})
     _draw_history(history, result, objective)
-    last = partial(jax.tree.map, lambda leaf: leaf[-len(f) :] if leaf.ndim else leaf)
+    # On the host, where small work compiles nothing.
+    last = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[-len(f) :] if leaf.ndim else leaf)
     problem, transfers = last(problem), {label: last(one) for label, one in transfers.items()}
-    ideal = ideal_posterior(problem)
-    gains = {"true posterior": ideal.gain}
-    gains |= {label: one.data_gain for label, one in transfers.items()}
-    gains = {label: _along_prior(problem, _of_signal(problem, one)) for label, one in gains.items()}
-    covs = {"true posterior": ideal.cov}
-    covs |= {label: output_cov(one) for label, one in transfers.items()}
+    with np.errstate(over="ignore", invalid="ignore"):  # of unstable samplers
+        ideal = ideal_posterior(problem)
+        gains = {"true posterior": ideal.gain}
+        gains |= {label: one.data_gain for label, one in transfers.items()}
+        gains = {
+            label: _along_prior(problem, _of_signal(problem, one)) for label, one in gains.items()
+        }
+        covs = {"true posterior": ideal.cov}
+        covs |= {label: output_cov(one) for label, one in transfers.items()}
+        spreads = {label: np.sqrt(_along_prior(problem, one)) for label, one in covs.items()}
     for label in gains:
         _draw_spectrum(gain, f, gains[label], label)
-        _draw_spectrum(spread, f, np.sqrt(_along_prior(problem, covs[label])), label)
+        _draw_spectrum(spread, f, spreads[label], label)
     gain.set_title("How much of the photograph comes back")
     gain.set_ylabel("gain from $x_0$ to the output's mean")
     spread.set(title="How much the outputs differ from each other", yscale="log")
@@ -106,7 +111,7 @@ def _gain_limits(gains: dict[str, np.ndarray]) -> tuple[float, float]:
 def _draw_schedule(
     axes: "Axes", levels: NoiseLevel, result: LearnResult, sensitivity: Guidance
 ) -> None:
-    position = np.asarray(log_snr(step_pairs(levels)[0]))
+    position = log_snr(step_pairs(jax.tree.map(np.asarray, levels))[0])
     curves = {
         "published default": result.baseline_guidance["heuristic"],
         "tuned constant": result.baseline_guidance["tuned_constant"],

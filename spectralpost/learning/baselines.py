@@ -12,7 +12,7 @@ from jax import Array
 from ..errors import InputError
 from ..kept_jit import kept_jit
 from ..metrics import Objective, wasserstein2
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, num_steps_of
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
@@ -20,11 +20,13 @@ from ..transfer import sampler_transfer
 from .guidance import constant_grid
 from .lanes import FEW
 from .levenberg_marquardt import finite
-from .loss import Loss
+from .loss import Loss, is_dense
+from .parameters import schedule_of
 
 EVERYWHERE = np.log(1e4)  # how far logs of constants are from those of the published ones at most
 NEAR = 0.2  # how far the best one on few bins may be from the best on the whole problem
 WORSE = 1.02  # on few bins: such a constant is not the best on the whole problem
+SOON = 100_000  # modes times steps of which two hundred losses take less than compiling for bins
 ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
 
 
@@ -82,13 +84,18 @@ def tuned_constant(loss: Loss, given: Guidance) -> tuple[Guidance, float]:
     """
     if not loss.parameters.weights:
         return given, float(jax.jit(Loss.of_guidance)(loss, given))
-    coarse = loss.coarse
+    parameters, problems = loss.parameters, loss.problems
+    soon = problems.spectrum.size * num_steps_of(parameters.levels) <= SOON
+    coarse = None if soon and not is_dense(problems) else loss.coarse
     one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
-    found, least = tuned_constants(one(loss), one(given), None if coarse is None else one(coarse))
+    found, least = _best_of_each(one(loss), one(given), None if coarse is None else one(coarse))
+    logs, log_factor, take = (np.asarray(part)[0] for part in found)
     if not np.isfinite(least[0]):
-        name = loss.parameters.sampler.name
+        name = parameters.sampler.name
         raise InputError(f"no constant weight of {name} has a finite loss on this problem")
-    return jax.tree.map(lambda leaf: leaf[0], found), float(least[0])
+    if take:
+        return schedule_of(parameters, logs).guidance, float(least[0])
+    return _published(loss, float(np.exp(log_factor)), given), float(least[0])
 
 
 def tuned_constants(
@@ -99,6 +106,15 @@ def tuned_constants(
     coarse: the same on few bins (`Loss.coarse`), where it is looked for everywhere; then near what
     is found there. A loss that is nowhere finite is infinite here, and its schedule none.
     """
+    found, least = _best_of_each(losses, given, coarse)
+    return _schedules(losses, given, *found), least
+
+
+def _best_of_each(
+    losses: Loss, given: Guidance, coarse: Loss | None
+) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray]:
+    """What `_chosen` makes the best schedules of: logs [N, weights], log_factors and take, [N]; and
+    their losses, [N]."""
     cells, dtype = len(losses.power), losses.parameters.levels.alpha.dtype
     weights = len(losses.parameters.weights)
     everywhere = np.full(cells, EVERYWHERE)
@@ -133,7 +149,7 @@ def tuned_constants(
     (constants, least), (log_factors, least_published) = found
     take = least <= least_published
     logs = constants.astype(dtype), log_factors[:, 0].astype(dtype)
-    return _schedules(losses, given, *logs, take), np.where(take, least, least_published)
+    return (*logs, take), np.where(take, least, least_published)
 
 
 def _zoom(
@@ -203,16 +219,16 @@ def _chosen(loss: Loss, given: Guidance, logs: Array, log_factor: Array, take: A
     """The constants that logs stand for where they are to be taken, else the published default
     times exp(log_factor)."""
     flat = loss.parameters.schedule(logs).guidance
-    published = _published(loss, log_factor, given)
+    published = _published(loss, jnp.exp(log_factor), given)
     return {name: jnp.where(take, flat[name], published[name]) for name in flat}
 
 
-def _published(loss: Loss, log_factor: Array, given: Guidance) -> Guidance:
-    """The published default times exp(log_factor) in the free weights, the others as given.
+def _published(loss: Loss, factor: float | Array, given: Guidance) -> Guidance:
+    """The published default, its constant times factor, in the free weights, the others as given.
 
     Of several problems that of the first.
     """
     parameters = loss.parameters
     problem = jax.tree.map(lambda leaf: leaf[0], loss.problems)
-    default = parameters.sampler.heuristic(problem, parameters.levels, jnp.exp(log_factor))
+    default = heuristic(parameters.sampler, problem, parameters.levels, factor)
     return given | {name: default[name] for name in parameters.weights}
