@@ -112,14 +112,15 @@ def _program(
     text = lowered.as_text()
     if "callback" in text:  # into Python, at an address of this process
         return lowered.compile()
-    by_text = f"{name}-{_digest(text.encode(), repr(traced.jaxpr.out_avals).encode())}"
+    from jax.experimental import serialize_executable
+
+    outputs = repr((traced.out_info, traced.jaxpr.out_avals))
+    by_text = f"{name}-{_digest(text.encode(), outputs.encode())}"
     program = _loaded(store.get(by_text))
     if program is None:
         # What JAX's own cache gives cannot be written a second time.
         with store.bypassed():
             program = lowered.compile()
-        from jax.experimental import serialize_executable
-
         try:
             entry = pickle.dumps(serialize_executable.serialize(program))
         except Exception:
