@@ -97,6 +97,28 @@ def test_something_is_shipped_and_it_is_small():
     assert len({entry.name for entry in SHIPPED}) == len(SHIPPED)
 
 
+def test_the_page_says_what_there_is():
+    """Numbers of steps, of all sigma_y; `lines` is what docs/gallery.md should have."""
+    blocks = {"x2, x4": ["x2", "x4"], "inpainting": ["inpaint"]}
+    others = [task for task in TASKS if task not in ("x2", "x4", "inpaint")]
+    kinds = {"blurs, denoising": others} | blocks
+    lines = [f"{'':<9}" + "".join(f"{kind:<20}" for kind in kinds)]
+    for sampler in sorted({entry.sampler for entry in SHIPPED}):
+        row = f"{sampler:<9}"
+        for tasks in kinds.values():
+            of_each = {
+                tuple(sorted({e.steps for e in SHIPPED if (e.sampler, e.task) == (sampler, task)}))
+                for task in tasks
+            }
+            assert len(of_each) == 1  # tasks of a kind have the same
+            row += f"{', '.join(map(str, of_each.pop())) or '-':<20}"
+        lines.append(row)
+    page = (Path(__file__).parents[1] / "docs" / "gallery.md").read_text()
+    assert "\n".join(line.rstrip() for line in lines) in page, "\n".join(lines)
+    measured = sum(entry.measured is not None for entry in SHIPPED)
+    assert f"{len(SHIPPED)} schedules, {measured} of them measured" in page
+
+
 @pytest.mark.parametrize("sampler", sorted({entry.sampler for entry in SHIPPED}))
 def test_every_entry_is_a_schedule(sampler, tmp_path):
     """Each is of all sigma_y, loads, and can be stored and read back as it is."""
