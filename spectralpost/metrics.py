@@ -32,7 +32,6 @@ from .algebra import (
 )
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
-from .kept_jit import kept_jit
 from .problem import (
     Problem,
     ideal_posterior,
@@ -286,16 +285,17 @@ def optimal_tradeoff(problem: Problem) -> Tradeoff:
     return Tradeoff(per_pixel(problem, ideal.var), perception(problem, mean))
 
 
-@kept_jit
 def image_mse(problem: Problem, transfer: Transfer, x_0: ArrayLike, num_samples: int = 1) -> Array:
-    """E ||output - x_0||^2 per pixel for one image x_0 ([F] | [B, k], relative to the mean).
+    """E ||output - x_0||^2 per pixel for one given image x_0, over all noise only.
 
-    Of the mean of `num_samples` outputs. For any image, as long as the Gaussian denoiser is used.
+    Of the mean of `num_samples` outputs for one measurement. x_0 [F] | [B, k] in mode coordinates,
+    relative to the mean. A linear prediction, so it holds for an image that does not follow the
+    prior, as long as the Gaussian denoiser is used.
     """
-    x_0, num = (as_floating("x_0", x, problem.spectrum.dtype) for x in (x_0, num_samples))
+    x_0 = as_floating("x_0", x_0, problem.spectrum.dtype)
     bias = apply_gain(transfer.data_gain, problem.response * x_0) - x_0 + transfer.offset
     noise = congruence(transfer.data_gain, measurement_noise(problem))
-    return per_pixel(problem, bias**2 + diagonal(noise + output_cov(transfer) / num))
+    return per_pixel(problem, bias**2 + diagonal(noise + output_cov(transfer) / num_samples))
 
 
 def _shared_out(problem: Problem, parts: list[Array]) -> Array:

@@ -130,7 +130,7 @@ def restore(
         for i in range(0, keys.size, batch_size):
             # The last batch is filled up with its last image: one shape, so one program.
             rows = np.minimum(np.arange(i, i + min(batch_size, keys.size)), keys.size - 1)
-            few, its_keys = _taken(images, rows % images.shape[0]), _taken(keys, rows)
+            few, its_keys = _rows_of(images, rows % images.shape[0]), _rows_of(keys, rows)
             part = run(arrays, few, levels, guidance, sigma_y, its_keys[None])[0]
             if progress is not None:
                 jax.block_until_ready(part)
@@ -194,7 +194,8 @@ def simulate(
 
 
 @jax.jit
-def _taken(array: Array, rows: Array) -> Array:
+def _rows_of(array: Array, rows: Array) -> Array:
+    """By one program in place of several small ones."""
     return array[rows]
 
 

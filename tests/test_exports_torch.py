@@ -28,7 +28,7 @@ pytestmark = [pytest.mark.oracle, pytest.mark.usefixtures("quick")]
 
 BETAS = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
 LEVELS = (1 - BETAS).cumprod(0).sqrt()
-SINGLE = 1e-5  # of W2^2 of about 0.02, where deepinv rounds to float32
+SINGLE = 1e-5  # of W2^2 of about 0.02, where deepinv and diffusers round to float32
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -223,9 +223,9 @@ def test_weights_for_rounded_levels_go_on_by_the_same_program():
         for levels, freedom in ((LEVELS, Freedom(levels=True)), (rounded, held))
     ]
     chex.assert_trees_all_equal_structs(*losses)
+    chex.assert_trees_all_equal_shapes_and_dtypes(*losses)
     with pytest.raises(InputError, match="held = True: without levels"):
         learn(dps(), PROBLEM, rounded, freedom=Freedom(held=True))
-    chex.assert_trees_all_equal_shapes_and_dtypes(*losses)
 
 
 @pytest.mark.parametrize(

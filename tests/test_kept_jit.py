@@ -4,6 +4,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -166,6 +167,14 @@ def test_other_sources_of_the_same_program(folder, problem, quick, monkeypatch):
     assert len(kept(folder, "evaluate")) == 1
 
 
+class One(NamedTuple):
+    a: jax.Array | int
+
+
+class Other(NamedTuple):
+    a: jax.Array | int
+
+
 def test_programs_that_differ_in_what_they_take(folder, monkeypatch):
     """Or in what they give back: nothing is taken for its like."""
     store, numbers = compiled.store(), (np.ones(()), np.asarray(2.0))
@@ -175,18 +184,21 @@ def test_programs_that_differ_in_what_they_take(folder, monkeypatch):
         lambda a, b: b + 1,
         lambda a, b: (a + 1, a),
         lambda a, b: {"a": a + 1},
-        lambda a, b: a + 2 - 1 if a is None else a + 1,  # the first
+        lambda a, b: {"b": a + 1},
+        lambda a, b: One(a + 1),
+        lambda a, b: Other(a + 1),
+        lambda *numbers: numbers[0] + 1,  # as the first
     ]
-    expected = [2, 3, (2, 1), {"a": 2}, 2]
+    expected = [2, 3, (2, 1), {"a": 2}, {"b": 2}, One(2), Other(2), 2]
     for (number, function), value in zip(enumerate(functions), expected, strict=True):
         traced = jax.jit(function, keep_unused=True).trace(*numbers)
         # Of one name, as though the sources had changed.
         monkeypatch.setattr(kept_jit, "_sources", str(number).encode)
-        program = kept_jit._program(store, "a.taking-1", lambda it=traced: it)
-        assert program(*numbers) == value
-        again = kept_jit._program(store, "a.taking-1", pytest.fail)
-        assert again(*numbers) == value
-    assert len(kept(folder, "taking")) == 5 - 1
+        for trace in (lambda it=traced: it, pytest.fail):
+            found = kept_jit._program(store, "a.taking-1", trace)(*numbers)
+            assert found == value
+            assert isinstance(value, int) or type(found) is type(value)
+    assert len(kept(folder, "taking")) == len(functions) - 1
 
 
 def test_equal_things_have_one_name():

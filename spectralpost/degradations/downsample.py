@@ -170,7 +170,8 @@ def _decimated(options: dict, kernel: np.ndarray, factor: int) -> Degradation:
     )
 
 
-# The changes of coordinates. Each is one program for all images of a size, whatever the kernel.
+# The changes of coordinates, x [..., *grid] and modes [..., rows, k]. Each is one program for all
+# images of a size, whatever the kernel: phase [*grid] of its DFT, v [rows, k] of `reflection`.
 
 
 @partial(jax.jit, static_argnames="factor")

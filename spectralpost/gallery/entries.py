@@ -116,8 +116,9 @@ def gallery_entries(folder: str | os.PathLike[str] = FOLDER) -> tuple[Entry, ...
 def entry_of(name: str, folder: str | os.PathLike[str] = FOLDER) -> Entry:
     """The entry of that name, or InputError."""
     sampler = name.partition("-")[0]
-    path = Path(folder) / f"{sampler}.json"
-    for entry in _read(path) if sampler in SAMPLERS and path.exists() else ():
+    path = Path(folder) / f"{sampler}.json"  # of a sampler's name, not of any path
+    known = _read(path) if sampler in SAMPLERS and path.exists() else []
+    for entry in known:
         if entry.name == name:
             return entry
     like = difflib.get_close_matches(name, [one.name for one in gallery_entries(folder)], 3, 0.0)

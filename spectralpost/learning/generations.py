@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..noise import num_steps_of
 from ..samplers.base import Guidance
 from .guidance import on_host, smooth_curves, unconstrain
-from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of
+from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of, taken
 from .loss import Loss
 from .parameters import LEVELS
 
@@ -256,8 +256,7 @@ def refine(
     best, many = np.inf, num_steps_of(loss.parameters.levels) >= 2 * SHORT
     for done in range(1, search.max_chunks + 1):
         if many and done == LONG + 1:
-            first = np.argsort(np.asarray(lanes.loss))[:BEST]
-            lanes = jax.tree.map(lambda leaf: np.asarray(leaf)[first], lanes)  # noqa: B023
+            lanes = taken(lanes, np.argsort(np.asarray(lanes.loss))[:BEST])
         before = jax.tree.map(np.array, lanes)  # the search may reuse the lanes' memory
         after = watch.advance(loss, lanes, method, watch.refined, search.max_chunks - done)
         if after is None:

@@ -22,6 +22,7 @@ from .lanes import (
     losses_of_each,
     next_power_of_two,
     spread,
+    taken,
 )
 from .loss import Loss
 
@@ -109,7 +110,7 @@ def _halved(
             gains = lanes.loss - after.loss > search.tolerance * after.loss
         alone = counts[cell] == 1
         goes_on = np.where(alone, gains, rank < (counts[cell] + 1) // 2)
-        lanes, cell = _taken(after, goes_on), cell[goes_on]
+        lanes, cell = taken(after, goes_on), cell[goes_on]
         if not len(cell):
             return best, least, True
     return best, least, False
@@ -123,7 +124,7 @@ def _advanced(
     for begins in range(0, len(cell), width):
         # Filled up with the last one.
         rows = np.arange(begins, begins + width).clip(max=len(cell) - 1)
-        some = spread((_taken(losses, cell[rows]), _taken(lanes, rows[:, None])))
+        some = spread((taken(losses, cell[rows]), taken(lanes, rows[:, None])))
         after, _ = advance_each(*some, method, iterations)
         parts.append(jax.tree.map(lambda leaf: np.array(leaf)[:, 0], after))
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(cell)], *parts)
@@ -133,7 +134,3 @@ def _width(num: int) -> int:
     """How many searches go at once, of so many to begin with."""
     up = next_power_of_two(num)
     return min(up, WIDTH * jax.local_device_count()) if jax.default_backend() == "cpu" else up
-
-
-def _taken(tree, rows: np.ndarray):
-    return jax.tree.map(lambda leaf: leaf[rows], tree)

@@ -112,6 +112,11 @@ def unstacked(tree: Any) -> list[Any]:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], tree) for i in range(num)]
 
 
+def taken(tree: Any, rows: np.ndarray) -> Any:
+    """These rows of all leaves, on the host."""
+    return jax.tree.map(lambda leaf: np.asarray(leaf)[rows], tree)
+
+
 def spread(tree: Any) -> Any:
     """Leaves [N, ...] spread over the devices of this process, if N is a multiple of these."""
     devices = jax.local_devices()
