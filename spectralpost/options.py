@@ -110,6 +110,10 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     """Folder of an earlier run with the same options, whose search goes on."""
     photo: Path | None = None
     """Photograph to degrade and restore (default: the first image, kept out of the prior)."""
+    borders: Literal["circular", "extend"] = "circular"
+    """Of the photograph. circular: so is its blur, as that of the model. extend: only its middle is
+    measured, blurred from what is around it, as in real photographs; it is restored on a canvas
+    whose margin is filled in (see `restore`), which shows what that costs."""
     denoiser: str = "gaussian"
     """What the schedule is for, and restores the photograph. gaussian: the prior's own; unet: the
     network that comes with this package, or unet:FILE of `spectralpost train`; ffdnet:FILE: weights

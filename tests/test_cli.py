@@ -58,6 +58,14 @@ BAD = {
     "size too large": (f"{DESIGN} --size 17", "size = 17"),
     "missing photo": (f"{DESIGN} --photo {{w}}/no.png", r"no\.png.*no such file"),
     "photo too small": (f"{DESIGN} --photo {{w}}/small/small.png", r"small\.png.*8x8.*16x16"),
+    "crop of another size": (
+        f"{PLAIN} --degradation downsample --borders extend",
+        "borders = 'extend'.*downsample.*circular",
+    ),
+    "hardly a crop left": (
+        f"{DESIGN} --blur-std 2 --borders extend",
+        "13x13 pixels.*less than half of 16x16.*circular",
+    ),
     "empty pixel range": (f"{DESIGN} --pixel-range 1 1", r"pixel range \(1\.0, 1\.0\)"),
     "NaN pixel range": (f"{DESIGN} --pixel-range nan 1", "pixel range"),
     "half a pixel range": (f"{DESIGN} --pixel-range 1", "pixel-range"),
@@ -350,6 +358,7 @@ def test_errors_of_the_program_keep_their_traceback(monkeypatch):
         Export(Path("a.json"), "dps", out=Path("b.py")),
         Restore(Path("a.png"), Path("a.json"), simulate=True, samples=3),
         Restore(Path("a.png"), Path("a.json"), borders="circular"),
+        Design(borders="extend"),
         Figures(quick=True, only=("robust", "steps"), format="svg"),
         SweepReport(Path("s"), where=("sampler=dps", "sigma_y<=0.1"), ratio="learned/tuned"),
         SweepBest(Path("s"), by=("sigma_y", "steps"), metric="learned_mse"),

@@ -190,6 +190,38 @@ def test_measured_psnr_is_the_predicted_one(name, w):
     assert error < 0.1 * expected  # else this would test nothing
 
 
+def test_the_photograph_may_be_a_crop(w, tmp_path, capsys):
+    """What is learned and predicted is as without; measured and restored is its middle."""
+    out = run(f"design --images {w}/images {QUICK} --borders extend --out {tmp_path}/crop", capsys)
+    # 7 pixels hold 0.999 of a Gaussian of std 1 along each axis
+    assert "the middle 10x10 pixels" in " ".join(out.split())
+    crop, whole = (metrics_in(folder) for folder in (tmp_path / "crop", w / "designed"))
+    assert crop["average image"] == whole["average image"]
+    schedule = load_schedule(tmp_path / "crop" / "schedule.json")
+    prior = load_prior(tmp_path / "crop" / "prior.npz")
+    x_0 = load_image(w / "images" / "0.png", "rgb", prior.pixel_range)
+    noise_key, key = jax.random.split(jax.random.key(0))
+    y = measure(schedule.degradation(), jnp.asarray(x_0), schedule.sigma_y, noise_key)
+    restored = sp.restore_crop(
+        schedule.sampler(),
+        sp.GaussianDenoiser.of(prior),
+        schedule.degradation(),
+        y[:, 3:13, 3:13],
+        schedule.levels,
+        schedule.guidance,
+        key,
+        prior=prior,
+        sigma_y=schedule.sigma_y,
+        num_samples=8,
+    )
+    error = np.asarray(restored) - x_0[:, 3:13, 3:13]
+    found = crop["0.png"]["learned"]
+    for name, one in (("one sample", error[0]), ("mean of 8", error.mean(axis=0))):
+        np.testing.assert_allclose(found[name], 10 * np.log10(4 / np.mean(one**2)), atol=1e-3)
+        assert found[f"{name}, predicted"] == whole["0.png"]["learned"][f"{name}, predicted"]
+    assert found["one sample"] != whole["0.png"]["learned"]["one sample"]
+
+
 def test_config_reproduces_a_run(w, tmp_path, capsys):
     """The file names `designed`, which is not empty any more: the flag --out wins."""
     out = run(f"design --config {w}/designed/config.yaml --out {tmp_path}/again", capsys)

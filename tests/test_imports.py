@@ -66,7 +66,7 @@ LAZY = {("samplers", "literal_form")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
 # what is listed here, in reading order, as shared by the others.
 SHARED = {
-    "commands": ("inputs", "console", "polish"),
+    "commands": ("inputs", "console", "polish", "photograph"),
     "degradations": ("base", "circular", "dense", "downsample"),
     "samplers": ("base", "steps"),
     "designers": ("network",),

@@ -247,7 +247,7 @@ def measurement_panel(
     title = "measurement" + (f", {'x'.join(map(str, degradation.measured))}" if small else "")
     if x_0 is None:
         return figures.Panel(title, shown)
-    psnr = image_psnr(jnp.asarray(images.enlarged(shown, degradation.shape)), x_0, prior)
+    psnr = image_psnr(jnp.asarray(images.enlarged(shown, x_0.shape[1:])), x_0, prior)
     return figures.Panel(title, shown, f"{'enlarged, ' if small else ''}measured {psnr:.1f} dB")
 
 

@@ -10,30 +10,24 @@ import jax.numpy as jnp
 import numpy as np
 from rich.table import Table
 
-from .. import figures, metrics
+from .. import figures
 from ..affine import Transfer
 from ..errors import InputError
 from ..inpainting import is_exact, mode_frequency
-from ..kept_jit import kept_jit
 from ..learning import LEVELS, LearnResult, default_free, evaluate, heuristic, sensitivity
 from ..noise import NoiseLevel
 from ..options import Design
 from ..polishing import Polished
 from ..prior_file import save_prior
-from ..problem import image_modes
-from ..restoration import PixelDenoiser, measure, restore
 from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
 from .console import (
     LABELS,
     Learned,
     Say,
-    batch_for,
     console,
-    image_psnr,
     learn_on_grid,
     levels_in_words,
-    measurement_panel,
     metric_table,
     metrics_of,
     modes_in_words,
@@ -41,7 +35,6 @@ from .console import (
     transfer_of,
 )
 from .inputs import (
-    Grid,
     Inputs,
     calibrated,
     denoiser_in_words,
@@ -52,15 +45,11 @@ from .inputs import (
     sampler_of,
     title_of,
 )
+from .photograph import check_borders, prediction_in_words, restored_photograph
 from .polish import clean_images, polish_with_progress
 
 SEARCH = "search.npz"  # what --resume goes on from
-MEAN_OF = 8  # samples
 FAR_OFF = 3.0  # dB below its prediction: a restoration that diverges
-PREDICTED = "predicted: in closed form, for this photograph"
-NOT_PREDICTED = "nothing is predicted of one image: its mask is modelled by small ones"
-
-image_mse = kept_jit(metrics.image_mse)  # one program for all that it does
 
 
 class Result(NamedTuple):
@@ -76,6 +65,7 @@ class Result(NamedTuple):
     importance: Guidance  # see `sensitivity`
     panels: list[figures.Panel]  # the photograph
     photo_rows: dict[str, dict[str, float]]  # its PSNR, measured and predicted
+    prediction: str  # what is predicted of it, in words
     denoiser: str  # what restored it, in words
     notes: tuple[str, ...]  # what there is to say of the files
 
@@ -91,6 +81,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
     is_network = options.denoiser != "gaussian"
     network = options.limits == "network" or (options.limits == "auto" and is_network)
     inputs = inputs_of(options, options.photo)
+    check_borders(options, inputs)
     clean = None
     if options.polish is not None:
         clean, notes = clean_images(options, options.polish, inputs)
@@ -128,7 +119,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
     }
     rows = {name: metrics_of(problem, transfer, prior) for name, transfer in transfers.items()}
     importance = sensitivity(sampler, inputs.small, grid.levels, result.guidance, result.free)
-    panels, photo_rows = _restore_photo(
+    panels, photo_rows = restored_photograph(
         options, sampler, inputs, grid, schedules, transfers, denoiser
     )
     schedule = Schedule(
@@ -163,6 +154,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         importance,
         panels,
         photo_rows,
+        prediction_in_words(options, inputs.degradation),
         denoiser_in_words(options.denoiser),
         inputs.notes,
     )
@@ -214,7 +206,7 @@ def present(result: Result) -> None:
         )
     title = f"{inputs.photo_name}, restored with {result.denoiser}: PSNR in dB"
     exact = is_exact(inputs.degradation)
-    table = Table(title=title, caption=PREDICTED if exact else NOT_PREDICTED)
+    table = Table(title=title, caption=result.prediction)
     table.add_column("schedule")
     for column in result.photo_rows["learned"]:
         table.add_column(column.rpartition(", ")[2], justify="right")
@@ -272,57 +264,3 @@ def _how_it_ended(result: LearnResult) -> str:
     if result.interrupted:
         return "; interrupted, this is the best so far (--resume goes on)"
     return "" if result.converged else "; not converged"
-
-
-def _restore_photo(
-    options: Design,
-    sampler: Sampler,
-    inputs: Inputs,
-    grid: Grid,
-    schedules: dict[str, Guidance],
-    transfers: dict[str, Transfer],
-    denoiser: PixelDenoiser,
-) -> tuple[list[figures.Panel], dict[str, dict[str, float]]]:
-    """The panels of the photograph, and PSNR measured and predicted for each schedule."""
-    prior, degradation = inputs.prior, inputs.degradation
-    noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
-    x_0 = jnp.asarray(inputs.photo)
-    y = measure(degradation, x_0, options.sigma_y, noise_key)
-    panels = [
-        figures.Panel("photograph", inputs.photo),
-        measurement_panel(degradation, y, x_0, prior),
-    ]
-    rows = {}
-    for name in ("heuristic", "learned"):
-        samples = restore(
-            sampler,
-            denoiser,
-            degradation,
-            y,
-            grid.levels,
-            schedules[name],
-            sampler_key,
-            sigma_y=options.sigma_y,
-            num_samples=MEAN_OF,
-            batch_size=batch_for(degradation.shape),
-        )
-        row = {}
-        for num, image, words in (
-            (1, samples[0], "one sample"),
-            (MEAN_OF, samples.mean(axis=0), f"mean of {MEAN_OF}"),
-        ):
-            row[words] = image_psnr(image, x_0, prior)
-            caption = f"measured {row[words]:.1f} dB"
-            if is_exact(degradation):
-                errors = [
-                    image_mse(inputs.problem, transfers[name], rows_of_one, num)
-                    for rows_of_one in image_modes(prior, degradation, x_0)
-                ]
-                predicted = float(metrics.psnr(jnp.mean(jnp.stack(errors)), prior.pixel_range))
-                row[f"{words}, predicted"] = predicted
-                caption += f"\npredicted {predicted:.1f} dB"
-            if name == "learned" or num == 1:
-                title = f"{LABELS[name]}, {words}"
-                panels.append(figures.Panel(title, np.asarray(image), caption))
-        rows[name] = row
-    return panels, rows
