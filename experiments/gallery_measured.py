@@ -6,6 +6,7 @@ steps. Scored by the energy score, which is proper; paired standard errors. Noth
 tuned here, nor was anything on these images: they are judges only.
 
     python experiments/gallery_measured.py --samplers dps diffpir --sigma-y 0.05 --steps 10 20
+    python experiments/gallery_measured.py --table --samplers dps    what the files say, by task
     python experiments/gallery_measured.py --quick      one tiny schedule, checked
 
 An entry is written into its file (`measured`) once it is known; those that have it already are left
@@ -17,6 +18,7 @@ import tempfile
 import time
 from collections import defaultdict
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +66,8 @@ class Options:
     steps: tuple[int, ...] = (10, 20, 50, 100)
     images: int = 48
     """Tiles restored, twice each."""
+    table: bool = False
+    """Only print what was measured."""
     quick: bool = False
     """One tiny schedule in a folder of its own, checked."""
 
@@ -75,6 +79,8 @@ def main(options: Options) -> None:
                 raise InputError(f"{field}: {name!r}: allowed are {', '.join(known)}")
     if options.images < 2:
         raise InputError(f"images = {options.images}: a standard error needs 2 at least")
+    if options.table:
+        return table(options)
     keep_compiled_programs()
     if options.quick:
         return quick()
@@ -111,6 +117,21 @@ def measure_all(options: Options, network: PixelDenoiser) -> None:
             f"{time.perf_counter() - began:.0f} s",
             flush=True,
         )
+
+
+def table(options: Options) -> None:
+    """% more than the tuned constant's energy score (standard error), by task."""
+    found = {
+        (entry.sampler, entry.steps, entry.sigma_y, entry.task): entry.measured["of_tuned"]
+        for entry in gallery_entries(options.into)
+        if entry.measured is not None
+    }
+    print(f"{'sampler':<8}{'steps':>5}{'s_y':>6}", *(f"{task:>14}" for task in options.tasks))
+    for row in product(options.samplers, options.steps, options.sigma_y):
+        cells = [found.get((*row, task)) for task in options.tasks]
+        if any(cells):
+            texts = ("" if one is None else f"{one[0]:.1f} ({one[1]:.1f})" for one in cells)
+            print(f"{row[0]:<8}{row[1]:>5}{row[2]:>6g}", *(f"{text:>14}" for text in texts))
 
 
 def photographs(size: int, num: int) -> np.ndarray:
