@@ -57,6 +57,7 @@ from .learning import learn as learn
 from .learning import loss_and_gradient as loss_and_gradient
 from .learning import low_pass as low_pass
 from .learning import per_mode as per_mode
+from .learning import plateau as plateau
 from .learning import sensitivity as sensitivity
 from .literal_form import from_literal as from_literal
 from .literal_form import to_literal as to_literal

@@ -34,6 +34,7 @@ from spectralpost.learning import (
     lanes,
     learn,
     levenberg_marquardt,
+    plateau,
     prepare,
     preparing,
     sensitivity,
@@ -275,6 +276,29 @@ def test_tuned_constant_is_the_best_that_one_number_can_do():
     scanned = float(best(jnp.geomspace(1e-4, 1e4, 4001)))
     found = result.baselines["tuned_constant"]
     assert scanned * (1 - 1e-3) < found <= scanned * (1 + 1e-6)
+
+
+@pytest.mark.parametrize(("name", "weight"), [("dps", "zeta"), ("diffpir", "lambda_")])
+def test_plateau_of_a_tuned_constant(name, weight):
+    """By hand: within the share at both ends, and not one factor further out."""
+    sampler, within = SAMPLERS[name], 0.1
+    constant = learned(name).baseline_guidance["tuned_constant"]
+
+    def loss(factor):
+        changed = constant | {weight: factor * constant[weight]}
+        return float(evaluate(sampler, PROBLEM, LEVELS, changed))
+
+    low, high = plateau(sampler, PROBLEM, LEVELS, constant, within, [weight])
+    assert low < 1 < high
+    for end, beyond in ((low, low / 1e3 ** (1 / 256)), (high, high * 1e3 ** (1 / 256))):
+        assert loss(end) <= (1 + within) * loss(1) < loss(beyond)
+    assert plateau(sampler, PROBLEM, LEVELS, constant, within) == (low, high)
+    with pytest.raises(InputError, match="within = 0"):
+        plateau(sampler, PROBLEM, LEVELS, constant, 0)
+    with pytest.raises(InputError, match=f"names = eta: .*{weight}"):
+        plateau(sampler, PROBLEM, LEVELS, constant, within, ["eta"])
+    with pytest.raises(InputError, match="diverges"):
+        plateau(sampler, PROBLEM, LEVELS, constant | {weight: np.nan * constant[weight]})
 
 
 def test_tuned_constants_of_two_weights():

@@ -1,6 +1,6 @@
 """What a learned schedule is held against: published default, best constant, exact score."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ WORSE = 1.02  # on few bins: such a constant is not the best on the whole proble
 # Modes times steps up to which few bins do not pay: here they save 0.4 CPU s, and one more program
 # takes 2 to 3 to compile.
 SOON = 100_000
+PLATEAU = 256  # factors either way
 ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
 
 
@@ -74,6 +75,63 @@ def heuristic(
     {'eta': (3,), 'zeta': (3,)}
     """
     return sampler.heuristic(problem, levels, factor)
+
+
+def plateau(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    within: float = 0.03,
+    names: Sequence[str] | None = None,
+) -> tuple[float, float]:
+    """By what factors the weights may be multiplied at most: (low, high) around 1 between which
+    averaged W2^2 stays within `within` of what it is, in steps of 2.7 %, 1/1000 to 1000.
+
+    names: of weights >= 0 (default: all of these that are not 0)
+
+    Of a tuned constant: a network's best one tends to be at the weak end, as the model oscillates
+    later than the network fails (docs/real_networks.md, trials of DPS). Weak is small, but for
+    `lambda_` of DiffPIR, which is large then. Raises InputError for within <= 0, names of other
+    weights, and a schedule that diverges.
+
+    >>> constant = sp.learn(sampler, problem, levels).baseline_guidance["tuned_constant"]
+    >>> low, high = sp.plateau(sampler, problem, levels, constant)
+    >>> round(low, 2), round(high, 2)
+    (0.76, 1.18)
+    """
+    if not within > 0:
+        raise InputError(f"within = {within}: must be > 0")
+    scalable = [name for name, kind in sampler.constraint.items() if kind == "nonnegative"]
+    chosen = tuple(scalable if names is None else names)
+    if not chosen or any(name not in scalable for name in chosen):
+        have = ", ".join(scalable) or "none"
+        raise InputError(f"names = {', '.join(chosen) or 'none'}: weights >= 0 of it are {have}")
+    factors = np.exp(np.linspace(-1, 1, 2 * PLATEAU + 1) * np.log(1e3))
+    factors = factors.astype(problem.spectrum.dtype)
+    losses = np.asarray(_of_factors(sampler, problem, levels, guidance, factors, chosen))
+    if not np.isfinite(losses[PLATEAU]):
+        raise InputError(f"guidance: {sampler.name} diverges with it on this problem")
+    off = np.flatnonzero(~(losses <= (1 + within) * losses[PLATEAU]))
+    low = int(np.max(off[off < PLATEAU], initial=-1)) + 1
+    high = int(np.min(off[off > PLATEAU], initial=len(factors))) - 1
+    return float(factors[low]), float(factors[high])
+
+
+@partial(kept_jit, static_argnames=("sampler", "names"))
+def _of_factors(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    factors: Array,
+    names: tuple[str, ...],
+) -> Array:
+    def one(factor: Array) -> Array:
+        scaled = {name: factor * guidance[name] for name in names}
+        return evaluate(sampler, problem, levels, guidance | scaled)
+
+    return jax.lax.map(one, factors, batch_size=FEW)
 
 
 def tuned_constant(loss: Loss, given: Guidance) -> tuple[Guidance, float]:
