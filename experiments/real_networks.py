@@ -35,7 +35,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from itertools import chain, pairwise, product
+from itertools import chain, product
 from pathlib import Path
 from typing import Any
 
@@ -112,9 +112,9 @@ WORDS = {
 CAPTION = (
     "Energy score of images that the shipped U-Net has restored and that neither it nor the prior "
     "has seen, relative to the constant tuned on the model: of the published default (which may be "
-    "far outside, then it is named) and of the learned schedule. Bars are 2 standard errors of the "
-    "paired difference; less is better. The energy score of two samples a measurement is proper: "
-    "its expectation is least for the true posterior. Pixels in [-1, 1]."
+    "far outside, then it is named) and of the learned schedule; less is better. Each mark is a "
+    "task, number of steps and noise level. The energy score of two samples a measurement is "
+    "proper: its expectation is least for the true posterior. Pixels in [-1, 1]."
 )
 BASELINES = ("published", "tuned")
 LEARNED = (
@@ -461,51 +461,56 @@ def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
 
 
 def figure(cells: dict[str, dict], label: str) -> Figure:
-    """Energy score of a schedule and of the published default, relative to the tuned constant."""
-    figure = Figure(figsize=(9, 1.4 + 0.22 * len(cells)), layout="constrained")
+    """Energy score of a schedule and of the published default, relative to the tuned constant: a
+    row for each sampler, in it a mark for each cell and a line through their mean."""
+    samplers = list(dict.fromkeys(name.split()[0] for name in cells))
+    figure = Figure(figsize=(8, 1.9 + 0.42 * len(samplers)), layout="constrained")
     axes = figure.subplots()
-    rows = -np.arange(len(cells))
-    for name, words, colour, marker in (
-        ("published", "published default", COLOURS["published default"], "x"),
-        (label, f"learned, {label}", COLOURS["learned"], "o"),
+    for name, words, colour, marker, offset in (
+        ("published", "published default", COLOURS["published default"], "x", 0.17),
+        (label, f"learned, {label}", COLOURS["learned"], "o", -0.17),
     ):
-        gap, error = np.transpose([gap_of(cell, name) for cell in cells.values()])
-        beyond = gap > FARTHEST
-        axes.errorbar(
-            np.where(beyond, np.nan, gap),
-            rows,
-            xerr=2 * error,
-            fmt=marker,
-            color=colour,
-            label=words,
-        )
-        for row, value in zip(rows[beyond], gap[beyond], strict=True):
-            axes.annotate(
-                f"{value:+.0f} % \N{RIGHTWARDS ARROW}",
-                (FARTHEST, row),
-                color=colour,
-                ha="right",
-                va="center",
-                fontsize=8,
+        for row, sampler in enumerate(samplers):
+            gaps = np.array(
+                [gap_of(cell, name)[0] for key, cell in cells.items() if key.split()[0] == sampler]
             )
+            height = -row + offset
+            inside = gaps[gaps <= FARTHEST]
+            axes.plot(inside, np.full(inside.size, height), marker, color=colour, alpha=0.6, ms=5)
+            if gaps.mean() <= FARTHEST:
+                axes.vlines(gaps.mean(), height - 0.14, height + 0.14, color=colour, lw=2)
+            if beyond := gaps.size - inside.size:
+                axes.annotate(
+                    f"\N{RIGHTWARDS ARROW} {beyond} of {gaps.size}, up to {gaps.max():+.0f} %",
+                    (FARTHEST, height),
+                    color=colour,
+                    va="center",
+                    fontsize=8,
+                )
+        axes.plot([], [], marker, color=colour, label=words)
     axes.axvline(0, color=COLOURS["tuned constant"], label="tuned constant")
-    samplers = [name.split()[0] for name in cells]
-    for row, (one, other) in zip(rows, pairwise(samplers), strict=False):
-        if one != other:
-            axes.axhline(row - 0.5, color="0.8", linewidth=0.8)
-    words = (
-        f"{sampler}, {WORDS[task]}, {steps} steps, $\\sigma_y$ = {sigma_y}"
-        for sampler, task, steps, sigma_y in map(str.split, cells)
-    )
-    axes.set_yticks(rows, words, fontsize=8)
-    axes.set(xlim=(None, FARTHEST + 1), ylim=(rows[-1] - 0.7, 0.7))
+    for row in range(len(samplers) - 1):
+        axes.axhline(-row - 0.5, color="0.9", linewidth=0.8)
+    axes.set_yticks(-np.arange(len(samplers)), samplers)
+    axes.set(xlim=(None, FARTHEST + 30), ylim=(0.5 - len(samplers), 0.5))
     axes.set_xlabel(
-        "energy score on the network, relative to the tuned constant (%); less is better"
+        "energy score on the network, relative to the tuned constant (%); further left is better"
     )
-    axes.set_title("bars: 2 standard errors; further left is better", fontsize=9)
+    axes.set_title(cells_in_words(cells), fontsize=9)
     axes.grid(axis="x", alpha=0.3)
     figure.legend(loc="outside upper center", ncols=3)
     return figure
+
+
+def cells_in_words(cells: dict[str, dict]) -> str:
+    """What the marks of a row are."""
+    _, tasks, steps, sigmas = (
+        tuple(dict.fromkeys(one)) for one in zip(*map(str.split, cells), strict=True)
+    )
+    return (
+        f"a mark for each of {' and '.join(WORDS[task] for task in tasks)}, "
+        f"{' and '.join(steps)} steps, $\\sigma_y$ = {' and '.join(sigmas)}; lines: means"
+    )
 
 
 def correlation(cells: dict[str, dict]) -> None:
