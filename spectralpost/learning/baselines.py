@@ -90,9 +90,10 @@ def plateau(
 
     names: of weights >= 0 (default: all of these that are not 0)
 
-    Of a tuned constant: a network's best one tends to be at the weak end, as the model oscillates
-    later than the network fails (docs/real_networks.md, trials of DPS). Weak is small, but for
-    `lambda_` of DiffPIR, which is large then. Raises InputError for within <= 0, names of other
+    How flat an optimum is, and how near to where the sampler oscillates. Searches for DPS on a
+    network of others ended at the weak end, by LPIPS; on the network of this package the least W2^2
+    is best, by energy score (docs/real_networks.md). Weak is small, but for `lambda_` of DiffPIR,
+    which is large then. Raises InputError for within <= 0, names of other
     weights, and a schedule that diverges.
 
     >>> constant = sp.learn(sampler, problem, levels).baseline_guidance["tuned_constant"]
