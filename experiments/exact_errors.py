@@ -44,6 +44,7 @@ from spectralpost.samplers.base import Denoise
 
 BETA = 0.05, 10.0
 NFE, TRUNCATIONS = (50, 250, 500, 1000), (0.0, 1e-5, 1e-4, 1e-3)
+DRAWN = np.rint(np.geomspace(20, 1000, 15)).astype(int)  # numbers of steps of the lines
 
 # What code/Gaussian_diffusion_W2.ipynb shows at commit 8d02029: NFE 50, 250, 500, 1000, each from
 # p_T and from N(0, I), one line an epsilon. Infinite for Heun and RK4 at epsilon = 0.
@@ -258,7 +259,7 @@ def save(variance: np.ndarray, results: dict | None, options: Options) -> None:
     numbers = {name: {} for name in SCHEMES}
     drawn = Figure(figsize=(13, 4), layout="constrained")
     panels = drawn.subplots(1, len(TRUNCATIONS), sharey=True)
-    counts = np.rint(np.geomspace(20, 1000, 15)).astype(int)
+    counts = DRAWN[:5:4] if options.quick else DRAWN  # each is compiled for each scheme
     for i, (epsilon, axes) in enumerate(zip(TRUNCATIONS, panels, strict=True)):
         for stochastic, style in ((True, "-"), (False, "--")):
             gap = np.sqrt(limit(variance, epsilon, stochastic)) - np.sqrt(variance)
