@@ -69,7 +69,14 @@ from spectralpost import (
     wasserstein2,
 )
 from spectralpost.designers import random_problems, save_designer, train
-from spectralpost.figures import COLOURS, LINES, Format, save_with_caption
+from spectralpost.figures import (
+    COLOURS,
+    LINES,
+    Format,
+    new_figure,
+    outside_legend,
+    save_with_caption,
+)
 from spectralpost.merging import pad_modes
 from spectralpost.noise import log_snr
 
@@ -240,7 +247,7 @@ def quantiles(rows: list[dict[str, float]], label: str) -> list[float]:
 
 def figure(done: dict[str, list[Case]], steps: int) -> Figure:
     """Schedules of one held-out problem over log-SNR, and the ratios of losses."""
-    drawn = Figure(figsize=(max(3.6 * len(done), 6.5), 7), layout="constrained")  # legend in a row
+    drawn = new_figure((max(3.6 * len(done), 6.5), 7))  # legend in a row
     axes = drawn.subplots(2, len(done), squeeze=False)
     for i, (above, below, (name, cases)) in enumerate(
         zip(axes[0], axes[1], done.items(), strict=True)
@@ -288,8 +295,7 @@ def figure(done: dict[str, list[Case]], steps: int) -> Figure:
         below.set_ylim(0, 1)
         if i == 0:
             below.set_ylabel("share of problems not seen")
-    handles, labels = axes[0, 0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=4)
+    outside_legend(drawn)
     return drawn
 
 

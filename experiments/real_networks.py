@@ -81,7 +81,13 @@ from spectralpost import (
     vp_linear,
 )
 from spectralpost.denoiser_use import differentiates_denoiser
-from spectralpost.figures import COLOURS, Format, save_with_caption
+from spectralpost.figures import (
+    COLOURS,
+    Format,
+    new_figure,
+    outside_legend,
+    save_with_caption,
+)
 from spectralpost.images import built_in_photographs, tiles
 from spectralpost.restoration import PixelDenoiser
 from spectralpost.samplers.base import Guidance, Sampler
@@ -449,7 +455,7 @@ def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
 
 def figure(cells: dict[str, dict], label: str) -> Figure:
     """Energy score of a schedule and of the published default, relative to the tuned constant."""
-    figure = Figure(figsize=(9, 1.4 + 0.22 * len(cells)), layout="constrained")
+    figure = new_figure((9, 1.4 + 0.22 * len(cells)))
     axes = figure.subplots()
     rows = -np.arange(len(cells))
     for name, words, colour, marker in (
@@ -491,7 +497,7 @@ def figure(cells: dict[str, dict], label: str) -> Figure:
     )
     axes.set_title("bars: 2 standard errors; further left is better", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=3)
+    outside_legend(figure, "upper center")
     return figure
 
 
