@@ -35,15 +35,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
-from matplotlib.figure import Figure
 
 import spectralpost as sp
-from spectralpost.figures import Format, save_with_caption
+from spectralpost.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDE,
+    Format,
+    new_figure,
+    outside_legend,
+    save_with_caption,
+)
 from spectralpost.metrics import output_cov
 from spectralpost.samplers.base import Denoise
 
 BETA = 0.05, 10.0
 NFE, TRUNCATIONS = (50, 250, 500, 1000), (0.0, 1e-5, 1e-4, 1e-3)
+DRAWN = np.rint(np.geomspace(20, 1000, 15)).astype(int)  # numbers of steps of the lines
 
 # What code/Gaussian_diffusion_W2.ipynb shows at commit 8d02029: NFE 50, 250, 500, 1000, each from
 # p_T and from N(0, I), one line an epsilon. Infinite for Heun and RK4 at epsilon = 0.
@@ -74,12 +86,12 @@ PUBLISHED = {
               2.60 2.60 0.09 0.12 0.15 0.17 0.17 0.19""",
 }
 STYLES = {
-    "EM": ("#0072B2", "o"),
-    "EI": ("#56B4E9", "s"),
-    "DDPM": ("#009E73", "^"),
-    "Euler": ("#E69F00", "v"),
-    "Heun": ("#D55E00", "D"),
-    "RK4": ("#CC79A7", "X"),
+    "EM": (BLUE, "o"),
+    "EI": (SKY, "s"),
+    "DDPM": (GREEN, "^"),
+    "Euler": (ORANGE, "v"),
+    "Heun": (VERMILION, "D"),
+    "RK4": (PURPLE, "X"),
 }
 
 
@@ -256,9 +268,9 @@ def save(variance: np.ndarray, results: dict | None, options: Options) -> None:
     if options.out is None:
         return
     numbers = {name: {} for name in SCHEMES}
-    drawn = Figure(figsize=(13, 4), layout="constrained")
+    drawn = new_figure((WIDE, 4))
     panels = drawn.subplots(1, len(TRUNCATIONS), sharey=True)
-    counts = np.rint(np.geomspace(20, 1000, 15)).astype(int)
+    counts = DRAWN[:5:4] if options.quick else DRAWN  # each is compiled for each scheme
     for i, (epsilon, axes) in enumerate(zip(TRUNCATIONS, panels, strict=True)):
         for stochastic, style in ((True, "-"), (False, "--")):
             gap = np.sqrt(limit(variance, epsilon, stochastic)) - np.sqrt(variance)
@@ -290,8 +302,7 @@ def save(variance: np.ndarray, results: dict | None, options: Options) -> None:
         if results
         else "(lines)"
     )
-    handles, labels = panels[-1].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    outside_legend(drawn)
     save_with_caption(
         drawn,
         options.out or Path(),

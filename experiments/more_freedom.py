@@ -104,7 +104,15 @@ from spectralpost import (
     vp_linear,
 )
 from spectralpost.errors import InputError
-from spectralpost.figures import Format, save_with_caption
+from spectralpost.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    Format,
+    new_figure,
+    save_with_caption,
+)
 from spectralpost.files import results_folder
 
 SIGMA_Y = 0.05
@@ -344,9 +352,9 @@ def figure(results: dict) -> Figure:
     """Losses as bars, sampler by sampler, and the learned noise levels under them."""
     samplers = list(dict.fromkeys(key.split(", ")[0] for key in results))
     all_steps = list(dict.fromkeys(int(key.split(", ")[1]) for key in results))
-    colours = dict(zip(all_steps, ("#E69F00", "#0072B2", "#009E73", "#CC79A7"), strict=False))
+    colours = dict(zip(all_steps, (ORANGE, BLUE, GREEN, PURPLE), strict=False))
     rows = list(numbers_of(results)["W2^2"])
-    drawn = Figure(figsize=(1.5 + 4.3 * len(samplers), 9.2), layout="constrained")
+    drawn = new_figure((1.5 + 4.3 * len(samplers), 9.2))
     panels = drawn.subplots(2, len(samplers), squeeze=False, height_ratios=(3, 2), sharey="row")
     height = 0.8 / len(all_steps)
     low = min(min(run["losses"].values()) for run in results.values()) / 2

@@ -66,7 +66,19 @@ from matplotlib.figure import Figure
 
 import spectralpost as sp
 from spectralpost.affine import Transfer
-from spectralpost.figures import Format, save_with_caption
+from spectralpost.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDE,
+    Format,
+    new_figure,
+    outside_legend,
+    save_with_caption,
+)
 from spectralpost.metrics import output_cov
 from spectralpost.noise import log_snr
 from spectralpost.prior import frequency
@@ -76,13 +88,13 @@ from spectralpost.samplers.steps import ddim_step, heun_step, noise_estimate
 GRIDS = {"linear": sp.vp_linear, "cosine": sp.vp_cosine, "EDM": sp.ve_karras}
 OBJECTIVES = {"learned by W2": sp.wasserstein2, "learned by KL": sp.kl}
 HEUN = "EDM, Heun"
-STYLES = {  # colours of Okabe and Ito, lines
-    "linear": ("#D55E00", "--"),
-    "cosine": ("#E69F00", "-."),
-    "EDM": ("#CC79A7", ":"),
-    HEUN: ("#56B4E9", (0, (1, 1))),
-    "learned by W2": ("#0072B2", "-"),
-    "learned by KL": ("#009E73", (0, (5, 1))),
+STYLES = {  # colours, lines
+    "linear": (VERMILION, "--"),
+    "cosine": (ORANGE, "-."),
+    "EDM": (PURPLE, ":"),
+    HEUN: (SKY, (0, (1, 1))),
+    "learned by W2": (BLUE, "-"),
+    "learned by KL": (GREEN, (0, (5, 1))),
 }
 BARE = sp.Prices(max_amplification=np.inf, smoothness=0.0)  # nothing can go wrong on the way
 BINS = 64
@@ -182,7 +194,9 @@ def compared(row: Row, steps: int, options: Options) -> dict[str, Found]:
         # The last of the steps is Euler's: one call.
         found[HEUN] = judged(HEUNS, whole, sp.ve_karras((steps + 1) // 2), row.eta)
     levels = sp.vp_linear(steps)
-    for name, objective in OBJECTIVES.items():
+    # Searches by KL take longest to compile, of which --quick has none.
+    objectives = dict([*OBJECTIVES.items()][:1]) if options.quick else OBJECTIVES
+    for name, objective in objectives.items():
         # KL, which is searched by L-BFGS, begins where W2 ended.
         levels = learned(unconditional(row.prior, BINS), levels, row.eta, objective, options).levels
         found[name] = judged(DDIM, whole, levels, row.eta)
@@ -223,7 +237,7 @@ def std_by_angles(variance: np.ndarray, levels: sp.NoiseLevel) -> np.ndarray:
 
 
 def figure_of(rows: tuple[Row, ...], results: dict, options: Options) -> Figure:
-    drawn = Figure(figsize=(14, 0.8 + 2.9 * len(rows)), layout="constrained")
+    drawn = new_figure((WIDE, 0.8 + 2.9 * len(rows)))
     panels = drawn.subplots(len(rows), 4, squeeze=False, sharex="col")
     titles = ("W2$^2$ per pixel", "KL per pixel (nats)")
     for row, axes in zip(rows, panels, strict=True):
@@ -256,8 +270,7 @@ def figure_of(rows: tuple[Row, ...], results: dict, options: Options) -> Figure:
         panels[-1], ("steps", "steps", "step / steps", "cycles per pixel"), strict=True
     ):
         panel.set_xlabel(label)
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    outside_legend(drawn)
     return drawn
 
 
@@ -299,7 +312,9 @@ def check(options: Options) -> None:
     # Ten steps of a few roundings each, and arctan near pi / 2, whose cosine loses 1 / ratio.
     if not off < 1e3 * np.finfo(float).eps * float(levels.sigma[0] / levels.alpha[0]):
         wrong.append(f"the transfer function is off by {off:.1e}")
-    white = sp.make_problem(spectrum=[1.0], response=[0.0], sigma_y=1.0)
+    # Of as many modes as the problem that is drawn, so that both are one program.
+    white = unconditional(prior, BINS)
+    white = white._replace(spectrum=jnp.ones_like(white.spectrum))
     first = float(jnp.arctan2(levels.sigma[0], levels.alpha[0]))
     best = np.sin(first) * np.cos(first / 10) ** 10
     least = (1 - best) ** 2

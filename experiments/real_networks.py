@@ -82,7 +82,13 @@ from spectralpost import (
     vp_linear,
 )
 from spectralpost.denoiser_use import differentiates_denoiser
-from spectralpost.figures import COLOURS, Format, save_with_caption
+from spectralpost.figures import (
+    COLOURS,
+    Format,
+    new_figure,
+    outside_legend,
+    save_with_caption,
+)
 from spectralpost.images import built_in_photographs, tiles
 from spectralpost.restoration import PixelDenoiser
 from spectralpost.samplers.base import Guidance, Sampler
@@ -464,7 +470,7 @@ def figure(cells: dict[str, dict], label: str) -> Figure:
     """Energy score of a schedule and of the published default, relative to the tuned constant: a
     row for each sampler, in it a mark for each cell and a line through their mean."""
     samplers = list(dict.fromkeys(name.split()[0] for name in cells))
-    figure = Figure(figsize=(8, 1.9 + 0.42 * len(samplers)), layout="constrained")
+    figure = new_figure((8, 1.9 + 0.42 * len(samplers)))
     axes = figure.subplots()
     for name, words, colour, marker, offset in (
         ("published", "published default", COLOURS["published default"], "x", 0.17),
@@ -498,7 +504,7 @@ def figure(cells: dict[str, dict], label: str) -> Figure:
     )
     axes.set_title(cells_in_words(cells), fontsize=9)
     axes.grid(axis="x", alpha=0.3)
-    figure.legend(loc="outside upper center", ncols=3)
+    outside_legend(figure, "upper center")
     return figure
 
 

@@ -74,7 +74,15 @@ from scipy.ndimage import gaussian_filter
 
 import spectralpost as sp
 from spectralpost.calibration import LEVELS, Calibration
-from spectralpost.figures import Format, save_with_caption
+from spectralpost.figures import (
+    BLUE,
+    GREEN,
+    VERMILION,
+    WIDE,
+    Format,
+    new_figure,
+    save_with_caption,
+)
 from spectralpost.files import results_folder
 
 STRENGTHS = np.geomspace(1e-3, 1e5, 161)  # 20 a decade: neighbours differ by 12 %
@@ -384,7 +392,7 @@ def figure_of(cells: list[Cell], found: dict[str, dict]) -> Figure:
     """One facet a search, rows by kind of search: measured and predicted."""
     kinds = groupby(cells, lambda cell: (cell.method, cell.eta, cell.varied))
     rows = [row[i : i + 4] for row in (list(kind) for _, kind in kinds) for i in (0, 4) if row[i:]]
-    figure = Figure(figsize=(13.2, 2.5 * len(rows) + 0.9), layout="constrained")
+    figure = new_figure((WIDE, 2.5 * len(rows) + 0.9))
     grid = figure.subplots(len(rows), 4, squeeze=False)
     for axes_row, row in zip(grid, rows, strict=True):
         for axes in axes_row[len(row) :]:
@@ -402,17 +410,17 @@ def facet(axes: Axes, cell: Cell, one: dict) -> list:
     """LPIPS on the left axis, W2 and root mean squared error on the right one: its legend."""
     best, low, high, _ = one["real"].values()
     at, lpips = response_curve(cell.trials)
-    orange, twin = "#D55E00", axes.twinx()
-    handles = [axes.axvspan(low, high, color=orange, alpha=0.25, label="network: best 5 %")]
+    twin = axes.twinx()
+    handles = [axes.axvspan(low, high, color=VERMILION, alpha=0.25, label="network: best 5 %")]
     handles += axes.plot(*cell.trials.T, ".", color="0.6", markersize=3, label="network: trials")
-    handles += axes.plot(10**at, lpips, color=orange, label="network: lower quartile")
+    handles += axes.plot(10**at, lpips, color=VERMILION, label="network: lower quartile")
     middle = min(best, 100)
     axes.set(xscale="log", xlim=(middle / 300, middle * 300), ylim=(lpips.min() - 0.04, 0.78))
     axes.set_title(" ".join(cell.name.split()) + " steps", fontsize=9)
     twin.set(yscale="log", ylim=(np.sqrt(np.min(one["curves"]["W2"])) / 1.3, 2))
     for name, style, colour, label, marked in (
-        ("W2", "--", "#009E73", "W2 to the posterior", {"minimum": "o", "30 %": "v"}),
-        ("MSE", "-", "#0072B2", "root mean squared error", {"10 %": "s"}),
+        ("W2", "--", GREEN, "W2 to the posterior", {"minimum": "o", "30 %": "v"}),
+        ("MSE", "-", BLUE, "root mean squared error", {"10 %": "s"}),
     ):
         values = np.sqrt(one["curves"][name])
         handles += twin.plot(STRENGTHS, values, style, color=colour, label=f"model: {label}")

@@ -59,11 +59,21 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 import spectralpost as sp
-from spectralpost.figures import Format, save_with_caption
+from spectralpost.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    VERMILION,
+    WIDE,
+    Format,
+    legend_above,
+    new_figure,
+    save_with_caption,
+)
 from spectralpost.learning.guidance import constrain, unconstrain
 from spectralpost.noise import log_snr
 
-SHADES = ("#0072B2", "#009E73", "#E69F00", "#D55E00")  # Okabe and Ito's, from cold to warm
+SHADES = (BLUE, GREEN, ORANGE, VERMILION)  # from cold to warm
 FLAT = 0.01  # what a change of a weight may cost, relative to W2^2
 FAR = np.log(1e3)  # bands end here: a factor of 1000, of weights in [0, 1] of their odds
 CHEAP = np.log(10)  # a band as wide: a weight that hardly matters
@@ -253,7 +263,7 @@ def in_words(weight: str, one: Learned) -> str:
 def figure_of(results: dict[str, dict[Case, Learned]], options: Options) -> Figure:
     centre = next(iter(next(iter(results.values()))))  # NOMINAL, but for --quick
     rows = [(name, weight) for name, of in results.items() for weight in of[centre].learned]
-    drawn = Figure(figsize=(14, 1 + 3 * len(rows)), layout="constrained")
+    drawn = new_figure((WIDE, 1 + 3 * len(rows)))
     panels = drawn.subplots(len(rows), len(AXES), squeeze=False, sharex=True, sharey="row")
     for (name, weight), row in zip(rows, panels, strict=True):
         nominal, seen = results[name][centre], []
@@ -273,8 +283,7 @@ def figure_of(results: dict[str, dict[Case, Learned]], options: Options) -> Figu
         row[0].set_ylim(shown.min() / 4, shown.max() * 4)
         row[0].set_ylabel(f"{name}: {weight.rstrip('_')}")
     for axes, title in zip(panels[0], AXES.values(), strict=True):
-        axes.set_title(title)
-        axes.legend(fontsize="small", ncols=2, handlelength=1.2, loc="lower right")
+        legend_above(axes, title, ncols=len(SHADES))
     for axes in panels[-1]:
         axes.set_xlabel("log-SNR of the step")
     names = ("costs less than 1 %, nominal problem", "published default", "tuned constant")

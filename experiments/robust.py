@@ -76,14 +76,24 @@ from spectralpost import (
     vp_linear,
 )
 from spectralpost.errors import InputError
-from spectralpost.figures import Format, save_with_caption
+from spectralpost.figures import (
+    BLUE,
+    GREEN,
+    ORANGE,
+    VERMILION,
+    WIDE,
+    Format,
+    new_figure,
+    outside_legend,
+    save_with_caption,
+)
 from spectralpost.files import results_folder
 
 DESIGNS = {  # colour, line and marker
-    "own tuned constant": ("#E69F00", ":", "v"),
-    "nominal schedule": ("#D55E00", "--", "X"),
-    "best on average": ("#0072B2", "-", "o"),
-    "best worst case": ("#009E73", "-.", "s"),
+    "own tuned constant": (ORANGE, ":", "v"),
+    "nominal schedule": (VERMILION, "--", "X"),
+    "best on average": (BLUE, "-", "o"),
+    "best worst case": (GREEN, "-.", "s"),
 }
 CONSTANT, NOMINAL_SCHEDULE, AVERAGE, WORST = DESIGNS
 
@@ -217,7 +227,7 @@ def table(points: tuple[Point, ...], results: dict) -> str:
 
 def figure(points: tuple[Point, ...], results: dict) -> Figure:
     """Ratios along each axis of the range, and in its corners; one row a sampler."""
-    drawn = Figure(figsize=(14, 1.2 + 3.4 * len(results)), layout="constrained")
+    drawn = new_figure((WIDE, 1.2 + 3.4 * len(results)))
     panels = drawn.subplots(len(results), len(AXES) + 1, squeeze=False, sharey="row")
     names = {"sigma_y": "sigma$_y$", "blur": "std of the blur", "exponent": "exponent of the prior"}
     where = {point: i for i, point in enumerate(points)}
@@ -249,8 +259,7 @@ def figure(points: tuple[Point, ...], results: dict) -> Figure:
         ticks = [tick for tick in ticks if tick < 1.2 * top]
         row[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         row[0].minorticks_off()
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
+    outside_legend(drawn)
     drawn.suptitle("One schedule for a range of problems (dotted: the nominal problem)")
     return drawn
 

@@ -55,7 +55,15 @@ from matplotlib.figure import Figure
 
 import spectralpost as sp
 from spectralpost.errors import InputError
-from spectralpost.figures import COLOURS, LINES, Format, save_with_caption
+from spectralpost.figures import (
+    COLOURS,
+    LINES,
+    SKY,
+    Format,
+    new_figure,
+    outside_legend,
+    save_with_caption,
+)
 from spectralpost.files import kept_json
 from spectralpost.images import all_planes, built_in_photographs, tiles
 from spectralpost.learning.preparing import prepare
@@ -65,7 +73,7 @@ STYLES = {
     "published": (COLOURS["published default"], LINES["published default"]),
     "tuned": (COLOURS["tuned constant"], LINES["tuned constant"]),
     "learned": (COLOURS["learned"], LINES["learned"]),
-    "levels": ("#56B4E9", (0, (5, 1, 1, 1, 1, 1))),
+    "levels": (SKY, (0, (5, 1, 1, 1, 1, 1))),
     "exact": (COLOURS["exact reference"], LINES["exact reference"]),
 }
 PUBLISHED, TUNED, LEARNED, LEVELS, EXACT = STYLES
@@ -192,7 +200,7 @@ def compared(
 def figure_of(results: dict, options: Options) -> Figure:
     labels = list(next(iter(results.values())))
     width = max(2.6 * len(labels), 8)  # the legend needs 8
-    drawn = Figure(figsize=(width, 1 + 2.8 * len(results)), layout="constrained")
+    drawn = new_figure((width, 1 + 2.8 * len(results)))
     panels = drawn.subplots(len(results), len(labels), squeeze=False, sharex=True, sharey="col")
     for (name, of), row in zip(results.items(), panels, strict=True):
         for label, axes in zip(labels, row, strict=True):
@@ -213,8 +221,7 @@ def figure_of(results: dict, options: Options) -> Figure:
         axes.set_title(label, fontsize="medium")
     for axes in panels[-1]:
         axes.set_xlabel("steps")
-    handles, names = panels[0, 0].get_legend_handles_labels()
-    drawn.legend(handles, names, loc="outside lower center", ncols=len(names))
+    outside_legend(drawn)
     return drawn
 
 

@@ -58,7 +58,16 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 import spectralpost as sp
-from spectralpost.figures import Format, radial_average, save_with_caption
+from spectralpost.figures import (
+    BLUE,
+    ORANGE,
+    PURPLE,
+    WIDE,
+    Format,
+    new_figure,
+    radial_average,
+    save_with_caption,
+)
 from spectralpost.files import kept_json
 from spectralpost.metrics import mode_error
 from spectralpost.prior import frequency
@@ -67,7 +76,7 @@ from spectralpost.problem import per_pixel
 SIGMA_Y, BLUR = 0.05, 2.0
 SCHEDULES = {"published": "published default", "tuned": "tuned constant", "learned": "learned"}
 DRAWN = {"published": (":", 1.3), "learned": ("-", 1.7)}
-SHADES = ("#E69F00", "#0072B2", "#CC79A7")  # Okabe and Ito's, few steps to many
+SHADES = (ORANGE, BLUE, PURPLE)  # few steps to many
 COLUMNS = {"gain": "gain", "bias": "bias / prior std", "spread": "spread / prior std"}
 TICKS = (0.02, 0.05, 0.1, 0.2, 0.5)
 # W2^2 of published defaults in --quick; all digits are the closed form's.
@@ -215,7 +224,7 @@ def figure(
 ) -> Figure:
     """A row of three panels a sampler, in two blocks; the legend takes a row's place."""
     deep = len(samplers) // 2 + 1
-    drawn = Figure(figsize=(12.4, 0.9 + 1.25 * deep), layout="constrained")
+    drawn = new_figure((WIDE, 0.9 + 1.25 * deep))
     grid = drawn.subplots(deep, 6, squeeze=False, sharex=True, sharey=True)
     places = [(row, block) for block in (0, 3) for row in range(deep)]
     for (row, block), name in zip(places, samplers, strict=False):

@@ -17,6 +17,7 @@ from .degradations import motion_blur as motion_blur
 from .degradations import mri as mri
 from .degradations import to_deepinv as to_deepinv
 from .degradations import uniform_blur as uniform_blur
+from .denoisers.as_torch import as_torch_denoiser as as_torch_denoiser
 from .denoisers.calibrating import calibrate as calibrate
 from .denoisers.ffdnet import FFDNetDenoiser as FFDNetDenoiser
 from .denoisers.ffdnet import load_ffdnet as load_ffdnet

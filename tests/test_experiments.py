@@ -3,15 +3,23 @@
 import gzip
 import json
 import os
+import re
+from itertools import cycle
 from pathlib import Path
 
 import numpy as np
 import pytest
 from forked import scripts_of
 
+from spectralpost.commands.figures import SCRIPTS
 from spectralpost.designers import load_designer
 
+FIRST_BYTES = {"png": b"\x89PNG\r\n", "svg": b"<?xml", "pdf": b"%PDF-"}
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
+# Of the scripts that draw; real_tuning does from files alone.
+FORMATS = dict(
+    zip([name for name in SCRIPTS if name != "real_tuning"], cycle(FIRST_BYTES), strict=False)
+)
 # Programs of a toy run for milliseconds and compile for seconds.
 QUICKLY_COMPILED = os.environ | {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
 
@@ -24,16 +32,35 @@ def run():
 
 @pytest.mark.parametrize("script", EXPERIMENTS, ids=lambda script: script.stem)
 def test_quick_version(script, run, tmp_path):
-    """`--quick` checks its own numbers and exits with 1 if they are off."""
-    done = run(script, "--quick", cwd=tmp_path)
+    """`--quick` checks its own numbers and exits with 1 if they are off; what draws does so too."""
+    kind = FORMATS.get(script.stem)
+    options = () if kind is None else ("--out", "out", "--format", kind)
+    done = run(script, "--quick", *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"] * (kind is not None)
+    if kind is not None:
+        said = drawn(tmp_path, "out", script.stem, kind)
+        assert len(said["title"]) > 10 and len(said["caption"]) > 100
+
+
+def drawn(folder: Path, out: str, name: str, kind: str) -> dict:
+    """What a script says of the figure that it has drawn, all numbers of which are numbers."""
+    assert (folder / out / f"{name}.{kind}").read_bytes().startswith(FIRST_BYTES[kind])
+
+    def refused(constant: str) -> None:
+        raise AssertionError(f"{name}.json holds {constant}")
+
+    text = (folder / out / f"{name}.json").read_text("utf-8")
+    said = json.loads(text, parse_constant=refused)
+    assert said["image"] == f"{name}.{kind}"
+    assert re.search(r"\d", json.dumps(said["numbers"]))
+    return said
 
 
 def test_amortised_from_end_to_end(run, tmp_path):
     """Every line of the full run, on toy sizes; what it cannot write, it says before it begins."""
     script = next(script for script in EXPERIMENTS if script.stem == "amortised")
-    options = ("--toy", "--samplers", "mpgd", "--save", "trained", "--out", "figure.png")
+    options = ("--toy", "--samplers", "mpgd", "--save", "trained", "--out", "drawn")
     done = run(script, *options, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     rows = [line.split() for line in done.stdout.splitlines() if line.startswith("mpgd ")]
@@ -43,12 +70,17 @@ def test_amortised_from_end_to_end(run, tmp_path):
     for text in ("mpgd: trained in", "of one search, median (worst)", "largest amplification"):
         assert text in done.stdout
     assert load_designer(tmp_path / "trained" / "mpgd.msgpack").sampler == "mpgd"
-    assert (tmp_path / "figure.png").read_bytes().startswith(b"\x89PNG")
-    assert sorted(path.name for path in tmp_path.rglob("*.*")) == ["figure.png", "mpgd.msgpack"]
+    said = drawn(tmp_path, "drawn", "amortised", "png")
+    shown = [said["numbers"][f"mpgd, {kind}, designed"] for kind in ("other S", "other kind")]
+    np.testing.assert_allclose([one["worst"] for one in shown], ratios[::3, 2], rtol=1e-3)
+    files = ["amortised.json", "amortised.png", "mpgd.msgpack"]
+    assert sorted(path.name for path in tmp_path.rglob("*.*")) == files
 
     again = run(script, *options, cwd=tmp_path)
     assert again.returncode == 1 and again.stdout == ""
-    assert again.stderr == "amortised: file 'figure.png': exists, or its folder does not\n"
+    assert (
+        again.stderr == "amortised: file 'trained/mpgd.msgpack': exists, or its folder does not\n"
+    )
     unknown = run(script, "--samplers", "ddrm", cwd=tmp_path)
     assert unknown.returncode == 1
     assert unknown.stderr == "amortised: sampler = 'ddrm': allowed are pigdm, diffpir, mpgd, dps\n"

@@ -605,9 +605,65 @@ def test_what_some_codes_cannot_do():
     zero = replace(zero, guidance=zero.guidance | {"lambda_": jnp.asarray([1.0, 0, 1, 1])})
     for target in ("deepinv", "diffpir", "azula", "inversebench"):
         refused(zero, target, "0 at step 1")
-    refused(schedule("diffpir", ("mosaic", {"pattern": "grey"})), "diffpir", "no 'mosaic'")
     exploding = ve_karras(4)
     refused(replace(schedule("dps"), levels=exploding, timesteps=None), "deepinv", "alpha^2")
+
+
+ROOF = np.outer([1.0, 2, 1], [1, 2, 1]) / 16
+NO_OPERATOR = {
+    "mosaic": {"pattern": "grey"},
+    "mri": {"acceleration": 2},
+    "from_matrix": {"matrix": np.eye(16)[::2].tolist()},
+}
+NO_PRODUCT = {
+    "motion_blur": {"length": 2.0, "angle": 45.0},
+    "from_kernel": {"kernel": np.eye(3).tolist()},
+    "downsample": {"factor": 2, "kernel": np.eye(2).tolist()},
+}
+OBLONG = {  # products, but of other filters along rows than along columns
+    "motion_blur": {"length": 2.0, "angle": 90.0},
+    "from_kernel": {"kernel": np.outer([1.0, 1, 1], [1, 2, 1]).tolist()},
+}
+NOT_ALIKE = {"factor": 2, "kernel": np.outer([1.0, 1], [1, 2]).tolist()}
+
+
+@pytest.mark.parametrize("target", ["diffpir", "ddrm", "ddnm", "reddiff"])
+def test_degradations_that_a_code_has_no_operator_for(target):
+    """Its list is of what it builds; all of them are taken."""
+
+    def of(name: str, options: dict) -> Schedule:
+        return replace(schedule(target), degradation_name=name, degradation_options=options)
+
+    def taken(name: str, options: dict) -> None:
+        exported(of(name, options), target)
+
+    for name, options in NO_OPERATOR.items():
+        refused(of(name, options), target, f"no operator for {name!r}; it has identity, gaussian")
+    for name, options in NO_PRODUCT.items():
+        if target == "diffpir":  # by Fourier transform, whatever the kernel is
+            taken(name, options)
+        elif target == "reddiff" and name == "motion_blur":
+            refused(of(name, options), target, "no operator for 'motion_blur'; it has identity")
+        else:
+            refused(of(name, options), target, f"for this {name!r}; it has those whose kernel is a")
+    for name, options in OBLONG.items():
+        if target == "reddiff":
+            refused(of(name, options), target, f"{name!r}; it has ")
+        else:
+            taken(name, options)
+    if target != "diffpir":
+        refused(of("downsample", NOT_ALIKE), target, "filters, the same along rows and columns")
+    for name, options in (
+        ("identity", {}),
+        BLUR,
+        ("uniform_blur", {"size": 3}),
+        ("from_kernel", {"kernel": ROOF.astype(np.float32).tolist()}),
+        HALF,
+        ("downsample", {"factor": 2, "kernel": "average"}),
+        ("downsample", {"factor": 2, "kernel": ROOF.tolist()}),
+        MASK,
+    ):
+        taken(name, options)
 
 
 def test_other_ways_to_ask():

@@ -7,11 +7,15 @@ Needs the extra `oracles`; all is skipped without it.
 """
 
 import importlib
+import re
+import subprocess
 import sys
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import jax
 import jax.numpy as jnp
 import literal
 import numpy as np
@@ -19,6 +23,9 @@ import probes
 import pytest
 from probes import BLUR, HALF, MASK, SHAPE, SIGMA_Y, TIMESTEPS, Probes, close, promised, schedule
 from test_exports import exported, install
+
+import spectralpost as sp
+from spectralpost.errors import InputError
 
 torch = pytest.importorskip("torch")
 
@@ -434,22 +441,28 @@ def deepinv_physics(deepinv, run: TorchProbes):
     return physics
 
 
-def in_unit_range(run: TorchProbes):
-    """A deepinv denoiser of images in [0, 1], and y there."""
+def in_unit_range(run: TorchProbes, ours: bool = False):
+    """A deepinv denoiser of images in [0, 1], and y there; ours: by JAX."""
 
     def denoise(x, sigma):
         of = run.denoise(2 * x.double().flatten(1) - 1, 1.0, 2 * float(torch.as_tensor(sigma)))
         return run.images((of + 1) / 2).to(x.dtype)
 
     ones = run.array(np.ones((1, len(run.C))))
+    if ours:
+        denoise = sp.as_torch_denoiser(sp.GaussianDenoiser.of(probes.PRIOR))
     return denoise, run.images((run.y + run.A(ones)) / 2)
 
 
-def test_deepinv_dps(deepinv, monkeypatch):
+OURS = pytest.mark.parametrize("ours", [False, True], ids=["in PyTorch", "as_torch_denoiser"])
+
+
+@OURS
+def test_deepinv_dps(deepinv, ours, monkeypatch):
     one, run = schedule("dps"), TorchProbes()
     code = executed(exported(one, "deepinv"))
     physics = deepinv_physics(deepinv, run)
-    denoise, y = in_unit_range(run)
+    denoise, y = in_unit_range(run, ours)
     model = code.posterior(denoise)
     start = code_start(model, run)
     monkeypatch.setattr(model.solver, "randn_like", run.noise_images, raising=True)
@@ -469,11 +482,93 @@ def code_start(model, run: TorchProbes):
     return scale * run.noise_images()
 
 
-def test_deepinv_diffpir(deepinv, monkeypatch):
+@OURS
+def test_deepinv_diffpir(deepinv, ours, monkeypatch):
     one, run = schedule("diffpir"), TorchProbes()
     code = executed(exported(one, "deepinv"))
     physics = deepinv_physics(deepinv, run)
-    denoise, y = in_unit_range(run)
+    denoise, y = in_unit_range(run, ours)
     model = code.ScheduledDiffPIR(denoise, deepinv.optim.data_fidelity.L2())
     monkeypatch.setattr(torch, "randn_like", run.noise_images)
     close(run.w2(2 * model(y, physics) - 1), promised(one))
+
+
+# ------------------------------------------------------------------------ our denoisers in PyTorch
+
+
+def test_as_torch_denoiser_of_a_gaussian():
+    """Values of our own call at the same log SNR, derivatives of finite differences."""
+    gaussian, rng = sp.GaussianDenoiser.of(probes.PRIOR), np.random.default_rng(0)
+    module, x = sp.as_torch_denoiser(gaussian), torch.from_numpy(rng.random((2, 1, *SHAPE)))
+    sigmas = torch.tensor([0.1, 0.7])
+    for i, sigma in enumerate(sigmas.tolist()):
+        # In [-1, 1] sigma is twice as large; a Gaussian denoiser is the same at all scales.
+        wanted = gaussian(2 * x[i].numpy() - 1, sp.NoiseLevel(1.0, 2 * sigma))
+        for given in (sigma, torch.tensor(sigma), torch.full((2, 1, 1, 1), sigma), sigmas):
+            np.testing.assert_allclose(module(x, given)[i], (wanted + 1) / 2, rtol=1e-12)
+    inputs = x.clone().requires_grad_(), sigmas.clone().requires_grad_()
+    assert torch.autograd.gradcheck(module, inputs, eps=1e-6, atol=1e-8)
+    shared = x.clone().requires_grad_(), torch.tensor(0.3, requires_grad=True)
+    assert torch.autograd.gradcheck(module, shared, eps=1e-6, atol=1e-8)
+    # In other ranges: of the images given, and of those that the denoiser is for.
+    moved = replace(gaussian, mean=gaussian.mean + 1)  # of the same images, brighter
+    other = sp.as_torch_denoiser(moved, pixel_range=(0.0, 2.0), model_range=(-1.0, 1.0))
+    np.testing.assert_allclose((other(2 * x - 1, 0.2) + 1) / 2, module(x, 0.1), rtol=1e-12)
+
+
+def test_as_torch_denoiser_of_the_shipped_network():
+    """In single precision, also where x is in half; gradients are jax.grad's."""
+    unet, rng = sp.load_unet(), np.random.default_rng(0)
+    module = sp.as_torch_denoiser(unet)
+    x, sigma = rng.random((2, 3, 16, 16), np.float32), np.float32(0.2)
+    direction = rng.normal(size=x.shape).astype(np.float32)
+
+    def ours(x, sigma):
+        return (unet(2 * x - 1, sp.NoiseLevel(jnp.ones_like(sigma), 2 * sigma)) + 1) / 2
+
+    given = torch.from_numpy(x).requires_grad_(), torch.tensor(sigma, requires_grad=True)
+    x_hat = module(*given)
+    assert x_hat.dtype == torch.float32
+    np.testing.assert_allclose(x_hat.detach(), ours(x, jnp.asarray(sigma)), atol=SINGLE)
+    (x_hat * torch.from_numpy(direction)).sum().backward()
+    inner = lambda x, sigma: jnp.vdot(direction, ours(x, sigma))  # noqa: E731
+    by_x, by_sigma = jax.grad(inner, (0, 1))(jnp.asarray(x), jnp.asarray(sigma))
+    largest = float(jnp.abs(by_x).max())
+    np.testing.assert_allclose(given[0].grad, by_x, atol=10 * SINGLE * largest)
+    # A sum of 1536 terms, which cancel; how large they are, by finite differences.
+    terms = (ours(x, jnp.asarray(sigma * 1.05)) - ours(x, jnp.asarray(sigma / 1.05))) / 0.1 / sigma
+    scale = float(jnp.abs(direction * terms).sum())
+    np.testing.assert_allclose(given[1].grad, by_sigma, atol=10 * SINGLE * scale)
+    half = module(torch.from_numpy(x).bfloat16(), float(sigma))
+    assert half.dtype == torch.bfloat16
+    np.testing.assert_allclose(half.float(), x_hat.detach(), atol=0.05)  # 8 bits of x
+
+
+def test_as_torch_denoiser_refuses():
+    module, x = sp.as_torch_denoiser(lambda x_t, level: x_t[..., :2, :]), torch.zeros(3, 1, 4, 4)
+    for wrong, sigma, words in (
+        (x[0], 0.1, r"x: torch.float64 of shape \(1, 4, 4\): floating images \[N, planes, H, W\]"),
+        (x.long(), 0.1, "x: torch.int64 of shape"),
+        (x, torch.ones(2), r"sigma of shape \(2,\): one number, or one for each of 3 images"),
+        (x, 0.1, r"denoiser: returns \(3, 1, 2, 4\) for images \(3, 1, 4, 4\)"),
+    ):
+        with pytest.raises(InputError, match=words):
+            module(wrong, sigma)
+    with pytest.raises(InputError, match="denoiser: int is not a function"):
+        sp.as_torch_denoiser(3)
+    with pytest.raises(InputError, match="range"):
+        sp.as_torch_denoiser(lambda x_t, level: x_t, model_range=(1.0, 0.0))
+
+
+def test_deepinv_restores_with_the_shipped_network(deepinv):
+    """The example of docs/denoisers.md, as a reader would run it."""
+    text = (Path(__file__).parent.parent / "docs" / "denoisers.md").read_text("utf-8")
+    programs = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    (program,) = [one for one in programs if "as_torch_denoiser" in one]
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    *shape, error = done.stdout.replace("torch.Size", "").split()
+    assert "".join(shape) == "([1,3,32,32])"
+    assert float(error) < 0.1  # the image's standard deviation is 0.25

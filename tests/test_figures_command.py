@@ -132,7 +132,8 @@ def test_all_figures_in_order(scripts, tmp_path, capsys):
     assert len(page.text["figcaption"]) == len(without)
     lines = printed.splitlines()
     assert lines[-1] == "results in a/b: index.html"
-    assert "left out, it is of cifar10.npz (no --data)" in lines[-2]
+    (left,) = [line for line in lines if line.startswith("real_networks")]
+    assert left.endswith("left out, it is of cifar10.npz (no --data)")
     assert sum("left out" in text for text in page.text["p"]) == len(figures.SCRIPTS) - len(without)
     assert page.text["th"].count("W2^2") == len(without)
     assert "0.1235" in page.text["td"] and "many" not in page.text["th"]
@@ -155,6 +156,31 @@ def test_figures_of_data(scripts, tmp_path, capsys):
     )
     said = (tmp_path / "o/real_networks.txt").read_text()
     assert said.startswith("drawn with --format png --data d/cifar10.npz --out")
+
+
+def test_data_that_a_script_can_do_without(scripts, tmp_path, capsys):
+    """It is drawn without them, once more when they have come, and then not again."""
+    (tmp_path / "d").mkdir()
+    only = "--only exact_errors --out o"
+    plain = "python experiments/exact_errors.py --format png --out exact_errors"
+    whole = plain.replace(" --out", " --eigenvalues d/cifar10.npy --out")
+    for arguments in (only, f"{only} --data d"):
+        assert run(arguments, capsys)[0] == 0
+        page = checked(tmp_path / "o")
+        assert page.images == ["exact_errors/exact_errors.png"] and plain in page.text["code"]
+    (tmp_path / "d/cifar10.npy").write_text("")
+    assert run("--only robust --data d --out o", capsys)[0] == 0  # asked for another
+    assert plain in checked(tmp_path / "o").text["code"]
+    for _ in range(2):
+        assert run(f"{only} --data d", capsys)[0] == 0
+        assert whole in checked(tmp_path / "o").text["code"]
+    assert "--eigenvalues d/cifar10.npy" in (tmp_path / "o/exact_errors.txt").read_text()
+    assert run(only, capsys)[0] == 0  # the page says how it was made
+    assert whole.replace(" d/", " DATA/") in checked(tmp_path / "o").text["code"]
+    assert (tmp_path / "o/order").read_text().split() == ["exact_errors", "robust", "exact_errors"]
+    # Toys have no data.
+    assert run("--only exact_errors --quick --data d --out q", capsys)[0] == 0
+    assert "--eigenvalues" not in (tmp_path / "q/exact_errors.txt").read_text()
 
 
 @pytest.mark.parametrize(

@@ -28,15 +28,20 @@ SCRIPTS: dict[str, dict[str, str]] = {
     "robust": {},
     "more_freedom": {},
     "inpainting": {},
+    "amortised": {},
+    "super_resolution": {},
     "real_tuning": {
         "--data": "real_tuning_cat256.csv.gz",
         "--statistics": "imagenet256_statistics.npz",
     },
     "real_networks": {"--data": "cifar10.npz"},
 }
+# Files that a script is given if `--data` has them, and does without if not.
+IF_THERE: dict[str, dict[str, str]] = {"exact_errors": {"--eigenvalues": "cifar10.npy"}}
 CHECKOUT = Path(__file__).parents[2]
 LOCK = ".lock"
-STATE = "figures.json"  # the options of a folder, and the seconds of each figure that it has
+# A folder's options, the seconds of each figure, and which were drawn with the files of IF_THERE.
+STATE = "figures.json"
 
 
 class Result(NamedTuple):
@@ -113,6 +118,7 @@ def _opened(folder: Path, options: Figures) -> dict[str, Any]:
         try:
             state = json.loads(path.read_text("utf-8"))
             before, _ = state["options"], state["made"]
+            state.setdefault("with", [])
         except (OSError, ValueError, KeyError, TypeError):
             raise InputError(f"file {shown(path)}: is not what this command has written") from None
         if before != given:
@@ -125,7 +131,7 @@ def _opened(folder: Path, options: Figures) -> dict[str, Any]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out = {shown(folder)}: cannot be made ({error.strerror})") from error
-    return {"options": given, "made": {}}
+    return {"options": given, "made": {}, "with": []}
 
 
 def _all(
@@ -137,6 +143,11 @@ def _all(
     # Also those of an earlier call that had others in --only.
     for name in [name for name in SCRIPTS if name in names or name in made]:
         extra, missing = _data_of(name, options)
+        there = name in IF_THERE and _is_there(name, options)
+        if there and name in names and name not in state["with"] and not stopped:
+            made.pop(name, None)  # of before its files came
+        if name in state["with"] if name in made else there:
+            extra = extra + _named(IF_THERE[name], options)
         arguments = ["--format", options.format, *extra, *(["--quick"] if options.quick else [])]
         if name in made:
             missing = ""
@@ -145,6 +156,8 @@ def _all(
             stopped, missing = _run(name, arguments, folder, made) if not stopped else (True, "")
             missing = "interrupted" if stopped else missing
             failed += bool(missing)
+            if name in made and there:
+                state["with"].append(name)
             _keep(folder, state)
         said = _said(folder, name) if name in made else None
         if name in made and said is None:
@@ -167,14 +180,27 @@ def _data_of(name: str, options: Figures) -> tuple[list[str], str]:
     """The arguments that name a script's data, and what is not at hand. Toys need none."""
     if options.quick or not SCRIPTS[name]:
         return [], ""
-    folder = options.data or Path("DATA")
-    files = {option: folder / file for option, file in SCRIPTS[name].items()}
-    arguments = [word for option, file in files.items() for word in (option, str(file))]
-    absent = [file.name for file in files.values() if not file.is_file()]
-    if options.data is not None and not absent:
+    arguments = _named(SCRIPTS[name], options)
+    absent = [file for file in SCRIPTS[name].values() if not _has(options, file)]
+    if not absent:
         return arguments, ""
     where = "no --data" if options.data is None else f"not in {shown(options.data)}"
     return arguments, f"left out, it is of {' and '.join(absent)} ({where})"
+
+
+def _named(files: dict[str, str], options: Figures) -> list[str]:
+    """Files of `--data`, each after its option; of DATA where there is no folder to name."""
+    folder = options.data or Path("DATA")
+    return [word for option, file in files.items() for word in (option, str(folder / file))]
+
+
+def _is_there(name: str, options: Figures) -> bool:
+    """Whether a script can be given what it could do without. Toys are not."""
+    return not options.quick and all(_has(options, file) for file in IF_THERE[name].values())
+
+
+def _has(options: Figures, file: str) -> bool:
+    return options.data is not None and (options.data / file).is_file()
 
 
 def _run(name: str, arguments: list[str], folder: Path, made: dict[str, float]) -> tuple[bool, str]:

@@ -76,7 +76,8 @@ def from_deepinv(physics: Any, shape: tuple[int, ...]) -> Degradation:
     shape  [H, W], or [C, H, W] for physics of C planes, which have to be treated alike
 
     Noise is left out. deepinv's images are in [0, 1]: for a pixel range of [-1, 1] its sigma counts
-    twice. A kernel's `padding` must be "circular"; of crops of larger scenes see `restore_crop`.
+    twice. A kernel's `padding` must be "circular"; of crops of larger scenes see `restore_crop`,
+    of denoisers `torch_denoiser`.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -97,7 +98,8 @@ def from_deepinv(physics: Any, shape: tuple[int, ...]) -> Degradation:
 def to_deepinv(degradation: Degradation) -> Any:
     """A `deepinv.physics.LinearPhysics` of tensors [B, C, *shape], by JAX; without noise.
 
-    deepinv's solvers may ask for its adjoint; neither is differentiable by torch.
+    deepinv's solvers may ask for its adjoint; neither is differentiable by torch. A denoiser, which
+    is, comes from `as_torch_denoiser`.
     """
     import torch  # pyright: ignore[reportMissingImports]
     from deepinv.physics import LinearPhysics  # pyright: ignore[reportMissingImports]

@@ -83,7 +83,7 @@ class GaussianAbove(Generic[D]):
         """denoiser: a pytree or a function, for levels that are numbers; limit > 0."""
         if not 0 < limit < float("inf"):
             raise InputError(f"limit = {limit}: must be > 0 and finite")
-        return cls(_as_pytree(denoiser), GaussianDenoiser.of(prior), jnp.asarray(limit))
+        return cls(as_pytree(denoiser), GaussianDenoiser.of(prior), jnp.asarray(limit))
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         x_t = as_floating("x_t", x_t)
@@ -117,7 +117,7 @@ class WithCovariance(Generic[D]):
     @classmethod
     def of(cls, denoiser: D, prior: Prior) -> "WithCovariance[D]":
         """denoiser: a pytree or a function."""
-        return cls(_as_pytree(denoiser), GaussianDenoiser.of(prior))
+        return cls(as_pytree(denoiser), GaussianDenoiser.of(prior))
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         return self.denoiser(x_t, t)
@@ -127,7 +127,7 @@ class WithCovariance(Generic[D]):
         return self.gaussian.cov(v, t)
 
 
-def _as_pytree(denoiser: D) -> D:
+def as_pytree(denoiser: D) -> D:
     """A function as a pytree without leaves."""
     if jax.tree_util.all_leaves([denoiser]):
         return cast(D, jax.tree_util.Partial(denoiser))

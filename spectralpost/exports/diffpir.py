@@ -14,18 +14,11 @@ from .base import (
     levels_of,
     module,
 )
+from .operators import FILTERS, check_known
 
 # Its data steps: by Fourier transform for circular blurs and what is decimated after one, by pixel
 # for masks.
-SOLVED = (
-    "identity",
-    "gaussian_blur",
-    "uniform_blur",
-    "motion_blur",
-    "from_kernel",
-    "downsample",
-    "inpaint",
-)
+SOLVED = ("identity", *FILTERS, "downsample", "inpaint")
 
 CODE = '''
 import torch
@@ -73,11 +66,7 @@ def check_solvable(target: str, weights: Weights) -> None:
 def to_diffpir(schedule: Schedule, weights: Weights) -> Export:
     """RHOS by step, as its data steps take them, and ZETA."""
     check_sampler("diffpir", schedule, {"diffpir": ("official_units",)})
-    if schedule.degradation_name not in SOLVED:
-        raise InputError(
-            f"target = 'diffpir': solves no {schedule.degradation_name!r}; it does "
-            f"{', '.join(SOLVED)}"
-        )
+    check_known("diffpir", schedule, SOLVED)
     timesteps = check_time_steps("diffpir", schedule)
     check_range("diffpir", schedule)
     check_clean_end("diffpir", schedule)

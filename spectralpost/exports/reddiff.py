@@ -5,6 +5,7 @@ import numpy as np
 from ..schedule_file import Schedule
 from .base import Export, Weights, check_range, check_sampler, check_time_steps, module
 from .loop import numbers_of
+from .operators import check_svd
 
 CODE = '''
 import torch
@@ -40,6 +41,7 @@ class ScheduledREDDIFF(REDDIFF):
 def to_reddiff(schedule: Schedule, weights: Weights) -> Export:
     """LR and LAMBDA by step, of sums over pixels, in a subclass without Adam."""
     check_sampler("reddiff", schedule, {"reddiff": ("lr", "threshold")})
+    check_svd("reddiff", schedule, square=True)
     check_time_steps("reddiff", schedule)
     check_range("reddiff", schedule)
     numbers = numbers_of(schedule, {name: np.asarray(one) for name, one in weights.items()})

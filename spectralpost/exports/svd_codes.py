@@ -13,6 +13,7 @@ from .base import (
     module,
 )
 from .loop import REPLACED, SVD, numbers_of
+from .operators import check_svd
 
 COMMON = '''
 import torch
@@ -152,6 +153,7 @@ def _export(
     parts: list[str],
     usage: tuple[str, ...],
 ) -> Export:
+    check_svd(target, schedule)
     check_time_steps(target, schedule)
     check_range(target, schedule)
     check_clean_end(target, schedule)

@@ -1,6 +1,22 @@
 """The figures, drawn with matplotlib (imported when the first one is drawn); one kind a file."""
 
-from .base import COLOURS, LINES, Format, save_figure
+from .base import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    GREEN,
+    LINES,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    WIDE,
+    Format,
+    legend_above,
+    new_figure,
+    outside_legend,
+    save_figure,
+)
 from .compare import compare_figure
 from .page import Shown, html_page, save_with_caption
 from .report import radial_average, report_figure
@@ -16,8 +32,16 @@ from .tradeoff import tradeoff_figure, tradeoffs_figure
 from .training import training_figure
 
 __all__ = [
+    "BLACK",
+    "BLUE",
     "COLOURS",
+    "GREEN",
     "LINES",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "VERMILION",
+    "WIDE",
     "Axis",
     "Drawn",
     "Format",
@@ -26,6 +50,9 @@ __all__ = [
     "compare_figure",
     "heat_map_figure",
     "html_page",
+    "legend_above",
+    "new_figure",
+    "outside_legend",
     "radial_average",
     "report_figure",
     "restored_figure",

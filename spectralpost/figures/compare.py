@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-from .base import COLOURS, new_figure
+from .base import COLOURS, new_figure, outside_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -44,8 +44,7 @@ def compare_figure(
         axes.grid(axis="y", linewidth=0.4)
         axes.set_title(f"{steps} steps")
         axes.set_xlabel("W2$^2$ per pixel to the true posterior")
-    handles, labels = panels[0].get_legend_handles_labels()
-    columns = len(labels) if len(losses) > 1 else 2  # one panel is narrower than one row
-    figure.legend(handles, labels, loc="outside lower center", ncols=columns)
+    # One panel is narrower than one row.
+    outside_legend(figure, ncols=2 if len(losses) == 1 else None)
     figure.suptitle(title)
     return figure

@@ -5,14 +5,25 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from .base import COLOURS, LINES, new_figure
+from .base import (
+    BLACK,
+    BLUE,
+    COLOURS,
+    GREEN,
+    LINES,
+    ORANGE,
+    PURPLE,
+    SKY,
+    VERMILION,
+    new_figure,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.colors import Normalize
     from matplotlib.figure import Figure
 
-OKABE_ITO = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+HUES = (BLUE, VERMILION, GREEN, PURPLE, ORANGE, SKY, BLACK)
 MARKERS = "os^vDPX"
 MOST_NUMBERS = 600  # cells of a heat map that has numbers in them
 FARTHEST = 1e4  # an unstable default may be off by 10^30: so many times the least is the end
@@ -255,10 +266,10 @@ def _styles(names: list[str], ordered: bool) -> dict[str, dict[str, Any]]:
             for name, shade in zip(names, shades, strict=True)
         }
         return styles
-    number = len(OKABE_ITO)
+    number = len(HUES)
     return {
         name: {
-            "color": OKABE_ITO[i % number],
+            "color": HUES[i % number],
             "linestyle": "-" if i < number else "--",
             "marker": MARKERS[i % number],
             "markersize": 4,

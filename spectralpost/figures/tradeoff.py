@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..metrics import Tradeoff
-from .base import COLOURS, new_figure
+from .base import COLOURS, PURPLE, new_figure, outside_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ MARKERS = {
     "published default": ("X", COLOURS["published default"]),
     "tuned constant, W2^2": ("v", COLOURS["tuned constant"]),
     "learned, W2^2": ("s", COLOURS["exact reference"]),
-    "exact score": ("D", "#CC79A7"),
+    "exact score": ("D", PURPLE),
 }
 PER_ROW = 4
 
@@ -83,11 +83,7 @@ def tradeoffs_figure(
     for axes in every[: len(panels)][-columns:]:
         axes.tick_params(labelbottom=True)
     every[0].set(xlim=(-0.03 * right, right), ylim=(_lowest(best), top))
-    found = {}
-    for axes in every[: len(panels)]:
-        handles, labels = axes.get_legend_handles_labels()
-        found |= dict(zip(labels, handles, strict=True))
-    figure.legend(found.values(), found, loc="outside upper center", ncols=4, fontsize=9)
+    outside_legend(figure, "upper center", ncols=4, fontsize=9)
     figure.supxlabel(X_NAME, fontsize=10)
     figure.supylabel(Y_NAME, fontsize=10)
     figure.suptitle(title, fontsize=10)
