@@ -77,10 +77,10 @@ class Sampler:
     reference     title, year, arXiv number
     summary       the update in one line
     start         (measurement, level, y, eps) -> x_T, affine in (y, eps)
-    memory        how many signals a step hands to the next besides x_s, in mode coordinates:
-                  estimates of x_0, then directions. 0 before the first step. For equivariant samplers
-    directions    how many of these, the last, are directions, as gradients are: a shift of the prior
-                  mean, by which estimates of x_0 move, leaves them as they are
+    memory        how many signals a step hands to the next besides x_s, in mode coordinates, 0
+                  before the first step: estimates of x_0, then directions. For equivariant samplers
+    directions    how many of these, the last ones, are directions, as gradients are: no multiple of
+                  the prior mean is in them
     state         "x_t", the noisy signal; or "x_0", an estimate of the clean one to which the
                   update itself adds the noise that the denoiser is to remove (RED-diff)
     equivariant   whether a step commutes with a shift of the prior mean: x_t by alpha_t mean, y by
