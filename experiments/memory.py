@@ -1,9 +1,10 @@
-"""What is it worth that a sampler remembers its last estimates?
+"""What is it worth that a sampler remembers its last estimates, or its last guidance?
 
 Of each sampler the learned schedule without and with memory (`multistep` of one and two estimates,
 the extrapolation weights learned as well), Gaussian blur, sigma_y 0.05:
 
     W2^2       in closed form, on the Gaussian model; `learn` as it is
+    momentum   W2^2 of DPS without and with `momentum`, learned as well, for each memory
     network    energy score of two samples of 64 held-out images on the shipped U-Net, schedules of
                `for_network`, one estimate; only with --data. Paired standard errors of the
                difference
@@ -58,22 +59,35 @@ def main(options: Options) -> None:
         sp.power_law((64, 64)), sp.gaussian_blur((64, 64), 2.0), options.sigma_y
     )
     problem = sp.bin_modes(sp.unique_modes(problem)[0], 60 if options.quick else 200)[0]
+    found: dict[tuple[str, int, int], sp.LearnResult] = {}
     print(f"{'sampler':<9}{'steps':>6}{'tuned':>11}{'learned':>11}", end="")
     print("".join(f"{f'memory {m}':>11}{'change':>10}" for m in options.remembered))
     for name in options.samplers:
         for steps in options.steps:
-            plain, *memory = (
-                sp.learn(sampler_of(name, m), problem, sp.vp_linear(steps), search=search)
-                for m in (0, *options.remembered)
-            )
-            tuned, changes = plain.baselines["tuned_constant"], []
+            for m in (0, *options.remembered):
+                sampler, levels = sampler_of(name, m), sp.vp_linear(steps)
+                found[name, steps, m] = sp.learn(sampler, problem, levels, search=search)
+            plain, changes = found[name, steps, 0], []
+            tuned = plain.baselines["tuned_constant"]
             print(f"{name:<9}{steps:>6}{tuned:>11.6f}{plain.loss:>11.6f}", end="")
-            for found in memory:
-                changes.append(found.loss / plain.loss - 1)
-                print(f"{found.loss:>11.6f}{100 * changes[-1]:>8.1f} %", end="")
+            for m in options.remembered:
+                changes.append(found[name, steps, m].loss / plain.loss - 1)
+                print(f"{found[name, steps, m].loss:>11.6f}{100 * changes[-1]:>8.1f} %", end="")
             print(flush=True)
             if options.quick and (changes[0] > -0.05 or changes[1] > changes[0] + 0.005):
                 sys.exit("memory: is worth nothing")
+    if "dps" in options.samplers:
+        print(f"\n{'dps':<9}{'steps':>6}{'without':>11}{'momentum':>11}{'change':>10}")
+    for (name, steps, m), without in found.items():
+        if name != "dps":
+            continue
+        sampler, levels = sp.SAMPLERS["dps"](multistep=m, momentum=True), sp.vp_linear(steps)
+        loss = sp.learn(sampler, problem, levels, search=search).loss
+        change = loss / without.loss - 1
+        print(f"{f'memory {m}':<9}{steps:>6}{without.loss:>11.6f}{loss:>11.6f}", end="")
+        print(f"{100 * change:>8.1f} %", flush=True)
+        if options.quick and change > 0.01:
+            sys.exit("momentum: a schedule that may be plain is worse")
     if options.data is not None:
         on_network(options)
 

@@ -93,12 +93,14 @@ def start_transfer(sampler: Sampler, problem: Problem, level: NoiseLevel) -> Tra
     offset = start(zero, problem.response * problem.mean) - sampler.centre(level) * problem.mean
     if not sampler.memory:
         return Transfer(state_gain, data_gain, jnp.zeros_like(state_gain), offset)
-    # Nothing is remembered: 0, which lacks the mean.
+    # Nothing is remembered: 0, which lacks the mean of an estimate.
     if problem.basis is None:
         state_gain, data_gain = state_gain[:, None, None], data_gain[:, None, None]
     more = [(0, 0), (0, sampler.memory * state_gain.shape[-1]), (0, 0)]
     state_gain, data_gain = jnp.pad(state_gain, more), jnp.pad(data_gain, more)
-    offset = together(problem, [offset, *[-problem.mean] * sampler.memory])
+    estimates = sampler.memory - sampler.directions
+    before = [-problem.mean] * estimates + [zero] * sampler.directions
+    offset = together(problem, [offset, *before])
     return Transfer(state_gain, data_gain, 0 * identity_gain(offset), offset)
 
 

@@ -1246,3 +1246,40 @@ def run_reddiff_adam(
         second_unbiased = second / (1 - 0.99 ** (i + 1))
         m = m - float(lr[i]) * first_unbiased / (np.sqrt(second_unbiased) + 1e-8)
     return m
+
+
+def run_dps_remembering(
+    H: Array,
+    mu: Array,
+    C: Array,
+    alphas: Array,
+    sigmas: Array,
+    weights: dict[str, Array],
+    num_estimates: int,
+    u: Array,
+    y: Array,
+    z: Array,
+) -> Array:
+    """DPS that remembers earlier estimates, and (weight "momentum") its guidance of earlier steps.
+
+    x_s = DDIM of sum_k c_k x_k + m, x_0 = x_hat, x_k the estimate of k steps ago, with shares
+    c_0 = w_1, c_1 = (1 - w_1) w_2, ... of the weights "extrapolation", "extrapolation_2", ... and
+    for the oldest what is left to 1. m is the exponential moving average of the guidance,
+    m = mu m_before + (1 - mu) g, g = 2 zeta J^T H^T r, as in Adam (arXiv 1412.6980) without its
+    second moment. Before the first step all is 0. weights [S], u [n], y [m], z [S, n].
+    """
+    x, estimates, m = sigmas[0] * u, [np.zeros_like(mu)] * num_estimates, np.zeros_like(mu)
+    names = ["extrapolation", *(f"extrapolation_{k}" for k in range(2, num_estimates + 1))]
+    for i in range(len(sigmas) - 1):
+        levels = alphas[i], sigmas[i], alphas[i + 1], sigmas[i + 1]
+        x_hat = denoise(x, *levels[:2], mu, C)
+        g = 2 * weights["zeta"][i] * denoiser_jacobian(*levels[:2], C).T @ H.T @ (y - H @ x_hat)
+        average = weights["momentum"][i] if "momentum" in weights else 0.0
+        m = average * m + (1 - average) * g
+        w = [weights[name][i] for name in names[:num_estimates]]
+        shares = [np.prod([1 - one for one in w[:k]]) * w[k] for k in range(num_estimates)]
+        shares.append(1 - sum(shares))
+        base = sum(c * one for c, one in zip(shares, [x_hat, *estimates], strict=True))
+        x = ddim(x, base, (x - levels[0] * base) / levels[1], z[i], *levels, weights["eta"][i]) + m
+        estimates = [x_hat, *estimates][:num_estimates]
+    return x

@@ -123,6 +123,8 @@ def run_literal(one: Schedule, step, weights: dict) -> float:
 LOOPS = [
     ("dps", BLUR, {}),
     ("dps", MASK, {"multistep": 2}),
+    ("dps", BLUR, {"momentum": True}),
+    ("dps", HALF, {"normalised": True, "multistep": True, "momentum": True}),
     ("dps", HALF, {"normalised": True}),
     ("pigdm", HALF, {}),
     ("pigdm", MASK, {"noiseless": True, "start_from_y": True, "threshold": 0.0}),
@@ -596,7 +598,9 @@ def test_what_some_codes_cannot_do():
     for target in ("csv", "python", "dps", "deepinv", "azula", "diffusers", "inversebench"):
         refused(by_band(), target, "one weight a step, not weights by band")
     for target in ("dps", "deepinv", "azula", "inversebench"):
-        refused(schedule("dps", multistep=True), target, "cannot do dps with multistep=True")
+        for option in ("multistep", "momentum"):
+            one = schedule("dps", **{option: True})
+            refused(one, target, f"cannot do dps with {option}=True")
     refused(schedule("dps", normalised=True), "inversebench", "normalised=True")
     refused(schedule("pigdm", noiseless=True), "diffusers", "noiseless=True")
     refused(schedule("dds", cg_steps=3), "python", "cg_steps=3")

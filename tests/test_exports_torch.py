@@ -272,7 +272,7 @@ def test_inversebench(name, degradation, monkeypatch):
 @pytest.mark.parametrize(
     ("name", "degradation", "options", "kind"),
     [
-        ("dps", BLUR, {"multistep": True}, "epsilon"),
+        ("dps", BLUR, {"multistep": True, "momentum": True}, "epsilon"),
         ("dps", MASK, {"normalised": True}, "v_prediction"),
         ("pigdm", HALF, {}, "sample"),
         ("diffpir", BLUR, {}, "epsilon"),

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import EPS, circular, decimated, expanded, random_guidance
+from literal import run_dps_remembering
 
 import spectralpost as sp
 from spectralpost.errors import InputError
@@ -27,60 +28,35 @@ SAMPLER = sp.SAMPLERS["dps"](multistep=True)
 EXTRAPOLATIONS: tuple[str, ...] = ("extrapolation", "extrapolation_2", "extrapolation_3")
 
 
-def dps(m):
-    return sp.SAMPLERS["dps"](multistep=m)
+def dps(m, momentum=False):
+    return sp.SAMPLERS["dps"](multistep=m, momentum=momentum)
 
 
-def weights(seed, m=1, num=4):
+def weights(seed, m=1, momentum=False, num=4):
     rng = np.random.default_rng(seed)
-    return {
+    drawn = {
         "zeta": jnp.asarray(rng.uniform(0.05, 0.3, num)),
         "eta": jnp.asarray(rng.uniform(0, 1, num)),
     } | {name: jnp.asarray(rng.uniform(0.3, 2, num)) for name in EXTRAPOLATIONS[:m]}
+    return drawn | ({"momentum": jnp.asarray(rng.uniform(0.2, 0.9, num))} if momentum else {})
 
 
-def combined(estimates, w):
-    """Of all estimates, the newest first, with the weights multiplied out: w_1, (1 - w_1) w_2, ...,
-    and what is left to 1."""
-    shares = [np.prod(1 - np.array(w[:k])) * w[k] for k in range(len(w))]
-    shares.append(1 - sum(shares))
-    return sum(share * one for share, one in zip(shares, estimates, strict=True))
-
-
-def literal_run(twin, levels, guidance, m, start, y, noise):
-    """DPS from a combination of the last m + 1 estimates, of vectors of pixels; noise [S, n]."""
-    H, C, mu = twin.H, twin.C, twin.mu
-    alpha, sigma = map(np.asarray, levels)
-    x, before = sigma[0] * start, [np.zeros_like(mu)] * m
-    for i, eps in enumerate(noise):
-        a, s, b, r = alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]
-        D = a * C @ np.linalg.inv(a**2 * C + s**2 * np.eye(len(mu)))
-        x_hat = mu + D @ (x - a * mu)
-        zeta, eta, *w = (float(guidance[name][i]) for name in ("zeta", "eta", *EXTRAPOLATIONS[:m]))
-        base = combined([x_hat, *before], w)
-        tau2 = 1 - (a * r / (b * s)) ** 2
-        eps_hat = (x - a * base) / s
-        pull = 2 * zeta * D.T @ H.T @ (y - H @ x_hat)
-        x = b * base + r * np.sqrt(1 - eta**2 * tau2) * eps_hat + eta * r * np.sqrt(tau2) * eps
-        x, before = x + pull, [x_hat, *before[:-1]]
-    return x
-
-
-@pytest.mark.parametrize("m", [1, 2, 3])
+@pytest.mark.parametrize("m, momentum", [(1, False), (2, False), (3, False), (0, True), (2, True)])
 @pytest.mark.parametrize("name", TWINS)
-@pytest.mark.parametrize("grid", [sp.vp_linear, sp.ve_karras])
-def test_transfer_is_the_literal_algorithm_in_pixels(name, grid, m):
+@pytest.mark.parametrize("grid", [sp.vp_linear, sp.ve_karras, sp.rectified_flow])
+def test_transfer_is_the_literal_algorithm_in_pixels(name, grid, m, momentum):
     """By probing the literal run with units: linear maps of start noise, y and fresh noise."""
-    twin, levels, guidance = TWINS[name](), grid(4), weights(0, m)
+    twin, levels, guidance = TWINS[name](), grid(4), weights(0, m, momentum)
     n, num_measured = len(twin.mu), len(twin.H)
-    run = partial(literal_run, twin, levels, guidance, m)
+    numbers = (*map(np.asarray, levels), {key: np.asarray(w) for key, w in guidance.items()})
+    run = partial(run_dps_remembering, twin.H, twin.mu, twin.C, *numbers, m)
     zero, none, dark = np.zeros(n), np.zeros((4, n)), np.zeros(num_measured)
     c = run(zero, dark, none)
     A = np.stack([run(unit, dark, none) - c for unit in np.eye(n)], axis=1)
     B = np.stack([run(zero, unit, none) - c for unit in np.eye(num_measured)], axis=1)
     fresh = np.eye(4 * n).reshape(-1, 4, n)
     N = np.stack([run(zero, dark, unit) - c for unit in fresh], axis=1)
-    found = sampler_transfer(dps(m), twin.problem, levels, guidance)
+    found = sampler_transfer(dps(m, momentum), twin.problem, levels, guidance)
     V, U = twin.V, twin.U
     offset = V.T @ (c - twin.mu + B @ twin.H @ twin.mu)
     wanted = (V.T @ A @ V, V.T @ B @ U, V.T @ N @ N.T @ V)
@@ -105,6 +81,74 @@ def test_weights_of_one_are_fewer_estimates(name, m, fewer, twin):
     its = trajectory(sp.SAMPLERS[name](multistep=fewer), problem, LEVELS, guidance)
     for one, other in zip(jax.tree.leaves(mine), jax.tree.leaves(its), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("twin", TWINS)
+@pytest.mark.parametrize("m", [0, 2])
+@pytest.mark.parametrize("normalised", [False, True])
+def test_no_momentum_is_plain_dps(normalised, m, twin):
+    problem, guidance = TWINS[twin]().problem, weights(1, m)
+    if normalised:
+        guidance["scale"] = guidance.pop("zeta")
+    plain, mine = (
+        sp.SAMPLERS["dps"](normalised=normalised, multistep=m, momentum=momentum)
+        for momentum in (False, True)
+    )
+    its = trajectory(plain, problem, LEVELS, guidance)
+    none = trajectory(mine, problem, LEVELS, guidance | {"momentum": jnp.zeros(4)})
+    some = trajectory(mine, problem, LEVELS, guidance | {"momentum": jnp.full(4, 0.5)})
+    for one, other in zip(jax.tree.leaves(none), jax.tree.leaves(its), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-10, atol=1e-12)
+    gap = jnp.abs(some.total.data_gain - its.total.data_gain).max()
+    assert gap > 0.01 * jnp.abs(its.total.data_gain).max()
+
+
+def test_momentum_is_the_first_moment_of_adam():
+    """Guidance of one strength, with the decay of Adam's average that has no bias at its start."""
+    decay, num = 0.8, 6
+    rng = np.random.default_rng(0)
+    y, states = rng.normal(size=5), rng.normal(size=(num, 5))
+    measurement = Measurement(jnp.ones(5), jnp.asarray(0.1), jnp.linalg.norm, lambda f, r: r)
+    t = s = NoiseLevel(jnp.asarray(0.6), jnp.asarray(0.8))
+    sampler, plain, last = dps(0, True), dps(0), jnp.zeros(5)
+    average = np.zeros(5)
+    for i, x_t in enumerate(states, start=1):
+        weights_t = {"zeta": 0.3, "eta": 0.0, "momentum": (decay - decay**i) / (1 - decay**i)}
+        step = Step(t, s, jnp.asarray(x_t), jnp.asarray(y), jnp.zeros(5), weights_t)
+        x_s, last = sampler.step(lambda x, level: x, measurement, step, last)
+        (unguided,) = plain.step(
+            lambda x, level: x, measurement, step._replace(guidance=weights_t | {"zeta": 0.0})
+        )
+        average = decay * average + (1 - decay) * 2 * (y - x_t)  # -grad ||y - x_t||^2
+        np.testing.assert_allclose(x_s - unguided, 0.3 * average / (1 - decay**i), rtol=1e-10)
+
+
+def test_momentum_is_on_or_off():
+    assert dps(0, False) is dps(0) and dps(2).directions == 0
+    assert list(dps(1, True).constraint) == ["zeta", "eta", "momentum", "extrapolation"]
+    for wrong in (0.9, 1, "yes", None):
+        with pytest.raises(InputError, match=f"momentum = {wrong!r}: must be true or false"):
+            dps(0, wrong)
+
+
+def test_schedules_with_momentum_are_kept(tmp_path):
+    sampler, problem, guidance = dps(1, True), TWINS["circular"]().problem, weights(3, 1, True)
+    np.testing.assert_array_equal(sampler.heuristic(problem, LEVELS)["momentum"], 0)
+    schedule = sp.Schedule(
+        sampler_name="dps",
+        sampler_options=dict(sampler.options),
+        levels=LEVELS,
+        guidance=guidance,
+        degradation_name="gaussian_blur",
+        degradation_options={"std": 1.0},
+        shape=(4, 3),
+        sigma_y=0.1,
+    )
+    sp.save_schedule(tmp_path / "schedule.json", schedule)
+    loaded = sp.load_schedule(tmp_path / "schedule.json")
+    assert loaded.sampler() == sampler
+    for name, values in guidance.items():
+        np.testing.assert_array_equal(loaded.guidance[name], values)
 
 
 @pytest.mark.parametrize("m", range(1, MOST_REMEMBERED + 1))
@@ -188,18 +232,18 @@ def linearised_and_gradient(loss, vector):
     return loss.linearised(vector), jax.value_and_grad(loss)(vector)
 
 
-@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("m, momentum", [(1, False), (2, False), (0, True)])
 @pytest.mark.parametrize("name", ["circular", "blocks of two"])
-def test_jacobian_is_the_derivative(name, m):
+def test_jacobian_is_the_derivative(name, m, momentum):
     """Residuals have the sum and the gradient of the loss, levels and limits included.
 
     Memory makes blocks of 4 and 6 of a block's 2 modes; the derivatives of the roots of larger ones
     are those of test_blocks.
     """
     twin = circular((4, 3)) if name == "circular" else decimated((6,), 2, "average")
-    guidance = weights(2, m)
-    free = ("zeta", *EXTRAPOLATIONS[:m])
-    parameters = parameters_of(dps(m), LEVELS, guidance, free, learn_levels=True)
+    guidance = weights(2, m, momentum)
+    free = ("zeta", *EXTRAPOLATIONS[:m], *["momentum"] * momentum)
+    parameters = parameters_of(dps(m, momentum), LEVELS, guidance, free, learn_levels=True)
     limits = {"max_amplification": 1.01, "rough_price": 0.01}
     loss = loss_of(parameters, [twin.problem], wasserstein2, **limits)
     vector = random_starts(loss, (guidance, guidance), 3, seed=0)[2]
@@ -209,13 +253,13 @@ def test_jacobian_is_the_derivative(name, m):
     np.testing.assert_allclose(2 * jacobian.T @ r, gradient, rtol=1e-7, atol=1e-9 * value)
 
 
-@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("m, momentum", [(1, False), (2, False), (0, True)])
 @pytest.mark.parametrize("degradation", [sp.gaussian_blur((8, 8), 1.0), sp.downsample((8, 8), 2)])
-def test_restored_images_have_the_moments_of_the_closed_form(degradation, m):
-    prior, guidance = sp.power_law((8, 8), mean=0.4), weights(4, m)
+def test_restored_images_have_the_moments_of_the_closed_form(degradation, m, momentum):
+    prior, guidance = sp.power_law((8, 8), mean=0.4), weights(4, m, momentum)
     y = sp.measure(degradation, sp.draw(prior, 1)[0], 0.2, jax.random.key(0))
     moments = sp.simulate(
-        dps(m),
+        dps(m, momentum),
         sp.GaussianDenoiser.of(prior),
         degradation,
         y,
@@ -227,7 +271,7 @@ def test_restored_images_have_the_moments_of_the_closed_form(degradation, m):
         batch_size=512,
     )
     problem = sp.image_problem(prior, degradation, 0.2)
-    law = sampler_transfer(dps(m), problem, LEVELS, guidance)
+    law = sampler_transfer(dps(m, momentum), problem, LEVELS, guidance)
     apart = degradation.to_measurement_modes(y) - problem.response * problem.mean
     if problem.basis is None:
         mean, var = law.data_gain * apart, law.state_gain**2 + law.noise_cov
@@ -240,11 +284,12 @@ def test_restored_images_have_the_moments_of_the_closed_form(degradation, m):
     assert np.abs(moments.var / var - 1).max() < 4.5 * np.sqrt(2 / moments.num_runs)
 
 
-@pytest.mark.parametrize("m", [1, 2])
+@pytest.mark.parametrize("m, momentum", [(1, False), (2, False), (0, True), (1, True)])
 @pytest.mark.parametrize("name", TWINS)
-def test_official_weights_and_back(name, m):
+def test_official_weights_and_back(name, m, momentum):
     """Norms of a sampler that remembers: mean-field, along the trajectory of all its signals."""
-    sampler, problem, guidance = dps(m), TWINS[name]().problem, weights(5, m)
+    sampler, problem = dps(m, momentum), TWINS[name]().problem
+    guidance = weights(5, m, momentum)
     literal = to_literal(sampler, problem, LEVELS, guidance)
     back = from_literal(sampler, problem, LEVELS, literal)
     for key, value in guidance.items():

@@ -114,11 +114,13 @@ REMEMBERING = Parts(
 
 def _dps(given: Given, parts: Parts) -> Step:
     weight = "SCALE[i] / norm(r)" if given["normalised"] else "2 * ZETA[i]"
+    average = "        down = last = down + MOMENTUM[i] * (last - down)\n"
+    average = average if given["momentum"] else ""
     return Step(
         NOISE,
         "        x_hat, vjp = denoise(x, i)\n"
         "        r = y - A(x_hat)\n"
-        f"        down = {weight} * vjp(AT(r))\n{parts.base}"
+        f"        down = {weight} * vjp(AT(r))\n{average}{parts.base}"
         f"        x = ddim(i, base, {EPS}, noise(), ETA[i]) + down\n{parts.after}",
         ("A", "AT", *(["norm"] if given["normalised"] else [])),
         gradient=True,
@@ -241,7 +243,7 @@ def _reddiff(given: Given, parts: Parts) -> Step:
 
 # Samplers that have a loop, and which of their options it carries, or which only change a default.
 LOOPS: dict[str, tuple[Callable[[Given, Parts], Step], tuple[str, ...]]] = {
-    "dps": (_dps, ("scale", "normalised", "multistep")),
+    "dps": (_dps, ("scale", "normalised", "multistep", "momentum")),
     "pigdm": (_pigdm, ("noiseless", "start_from_y", "threshold", "multistep")),
     "mpgd": (_mpgd, ("scale", "normalised", "multistep")),
     "diffpir": (_diffpir, ("official_units", "multistep")),
@@ -286,6 +288,8 @@ def loop(schedule: Schedule, weights: Weights) -> list[str]:
         rows = ", ".join(f"EXTRAPOLATION_{k}" for k in range(1, len(memory) + 1))
         parts.insert(0, f"\nEXTRAPOLATION = ({rows},)\n")
         before = f"    before = (0 * x,) * {len(memory)}\n"
+    if "MOMENTUM" in step.body:
+        before += "    last = 0 * x\n"
     if "solve" in step.needs:
         parts.append(CONJUGATE_GRADIENTS)
         names[names.index("solve")] = "solve=None"

@@ -77,8 +77,10 @@ class Sampler:
     reference     title, year, arXiv number
     summary       the update in one line
     start         (measurement, level, y, eps) -> x_T, affine in (y, eps)
-    memory        how many signals a step hands to the next besides x_s: estimates of x_0 in mode
-                  coordinates, 0 before the first step. For equivariant samplers
+    memory        how many signals a step hands to the next besides x_s, in mode coordinates, 0
+                  before the first step: estimates of x_0, then directions. For equivariant samplers
+    directions    how many of these, the last ones, are directions, as gradients are: no multiple of
+                  the prior mean is in them
     state         "x_t", the noisy signal; or "x_0", an estimate of the clean one to which the
                   update itself adds the noise that the denoiser is to remove (RED-diff)
     equivariant   whether a step commutes with a shift of the prior mean: x_t by alpha_t mean, y by
@@ -106,6 +108,7 @@ class Sampler:
     summary: str
     start: Start = field(default=pure_noise)
     memory: int = 0
+    directions: int = 0
     state: Literal["x_t", "x_0"] = "x_t"
     equivariant: bool = True
     literal: "Sampler | None" = None

@@ -222,7 +222,8 @@ def extrapolations(m: int) -> list[str]:
 
 def remembering(sampler: Sampler, m: int) -> Sampler:
     """The sampler whose update takes the estimates of the m steps before and returns those of the
-    last m: with weights for `extrapolated`, by default `second_order` and 1 for older ones.
+    last m, before what it remembers besides: with weights for `extrapolated`, by default
+    `second_order` and 1 for older ones.
 
     InputError unless m is a whole number from 0 (the sampler as it is) to MOST_REMEMBERED.
     """
@@ -236,7 +237,7 @@ def remembering(sampler: Sampler, m: int) -> Sampler:
     first, *older = extrapolations(m)
     return replace(
         sampler,
-        memory=int(m),
+        memory=sampler.memory + int(m),
         constraint=sampler.constraint | dict.fromkeys((first, *older), "nonnegative"),
         defaults=lambda problem, levels, factor: (
             sampler.defaults(problem, levels, factor)
