@@ -221,9 +221,10 @@ def present(result: Result) -> None:
             f"; {near} of the {len(losses)} schedules that were refined end within 1 % of the best"
         )
     measured, predicted, *_ = result.photo_rows["learned"].values()
-    if exact and measured < predicted - FAR_OFF:
+    if exact and not measured >= predicted - FAR_OFF:
+        worse = f"{predicted - measured:.0f} dB" if np.isfinite(measured) else "infinitely"
         console.print(
-            f"The photograph is {predicted - measured:.0f} dB worse than predicted: "
+            f"The photograph is {worse} worse than predicted: "
             f"{result.denoiser} is too far from the model for this schedule. Do not use it; try "
             "another sampler."
         )

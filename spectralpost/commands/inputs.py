@@ -15,6 +15,7 @@ from ..choices import SHORT, choice
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..degradations.dense import MASKS
 from ..degradations.kernels import kernel_note, load_kernel
+from ..denoiser_checks import as_returned
 from ..denoisers.calibrating import calibrate
 from ..denoisers.ffdnet import load_ffdnet
 from ..denoisers.gaussian import GaussianDenoiser, WithCovariance
@@ -147,10 +148,8 @@ def _checked(
     any work is done."""
     image: Any = jax.ShapeDtypeStruct(shape, np.float32)
     number: Any = jax.ShapeDtypeStruct((), np.float32)
-    returned = jax.eval_shape(lambda x, t: denoiser(x, t), image, NoiseLevel(number, number))
-    if getattr(returned, "shape", None) != shape:
-        got = getattr(returned, "shape", type(returned).__name__)
-        raise InputError(f"denoiser = {name!r}: returns {got} for an image of shape {shape}")
+    level, called = NoiseLevel(number, number), f"denoiser = {name!r}"
+    jax.eval_shape(lambda x, t: as_returned(denoiser(x, t), x, called), image, level)
     return WithCovariance.of(denoiser, prior)
 
 
