@@ -21,6 +21,7 @@ from ..polishing import Polished
 from ..prior_file import save_prior
 from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
+from .calibration import calibrated
 from .console import (
     LABELS,
     Learned,
@@ -36,7 +37,6 @@ from .console import (
 )
 from .inputs import (
     Inputs,
-    calibrated,
     denoiser_in_words,
     denoiser_of,
     free_weights,

@@ -16,7 +16,6 @@ from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..degradations.dense import MASKS
 from ..degradations.kernels import kernel_note, load_kernel
 from ..denoiser_checks import as_returned
-from ..denoisers.calibrating import calibrate
 from ..denoisers.ffdnet import load_ffdnet
 from ..denoisers.gaussian import GaussianDenoiser, WithCovariance
 from ..denoisers.unet import load_unet
@@ -42,7 +41,6 @@ from ..schedule_file import Schedule
 from ..signatures import as_words, checked_options, fitted, options_of
 
 BUILT_IN_SIZE = 128
-LOOKED_AT, CALIBRATED_ON = 1024, 64  # images: a random choice of the first
 
 Options = TypeVar("Options")
 
@@ -83,24 +81,6 @@ def inputs_of(options: Design | Compare | Tradeoff, photo: Path | None = None) -
     return Inputs(
         prior, degradation, problem, small, planes, photo_name, kurtosis, said, images_again
     )
-
-
-def calibrated(options: Design, inputs: Inputs, denoiser: PixelDenoiser) -> Inputs:
-    """The same for another denoiser than the Gaussian one: see `calibrate`."""
-    some: list[np.ndarray] = []
-    for images_or_one in inputs.images():
-        several = images_or_one if images_or_one.ndim == 4 else images_or_one[None]
-        # A grey image among colour ones is none that the denoiser takes.
-        some += [image for image in several if image.shape == inputs.photo.shape]
-        if len(some) >= LOOKED_AT:
-            break
-    if not some:
-        raise InputError("images: none with as many planes as the photograph, to calibrate on")
-    chosen = np.random.default_rng(options.seed).permutation(len(some))[:CALIBRATED_ON]
-    prior = calibrate(inputs.prior, denoiser, np.stack([some[i] for i in chosen]))
-    channels = len(inputs.photo)
-    problem = learning_problem(prior, inputs.degradation, options.sigma_y, channels=channels)
-    return inputs._replace(prior=prior, problem=problem, small=merged(problem, options.bins))
 
 
 def sampler_of(options: Design | Tradeoff) -> tuple[Sampler, dict[str, Any]]:
