@@ -726,6 +726,7 @@ def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = " ".join(out.split())
     assert "the denoiser denoisers_of_mine:halved" in out
+    assert re.search(r"images: 3 calibrate to \d+% only; about \d+ are .*takes 64 at most", out)
     assert "dB worse than predicted" in out and "Do not use it" in out
     prior = load_prior(tmp_path / "a" / "prior.npz")
     assert (
