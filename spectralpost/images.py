@@ -220,6 +220,21 @@ def check_pixel_range(pixel_range: PixelRange) -> None:
         )
 
 
+def check_pixels(name: str, images: Any, pixel_range: PixelRange) -> None:
+    """InputError unless all pixels are finite and, to rounding, within the range."""
+    images = np.asarray(images)
+    low, high = map(float, pixel_range)
+    slack = 1e-6 * (high - low)  # float32 images carried through a change of range
+    if not np.all(np.isfinite(images)):
+        raise InputError(f"{name}: NaN or infinite pixels")
+    lowest, highest = float(images.min()), float(images.max())
+    if lowest < low - slack or highest > high + slack:
+        raise InputError(
+            f"{name}: pixels from {lowest:g} to {highest:g}, "
+            f"outside of the pixel range [{low:g}, {high:g}]"
+        )
+
+
 def save_image(
     path: str | os.PathLike[str], image: np.ndarray, pixel_range: PixelRange = PIXEL_RANGE
 ) -> None:

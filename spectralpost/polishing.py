@@ -24,7 +24,9 @@ from jax.typing import ArrayLike
 
 from .algebra import as_floating, floating
 from .degradations import Degradation
+from .denoiser_checks import check_made_for
 from .errors import InputError, check_whole
+from .images import PIXEL_RANGE, PixelRange, check_pixel_range, check_pixels
 from .learning.guidance import constrain, unconstrain
 from .learning.preparing import check_free, default_free
 from .noise import NoiseLevel, check_levels
@@ -58,14 +60,15 @@ def polish(
     learning_rate: float = 0.05,
     patience: int = 10,
     seed: int = 0,
+    pixel_range: PixelRange = PIXEL_RANGE,
     progress: Callable[[int, float], None] | None = None,
 ) -> Polished:
     """Adam on a schedule's weights, through the whole restoration with a network.
 
     denoiser  as for `restore`, differentiable in reverse mode (twice, where the sampler asks for
               its derivative)
-    images    [N, H, W] or [N, C, H, W], clean, in the denoiser's pixel range; N >= 8. A quarter of
-              them, chosen at random, is kept out and tells which step was best
+    images    [N, H, W] or [N, C, H, W], clean, in `pixel_range`, which is the denoiser's; N >= 8. A
+              quarter of them, chosen at random, is kept out and tells which step was best
     levels    [S + 1], which stay; guidance name -> [S], to begin from (`learn`)
     free      as for `learn`
     patience  steps without a better score after which polishing ends
@@ -73,7 +76,8 @@ def polish(
 
     One step restores `batch` images twice and goes back through it, recomputing each sampling step
     in turn: several times the work of `restore`, and memory for one step of it. Raises InputError
-    for too few images, NaN, wrong names or numbers, and what `restore` refuses.
+    for too few images, NaN, pixels or a network of another range, wrong names or numbers, and what
+    `restore` refuses.
     """
     started = time.perf_counter()
     x_0 = as_floating("images", images)
@@ -87,6 +91,9 @@ def polish(
         raise InputError(f"images: {x_0.shape[0]}; {2 * KEPT_OUT} at least are needed")
     if x_0.ndim == len(degradation.shape) + 1:
         x_0 = x_0[:, None]
+    check_pixel_range(pixel_range)
+    check_pixels("images", x_0, pixel_range)
+    check_made_for(denoiser, pixel_range)
     levels = check_levels(levels, x_0.dtype)
     (guidance,) = floating(guidance, dtype=x_0.dtype)
     check_guidance(sampler, levels, guidance)

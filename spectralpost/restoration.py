@@ -17,6 +17,7 @@ from jax.typing import ArrayLike
 
 from .algebra import PRECISION, as_floating, floating, is_concrete
 from .degradations import Degradation
+from .denoiser_checks import all_finite, as_returned, check_finite
 from .errors import InputError, check_whole
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
@@ -88,8 +89,10 @@ def restore(
     Runs in the floating dtype of y, to which all else is converted; integers become JAX's default
     float. Compiled once per sampler, denoiser type, degradation and shape; may itself be part of a
     jitted or vmapped function of y, levels, guidance, key and sigma_y. Raises InputError for a
-    measurement of the wrong size, NaN, sigma_y <= 0, or guidance that does not fit; of values that
-    JAX traces only the shapes are checked.
+    measurement of the wrong size, NaN, sigma_y <= 0, guidance that does not fit, or a denoiser that
+    returns no real images of the shape of those given, or NaN for finite ones; of values that JAX
+    traces only the shapes are checked. Images of a schedule that diverges are returned, NaN or
+    infinite as they may be.
 
     >>> denoiser = sp.GaussianDenoiser.of(prior)
     >>> key = jax.random.key(1)
@@ -138,7 +141,12 @@ def restore(
             parts.append(part[: keys.size - i])
         out = jnp.concatenate(parts)
     image = (*y.shape[:lead], *degradation.pixels)
-    return out.reshape(image if num_samples is None else (num_samples, *image))
+    out = out.reshape(image if num_samples is None else (num_samples, *image))
+    # A schedule may diverge, which its caller sees; whether a denoiser is broken is asked then.
+    if is_concrete(out) and not all_finite(out):
+        one = image[1:] if lead == most else image
+        check_finite(denoiser, one, step_pairs(levels)[0], y)
+    return out
 
 
 def simulate(
@@ -262,7 +270,8 @@ class _InModes(NamedTuple):
     degradation: Degradation
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
-        x_hat = self.denoiser(self.degradation.from_modes(x_t), t)
+        images = self.degradation.from_modes(x_t)
+        x_hat = as_returned(self.denoiser(images, t), images)
         return self.degradation.to_modes(x_hat).astype(x_t.dtype)
 
     @property

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from .errors import InputError
+from .images import check_pixels
 
 BATCH = 2**18  # pixels that are transformed at a time: many small planes, or one large one
 
@@ -24,17 +25,10 @@ def mean_and_spectrum(
     """Mean [C, H, W] and averaged cross-periodograms [C, C, H, W] (their real parts) of images
     [C, H, W]; without colour each plane is an image, C = 1. See `prior.from_images`."""
     low, high = pixel_range
-    slack = 1e-6 * (high - low)  # float32 images carried through a change of range
     num, centre, power, taper = 0, np.zeros(0), np.zeros(0), np.ones(0)
     for batch in batches(planes, colour):
         images = batch if colour else batch[:, None]
-        if not np.all(np.isfinite(images)):
-            raise InputError("planes: NaN or infinite pixels")
-        if images.min() < low - slack or images.max() > high + slack:
-            raise InputError(
-                f"planes: pixels from {images.min():g} to {images.max():g}, "
-                f"outside of the pixel range [{low:g}, {high:g}]"
-            )
+        check_pixels("planes", images, pixel_range)
         if num == 0:
             centre = np.zeros(images.shape[1:])
             power = np.zeros((images.shape[1], *images.shape[1:]))

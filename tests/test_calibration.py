@@ -1,5 +1,6 @@
 """A denoiser's error against the Gaussian model's: calibration, and closed forms that use it."""
 
+import re
 from functools import partial
 
 import chex
@@ -10,8 +11,10 @@ import pytest
 
 import spectralpost as sp
 from spectralpost.calibration import LEVELS, Calibration, Profile
+from spectralpost.denoiser_checks import check_made_for
 from spectralpost.denoisers.calibrating import _rings
 from spectralpost.denoisers.gaussian import GaussianDenoiser
+from spectralpost.denoisers.unet import load_unet
 from spectralpost.learning.jacobian import linearise
 from spectralpost.merging import bin_modes, stack_problems, unique_modes
 from spectralpost.noise import NoiseLevel
@@ -273,10 +276,76 @@ def test_bad_input(prior):
         ),
         (images[:1], GaussianDenoiser.of(prior), "images: 1 calibrate to inf% only; about 64"),
         (images[0], same, r"images of shape \(16, 16\)"),
-        (images + 100, same, "outside of the prior's range -9 to 9"),
-        (images * np.nan, same, "outside of the prior's range"),
+        (images + 100, same, r"images: pixels from .* outside of the pixel range \[-9, 9\]"),
+        (images * np.nan, same, "images: NaN or infinite pixels"),
+        (
+            np.abs(images),
+            same,
+            r"images: pixels from .* one side of the prior's mean 0; .*\[-9, 9\]",
+        ),
+        (-np.abs(images), same, "one side of the prior's mean"),
         (images, lambda x, t: x[:, :8], r"returns the shape \(8, 8, 16\) for \(8, 16, 16\)"),
-        (images, lambda x, t: x * jnp.nan, "returns NaN"),
+        (
+            images,
+            lambda x, t: (x, t),
+            r"denoiser: returns tuple; real images of shape \(8, 16, 16\)",
+        ),
+        (images, lambda x, t: jnp.fft.fft(x), "denoiser: returns complex128; real images"),
+        (
+            images,
+            lambda x, t: jnp.where(t.sigma > 9 * LEVELS[3], jnp.nan, x),
+            f"returns NaN or infinite pixels at the level alpha = 1, sigma = {9 * LEVELS[4]:.4g}",
+        ),
+    ):
+        with pytest.raises(sp.InputError, match=message) as refused:
+            sp.calibrate(prior, denoiser, given)
+        assert "\n" not in str(refused.value)
+
+
+def test_pixel_ranges_that_are_not_the_prior_s():
+    """Images about mid-grey, read as [0, 1] or 0..255 for a prior of [-1, 1]."""
+    prior = sp.power_law(SHAPE, 1.5, std=0.4, mean=-0.1)
+    images = draw(prior, 300).clip(-1, 1)
+    gaussian = GaussianDenoiser.of(prior)
+    assert sp.calibrate(prior, gaussian, images).calibration is not None
+    unit = (images + 1) / 2
+    for given, message in (
+        (unit, r"pixels from 0 to 1, all on one side of the prior's mean -0.1; .*\[-1, 1\]"),
+        (unit * 255, r"pixels from 0 to 255, outside of the pixel range \[-1, 1\]"),
     ):
         with pytest.raises(sp.InputError, match=message):
-            sp.calibrate(prior, denoiser, given)
+            sp.calibrate(prior, gaussian, given)
+
+
+def test_a_network_of_another_pixel_range_is_refused(prior):
+    """As far as it says so, also within what it is wrapped in."""
+    network = load_unet()
+    images = np.stack([draw(prior, 3, seed=i) for i in range(8)]) / 9
+    planes = sp.power_law(SHAPE, 2.0, std=0.3)
+    wrong = network.in_range((0, 255))
+    for denoiser in (
+        wrong,
+        sp.WithCovariance.of(wrong, planes),
+        sp.GaussianAbove.of(wrong, planes, 1.0),
+    ):
+        with pytest.raises(sp.InputError, match=r"denoiser: is for pixels from 0 to 255.*-1 to 1"):
+            sp.calibrate(planes, denoiser, images)
+    check_made_for(network, (-1, 1))
+    check_made_for(sp.WithCovariance.of(network, planes), (-1, 1))
+    check_made_for(GaussianDenoiser.of(prior), (0, 255))
+
+
+def test_how_many_images_are_needed_is_said(prior):
+    """Where they are few, but not too few; that many are enough."""
+    gaussian, told = GaussianDenoiser.of(prior), []
+    sp.calibrate(prior, gaussian, draw(prior, 12, seed=3), notice=told.append)
+    (text,) = told
+    found = re.fullmatch(
+        r"images: 12 calibrate to (\d+)% only; about (\d+) are needed for 5%", text
+    )
+    error, needed = int(found[1]), int(found[2])
+    assert 5 < error <= 20 and needed > 12
+    # The error falls with the root of their number, and is itself known from 12 images: a sample
+    # standard deviation is 1 / sqrt(2 * 11) of it off, and twice as many leave room for 2 of that.
+    sp.calibrate(prior, gaussian, draw(prior, 2 * needed, seed=3), notice=told.append)
+    assert len(told) == 1

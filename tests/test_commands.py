@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+import sys
 from pathlib import Path
 
 import jax
@@ -653,7 +654,9 @@ def test_schedules_by_band_are_evaluated_and_restored(w, tmp_path, capsys):
 def test_restore_with_another_denoiser(denoiser, w, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "denoisers_of_mine.py").write_text("def halved(x_t, t):\n    return x_t / 2\n")
-    command = f"restore {w}/images/0.png --schedule {w}/designed/schedule.json --simulate"
+    # One that a network takes; with the schedule `designed`, the model's optimum, it diverges.
+    run("gallery show diffpir-gaussian_blur1-s0.05-10 --out schedule.json", capsys)
+    command = f"restore {w}/images/0.png --schedule schedule.json --simulate"
     assert "PSNR" in run(f"{command} --denoiser {denoiser} --out out", capsys)
     run(f"{command} --out plain", capsys)
     first, plain = (load_image(tmp_path / name / "restored-1.png") for name in ("out", "plain"))
@@ -669,7 +672,7 @@ def test_restore_with_another_denoiser(denoiser, w, tmp_path, capsys, monkeypatc
         ("no_such_module:f", "denoiser = 'no_such_module:f': No module named"),
         ("math:no_such_function", "denoiser = 'math:no_such_function': module 'math' has no"),
         ("math:pi", "denoiser = 'math:pi': is not a function"),
-        ("operator:is_", "denoiser = 'operator:is_': returns () for an image of shape"),
+        ("operator:is_", "denoiser = 'operator:is_': returns bool; real images of shape"),
     ],
 )
 def test_bad_denoisers_are_refused(denoiser, message, w, tmp_path, capsys):
@@ -678,6 +681,36 @@ def test_bad_denoisers_are_refused(denoiser, message, w, tmp_path, capsys):
         main(shlex.split(f"{command} --denoiser {denoiser} --out {tmp_path}/out"))
     assert stopped.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "denoiser, message",
+    [
+        ("x_t * jax.numpy.nan", "denoiser: returns NaN or infinite pixels for a finite image at"),
+        ("-1e30 * x_t**3", "the schedule diverges with this denoiser: pixels that are not finite"),
+        ("-1e10 * x_t", "the schedule diverges with this denoiser: pixels"),
+        ("(x_t, t)", "denoiser = 'of_mine:f': returns tuple; real images of shape"),
+        (
+            "jax.numpy.fft.fft(x_t)",
+            "denoiser = 'of_mine:f': returns complex64; real images of shape",
+        ),
+    ],
+)
+@pytest.mark.parametrize("borders", ["extend", "circular"])
+def test_what_is_no_image_is_not_written(
+    denoiser, message, borders, w, tmp_path, capsys, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "of_mine.py").write_text(f"import jax\ndef f(x_t, t):\n    return {denoiser}\n")
+    monkeypatch.delitem(sys.modules, "of_mine", raising=False)
+    command = f"restore {w}/images/0.png --schedule {w}/designed/schedule.json --out out"
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(f"{command} --denoiser of_mine:f --borders {borders}"))
+    printed = capsys.readouterr()
+    assert stopped.value.code == 2 and message in " ".join(printed.err.split())
+    assert len(printed.err.strip().splitlines()) == 1
+    assert "PSNR" not in printed.out and not (tmp_path / "out").exists()
+    del sys.modules["of_mine"]
 
 
 @pytest.mark.usefixtures("by_adam")
@@ -693,6 +726,7 @@ def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     out = " ".join(out.split())
     assert "the denoiser denoisers_of_mine:halved" in out
+    assert re.search(r"images: 3 calibrate to \d+% only; about \d+ are .*takes 64 at most", out)
     assert "dB worse than predicted" in out and "Do not use it" in out
     prior = load_prior(tmp_path / "a" / "prior.npz")
     assert (

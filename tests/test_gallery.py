@@ -37,6 +37,7 @@ from spectralpost.gallery.entries import (
 )
 from spectralpost.learning import evaluate, heuristic
 from spectralpost.noise import vp_linear
+from spectralpost.prior import Prior, power_law
 from spectralpost.prior_file import load_prior, save_prior
 from spectralpost.samplers import SAMPLERS
 from spectralpost.schedule_file import load_schedule, save_schedule
@@ -177,6 +178,12 @@ def test_what_is_stored_is_what_it_does(entry):
 def test_prior_of_colour():
     prior = gallery_prior(16)
     assert prior.spectrum.shape == (3, 16, 16)
+    # As written out, to the last digit: schedules name the prior by its hash.
+    share = 3 * np.asarray((0.01, 0.16, 0.83))[:, None, None]
+    axes = np.array([[1, -2, 1], [1, 0, -1], [1, 1, 1]]).T / np.sqrt([6, 2, 3])
+    spectrum = share * power_law((16, 16), 2.0, std=0.5).spectrum
+    by_hand = Prior(spectrum, np.zeros((3, 16, 16)), (-1.0, 1.0), "by hand", axes=axes)
+    assert prior.hash == by_hand.hash
     np.testing.assert_allclose(prior.spectrum.mean(), 0.5**2, rtol=1e-12)  # of a pixel of a plane
     np.testing.assert_allclose(prior.axes.T @ prior.axes, np.eye(3), atol=1e-12)
     assert gallery_prior(16).hash == prior.hash != gallery_prior(8).hash

@@ -30,6 +30,7 @@ READING_ORDER = (
     "calibration",
     "pixels",
     "images",
+    "denoiser_checks",
     "degradations",
     "spectra",
     "prior",
@@ -66,7 +67,7 @@ LAZY = {("samplers", "literal_form")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
 # what is listed here, in reading order, as shared by the others.
 SHARED = {
-    "commands": ("inputs", "console", "polish", "photograph"),
+    "commands": ("inputs", "calibration", "console", "polish", "photograph"),
     "degradations": ("base", "circular", "dense", "downsample"),
     "samplers": ("base", "steps"),
     "designers": ("network",),

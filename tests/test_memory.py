@@ -329,7 +329,7 @@ def test_all_weights_of_most_estimates_are_learned_and_polished():
     polished = sp.polish(
         sampler,
         sp.GaussianDenoiser.of(prior),
-        sp.draw(prior, 8, seed=1),
+        sp.draw(prior, 8, seed=1).clip(-1, 1),
         degradation,
         0.1,
         LEVELS,

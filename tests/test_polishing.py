@@ -11,6 +11,7 @@ import spectralpost as sp
 
 SHAPE = (8, 8)
 LEVELS = sp.vp_linear(4)
+WIDE = {"pixel_range": (-9.0, 9.0)}  # nothing of what is drawn is outside
 BLUR = sp.gaussian_blur(SHAPE, 1.0)
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.usefixtures("quick")
 
 @pytest.fixture(scope="module")
 def prior():
-    return sp.power_law(SHAPE, 2.0, std=0.4, pixel_range=(-9.0, 9.0))
+    return sp.power_law(SHAPE, 2.0, std=0.4, **WIDE)
 
 
 def test_energy_score_is_least_for_the_law_itself():
@@ -82,7 +83,7 @@ def test_a_poor_schedule_gets_better_and_a_good_one_no_worse(prior):
     images = sp.draw(prior, 32)
     problem = sp.image_problem(prior, BLUR, 0.1)
     poor = sampler.heuristic(problem, LEVELS)
-    polish = partial(sp.polish, sampler, denoiser, images, BLUR, 0.1, LEVELS, steps=12)
+    polish = partial(sp.polish, sampler, denoiser, images, BLUR, 0.1, LEVELS, steps=12, **WIDE)
     seen = []
     found = polish(
         poor,
@@ -108,16 +109,29 @@ def test_bad_input(prior):
     guidance = sampler.heuristic(sp.image_problem(prior, BLUR, 0.1), LEVELS)
     images = sp.draw(prior, 8)
     call = lambda images, **others: sp.polish(  # noqa: E731
-        sampler, denoiser, images, BLUR, 0.1, LEVELS, guidance, **others
+        sampler, denoiser, images, BLUR, 0.1, LEVELS, guidance, **WIDE | others
     )
     for given, others, message in (
         (images[:7], {}, "images: 7; 8 at least are needed"),
         (images[0], {}, "images of shape"),
         (images, {"free": ("zeta_",)}, "diffpir has the weights lambda_, zeta"),
         (images, {"steps": 0}, "steps = 0"),
+        (images, {"pixel_range": (-0.1, 0.1)}, r"images: pixels from .*range \[-0.1, 0.1\]"),
+        (127.5 * (images + 1), {}, r"images: pixels from .*outside of the pixel range \[-9, 9\]"),
+        (images * np.nan, {}, "images: NaN or infinite pixels"),
+        (images, {"pixel_range": (9.0, -9.0)}, "low < high is needed"),
         (images, {"learning_rate": 0.0}, "learning_rate = 0.0: must be > 0 and finite"),
     ):
         with pytest.raises(sp.InputError, match=message):
             call(given, **others)
     with pytest.raises(sp.InputError, match="restores to NaN"):
-        sp.polish(sampler, lambda x, t: x * jnp.nan, images, BLUR, 0.1, LEVELS, guidance)
+        sp.polish(sampler, lambda x, t: x * jnp.nan, images, BLUR, 0.1, LEVELS, guidance, **WIDE)
+
+
+def test_a_network_of_another_pixel_range_is_refused(prior):
+    images = np.stack([sp.draw(prior, 3, seed=i) for i in range(8)]).clip(-1, 1)
+    sampler = sp.SAMPLERS["diffpir"]()
+    guidance = sampler.heuristic(sp.image_problem(prior, BLUR, 0.1), LEVELS)
+    network = sp.load_unet().in_range((0, 255))
+    with pytest.raises(sp.InputError, match="denoiser: is for pixels from 0 to 255"):
+        sp.polish(sampler, network, images, BLUR, 0.1, LEVELS, guidance)

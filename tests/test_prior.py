@@ -3,6 +3,7 @@
 import io
 import weakref
 import zipfile
+from functools import partial
 
 import numpy as np
 import pytest
@@ -210,6 +211,30 @@ def test_power_law(shape):
     np.testing.assert_allclose(spectrum.mean(), 0.16, rtol=1e-13)
     np.testing.assert_array_equal(prior.mean, -0.2)
     assert prior.shape == shape
+
+
+@pytest.mark.parametrize(
+    "make", [partial(power_law, exponent=1.7), partial(matern, length=3.0)], ids=["power", "matern"]
+)
+def test_formulas_of_colour(make):
+    """The grey formula, its variance shared out among grey, yellow-blue and green-magenta."""
+    numbers = {"std": 0.3, "mean": 0.2, "pixel_range": (0.0, 1.0)}
+    grey, colour = make((8, 6), **numbers), make((8, 6), **numbers, colour=True)
+    assert colour.shape == grey.shape and colour.pixel_range == (0.0, 1.0)
+    cov = np.einsum("ca,da,a->cd", colour.axes, colour.axes, colour.spectrum.mean(axis=(1, 2)))
+    np.testing.assert_allclose(np.trace(cov) / 3, 0.3**2, rtol=1e-12)
+    np.testing.assert_allclose(
+        colour.along_planes(colour.mean), np.full((3, 8, 6), 0.2), rtol=1e-14
+    )
+    # Each axis has the formula's shape and its share of the variance, in the planes as given.
+    for axis, share in (((1, -2, 1), 0.01), ((1, 0, -1), 0.16), ((1, 1, 1), 0.83)):
+        v = np.asarray(axis) / np.linalg.norm(axis)
+        np.testing.assert_allclose(cov @ v, 3 * share * 0.3**2 * v, rtol=0, atol=1e-15)
+        (i,) = np.flatnonzero(np.abs(colour.axes.T @ v) > 1 - 1e-12)
+        np.testing.assert_allclose(colour.spectrum[i], 3 * share * grey.spectrum, rtol=1e-14)
+    assert draw(colour, 2).shape == (2, 3, 8, 6)
+    with pytest.raises(InputError, match=r"colour: is of images, not of signals of shape \(9,\)"):
+        make((9,), colour=True)
 
 
 def test_equal_frequencies_are_equal_numbers():

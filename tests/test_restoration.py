@@ -13,6 +13,7 @@ import pytest
 from cases import EPS, ROWS, random_guidance, total
 
 from spectralpost import restoration
+from spectralpost.borders import on_canvas, restore_crop
 from spectralpost.degradations import from_kernel, gaussian_blur
 from spectralpost.denoisers.gaussian import GaussianAbove, GaussianDenoiser, WithCovariance
 from spectralpost.errors import InputError
@@ -488,3 +489,86 @@ def test_simulate_is_mean_and_variance_of_restore(setup):
     # Of x - mean, x has been rounded by EPS of itself.
     rtol = 10 * EPS * np.max(np.abs(mean) / std)
     np.testing.assert_allclose(moments.var, std**2, rtol=rtol)
+
+
+# ----------------------------------------------------------------- denoisers that return no images
+
+
+def restore_with(denoiser, setup, y, guidance=None, **options):
+    _, degradation, _, levels, _ = setup
+    guidance = random_guidance("pigdm", 0, num_steps=3) if guidance is None else guidance
+    key, options = jax.random.key(0), {"sigma_y": SIGMA_Y, **options}
+    return restore(pigdm(), denoiser, degradation, y, levels, guidance, key, **options)
+
+
+@pytest.mark.parametrize(
+    ("denoiser", "message"),
+    [
+        (lambda x, t: (x, x), "denoiser: returns tuple; real images of shape"),
+        (lambda x, t: {"x": x}, "denoiser: returns dict"),
+        (lambda x, t: None, "denoiser: returns NoneType"),
+        (lambda x, t: 0.0, "denoiser: returns float"),
+        (lambda x, t: x[:1], r"denoiser: returns the shape \(1, 8, 8\) for \(3, 8, 8\)"),
+        (lambda x, t: x.sum(), r"denoiser: returns the shape \(\) for"),
+        (lambda x, t: jnp.fft.fft(x), "denoiser: returns complex128; real images"),
+        (lambda x, t: x > 0, "denoiser: returns bool; real images"),
+    ],
+)
+def test_what_a_denoiser_returns_is_checked(denoiser, message, setup):
+    y = setup[-1]
+    with pytest.raises(InputError, match=message) as refused:
+        restore_with(denoiser, setup, y)
+    assert "\n" not in str(refused.value)
+    with pytest.raises(InputError, match=message):  # shapes are known while JAX traces it
+        jax.jit(lambda y: restore_with(denoiser, setup, y))(y)
+
+
+def nan_below(limit):
+    """A denoiser that breaks at little noise."""
+
+    def denoiser(x_t, t):
+        return jnp.where(t.sigma < limit * t.alpha, jnp.nan, x_t / 2)
+
+    return denoiser
+
+
+def test_a_denoiser_that_returns_nan_is_refused(setup):
+    """With the first level at which it does; of any number of images, whatever is batched."""
+    prior, degradation, _, levels, y = setup
+    limit = float(np.sqrt(np.prod(levels.sigma[1:3] / levels.alpha[1:3])))
+    first = np.flatnonzero(levels.sigma < limit * levels.alpha)[0]
+    wanted = f"denoiser: returns NaN .* alpha = {levels.alpha[first]:.4g}, sigma"
+    assert 0 < first < 3
+    for images in (y, y[0], y[0, 0]):
+        with pytest.raises(InputError, match=wanted):
+            restore_with(nan_below(limit), setup, images)
+    with pytest.raises(InputError, match=wanted):
+        restore_with(nan_below(limit), setup, y, num_samples=3, batch_size=2)
+    with pytest.raises(InputError, match=wanted):
+        canvas = on_canvas(degradation)
+        guidance, key = random_guidance("pigdm", 0, num_steps=3), jax.random.key(0)
+        run = pigdm(), nan_below(limit), canvas, y, levels, guidance, key
+        restore_crop(*run, prior=power_law(canvas.shape), sigma_y=SIGMA_Y)
+    broken = GaussianDenoiser.of(prior)  # as a pytree
+    broken = broken._replace(spectrum=broken.spectrum * jnp.nan)
+    with pytest.raises(InputError, match=f"alpha = {levels.alpha[0]:.4g}, sigma"):
+        restore_with(broken, setup, y)
+    # Traced values are nobody's to look at.
+    for got in (
+        jax.jit(lambda y: restore_with(nan_below(limit), setup, y))(y),
+        jax.vmap(lambda y: restore_with(nan_below(limit), setup, y))(y),
+    ):
+        assert np.all(np.isnan(got))
+
+
+def test_a_schedule_that_diverges_is_not_refused(setup):
+    """The denoiser is finite where images are: who counts divergences is told of them all."""
+    y = setup[-1]
+    huge = {"weight": np.full(3, 1e200), "eta": np.ones(3)}
+    out = restore_with(GaussianDenoiser.of(setup[0]), setup, y, huge)
+    assert out.shape == y.shape and not np.any(np.isfinite(out))
+
+
+def test_a_good_restoration_asks_the_denoiser_nothing_more(setup, monkeypatch):
+    monkeypatch.setattr(restoration, "check_finite", None)
+    assert np.all(np.isfinite(restore_with(GaussianDenoiser.of(setup[0]), setup, setup[-1])))

@@ -1,5 +1,9 @@
 """The U-Net denoiser, its files, its training and the command that trains it."""
 
+import shutil
+from pathlib import Path
+
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +14,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from spectralpost.cli import main
 from spectralpost.degradations import gaussian_blur
 from spectralpost.denoisers import training
+from spectralpost.denoisers.checkpoints import SAID, Checkpoints
 from spectralpost.denoisers.gaussian import GaussianDenoiser
 from spectralpost.denoisers.training import LEVELS, Recipe, train
 from spectralpost.denoisers.unet import (
@@ -203,6 +208,50 @@ def test_other_checkpoints_are_refused(tmp_path, often):
     (tmp_path / "a" / "recipe.json").write_text("{")
     with pytest.raises(InputError, match="cannot be used"):
         train(SETS, TINY, tmp_path / "a")
+    for text in ("[1]", "3", '"recipe"', "null"):
+        (tmp_path / "a" / "recipe.json").write_text(text)
+        with pytest.raises(InputError, match=r"cannot be used .*recipe\.json holds no recipe"):
+            train(SETS, TINY, tmp_path / "a")
+
+
+# Of Orbax, whose tasks find their loop closed once one of them has failed.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+def test_damaged_checkpoints_are_one_line(tmp_path):
+    """Each file of the last state emptied, replaced by other JSON, or gone: read as it was, as
+    some are not needed, or refused."""
+    about, state = {"format": 1}, {"a": np.ones((4, 3)), "b": {"c": np.arange(5.0)}}
+    kept = Checkpoints(tmp_path / "whole", about)
+    kept.save(3, state, [(3, 0.5)])
+    kept.close()
+    last = Path("states") / "3"
+    files = [
+        path.relative_to(tmp_path / "whole")
+        for path in sorted((tmp_path / "whole" / last).rglob("*"))
+    ]
+    refused = set()
+    for i, file in enumerate(files):
+        for j, damage in enumerate((None, b"", b"[1]", b"{}")):
+            folder = tmp_path / f"{i}-{j}"
+            shutil.copytree(tmp_path / "whole", folder)
+            if damage is None and (folder / file).is_dir():
+                shutil.rmtree(folder / file)
+            elif damage is None:
+                (folder / file).unlink()
+            elif (folder / file).is_dir():
+                continue
+            else:
+                (folder / file).write_bytes(damage)
+            try:
+                damaged = Checkpoints(folder, about)
+                found, losses = damaged.latest(state)
+            except InputError as error:
+                assert "\n" not in str(error) and len(str(error)) < 200 + SAID + len(str(folder))
+                assert "cannot be used, perhaps damaged" in str(error)
+                refused.add(file.name)
+            else:
+                chex.assert_trees_all_equal(found, state)
+                assert losses == [(3, 0.5)]
+    assert {"_METADATA", "metadata", "losses", "state"} <= refused
 
 
 def test_training_learns(tmp_path):

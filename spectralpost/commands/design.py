@@ -21,6 +21,7 @@ from ..polishing import Polished
 from ..prior_file import save_prior
 from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
+from .calibration import calibrated
 from .console import (
     LABELS,
     Learned,
@@ -36,7 +37,6 @@ from .console import (
 )
 from .inputs import (
     Inputs,
-    calibrated,
     denoiser_in_words,
     denoiser_of,
     free_weights,
@@ -223,9 +223,10 @@ def present(result: Result) -> None:
             f"; {near} of the {len(losses)} schedules that were refined end within 1 % of the best"
         )
     measured, predicted, *_ = result.photo_rows["learned"].values()
-    if result.as_predicted and measured < predicted - FAR_OFF:
+    if result.as_predicted and not measured >= predicted - FAR_OFF:
+        worse = f"{predicted - measured:.0f} dB" if np.isfinite(measured) else "infinitely"
         console.print(
-            f"The photograph is {predicted - measured:.0f} dB worse than predicted: "
+            f"The photograph is {worse} worse than predicted: "
             f"{result.denoiser} is too far from the model for this schedule. Do not use it; try "
             "another sampler."
         )

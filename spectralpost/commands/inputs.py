@@ -15,7 +15,7 @@ from ..choices import SHORT, choice
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..degradations.dense import MASKS
 from ..degradations.kernels import kernel_note, load_kernel
-from ..denoisers.calibrating import calibrate
+from ..denoiser_checks import as_returned
 from ..denoisers.ffdnet import load_ffdnet
 from ..denoisers.gaussian import GaussianDenoiser, WithCovariance
 from ..denoisers.unet import load_unet
@@ -41,7 +41,6 @@ from ..schedule_file import Schedule
 from ..signatures import as_words, checked_options, fitted, options_of
 
 BUILT_IN_SIZE = 128
-LOOKED_AT, CALIBRATED_ON = 1024, 64  # images: a random choice of the first
 
 Options = TypeVar("Options")
 
@@ -82,24 +81,6 @@ def inputs_of(options: Design | Compare | Tradeoff, photo: Path | None = None) -
     return Inputs(
         prior, degradation, problem, small, planes, photo_name, kurtosis, said, images_again
     )
-
-
-def calibrated(options: Design, inputs: Inputs, denoiser: PixelDenoiser) -> Inputs:
-    """The same for another denoiser than the Gaussian one: see `calibrate`."""
-    some: list[np.ndarray] = []
-    for images_or_one in inputs.images():
-        several = images_or_one if images_or_one.ndim == 4 else images_or_one[None]
-        # A grey image among colour ones is none that the denoiser takes.
-        some += [image for image in several if image.shape == inputs.photo.shape]
-        if len(some) >= LOOKED_AT:
-            break
-    if not some:
-        raise InputError("images: none with as many planes as the photograph, to calibrate on")
-    chosen = np.random.default_rng(options.seed).permutation(len(some))[:CALIBRATED_ON]
-    prior = calibrate(inputs.prior, denoiser, np.stack([some[i] for i in chosen]))
-    channels = len(inputs.photo)
-    problem = learning_problem(prior, inputs.degradation, options.sigma_y, channels=channels)
-    return inputs._replace(prior=prior, problem=problem, small=merged(problem, options.bins))
 
 
 def sampler_of(options: Design | Tradeoff) -> tuple[Sampler, dict[str, Any]]:
@@ -147,10 +128,8 @@ def _checked(
     any work is done."""
     image: Any = jax.ShapeDtypeStruct(shape, np.float32)
     number: Any = jax.ShapeDtypeStruct((), np.float32)
-    returned = jax.eval_shape(lambda x, t: denoiser(x, t), image, NoiseLevel(number, number))
-    if getattr(returned, "shape", None) != shape:
-        got = getattr(returned, "shape", type(returned).__name__)
-        raise InputError(f"denoiser = {name!r}: returns {got} for an image of shape {shape}")
+    level, called = NoiseLevel(number, number), f"denoiser = {name!r}"
+    jax.eval_shape(lambda x, t: as_returned(denoiser(x, t), x, called), image, level)
     return WithCovariance.of(denoiser, prior)
 
 

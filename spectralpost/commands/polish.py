@@ -68,5 +68,6 @@ def polish_with_progress(
         result.free,
         batch=AT_ONCE,
         seed=options.seed,
+        pixel_range=inputs.prior.pixel_range,
         progress=lambda step, score: say(f"polishing: step {step}, energy score {score:.5f}"),
     )

@@ -21,6 +21,8 @@ from ..schedule_file import load_schedule
 from .console import Say, batch_for, console, image_psnr, measurement_panel, quiet
 from .inputs import denoiser_in_words, denoiser_of, stored_prior
 
+HUGE = 10.0  # times the pixel range away from its middle: no image any more
+
 
 class Result(NamedTuple):
     """Restored images."""
@@ -112,11 +114,24 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         batch_size=batch_for(degradation.shape),
         progress=lambda done, of: say(f"{title}: {done} of {of} samples"),
     )
+    _check_range(np.asarray(samples), prior.pixel_range)
     photo = image if options.simulate else None
     known = [] if photo is None else [image_psnr(one, photo, prior) for one in samples]
     panel = measurement_panel(degradation, y, photo, prior)
     photo = None if photo is None else np.asarray(photo)
     return Result(title, prior.pixel_range, photo, panel, np.asarray(samples), tuple(notes), known)
+
+
+def _check_range(samples: np.ndarray, pixel_range: PixelRange) -> None:
+    """InputError for what is no image. `restore` has seen to the denoiser."""
+    low, high = pixel_range
+    farthest = np.max(np.abs(samples - (low + high) / 2))
+    if not farthest <= HUGE * (high - low):
+        found = f"{farthest:.3g} from grey" if np.isfinite(farthest) else "that are not finite"
+        raise InputError(
+            f"the schedule diverges with this denoiser: pixels {found}, in a range of {low:g} to "
+            f"{high:g}; learn one for it (design --denoiser), or choose another sampler"
+        )
 
 
 def _canvas_in_words(shape: tuple[int, ...]) -> str:

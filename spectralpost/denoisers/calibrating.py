@@ -11,7 +11,9 @@ from jax.typing import ArrayLike
 
 from ..algebra import as_floating
 from ..calibration import LEVELS, Profile
+from ..denoiser_checks import all_finite, as_returned, check_made_for, level_in_words
 from ..errors import InputError
+from ..images import check_pixels
 from ..noise import NoiseLevel
 from ..prior import Prior, frequency, resized
 
@@ -26,6 +28,7 @@ def calibrate(
     images: ArrayLike,
     *,
     seed: int = 0,
+    notice: Callable[[str], None] | None = None,
 ) -> Prior:
     """The prior with the `Profile` of a denoiser, measured on images by forward passes only.
 
@@ -34,14 +37,18 @@ def calibrate(
              Planes count alike, or by axis where the prior is of colour. Each is denoised once at
              each of `LEVELS`, alpha = 1
     denoiser (x_t, t) -> x_hat of a batch of such images
+    notice   called with a line if the ratios' standard error (its median over the rings, at the
+             worst level) is more than 5 %: how many images would do
 
     The ratio of a ring of frequencies is its squared error over that of the prior's Gaussian
     denoiser (the expectation, not that on these images), at most 1. The samplers which multiply by
     the denoiser's Jacobian then have closed forms with J = ratio x gain: see `calibration`. Source:
     Tweedie's second identity, Cov(x_0 | x_t) = (sigma^2 / alpha) J.
 
-    Raises InputError for images of another size or range than the denoiser's, a denoiser that
-    returns another shape or NaN, and too few images.
+    Raises InputError for images of another size or range than the prior's (outside of its pixel
+    range; all on one side of its mean, as those in [0, 1] are for [-1, 1]), a network that is known
+    to be for another range, a denoiser that returns no real images of the same shape, or NaN, and
+    so few images that the error is more than 20 %.
 
     >>> images = sp.draw(prior, 64).clip(-1, 1)
     >>> calibrated = sp.calibrate(prior, sp.GaussianDenoiser.of(prior), images)
@@ -52,14 +59,16 @@ def calibrate(
     if x_0.ndim not in (3, 4) or 0 in x_0.shape:
         raise InputError(f"images of shape {x_0.shape}: [N, H, W] or [N, planes, H, W] is needed")
     low, high = prior.pixel_range
-    if not (jnp.min(x_0) >= low and jnp.max(x_0) <= high):
-        raise InputError(f"images: pixels outside of the prior's range {low:g} to {high:g}, or NaN")
+    check_pixels("images", x_0, prior.pixel_range)
+    check_made_for(denoiser, prior.pixel_range)
     if prior.axes is not None and x_0.shape[1:-2] != prior.axes.shape[:1]:
         raise InputError(f"images of shape {x_0.shape}: {len(prior.axes)} planes are needed")
     size = x_0.shape[-2:]
-    spectra = resized(prior, size).spectrum.reshape(-1, *size)
+    here = resized(prior, size)
+    _check_like_the_prior(np.asarray(x_0), here)
+    spectra = here.spectrum.reshape(-1, *size)
     ring, centres = _rings(frequency(size))
-    run = jax.jit(lambda x_t, t: denoiser(x_t, t))
+    run = jax.jit(lambda x_t, t: as_returned(denoiser(x_t, t), x_t))
     ratio = np.zeros((len(spectra), len(centres), LEVELS.size))
     worst = 0.0
     for k, level in enumerate(LEVELS * (high - low) / 2):
@@ -69,7 +78,10 @@ def calibrate(
         for i in range(0, len(x_0), BATCH):
             batch = x_0[i : i + BATCH]
             eps = jax.random.normal(jax.random.fold_in(key, i), batch.shape, batch.dtype)
-            x_hat = _checked(run(batch + t.sigma * eps, t), batch)
+            x_hat = run(batch + t.sigma * eps, t)
+            if not all_finite(x_hat):
+                at = level_in_words(t)
+                raise InputError(f"denoiser: returns NaN or infinite pixels at the level {at}")
             error = prior.along_axes(x_hat - batch)
             parts.append(_ring_energy(np.asarray(error, float), ring, len(spectra)))
         of_images = np.concatenate(parts)  # [N, axes, R]
@@ -82,12 +94,16 @@ def calibrate(
         ratio[..., k] = np.minimum(measured, 1)
         error = of_images.std(axis=0, ddof=1) / np.sqrt(len(x_0)) if len(x_0) > 1 else np.inf
         worst = max(worst, float(np.median(error / np.maximum(mean, np.finfo(float).tiny))))
-    if worst > TOO_FEW:
+    if worst > ENOUGH:
         needed = len(x_0) * (worst / ENOUGH) ** 2 if len(x_0) > 1 else 64
-        raise InputError(
+        words = (
             f"images: {len(x_0)} calibrate to {worst:.0%} only; about {needed:.0f} are needed for "
             f"{ENOUGH:.0%}"
         )
+        if worst > TOO_FEW:
+            raise InputError(words)
+        if notice is not None:
+            notice(words)
     profile = Profile(centres, ratio[0] if prior.axes is None else ratio)
     return replace(prior, calibration=profile)
 
@@ -110,9 +126,13 @@ def _ring_energy(errors: np.ndarray, ring: np.ndarray, axes: int) -> np.ndarray:
     return np.stack([[np.bincount(ring, one) for one in image] for image in power])
 
 
-def _checked(x_hat: Array, batch: Array) -> Array:
-    if x_hat.shape != batch.shape:
-        raise InputError(f"denoiser: returns the shape {x_hat.shape} for {batch.shape}")
-    if not jnp.all(jnp.isfinite(x_hat)):
-        raise InputError("denoiser: returns NaN or infinite pixels")
-    return x_hat
+def _check_like_the_prior(images: np.ndarray, prior: Prior) -> None:
+    """InputError unless some pixels are above the prior's mean, and some below."""
+    mean = prior.along_planes(prior.mean)
+    if np.all(images >= mean) or np.all(images <= mean):
+        low, high = prior.pixel_range
+        raise InputError(
+            f"images: pixels from {images.min():g} to {images.max():g}, all on one side of the "
+            f"prior's mean {mean.mean():.3g}; images like the prior's are needed, in its pixel "
+            f"range [{low:g}, {high:g}]"
+        )

@@ -2,6 +2,8 @@
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -9,6 +11,7 @@ from ..errors import InputError
 from ..files import whole_file
 
 T = TypeVar("T")  # arrays, as the training keeps them
+SAID = 200  # letters of somebody else's message
 
 
 class Checkpoints:
@@ -22,7 +25,7 @@ class Checkpoints:
         import orbax.checkpoint as ocp
 
         path = Path(folder).absolute()
-        self.ocp, self.about = ocp, path / "recipe.json"
+        self.ocp, self.folder, self.about = ocp, folder, path / "recipe.json"
         try:
             path.mkdir(parents=True, exist_ok=True)
             if self.about.exists():
@@ -39,22 +42,22 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             max_to_keep=2, create=True, enable_async_checkpointing=False
         )
-        self.manager = ocp.CheckpointManager(path / "states", options=options)
+        with self._one_line():
+            self.manager = ocp.CheckpointManager(path / "states", options=options)
 
     def latest(self, state: T) -> tuple[T, list[tuple[int, float]]]:
         """The last state and the losses until then; the given one if there is none."""
-        step = self.manager.latest_step()
-        if step is None:
-            return state, []
         args = self.ocp.args
-        restored = self.manager.restore(
-            step,
-            args=args.Composite(
-                state=args.StandardRestore(state),
-                losses=args.JsonRestore(),
-            ),
-        )
-        return restored["state"], [(int(step), float(loss)) for step, loss in restored["losses"]]
+        with self._one_line():
+            step = self.manager.latest_step()
+            if step is None:
+                return state, []
+            wanted = args.Composite(state=args.StandardRestore(state), losses=args.JsonRestore())
+            restored = self.manager.restore(step, args=wanted)
+            losses = [(int(at), float(loss)) for at, loss in restored["losses"]]
+            if not losses or losses[-1][0] != step:
+                raise ValueError(f"no loss of step {step}")
+            return restored["state"], losses
 
     def save(self, step: int, state: Any, losses: list[tuple[int, float]]) -> None:
         args = self.ocp.args
@@ -66,8 +69,23 @@ class Checkpoints:
     def close(self) -> None:
         self.manager.close()
 
+    @contextmanager
+    def _one_line(self) -> Iterator[None]:
+        """InputError for whatever is wrong with the states."""
+        try:
+            yield
+        # What Orbax raises of a damaged file is what reads it: JSON, keys, trees, TensorStore.
+        except Exception as error:
+            words = f"{type(error).__name__}: {error}".splitlines()[0][:SAID]
+            raise InputError(
+                f"checkpoints {str(self.folder)!r}: cannot be used, perhaps damaged ({words}); "
+                "choose another folder"
+            ) from error
 
-def _check_about(folder: str | os.PathLike[str], stored: dict, wanted: dict) -> None:
+
+def _check_about(folder: str | os.PathLike[str], stored: Any, wanted: dict) -> None:
+    if not isinstance(stored, dict):
+        raise ValueError("recipe.json holds no recipe")
     for name, value in wanted.items():
         if stored.get(name) != value:
             raise InputError(

@@ -52,11 +52,7 @@ TASKS: dict[str, Task] = {
 }
 SIZES = ("std", "length", "size", "factor", "keep")  # options by whose logarithms problems differ
 
-# Of the variance of natural colours: green against magenta, yellow against blue, grey. Close to
-# those of scikit-image's photographs, as is the std.
-SHARES = (0.01, 0.16, 0.83)
-AXES = np.array([[1, -2, 1], [1, 0, -1], [1, 1, 1]]).T / np.sqrt([6, 2, 3])
-STD, EXPONENT = 0.5, 2.0
+STD, EXPONENT = 0.5, 2.0  # the std is close to that of scikit-image's photographs
 
 
 class Entry(NamedTuple):
@@ -92,12 +88,7 @@ def gallery_prior(size: int = 64) -> Prior:
     >>> sp.gallery_prior(8).spectrum.shape
     (3, 8, 8)
     """
-    grey = power_law((size, size), EXPONENT, std=STD)
-    share = len(SHARES) * np.asarray(SHARES)[:, None, None]
-    words = ", ".join(f"{one:g}" for one in SHARES)
-    source = f"{grey.source}, variance of three axes of colour {words}"
-    mean = np.zeros((len(SHARES), size, size))
-    return Prior(share * grey.spectrum, mean, grey.pixel_range, source, axes=AXES)
+    return power_law((size, size), EXPONENT, std=STD, colour=True)
 
 
 def gallery_entries(folder: str | os.PathLike[str] = FOLDER) -> tuple[Entry, ...]:
@@ -143,7 +134,7 @@ def gallery_schedule(entry: Entry | str) -> Schedule:
         degradation_name=task.degradation,
         degradation_options=dict(task.options),
         shape=prior.shape,
-        channels=len(SHARES),
+        channels=len(prior.spectrum),
         sigma_y=entry.sigma_y,
         pixel_range=prior.pixel_range,
         prior_source=prior.source,

@@ -16,7 +16,7 @@ from ..metrics import Objective, predicted_energy_score, wasserstein2
 from ..noise import NoiseLevel
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
-from .entries import SHARES, gallery_prior
+from .entries import gallery_prior
 
 WITHIN = 1.05
 
@@ -32,7 +32,9 @@ def problem_on(degradation: Degradation, sigma_y: float, bins: int | None = None
     """The problem of the gallery's prior; all its modes, or so many bins. Filled up to a power of
     two of rows, so that few programs do for all problems."""
     prior = gallery_prior(degradation.shape[0])
-    problem, _ = unique_modes(learning_problem(prior, degradation, sigma_y, channels=len(SHARES)))
+    problem, _ = unique_modes(
+        learning_problem(prior, degradation, sigma_y, channels=len(prior.spectrum))
+    )
     if bins is not None:
         problem, _ = bin_modes(problem, bins)
     return pad_modes(problem, next_power_of_two(len(problem.spectrum)))

@@ -27,7 +27,7 @@ OBJECTIVES = {"wasserstein2": wasserstein2, "mse": mse, "perception": perception
 TABLES: dict[str, tuple[Mapping[str, Callable[..., Any]], tuple[str, ...]]] = {
     "sampler": (SAMPLERS, ()),
     "degradation": (DEGRADATIONS, ("shape",)),
-    "prior": (PRIORS, ("shape", "pixel_range")),
+    "prior": (PRIORS, ("shape", "pixel_range", "colour")),
     "grid": (GRIDS, ("num_steps",)),
 }
 DEFAULTS: dict[str, Any] = {

@@ -1,0 +1,92 @@
+"""What a denoiser has to return: real images like those given, finite ones for finite ones."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from .errors import InputError
+from .images import PixelRange
+from .noise import NoiseLevel
+
+
+def as_returned(x_hat: Any, x_t: Array, name: str = "denoiser") -> Array:
+    """What a denoiser returned for images x_t; InputError unless it is a real array like them.
+
+    Only type and shape are looked at, so it may be traced.
+    """
+    needed = f"real images of shape {x_t.shape} are needed"
+    if not isinstance(x_hat, jax.Array | np.ndarray):
+        raise InputError(f"{name}: returns {type(x_hat).__name__}; {needed}")
+    if x_hat.shape != x_t.shape:
+        raise InputError(f"{name}: returns the shape {x_hat.shape} for {x_t.shape}")
+    if not (jnp.issubdtype(x_hat.dtype, jnp.floating) or jnp.issubdtype(x_hat.dtype, jnp.integer)):
+        raise InputError(f"{name}: returns {x_hat.dtype}; {needed}")
+    return jnp.asarray(x_hat)
+
+
+def check_finite(
+    denoiser: Callable[[Array, NoiseLevel], Array],
+    shape: tuple[int, ...],
+    levels: NoiseLevel,
+    y: Array,
+) -> None:
+    """InputError, with the level, if a denoiser returns NaN or infinite pixels for a noisy image.
+
+    The image has that shape, mean and variance of the measurement y, and the noise of its level;
+    one at each of the levels [S], by one program.
+    """
+    function = denoiser if jax.tree_util.all_leaves([denoiser]) else None
+    arrays = denoiser if function is None else None
+    finite = np.asarray(_finite_at(function, shape, arrays, levels, y))
+    if not finite.all():
+        first = int(np.argmin(finite))
+        raise InputError(
+            f"denoiser: returns NaN or infinite pixels for a finite image at the level "
+            f"{level_in_words(jax.tree.map(lambda leaf: leaf[first], levels))}"
+        )
+
+
+def level_in_words(t: NoiseLevel) -> str:
+    return f"alpha = {float(t.alpha):.4g}, sigma = {float(t.sigma):.4g}"
+
+
+def check_made_for(denoiser: Any, pixel_range: PixelRange) -> None:
+    """InputError for a network that says that its images have another pixel range.
+
+    Those of this package say so (`pixel_range`), also inside of `GaussianAbove` and
+    `WithCovariance`; of functions nothing is known.
+    """
+    while not hasattr(denoiser, "pixel_range") and hasattr(denoiser, "denoiser"):
+        denoiser = denoiser.denoiser
+    own = getattr(denoiser, "pixel_range", None)
+    if own is not None and tuple(map(float, own)) != tuple(map(float, pixel_range)):
+        (low, high), (has_low, has_high) = pixel_range, own
+        raise InputError(
+            f"denoiser: is for pixels from {has_low:g} to {has_high:g}, the images have {low:g} to "
+            f"{high:g}; allowed is one for their range"
+        )
+
+
+@jax.jit
+def all_finite(x: Array) -> Array:
+    """[], by one program."""
+    return jnp.all(jnp.isfinite(x))
+
+
+@partial(jax.jit, static_argnums=(0, 1))
+def _finite_at(function: Any, shape: tuple[int, ...], arrays: Any, levels: NoiseLevel, y: Array):
+    """Whether the denoiser's image is finite, at each level: [S]."""
+    denoiser = function or arrays
+    eps = jax.random.normal(jax.random.key(0), shape, y.dtype)
+    mean, variance = jnp.mean(y), jnp.var(y)
+
+    def one(t: NoiseLevel) -> Array:
+        x_t = t.alpha * mean + jnp.sqrt(t.alpha**2 * variance + t.sigma**2) * eps
+        return all_finite(denoiser(x_t, t))
+
+    return jax.lax.map(one, levels)
