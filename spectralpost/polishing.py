@@ -74,6 +74,8 @@ def polish(
     One step restores `batch` images twice and goes back through it, recomputing each sampling step
     in turn: several times the work of `restore`, and memory for one step of it. Raises InputError
     for too few images, NaN, wrong names or numbers, and what `restore` refuses.
+
+    An example: docs/networks.md#polishing.
     """
     started = time.perf_counter()
     x_0 = as_floating("images", images)

@@ -77,6 +77,8 @@ def from_deepinv(physics: Any, shape: tuple[int, ...]) -> Degradation:
 
     Noise is left out. deepinv's images are in [0, 1]: for a pixel range of [-1, 1] its sigma counts
     twice. A kernel's `padding` must be "circular"; of crops of larger scenes see `restore_crop`.
+
+    An example: docs/exports.md#denoisers-and-physics-of-deepinv.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -98,6 +100,8 @@ def to_deepinv(degradation: Degradation) -> Any:
     """A `deepinv.physics.LinearPhysics` of tensors [B, C, *shape], by JAX; without noise.
 
     deepinv's solvers may ask for its adjoint; neither is differentiable by torch.
+
+    An example: docs/exports.md#denoisers-and-physics-of-deepinv.
     """
     import torch  # pyright: ignore[reportMissingImports]
     from deepinv.physics import LinearPhysics  # pyright: ignore[reportMissingImports]
