@@ -1,4 +1,5 @@
-"""Docstrings as web pages: what is aligned in columns stays so, and examples are examples.
+"""Docstrings as web pages: what is aligned in columns stays so, examples are examples, and pages of
+the documentation that are named are links.
 
 An extension for mkdocstrings. The docstrings of this package are read in terminals first: arguments
 are a column of names beside a column of text, which Markdown would run together. Fields of a class
@@ -11,6 +12,7 @@ import textwrap
 
 import griffe
 
+PAGE = re.compile(r"docs/([\w-]+\.md(?:#[\w-]+)?)")
 COLUMNS = re.compile(r"^\w\S*(, \S+)* {2,}\S", re.MULTILINE)
 
 
@@ -22,7 +24,9 @@ def as_markdown(text: str) -> str:
 def _paragraph(text: str) -> str:
     if text.startswith(">>>"):
         return f"```pycon\n{text}\n```"
-    return textwrap.indent(text, "    ") if COLUMNS.search(text) else text
+    if COLUMNS.search(text):
+        return textwrap.indent(text, "    ")
+    return PAGE.sub(r"[\1](\1)", text)
 
 
 def fields(source: str) -> str:

@@ -36,6 +36,8 @@ def keep_compiled_programs(folder: str | os.PathLike[str] | None = None) -> None
     It holds machine code, which is run as it is: others should not be able to write there.
     A folder that cannot be made or written, a full disk or a JAX without the place for another
     cache are no errors: less is kept, or nothing.
+
+    An example: docs/learning.md#compiled-programs.
     """
     global _store
     import jax

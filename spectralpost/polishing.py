@@ -78,6 +78,8 @@ def polish(
     in turn: several times the work of `restore`, and memory for one step of it. Raises InputError
     for too few images, NaN, pixels or a network of another range, wrong names or numbers, and what
     `restore` refuses.
+
+    An example: docs/networks.md#polishing.
     """
     started = time.perf_counter()
     x_0 = as_floating("images", images)

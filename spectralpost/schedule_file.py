@@ -144,6 +144,8 @@ def save_schedule(
 
     Raises InputError if `load_schedule` would not take it back, if the file exists and `overwrite`
     is not set, or if the system refuses to write.
+
+    >>> sp.save_schedule("a schedule.json", schedule)
     """
     stored = plain(_stored(schedule))
     parsed = _parse(stored)

@@ -64,6 +64,11 @@ def step_transfer(
     """Transfer of one step t -> s, from (x_t, y) to x_s.
 
     `norms` are the norms that the sampler divides by, in order (see `mean_field_norms`).
+
+    >>> t, s = sp.NoiseLevel(0.6, 0.8), sp.NoiseLevel(0.8, 0.6)
+    >>> step = sp.step_transfer(sampler, problem, t, s, {"zeta": 1.0, "eta": 1.0})
+    >>> step.state_gain.shape == problem.spectrum.shape
+    True
     """
     problem, t, s, guidance_t = floating(problem, t, s, guidance_t)
 

@@ -1,5 +1,8 @@
 """deepinv's physics as degradations, and degradations as deepinv's physics."""
 
+import re
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -72,6 +75,13 @@ def test_deepinv_gets_ours(physics):
         assert abs(float(theirs.adjointness_test(x))) < 1e-3
     again = sp.from_deepinv(sp.to_deepinv(sp.downsample((8, 12), 2)), (8, 12))
     assert again.name == "downsample"
+
+
+def test_example_of_the_documentation(physics, capsys):
+    page = (Path(__file__).parent.parent / "docs" / "exports.md").read_text("utf-8")
+    (program,) = re.findall(r"^```python\n(.*?)^```", page, re.MULTILINE | re.DOTALL)
+    exec(program, {})
+    assert capsys.readouterr().out == "downsample True\n"
 
 
 def test_planes_that_are_not_alike_are_refused(physics):

@@ -178,7 +178,7 @@ def test_a_sampler_restores_with_it(tmp_path, getkey):
         denoiser_of(f"ffdnet:{path}", PRIOR, (1, 9, 6))
 
 
-@pytest.mark.parametrize("block", [0, 1], ids=["pytorch", "ffdnet"])
+@pytest.mark.parametrize("block", [0, 1, 2], ids=["pytorch", "noise", "ffdnet"])
 def test_examples_of_the_documentation(block, tmp_path):
     """As a reader would run them, FFDNet's on small images and with other weights."""
     text = (Path(__file__).parent.parent / "docs" / "denoisers.md").read_text("utf-8")

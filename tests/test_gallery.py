@@ -245,7 +245,10 @@ def test_nearest(asked, name, folder):
         (("diffpir", "inpaint", {"mask": "box"}, 0.1, 2), "'inpaint', mask = box"),
         (("diffpir", "downsample", {"kernel": "average"}, 0.1, 2), "kernel = average"),
         (("diffpir", "downsample", {"factor": 3}, 0.1, 2), "factor = 3: does not divide"),
-        (("diffpir", "identity", {}, 0.0, 2), "sigma_y = 0: must be"),
+        (
+            ("diffpir", "identity", {}, 0.0, 2),
+            "sigma_y = 0: must be a finite number > 0; the smallest in the gallery is 0.05, ask",
+        ),
         (("diffpir", "identity", {}, float("nan"), 2), "sigma_y = nan"),
         (("diffpir", "identity", {}, 0.1, 0), "steps = 0"),
     ],
@@ -415,7 +418,10 @@ BAD = {
         "gallery nearest --sampler dps --degradation rain --sigma-y 0.1 --steps 2",
         "degradation = 'rain'",
     ),
-    "sigma_y 0": ("gallery nearest --sampler dps --sigma-y 0 --steps 2", "sigma_y = 0"),
+    "sigma_y 0": (
+        "gallery nearest --sampler dps --degradation denoise --sigma-y 0 --steps 2",
+        "sigma_y = 0: .*; the smallest in the gallery is 0.1, ask for that",
+    ),
     "wrong size": (
         "gallery nearest --sampler diffpir --blur-std -1 --sigma-y 0.1 --steps 2",
         r"std = -1",

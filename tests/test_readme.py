@@ -41,7 +41,7 @@ LINES = {line: page for page in PAGES for line in command_lines(page)}
 
 
 def test_there_is_something_to_show():
-    assert "README.md" in RUN.values() and "theory.md" in RUN.values()
+    assert "index.md" in RUN.values() and "theory.md" in RUN.values()
     assert len(command_lines("README.md")) > 3
     assert {line.split()[1] for line in LINES} == set(COMMANDS)
 

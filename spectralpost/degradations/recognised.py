@@ -78,6 +78,8 @@ def from_deepinv(physics: Any, shape: tuple[int, ...]) -> Degradation:
     Noise is left out. deepinv's images are in [0, 1]: for a pixel range of [-1, 1] its sigma counts
     twice. A kernel's `padding` must be "circular"; of crops of larger scenes see `restore_crop`,
     of denoisers `torch_denoiser`.
+
+    An example: docs/exports.md#denoisers-and-physics-of-deepinv.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
@@ -100,6 +102,8 @@ def to_deepinv(degradation: Degradation) -> Any:
 
     deepinv's solvers may ask for its adjoint; neither is differentiable by torch. A denoiser, which
     is, comes from `as_torch_denoiser`.
+
+    An example: docs/exports.md#denoisers-and-physics-of-deepinv.
     """
     import torch  # pyright: ignore[reportMissingImports]
     from deepinv.physics import LinearPhysics  # pyright: ignore[reportMissingImports]

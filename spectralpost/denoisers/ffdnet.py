@@ -79,6 +79,8 @@ def load_ffdnet(path: str | os.PathLike[str], prior: Prior) -> GaussianAbove[FFD
     prior  its Gaussian denoiser takes over where sigma / alpha > 1.5 in [-1, 1] (`LIMIT`, scaled to
            the prior's pixel range); images have its size and pixel range. `.denoiser` is the
            network alone, for images of any size
+
+    An example: docs/denoisers.md#ffdnet.
     """
     weights = read_state_dict(path)
     count = len(weights) // 2

@@ -76,6 +76,8 @@ def torch_denoiser(
     It is asked for x_t / alpha at sigma / alpha, whatever that is: where it was not trained for all
     levels of a sampler, give it to `GaussianAbove.of`. Raises InputError for a network in training
     mode, where dropout and norms depend on chance and on the batch.
+
+    An example: docs/denoisers.md#pytorch.
     """
     network = Network(_checked(denoiser), "sigma")
     return _torch_denoiser(None, network, planes, pixel_range, model_range)
@@ -102,6 +104,8 @@ def torch_eps_denoiser(
     Levels of any scale are divided by sqrt(alpha^2 + sigma^2). A level noisier than the last is
     taken for the last, x_hat included; for one cleaner than the first the network is asked for the
     first. Raises InputError for a network in training mode and for alphas_cumprod that are none.
+
+    An example: docs/denoisers.md#networks-that-predict-noise.
     """
     try:
         known = np.asarray(alphas_cumprod, float)

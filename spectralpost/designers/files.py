@@ -55,6 +55,9 @@ def shipped_designer(sampler: str | Sampler) -> Designer:
 
     Trained by `experiments/amortised.py`, for the sampler's default options and W2^2. Raises
     InputError if there is none for this sampler, or if it has other options.
+
+    >>> sp.shipped_designer("dps").free
+    ('zeta',)
     """
     name = sampler if isinstance(sampler, str) else sampler.name
     shipped = sorted(path.stem for path in FOLDER.glob("*.msgpack"))

@@ -173,8 +173,6 @@ def gallery_nearest(
     >>> sp.gallery_nearest("dps", "gaussian_blur", {"std": 1.9}, 0.06, 20).name
     'dps-gaussian_blur2-s0.05-20'
     """
-    if not (math.isfinite(sigma_y) and sigma_y > 0):
-        raise InputError(f"sigma_y = {sigma_y:g}: must be a finite number > 0")
     if steps < 1:
         raise InputError(f"steps = {steps}: must be >= 1")
     every = gallery_entries(folder)
@@ -193,6 +191,13 @@ def gallery_nearest(
         raise InputError(
             f"degradation = {degradation!r}{given}: the gallery has of {sampler} {have}"
         )
+
+    if not (math.isfinite(sigma_y) and sigma_y > 0):
+        message = f"sigma_y = {sigma_y:g}: must be a finite number > 0"
+        if sigma_y == 0:  # what people ask for who have no noise
+            least = min(entry.sigma_y for entry in alike)
+            message += f"; the smallest in the gallery is {least:g}, ask for that"
+        raise InputError(message)
 
     def distance(entry: Entry) -> float:
         own = _complete(degradation, TASKS[entry.task].options)
