@@ -142,12 +142,10 @@ def kl(problem: Problem, transfer: Transfer) -> Array:
 
 
 def mse(problem: Problem, transfer: Transfer) -> Array:
-    """E ||output - x_0||^2 per pixel, over signals, measurements and the sampler's own noise.
+    """E ||output - x_0||^2 per pixel, over signals, measurements and the sampler's own noise: the
+    posterior variance (which no estimate can avoid) + squared bias + output variance.
 
-    = posterior variance (which no estimate can avoid) + squared bias + output variance.
-
-    >>> transfer = sp.sampler_transfer(sampler, problem, levels, guidance)
-    >>> round(float(sp.psnr(sp.mse(problem, transfer))), 1)  # dB
+    >>> round(float(sp.psnr(sp.evaluate(sampler, problem, levels, guidance, sp.mse))), 1)  # dB
     12.3
     """
     error = mode_error(problem, transfer)
@@ -241,11 +239,7 @@ class WeightedSum:
 
     def terms(self) -> list[tuple[Callable[..., Array], float]]:
         """The metrics and their weights."""
-        return [
-            (wasserstein2, self.wasserstein2),
-            (mse, self.mse),
-            (perception, self.perception),
-        ]
+        return [(metric, getattr(self, metric.__name__)) for metric in RESIDUALS]
 
     def __call__(self, problem: Problem, transfer: Transfer) -> Array:
         used = [weight * metric(problem, transfer) for metric, weight in self.terms() if weight]

@@ -73,7 +73,7 @@ SHARED = {
     "designers": ("network",),
     "denoisers": ("gaussian", "unet", "checkpoints"),
     "figures": ("base",),
-    "exports": ("base", "loop", "diffpir"),
+    "exports": ("base", "loop", "operators", "diffpir"),
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {

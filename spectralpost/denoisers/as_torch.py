@@ -33,6 +33,8 @@ def as_torch_denoiser(
     the same log SNR, in single precision, or in x's where JAX computes in double. Derivatives by x
     and sigma are those of `jax.vjp`, of first order and reverse mode only. Weights are constants.
     Arrays pass through the host. Raises InputError for x or sigma of another shape.
+
+    An example: docs/denoisers.md#the-other-way-in-deepinv.
     """
     if not callable(denoiser):
         raise InputError(f"denoiser: {type(denoiser).__name__} is not a function")
