@@ -266,7 +266,7 @@ class Figures:
 class Gallery(DegradationOptions):
     """Ready schedules: list them, show one, or find the nearest to a problem.
 
-    spectralpost gallery nearest --sampler dps --blur-std 1.8 --sigma-y 0.04 --steps 20
+    spectralpost gallery nearest --sampler dps --blur-std 1.9 --sigma-y 0.05 --steps 20
     """
 
     action: 'tyro.conf.Positional[Literal["list", "show", "nearest"]]' = field(
