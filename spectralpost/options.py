@@ -124,9 +124,10 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     through whole restorations (`sp.polish`). The first 64 images that are as large as the
     prior, cut to its size; 8 at least."""
     limits: Literal["auto", "bare", "network"] = "auto"
-    """bare: the model's optimum. network: what a trained network needs, see `sp.for_network`:
-    limits on amplification and roughness, scales of the spectrum, learned noise levels. auto: bare
-    for the Gaussian denoiser, network for others."""
+    """bare: the model's optimum within what `sp.learn` has by default, an amplification of 3 at
+    most and a price of 1e-4 on roughness (`sp.Prices`). network: what a trained network needs, see
+    `sp.for_network`: limits on amplification and roughness, scales of the spectrum, learned noise
+    levels. auto: bare for the Gaussian denoiser, network for others."""
 
 
 @dataclass(kw_only=True)
@@ -166,6 +167,9 @@ class Evaluate(LearningOptions, DegradationOptions):
     """Other measurement noise, in units of the schedule's pixel range (default: the schedule's)."""
     relearn: bool = True
     """Also learn a schedule for the other problem, to see what is lost by not doing so."""
+    limits: Literal["auto", "bare", "network"] = "auto"
+    """Of the schedule that is learned: bare or network, as of `design`, on the noise levels of the
+    given one. auto: those that the schedule file says it was learned with, else bare."""
 
 
 @dataclass

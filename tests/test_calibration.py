@@ -98,6 +98,72 @@ def test_ratios_predict_the_mean_jacobian(prior, calibrated):
     assert calibrated.calibration.ratio[:, 4:8].min() < 0.8
 
 
+def test_the_regression_is_the_gaussian_gain(prior, calibrated):
+    """E <x_t, x_hat> / E |x_t|^2 = E <x_t, x_0> / E |x_t|^2, whatever is known of x_0 beyond its
+    second moments: that of the Gaussian model on every ring, and not the calibrated Jacobian."""
+    images = jnp.asarray(draw_mixture(prior, 400))
+    ring, of_the_slope = _rings(frequency(SHAPE))[0], []
+    for k in (3, 5, 6, 8):
+        t = NoiseLevel(jnp.asarray(0.8), jnp.asarray(0.8 * 9 * LEVELS[k]))
+        x_t = t.alpha * images + t.sigma * jax.random.normal(jax.random.key(k), images.shape)
+        with jax.numpy_rank_promotion("allow"):
+            x_hat = mixture_denoiser(prior, x_t, t)
+        noisy, clean = (np.fft.fft2(np.asarray(one), norm="ortho") for one in (x_t, x_hat))
+        gain = 0.8 * calibrated.spectrum / (0.64 * calibrated.spectrum + float(t.sigma) ** 2)
+        ratio = calibrated.calibration.ratio[:, k][ring].reshape(SHAPE)
+
+        def z_of(slope, noisy=noisy, clean=clean):
+            """Of E <x_t, x_hat - slope x_t> = 0, ring by ring."""
+            rest = (noisy.conj() * (clean - slope * noisy)).real
+            sums = np.stack([np.bincount(ring, one.ravel()) for one in rest])
+            return sums.mean(axis=0) / (sums.std(axis=0, ddof=1) / np.sqrt(len(sums)))
+
+        assert np.abs(z_of(gain)).max() < 4.5
+        of_the_slope.append(np.abs(z_of(ratio * gain)).max())
+    assert max(of_the_slope) > 6  # at little noise; at much the two are one
+
+
+def of_scales(values):
+    """Mean over `draw_mixture` and its standard error: each scale has its share exactly."""
+    parts = np.split(values, [round(len(values) * PROBABILITIES[0])])
+    squares = [p**2 * x.var(ddof=1) / len(x) for p, x in zip(PROBABILITIES, parts, strict=True)]
+    return values.mean(), np.sqrt(np.sum(squares))
+
+
+def test_calibrated_predictions_are_nearer_to_the_denoiser_s(prior, calibrated):
+    """Of PiGDM with the mixture's denoiser: error and energy score, beside what the model predicts
+    with and without the calibration, by more than 4 standard errors.
+
+    At a noise where the Jacobian counts: at much more, where it hardly does, the mixture's denoiser
+    knows more of an image than either model.
+    """
+    plain = sp.Prior(calibrated.spectrum, calibrated.mean, calibrated.pixel_range, "plain")
+    blur, levels, sampler = sp.gaussian_blur(SHAPE, 1.0), sp.vp_linear(5), sp.SAMPLERS["pigdm"]()
+    denoiser = partial(mixture_denoiser, prior)
+    x_0 = jnp.asarray(draw_mixture(prior, 3000))[:, None]
+    for sigma_y in (0.1, 0.3):
+        problems = [sp.image_problem(one, blur, sigma_y) for one in (calibrated, plain)]
+        guidance = sampler.heuristic(problems[1], levels)
+        y = sp.measure(blur, x_0, sigma_y, jax.random.key(1))
+        run = sampler, denoiser, blur, y, levels, guidance, jax.random.key(2)
+        with jax.numpy_rank_promotion("allow"):
+            x = np.asarray(sp.restore(*run, sigma_y=sigma_y, num_samples=2))
+        error, gap = (np.mean(d**2, axis=(1, 2, 3)) for d in (x[0] - np.asarray(x_0), x[0] - x[1]))
+        (mse, of_mse), (mean_gap, _) = of_scales(error), of_scales(gap)
+        # As predicted, of roots of means; their error by the derivatives of the roots.
+        energy = np.sqrt(mse) - np.sqrt(mean_gap) / 2
+        of_energy = of_scales(error / (2 * np.sqrt(mse)) - gap / (4 * np.sqrt(mean_gap)))[1]
+        for measured, standard_error, objective in (
+            (mse, of_mse, sp.mse),
+            (energy, of_energy, sp.predicted_energy_score),
+        ):
+            near, far = (
+                abs(measured - float(sp.evaluate(sampler, one, levels, guidance, objective)))
+                for one in problems
+            )
+            assert far - near > 4 * standard_error
+
+
 WITHOUT = ("diffpir", "mpgd", "ddnm", "ddrm", "dds", "reddiff", "ilvr", "dmps")  # Jacobian
 
 

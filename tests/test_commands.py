@@ -37,7 +37,7 @@ from spectralpost.commands.inputs import complete, degradation_choice, grid_of, 
 from spectralpost.degradations import DEGRADATIONS, gaussian_blur
 from spectralpost.errors import InputError
 from spectralpost.images import load_image, save_image
-from spectralpost.learning import Freedom, Search
+from spectralpost.learning import Freedom, Search, default_free
 from spectralpost.noise import GRIDS, vp_linear, vp_timesteps
 from spectralpost.options import Compare, Design, Evaluate, Tradeoff
 from spectralpost.prior import Prior
@@ -425,6 +425,46 @@ def test_evaluate_on_another_problem(w, tmp_path, capsys):
     assert learned < losses["this schedule"]
 
 
+@pytest.mark.parametrize(
+    "stored, option, network",
+    [
+        ({}, "", False),  # of an older version
+        ({"limits": ["network"]}, "", False),  # of somebody else
+        ({"limits": "bare"}, "", False),
+        ({"limits": "network"}, "", True),
+        ({"limits": "network"}, "--limits bare", False),
+        ({"limits": "bare"}, "--limits network", True),
+    ],
+)
+def test_evaluate_learns_within_the_schedules_limits(
+    stored, option, network, w, tmp_path, capsys, monkeypatch
+):
+    schedule = load_schedule(w / "designed" / "schedule.json")
+    assert schedule.provenance["limits"] == "bare"
+    other = {name: value for name, value in schedule.provenance.items() if name != "limits"}
+    save_schedule(
+        tmp_path / "schedule.json", dataclasses.replace(schedule, provenance=other | stored)
+    )
+    asked = []
+
+    def learn(sampler, problem, levels, guidance, free, **others):
+        asked.append((sampler, levels, free, others["prices"]))
+        raise InputError("enough")
+
+    monkeypatch.setattr(console, "learn", learn)
+    prior = w / "designed" / "prior.npz"
+    command = f"evaluate {tmp_path}/schedule.json --prior {prior} --sigma-y 0.3 {option}"
+    with pytest.raises(SystemExit):
+        main(shlex.split(f"{command} --out {tmp_path}/out"))
+    assert "enough" in capsys.readouterr().err
+    ((sampler, levels, free, prices),) = asked
+    np.testing.assert_array_equal(levels.sigma, schedule.levels.sigma)
+    for_it = sp.for_network(sampler, levels)
+    assert for_it["prices"] != sp.Prices()
+    assert prices == (for_it["prices"] if network else sp.Prices())
+    assert free == (for_it["free"] if network else default_free(sampler))
+
+
 def test_restore_a_simulated_measurement(w, tmp_path, capsys):
     """Printed PSNRs are those of the files, up to their 8 bits; samples differ, seeds reproduce."""
     image, schedule = w / "images" / "0.png", w / "designed" / "schedule.json"
@@ -732,6 +772,12 @@ def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     assert (
         prior.calibration is not None and load_schedule("a/schedule.json").prior_hash == prior.hash
     )
+    assert load_schedule("a/schedule.json").provenance["limits"] == "network"
+    # Evaluated beside one that is learned as it was: eta as well, which others are not given.
+    out = run("evaluate a/schedule.json --sigma-y 0.1 --starts 2 --bins 128 --out e", capsys)
+    assert "limits = network, as is the schedule" in " ".join(out.split())
+    rows = json.loads(Path("e/metrics.json").read_text())
+    assert rows["learned for this problem"]["W2^2"] < rows["published default"]["W2^2"]
     # Of PiGDM eta is learned, 1 as published, unless it is named.
     plain = load_schedule("a/schedule.json").guidance
     assert np.all(np.asarray(plain["eta"]) < 0.99)

@@ -183,6 +183,10 @@ def test_an_option_with_values_of_several_types_is_a_column_of_text(tmp_path):
             {"axes": {"sampler": "dps", "degradation": {"name": "gaussian_blur", "st": 1}}},
             "axes.degradation: degradation 'gaussian_blur': has no option 'st'",
         ),
+        (  # cells are of one plane
+            {"axes": {"sampler": "dps", "prior": {"name": "power_law", "colour": True}}},
+            "axes.prior: prior 'power_law': has no option 'colour'",
+        ),
         (
             {"design": "random", "num": 3, "axes": {"sampler": "dps", "sigma_y": {"from": 2}}},
             "axes.sigma_y: a range has from and to",

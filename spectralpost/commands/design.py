@@ -141,7 +141,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         objective="wasserstein2" if polished is None else "wasserstein2, polished",
         loss=rows["learned"]["W2^2"],
         baselines={name: rows[name]["W2^2"] for name in LABELS if name != "learned"},
-        provenance=provenance(options.seed),
+        provenance=provenance(options.seed) | {"limits": "network" if network else "bare"},
     )
     title = f"{sampler.name}, {title_of(options, options.steps, inputs, grid.label)}"
     return Result(

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 
 from ..degradations import make_degradation
 from ..inpainting import learning_problem
-from ..learning import default_free, heuristic
+from ..learning import Prices, default_free, for_network, heuristic
 from ..options import Evaluate
 from ..schedule_file import load_schedule
 from .console import Say, console, learn_with_progress, metric_table, metrics_of, quiet, transfer_of
@@ -36,16 +36,27 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
     sampler, levels = schedule.sampler(), schedule.levels
     guidance = schedule.guidance_for(problem)
     published = heuristic(sampler, problem, levels)
-    # By band, eta has been learned: it is nothing that the others are given.
-    if "eta" in published and "eta" not in default_free(sampler) and guidance["eta"].ndim == 1:
+    limits = options.limits
+    if limits == "auto":
+        limits = "network" if schedule.provenance.get("limits") == "network" else "bare"
+    free, prices = default_free(sampler), Prices()
+    if limits == "network":
+        chosen = for_network(sampler, levels)
+        free, prices = chosen["free"], chosen["prices"]
+    # By band, or where it is free, eta has been learned: it is nothing that the others are given.
+    if "eta" in published and "eta" not in free and guidance["eta"].ndim == 1:
         published["eta"] = guidance["eta"]
     schedules = {"published default": published, "this schedule": guidance}
     if options.relearn:
+        if limits == "network":
+            notes.add(f"learned within limits = network, {_why(options)}")
         learned = learn_with_progress(
             sampler,
             merged(problem, options.bins),
             levels,
             published,
+            free,
+            prices=prices,
             starts=options.starts,
             seed=options.seed,
             say=say,
@@ -62,6 +73,11 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
         rows={name: metrics_of(problem, transfer, prior) for name, transfer in transfers.items()},
         notes=tuple(sorted(notes)),
     )
+
+
+def _why(options: Evaluate) -> str:
+    given = "as is the schedule; --limits bare for the model's optimum"
+    return given if options.limits == "auto" else "as asked for"
 
 
 def write(result: Result, folder: Path) -> None:

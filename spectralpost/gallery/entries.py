@@ -144,7 +144,7 @@ def gallery_schedule(entry: Entry | str) -> Schedule:
         baselines={
             name: value for name, of in names.items() if (value := entry.w2[of]) is not None
         },
-        provenance={"gallery": entry.name},
+        provenance={"gallery": entry.name, "limits": "network"},
     )
 
 
