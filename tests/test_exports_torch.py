@@ -207,10 +207,12 @@ def test_ddnm(degradation, noiseless, monkeypatch):
         code.ddnm_diffusion(*given) if noiseless else code.ddnm_plus_diffusion(*given, SIGMA_Y)
 
 
-def test_reddiff(monkeypatch):
-    one, run = schedule("reddiff", threshold=0.0), TorchProbes()
+@pytest.mark.parametrize("name", ["reddiff", "dps"])
+def test_reddiff(name, monkeypatch):
+    options = {"threshold": 0.0} if name == "reddiff" else {}
+    one, run = schedule(name, **options), TorchProbes()
 
-    class REDDIFF:
+    class Algorithm:
         def __init__(self):
             self.H, self.diffusion = SimpleNamespace(H=self.forward), self
 
@@ -228,12 +230,16 @@ def test_reddiff(monkeypatch):
             eps = run.eps_network(xt, t)
             return eps, (xt - (1 - alpha**2).sqrt() * eps) / alpha
 
-    install(monkeypatch, "algos.reddiff", REDDIFF=REDDIFF)
+    install(monkeypatch, f"algos.{name}", **{name.upper(): Algorithm})
     code = executed(exported(one, "reddiff"))
     monkeypatch.setattr(torch, "randn_like", run.noise_images)
     x = torch.zeros(run.rows, 1, *SHAPE)
-    mu = code.ScheduledREDDIFF().sample(x, None, [0], y_0=run.y)[0]
-    close(run.w2(mu), promised(one))
+    found = getattr(code, f"Scheduled{name.upper()}")().sample(x, None, [0], y_0=run.y)[0]
+    close(run.w2(found[0] if name == "dps" else found), promised(one))
+    monkeypatch.setattr(Algorithm, "alpha", lambda self, t: LEVELS[t] ** 4)
+    run.drawn = 0
+    with pytest.raises(ValueError, match="diffusion: alpha is"):
+        getattr(code, f"Scheduled{name.upper()}")().sample(x, None, [0], y_0=run.y)
 
 
 @pytest.mark.parametrize(("name", "degradation"), [("dps", MASK), ("diffpir", HALF)])
