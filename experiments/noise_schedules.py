@@ -75,6 +75,7 @@ from spectralpost.figures import (
     VERMILION,
     WIDE,
     Format,
+    frequency_axis,
     new_figure,
     outside_legend,
     save_with_caption,
@@ -239,6 +240,7 @@ def std_by_angles(variance: np.ndarray, levels: sp.NoiseLevel) -> np.ndarray:
 def figure_of(rows: tuple[Row, ...], results: dict, options: Options) -> Figure:
     drawn = new_figure((WIDE, 0.8 + 2.9 * len(rows)))
     panels = drawn.subplots(len(rows), 4, squeeze=False, sharex="col")
+    every = np.concatenate([frequency(row.prior.shape).ravel() for row in rows])
     titles = ("W2$^2$ per pixel", "KL per pixel (nats)")
     for row, axes in zip(rows, panels, strict=True):
         of, f = results[row.title], frequency(row.prior.shape).ravel()
@@ -259,7 +261,7 @@ def figure_of(rows: tuple[Row, ...], results: dict, options: Options) -> Figure:
         axes[0].set_ylabel(row.title)
         axes[2].set_ylim(-12, 14)
         axes[3].axhline(1, color="black", linewidth=0.8)
-        axes[3].set_xscale("log")
+        frequency_axis(axes[3], every)  # shared by the column
         for panel, title in zip(axes, titles, strict=False):
             panel.set_title(title)
             panel.set_xticks(options.steps, [str(steps) for steps in options.steps])

@@ -470,10 +470,11 @@ def test_reddiff_numbers():
     close(run.w2(mu), promised(one))
 
 
-def test_inversebench_dps():
+@pytest.mark.parametrize("target", ["inversebench", "reddiff"])
+def test_dps_of_the_squared_norm(target):
     """The gradient of the squared norm, through the network at x / alpha, sigma / alpha."""
     one, run = schedule("dps"), Probes()
-    values = numbers(exported(one, "inversebench"))
+    values = numbers(exported(one, target))
     alpha, sigma = values.ALPHA, values.SIGMA
     x = sigma[0] * run.noise()
     for i in range(len(TIMESTEPS)):

@@ -207,10 +207,12 @@ def test_ddnm(degradation, noiseless, monkeypatch):
         code.ddnm_diffusion(*given) if noiseless else code.ddnm_plus_diffusion(*given, SIGMA_Y)
 
 
-def test_reddiff(monkeypatch):
-    one, run = schedule("reddiff", threshold=0.0), TorchProbes()
+@pytest.mark.parametrize("name", ["reddiff", "dps"])
+def test_reddiff(name, monkeypatch):
+    options = {"threshold": 0.0} if name == "reddiff" else {}
+    one, run = schedule(name, **options), TorchProbes()
 
-    class REDDIFF:
+    class Algorithm:
         def __init__(self):
             self.H, self.diffusion = SimpleNamespace(H=self.forward), self
 
@@ -228,12 +230,16 @@ def test_reddiff(monkeypatch):
             eps = run.eps_network(xt, t)
             return eps, (xt - (1 - alpha**2).sqrt() * eps) / alpha
 
-    install(monkeypatch, "algos.reddiff", REDDIFF=REDDIFF)
+    install(monkeypatch, f"algos.{name}", **{name.upper(): Algorithm})
     code = executed(exported(one, "reddiff"))
     monkeypatch.setattr(torch, "randn_like", run.noise_images)
     x = torch.zeros(run.rows, 1, *SHAPE)
-    mu = code.ScheduledREDDIFF().sample(x, None, [0], y_0=run.y)[0]
-    close(run.w2(mu), promised(one))
+    found = getattr(code, f"Scheduled{name.upper()}")().sample(x, None, [0], y_0=run.y)[0]
+    close(run.w2(found[0] if name == "dps" else found), promised(one))
+    monkeypatch.setattr(Algorithm, "alpha", lambda self, t: LEVELS[t] ** 4)
+    run.drawn = 0
+    with pytest.raises(ValueError, match="diffusion: alpha is"):
+        getattr(code, f"Scheduled{name.upper()}")().sample(x, None, [0], y_0=run.y)
 
 
 @pytest.mark.parametrize(("name", "degradation"), [("dps", MASK), ("diffpir", HALF)])
@@ -511,7 +517,7 @@ def test_as_torch_denoiser_of_a_gaussian():
     shared = x.clone().requires_grad_(), torch.tensor(0.3, requires_grad=True)
     assert torch.autograd.gradcheck(module, shared, eps=1e-6, atol=1e-8)
     # In other ranges: of the images given, and of those that the denoiser is for.
-    moved = replace(gaussian, mean=gaussian.mean + 1)  # of the same images, brighter
+    moved = gaussian._replace(mean=gaussian.mean + 1)  # of the same images, brighter
     other = sp.as_torch_denoiser(moved, pixel_range=(0.0, 2.0), model_range=(-1.0, 1.0))
     np.testing.assert_allclose((other(2 * x - 1, 0.2) + 1) / 2, module(x, 0.1), rtol=1e-12)
 
@@ -571,4 +577,5 @@ def test_deepinv_restores_with_the_shipped_network(deepinv):
     assert done.returncode == 0, done.stderr
     *shape, error = done.stdout.replace("torch.Size", "").split()
     assert "".join(shape) == "([1,3,32,32])"
-    assert float(error) < 0.1  # the image's standard deviation is 0.25
+    # A sample of images of standard deviation 0.25 that knows nothing of y is off by 0.35.
+    assert float(error) < 0.2

@@ -1,6 +1,8 @@
 """Figures: everything is drawn and labelled. Whether they are clear is for eyes to judge."""
 
 import json
+import re
+from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from compiling import quick_compilation
 from matplotlib.figure import Figure
 
+import spectralpost
 from spectralpost.affine import Transfer
 from spectralpost.degradations import gaussian_blur
 from spectralpost.errors import InputError
@@ -16,6 +19,9 @@ from spectralpost.figures import (
     LINES,
     Panel,
     compare_figure,
+    legend_above,
+    new_figure,
+    outside_legend,
     radial_average,
     report_figure,
     restored_figure,
@@ -124,7 +130,7 @@ def test_report_of_several_weights_from_pure_noise():
     figure = report_figure(PROBLEM, MODES, levels, result, {"learned": transfer}, "")
     assert "zeta, learned" in legend_of(figure.axes[0])
     assert "lambda_, learned" in legend_of(figure.axes[0])
-    figure.canvas.draw()
+    figure.draw_without_rendering()
 
 
 def test_report_of_an_unstable_sampler(tmp_path):
@@ -174,6 +180,45 @@ def test_figure_that_cannot_be_written(tmp_path):
 
 
 # ------------------------------------------------------------------------------------------- rings
+
+
+def test_colours_stand_in_one_place():
+    """Figures that are shown side by side have one palette."""
+    root = Path(spectralpost.__file__).parent
+    files = [*root.rglob("*.py"), *(Path(__file__).parents[1] / "experiments").glob("*.py")]
+    colour = re.compile(r"#(?:[0-9a-f]{6}|[0-9a-f]{3})\b", re.IGNORECASE)
+    found = {path.name for path in files if colour.search(path.read_text("utf-8"))}
+    assert found == {"base.py"}
+    drawing = [path for path in files if "matplotlib.figure import Figure" in path.read_text()]
+    assert len(drawing) > 10
+    own = [path.name for path in drawing if re.search(r"\bFigure\(", path.read_text("utf-8"))]
+    assert own == ["base.py"]
+
+
+def test_an_outside_legend_has_each_label_once():
+    """Of panels of which none has all labels, beside them."""
+    figure = new_figure((6, 3))
+    for axes, names in zip(figure.subplots(1, 2), ("ab", "bc"), strict=True):
+        for name in names:
+            axes.plot([0, 1], [0, 1], label=name)
+        axes.plot([0, 1], [1, 0])
+    outside_legend(figure)
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["a", "b", "c"]
+    figure.draw_without_rendering()
+    box = legend.get_window_extent()
+    assert not any(box.overlaps(axes.get_tightbbox()) for axes in figure.axes)
+
+
+def test_a_legend_above_hides_nothing():
+    figure = new_figure((4, 3))
+    axes = figure.subplots()
+    axes.plot([0, 1], [0, 1], label="a")
+    legend_above(axes, "of what")
+    figure.draw_without_rendering()
+    legend, inside = axes.get_legend().get_window_extent(), axes.get_window_extent()
+    assert axes.get_legend().get_title().get_text() == "of what"
+    assert inside.y1 <= legend.y0 + 1 and legend.y1 <= figure.bbox.y1 + 1  # pixels
 
 
 def test_frequency():

@@ -33,7 +33,7 @@ EXPORTS: dict[str, Target] = {
     "ddnm": Target("wyhuai/DDNM", to_ddnm),
     "azula": Target("azula 0.11: dps, diffpir", to_azula, by_norm=("dps",)),
     "diffusers": Target("a loop on networks of diffusers", to_diffusers),
-    "reddiff": Target("NVlabs/RED-diff", to_reddiff),
+    "reddiff": Target("NVlabs/RED-diff: reddiff, dps", to_reddiff),
     "inversebench": Target("devzhk/InverseBench: dps, diffpir", to_inversebench),
 }
 

@@ -3,6 +3,8 @@
 import os
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
+
 from ..errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +32,7 @@ LINES = {
     "exact reference": ":",
 }
 
+FREQUENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # cycles per pixel
 WIDE = 14.0  # inches of four panels side by side, or six small ones
 
 # Of a page in a browser, light and dark.
@@ -86,6 +89,15 @@ def legend_above(axes: "Axes", title: str, **style: Any) -> None:
     """A legend of its own for one panel, above it and in place of its title."""
     above: Any = {"loc": "lower center", "bbox_to_anchor": (0.5, 1.0), "frameon": False}
     axes.legend(title=title, borderaxespad=0.2, columnspacing=1, handlelength=1.4, **above, **style)
+
+
+def frequency_axis(axes: "Axes", f: np.ndarray) -> None:
+    """A logarithmic axis of the frequencies f (cycles per pixel), 0 left out, with few numbers."""
+    f = f[f > 0]
+    ticks = [at for at in FREQUENCIES if f.min() <= at <= f.max()]
+    axes.set_xscale("log")
+    axes.set_xticks(ticks, [f"{at:g}" for at in ticks])
+    axes.set_xticks([], minor=True)
 
 
 def save_figure(

@@ -15,13 +15,12 @@ from ..metrics import output_cov
 from ..noise import NoiseLevel, log_snr, step_pairs
 from ..problem import Problem, ideal_posterior
 from ..samplers.base import Guidance
-from .base import COLOURS, LINES, new_figure
+from .base import COLOURS, LINES, frequency_axis, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-TICKS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # cycles per pixel
 HARDLY = 1e-3  # sensitivity of a weight that hardly matters
 
 
@@ -67,10 +66,8 @@ def report_figure(
     spread.set(title="How much the outputs differ from each other", yscale="log")
     spread.set_ylabel("output standard deviation (pixel range)")
     for axes in (gain, spread):
-        axes.set(xlabel="frequency, averaged over directions (cycles per pixel)", xscale="log")
-        ticks = [at for at in TICKS if f[f > 0].min() <= at <= f.max()]
-        axes.set_xticks(ticks, [f"{at:g}" for at in ticks])
-        axes.set_xticks([], minor=True)
+        axes.set_xlabel("frequency, averaged over directions (cycles per pixel)")
+        frequency_axis(axes, f)
         axes.legend()
     gain.set_ylim(*_gain_limits(gains))
     figure.suptitle(title)
