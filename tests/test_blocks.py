@@ -47,6 +47,10 @@ ZOO = {
     "inpaint": (sp.inpaint((4, 3), MASK), np.diag(MASK.ravel()).astype(float)),
     "matrix": (sp.from_matrix((4, 3), MATRIX), MATRIX),
     "function": (sp.from_matrix((4, 3), lambda x: x[::2].sum(axis=1)), None),
+    "function of two axes": (
+        sp.from_matrix((4, 3), lambda x: x[::2]),
+        np.kron(np.array([[1, 0, 0, 0], [0, 0, 1, 0]]), np.eye(3)),
+    ),
 }
 
 
@@ -111,6 +115,7 @@ def test_a_block_degradation_is_made_again_from_a_file():
         again = make_degradation(degradation.name, degradation.shape, **options)
         assert again == degradation
         assert hash(again) == hash(degradation)
+        assert again.measured == degradation.measured
 
 
 @pytest.mark.parametrize(
@@ -131,7 +136,15 @@ def test_a_block_degradation_is_made_again_from_a_file():
         (lambda: sp.inpaint((4, 3), "box", size=5), "larger than the 4x3 image"),
         (lambda: sp.from_matrix((4, 4), MATRIX), r"\(m, 16\) is needed"),
         (lambda: sp.from_matrix((4, 3), np.nan * MATRIX), "must be finite"),
-        (lambda: sp.from_matrix((64, 64), MATRIX), "at most 1024 pixels"),
+        (
+            lambda: sp.from_matrix((64, 64), MATRIX),
+            "at most 1024 pixels; allowed of larger images are blurs, decimations and masks .*mosaic",
+        ),
+        (lambda: sp.from_matrix((4, 3), lambda x: x**2), "degradation: is not linear"),
+        (lambda: sp.from_matrix((4, 3), lambda x: x[x > 0]), r"gives \(\d,\) for one image and"),
+        (lambda: sp.from_matrix((4, 3), lambda x: 1j * x), "gives no array of real numbers"),
+        (lambda: sp.from_matrix((4, 3), lambda x: None), "gives no array of real numbers"),
+        (lambda: sp.from_matrix((4, 3), MATRIX, (2, 3)), r"measured = \(2, 3\): .* 5 numbers"),
         (lambda: sp.on_canvas(sp.downsample((8, 8), 2)), "'downsample': crops are extended for"),
         (
             lambda: sp.image_problem(sp.power_law((64, 64)), sp.inpaint((64, 64)), 0.1),

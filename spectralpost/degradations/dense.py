@@ -7,6 +7,7 @@ modelled by small ones (`spectralpost.inpainting`).
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -20,6 +21,7 @@ from .circular import RESPONSE_FLOOR, hartley_matrix
 
 LARGEST = 1024  # pixels, 32x32: matrices of 8 MB
 MASKS = ("random", "box")
+TOLERANCE = 1e-4  # of the largest number: what single precision may do to a sum of many
 
 
 def inpaint(
@@ -88,15 +90,62 @@ def inpaint(
     )
 
 
+class Asked(NamedTuple):
+    """A linear function, and what it makes of an image of noise."""
+
+    ask: Callable[[np.ndarray], np.ndarray]  # [*shape] -> [*measured], in double precision
+    x: np.ndarray
+    y: np.ndarray
+
+    def same(self, one: ArrayLike, two: ArrayLike) -> bool:
+        """Whether two answers are the same, to what single precision may do to one."""
+        gap = np.max(np.abs(np.asarray(one) - np.asarray(two)), initial=0)
+        return bool(gap <= TOLERANCE * np.max(np.abs(self.y), initial=0))
+
+
+def asked(function: Callable[[np.ndarray], ArrayLike], shape: tuple[int, ...]) -> Asked:
+    """A function of images [*shape], tried on noise.
+
+    Each answer is checked. InputError unless it is linear, and gives finite numbers of one shape.
+    """
+    measured: list[tuple[int, ...]] = []
+
+    def ask(x: np.ndarray) -> np.ndarray:
+        answer = function(x)
+        try:
+            y = np.asarray(answer).astype(float, casting="same_kind")
+        except (TypeError, ValueError) as error:
+            raise InputError(f"degradation: gives no array of real numbers ({error})") from error
+        if not y.size or not np.all(np.isfinite(y)):
+            raise InputError("degradation: has NaN or infinite values, or none at all")
+        measured.append(y.shape)
+        if y.shape != measured[0]:
+            raise InputError(
+                f"degradation: gives {measured[0]} for one image and {y.shape} for another; one "
+                "shape is needed"
+            )
+        return y
+
+    x, other = np.random.default_rng(0).normal(size=(2, *shape))
+    found = Asked(ask, x, ask(x))
+    if not found.same(ask(2 * x + other), 2 * found.y + ask(other)):
+        raise InputError("degradation: is not linear")
+    return found
+
+
 def from_matrix(
-    shape: tuple[int, ...], matrix: ArrayLike | Callable[[np.ndarray], ArrayLike]
+    shape: tuple[int, ...],
+    matrix: ArrayLike | Callable[[np.ndarray], ArrayLike],
+    measured: tuple[int, ...] | None = None,
 ) -> Degradation:
     """Any linear degradation of images of at most 1024 pixels, plane by plane.
 
-    matrix  [m, n] for n pixels in the order of `ravel`: y has the shape (m,). Or a linear function
-            of an image [*shape], which is asked for each pixel alone: y has the shape that it gives
+    matrix    [m, n] for n pixels in the order of `ravel`. Or a linear function of an image
+              [*shape], which is asked for each pixel alone
+    measured  the shape of y, of m numbers; default (m,), or the shape that the function gives
 
-    Raises InputError for another number of columns, NaN, zeros only, or too many pixels.
+    Raises InputError for another number of columns, NaN, zeros only, or too many pixels, and for a
+    function that is not linear or whose shape varies.
 
     >>> every_second = jax.numpy.eye(64)[::2]
     >>> sp.from_matrix((8, 8), every_second).apply(x_0).shape
@@ -105,16 +154,25 @@ def from_matrix(
     shape = check_shape(shape)
     n = int(np.prod(shape))
     if n > LARGEST:
-        raise InputError(f"shape = {times(shape)}: a matrix is for at most {LARGEST} pixels")
-    measured: tuple[int, ...] = ()
+        raise InputError(
+            f"shape = {times(shape)}: a matrix is for at most {LARGEST} pixels; allowed of larger "
+            "images are blurs, decimations and masks (from_function finds which a function is; "
+            "inpainting_problem models masks), mosaic and mri"
+        )
     if callable(matrix):
-        columns = [np.asarray(matrix(unit), float) for unit in np.eye(n).reshape(n, *shape)]
-        measured = columns[0].shape
-        matrix = np.stack([column.ravel() for column in columns], axis=1)
+        function = asked(matrix, shape)
+        measured = (function.y.shape or (1,)) if measured is None else measured
+        columns = [function.ask(unit).ravel() for unit in np.eye(n).reshape(n, *shape)]
+        matrix = np.stack(columns, axis=1)
     H = numbers("matrix", matrix)
     if H.ndim != 2 or H.shape[1] != n:
         raise InputError(f"matrix of shape {H.shape}: (m, {n}) is needed for {times(shape)} pixels")
-    measured = measured or (len(H),)
+    options: dict = {"matrix": H.tolist()}
+    measured = check_shape((len(H),) if measured is None else measured)
+    if int(np.prod(measured)) != len(H):
+        raise InputError(f"measured = {measured}: the matrix gives {len(H)} numbers")
+    if measured != (len(H),):
+        options["measured"] = list(measured)
     U, found, Vt = np.linalg.svd(H)
     m, rank = len(H), len(found)
     response = np.zeros((1, n))
@@ -138,7 +196,7 @@ def from_matrix(
 
     return Degradation(
         "from_matrix",
-        {"matrix": H.tolist()},
+        options,
         shape,
         response,
         signals=Orthogonal(to_modes, from_modes),

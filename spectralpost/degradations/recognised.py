@@ -15,10 +15,9 @@ from jax.typing import ArrayLike
 from ..errors import InputError
 from .base import Degradation, check_shape, times
 from .circular import from_kernel, identity
-from .dense import LARGEST, from_matrix, inpaint
+from .dense import LARGEST, TOLERANCE, asked, from_matrix, inpaint
 from .downsample import downsample
 
-TOLERANCE = 1e-4  # of the largest number: what single precision may do to a sum of many
 NOTHING = 1e-7  # of a kernel's largest number
 
 
@@ -36,21 +35,8 @@ def from_function(
     'downsample'
     """
     shape = check_shape(shape)
-
-    def ask(x: np.ndarray) -> np.ndarray:
-        y = np.asarray(function(x), float)
-        if not np.all(np.isfinite(y)):
-            raise InputError("degradation: has NaN or infinite values")
-        return y
-
-    x, other = np.random.default_rng(0).normal(size=(2, *shape))
-    y = ask(x)
-
-    def same(one: ArrayLike, two: np.ndarray) -> bool:
-        return bool(np.max(np.abs(one - two)) <= TOLERANCE * np.max(np.abs(y)))
-
-    if not same(ask(2 * x + other), 2 * y + ask(other)):
-        raise InputError("degradation: is not linear")
+    ask, x, y = found = asked(function, shape)
+    same = found.same
     if y.shape == shape:
         mask = ask(np.ones(shape))
         if same(mask * x, y) and np.all((mask == 0) | (mask == 1)):
@@ -59,14 +45,15 @@ def from_function(
     if y.ndim == len(shape) and len(factors) == 1 and (ratio := factors.pop()) % 1 == 0:
         factor = int(ratio)
         kernel = _kernel(ask, shape, factor)
-        found = from_kernel(kernel, shape) if factor == 1 else downsample(shape, factor, kernel)
-        if same(np.asarray(found.apply(x)), y):
-            return found
+        blur = from_kernel(kernel, shape) if factor == 1 else downsample(shape, factor, kernel)
+        if same(blur.apply(x), y):
+            return blur
     if x.size <= LARGEST:
         return from_matrix(shape, function)
     raise InputError(
         f"degradation of {times(shape)} pixels: neither a mask nor a circular convolution, with or "
-        f"without decimation; others are for at most {LARGEST}"
+        f"without decimation; others are for at most {LARGEST} (allowed at any size are mosaic and "
+        "mri, by name; restore_crop is for blurs that are not circular)"
     )
 
 
