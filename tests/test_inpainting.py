@@ -141,7 +141,7 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
     Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "mask.png")
     for given, says in (
         (tmp_path / "mask.png", "mask of shape (8, 8): (32, 32) is needed"),
-        ("square", "mask = 'square': allowed are random, box, or an image file"),
+        ("square", "mask = 'square': allowed are random, box, or a file"),
     ):
         options = ["--size", "32", "--degradation", "inpaint"]
         with pytest.raises(SystemExit, match="2"):

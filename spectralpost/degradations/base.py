@@ -79,6 +79,11 @@ class Degradation:
         """The shape of x."""
         return self.shape if self.planes is None else (self.planes, *self.shape)
 
+    @property
+    def sums_planes(self) -> bool:
+        """Whether y is one plane of an image of several."""
+        return self.planes is not None and len(self.measured) == len(self.shape)
+
     @cached_property
     def eigenvectors(self) -> Eigenvectors | None:
         """Of a stationary prior in blocks of modes; None where each mode is one itself."""
