@@ -126,7 +126,7 @@ class Schedule:
         if len(plane) != len(measured):
             raise InputError(
                 f"measurement of shape {measured}: {own.name} gives {own.measured}, which is no "
-                "image"
+                "image; `sp.restore` takes it"
             )
         times = [n // m for n, m in zip(own.shape, plane, strict=True)]
         return self.degradation(tuple(m * n for m, n in zip(measured, times, strict=True)))
