@@ -122,6 +122,8 @@ def test_masks_are_numbers_or_pictures(tmp_path):
     write(tmp_path / "a.bmp", np.where(known, 200, 100).astype(np.uint8))
     for name in ("a.npy", "a.csv", "a.png", "a.bmp"):
         np.testing.assert_array_equal(load_mask(tmp_path / name), known)
+    np.save(tmp_path / "planes.npy", np.ones((3, 2, 3)))
+    assert load_mask(tmp_path / "planes.npy").shape == (3, 2, 3)
     with pytest.raises(InputError, match=r"mask 'no\.npy': cannot be read"):
         load_mask("no.npy")
 

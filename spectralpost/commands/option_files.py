@@ -36,7 +36,7 @@ def _mask(path: Path, notes: Notes) -> np.ndarray:
 
 def _frequencies(path: Path, notes: Notes) -> np.ndarray:
     mask = load_mask(path, notes.add)
-    if not mask[0, 0]:  # which all scanners measure
+    if mask.ndim == 2 and not mask[0, 0]:  # which all scanners measure
         notes.add(
             "mask: frequency 0 is not known; the first of rows and columns is frequency 0, as "
             "numpy.fft.ifftshift puts it for a mask with frequency 0 in the middle"

@@ -30,14 +30,17 @@ def inpaint(
     keep: float = 0.5,
     size: int | None = None,
     seed: int = 0,
+    planes: int | None = None,
 ) -> Degradation:
-    """Some pixels are known: y = mask x + noise where the mask is 1. All planes have one mask.
+    """Some pixels are known: y = mask x + noise where the mask is 1.
 
-    mask  "random": a share `keep` of all pixels, chosen by `seed`. "box": all but a square (of
-          `size` pixels along each axis, default half the image) in the middle. Or an array [*shape]
-          of 0 (unknown) and 1
+    mask    "random": a share `keep` of all pixels, chosen by `seed`. "box": all but a square (of
+            `size` pixels along each axis, default half the image) in the middle. Or an array
+            [*shape] of 0 (unknown) and 1; or [C, *shape], a mask of its own for each plane
+    planes  "random": draw masks of their own for so many planes; None: all planes have one mask
 
-    y has the shape of x; what it holds where the mask is 0 is not looked at.
+    y has the shape of x; what it holds where the mask is 0 is not looked at. Where planes have
+    masks of their own, images are [..., C, *shape].
     Raises InputError for a mask of another shape or with other values, or that knows no pixel.
 
     >>> known = sp.inpaint((8, 8), keep=0.5).apply(x_0) != 0
@@ -47,15 +50,19 @@ def inpaint(
     shape = check_shape(shape)
     n, options = int(np.prod(shape)), {}
     if not isinstance(mask, str):
-        known = mask_array(mask, shape)
+        known = mask_array(mask, shape, of_planes=True)
+        planes = None if known.shape == shape else len(known)
         options = {"mask": known.astype(int).tolist()}
     elif mask == "random":
         if not 0 < keep <= 1:
             raise InputError(f"keep = {keep}: must be > 0 and <= 1")
         seed = check_whole("seed", seed, 0)
-        known = np.zeros(n)
-        known[np.random.default_rng(seed).permutation(n)[: max(round(keep * n), 1)]] = 1
+        known = np.zeros((1 if planes is None else check_whole("planes", planes), n))
+        random = np.random.default_rng(seed)
+        for plane in known:
+            plane[random.permutation(n)[: max(round(keep * n), 1)]] = 1
         options = {"mask": mask, "keep": float(keep), "seed": seed}
+        options |= {} if planes is None else {"planes": planes}
     elif mask == "box":
         sides = [max(m // 2, 1) if size is None else check_whole("size", size) for m in shape]
         pairs = list(zip(shape, sides, strict=True))
@@ -66,15 +73,18 @@ def inpaint(
         options = {"mask": mask} if size is None else {"mask": mask, "size": size}
     else:
         raise InputError(f"mask = {mask!r}: allowed are {', '.join(MASKS)}, or an array")
-    known = known.reshape(1, n)
+    if planes is not None and options["mask"] == "box":
+        raise InputError(f"planes = {planes}: is of mask = 'random' alone")
+    known = known.reshape(1, -1)
     if not known.any():
         raise InputError("mask: knows no pixel")
+    pixels = shape if planes is None else (planes, *shape)
 
     def flat(x: Array) -> Array:
-        return x.reshape(*x.shape[: x.ndim - len(shape)], 1, n)
+        return x.reshape(*x.shape[: x.ndim - len(pixels)], 1, known.size)
 
     def image(modes: Array) -> Array:
-        return modes.reshape(*modes.shape[:-2], *shape)
+        return modes.reshape(*modes.shape[:-2], *pixels)
 
     def seen(modes: Array) -> Array:
         return jnp.broadcast_to(known.astype(modes.dtype), modes.shape) * modes
@@ -86,7 +96,9 @@ def inpaint(
         known,
         signals=Orthogonal(flat, image),
         measurements=Orthogonal(lambda y: seen(flat(y)), lambda modes: image(seen(modes))),
-        make_eigenvectors=lambda: _one_block("inpaint", shape, lambda vectors: vectors),
+        measured=pixels,
+        make_eigenvectors=lambda: _one_block("inpaint", shape, planes),
+        planes=planes,
     )
 
 
@@ -202,18 +214,20 @@ def from_matrix(
         signals=Orthogonal(to_modes, from_modes),
         measurements=Orthogonal(to_measured, from_measured),
         measured=measured,
-        make_eigenvectors=lambda: _one_block("from_matrix", shape, lambda vectors: Vt @ vectors),
+        make_eigenvectors=lambda: _one_block("from_matrix", shape, None, Vt),
     )
 
 
 def _one_block(
-    name: str, shape: tuple[int, ...], turned: Callable[[np.ndarray], np.ndarray]
+    name: str, shape: tuple[int, ...], planes: int | None, Vt: np.ndarray | None = None
 ) -> Eigenvectors:
-    """The Hartley functions of a grid, in mode coordinates."""
-    n = int(np.prod(shape))
+    """The Hartley functions of each plane, in mode coordinates V^T x (default: pixels)."""
+    pixels = shape if planes is None else (planes, *shape)
+    n = int(np.prod(pixels))
     if n > LARGEST:
         raise InputError(
-            f"{name}: one block of {times(shape)} pixels, at most {LARGEST} are possible; "
+            f"{name}: one block of {times(pixels)} pixels, at most {LARGEST} are possible; "
             "inpainting_problem models masks of larger images"
         )
-    return Eigenvectors(np.arange(n)[None], turned(hartley_matrix(shape))[None])
+    vectors = np.kron(np.eye(planes or 1), hartley_matrix(shape))
+    return Eigenvectors(np.arange(n)[None], (vectors if Vt is None else Vt @ vectors)[None])

@@ -35,14 +35,15 @@ def load_mask(
     path: str | os.PathLike[str], notice: Callable[[str], object] = warnings.warn
 ) -> np.ndarray:
     """Read a mask as float64 [rows, columns]: numbers as of `load_kernel`, or an image, 1 where it
-    is brighter than half. `notice` as of `load_image`. Raises InputError as `load_kernel`."""
+    is brighter than half. A .npy file may have one of each plane, [C, rows, columns]. `notice` as
+    of `load_image`. Raises InputError as `load_kernel`."""
 
     def bright(path: Path) -> np.ndarray:
         return (load_image(path, "luminance", (0.0, 1.0), notice=notice)[0] > 0.5).astype(float)
 
     path = Path(path)
     suffix = path.suffix.lower()
-    return _loaded("mask", path, () if suffix in NUMBERS else (suffix,), bright)
+    return _loaded("mask", path, () if suffix in NUMBERS else (suffix,), bright, (2, 3))
 
 
 def load_matrix(path: str | os.PathLike[str]) -> np.ndarray:
@@ -52,9 +53,14 @@ def load_matrix(path: str | os.PathLike[str]) -> np.ndarray:
 
 
 def _loaded(
-    what: str, path: Path, pictures: tuple[str, ...], from_picture: Callable[[Path], np.ndarray]
+    what: str,
+    path: Path,
+    pictures: tuple[str, ...],
+    from_picture: Callable[[Path], np.ndarray],
+    axes: tuple[int, ...] = (2,),
 ) -> np.ndarray:
-    """[rows, columns] in double precision; files of these suffixes are read by `from_picture`."""
+    """[rows, columns], or of as many axes as is said, in double precision; pictures (suffixes) are
+    read by `from_picture`."""
     suffix = path.suffix.lower()
     try:
         if suffix in pictures:
@@ -73,7 +79,7 @@ def _loaded(
         raise InputError(f"{what} {str(path)!r}: not rows of numbers, nor a .npy file") from error
     if found.dtype.kind not in "biuf":
         raise InputError(f"{what} {str(path)!r}: {found.dtype} values; real numbers are needed")
-    if found.ndim != 2 or found.size == 0:
+    if found.ndim not in axes or found.size == 0:
         raise InputError(f"{what} of shape {found.shape} in {str(path)!r}: rows x columns needed")
     found = found.astype(float)
     if not np.all(np.isfinite(found)) or not np.any(found):
