@@ -35,6 +35,7 @@ READING_ORDER = (
     "prior",
     "prior_file",
     "problem",
+    "covariance",
     "splitting",
     "inpainting",
     "merging_blocks",
@@ -66,8 +67,8 @@ LAZY = {("samplers", "literal_form")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
 # what is listed here, in reading order, as shared by the others.
 SHARED = {
-    "commands": ("inputs", "console", "polish", "photograph"),
-    "degradations": ("base", "circular", "dense", "downsample"),
+    "commands": ("option_files", "inputs", "console", "polish", "photograph"),
+    "degradations": ("base", "circular", "dense", "downsample", "mosaic"),
     "samplers": ("base", "steps"),
     "designers": ("network",),
     "denoisers": ("gaussian", "unet", "checkpoints"),
