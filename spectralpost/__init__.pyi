@@ -3,6 +3,8 @@ from .borders import extended as extended
 from .borders import on_canvas as on_canvas
 from .borders import restore_crop as restore_crop
 from .compiled import keep_compiled_programs as keep_compiled_programs
+from .covariance import CovarianceDenoiser as CovarianceDenoiser
+from .covariance import covariance_problem as covariance_problem
 from .degradations import Degradation as Degradation
 from .degradations import downsample as downsample
 from .degradations import from_deepinv as from_deepinv

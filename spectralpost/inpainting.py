@@ -21,6 +21,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from .calibration import LEVELS
 from .degradations import Degradation
 from .degradations.circular import hartley_matrix
 from .degradations.downsample import aliased
@@ -81,6 +82,10 @@ def inpainting_problem(
     mask: four, by default 4 pixels wide, each with at most `num_blocks` blocks a plane; of a mask
     with large holes there is one, 6 coarse pixels wide. sigma_y and channels as of `image_problem`.
     `experiments/inpainting.py` measures on whole images how well schedules carry over.
+    Where planes have masks of their own, blocks are of all planes, [B, C k], and holes of any size
+    are seen through tiles of 4x4 pixels. Of masks that repeat every 1, 2 or 4 pixels, each tile its
+    own mirror image (as all of one or two pixels are), no more than blocks of similar spectrum is
+    lost.
     Raises InputError for a degradation without a mask, a tile larger than the image, and as
     `image_problem`.
 
@@ -88,7 +93,7 @@ def inpainting_problem(
     >>> sp.inpainting_problem(large, mask, 0.1).spectrum.shape[1]  # modes of a block
     16
     """
-    planes, share = planes_of(prior, degradation, channels)
+    _, share = planes_of(prior, degradation, channels)
     rows = _rows(prior, degradation, tile, num_blocks)
     whole = Rows(*map(np.concatenate, zip(*rows, strict=True)))
     problem = make_problem(
@@ -96,10 +101,14 @@ def inpainting_problem(
     )
     if (profile := prior.calibration) is None:
         return problem
-    ratio = [
-        profile.on(one.frequency.ravel()).reshape(planes, *one.frequency.shape, -1)[plane]
-        for plane, one in enumerate(rows)
-    ]
+    ratio = []
+    for plane, one in enumerate(rows):
+        k = one.frequency.shape[1]
+        of_axes = profile.on(one.frequency.ravel()).reshape(-1, *one.frequency.shape, len(LEVELS))
+        # Planes taken together have, of each block, modes of one axis beside those of the next.
+        alone = degradation.planes is None
+        axis = np.full(k, plane) if alone else np.arange(k) * len(of_axes) // k
+        ratio.append(of_axes[axis, :, np.arange(k)].swapaxes(0, 1))
     return with_ratio(problem, np.concatenate(ratio), prior)
 
 
@@ -112,11 +121,13 @@ def mode_frequency(prior: Prior, degradation: Degradation) -> np.ndarray:
     >>> round(float(sp.mode_frequency(prior, blur).max()), 3)  # cycles per pixel
     0.707
     """
+    planes = degradation.planes or 1
     if not is_exact(degradation):
-        return _rows(prior, degradation)[-1].frequency
+        found = _rows(prior, degradation)[-1].frequency
+        found[:, : found.shape[1] // planes * (planes - 1)] = 0
+        return found
     found, vectors = frequency(degradation.shape).ravel(), degradation.eigenvectors
-    if degradation.planes is not None:
-        found = np.append(np.zeros(found.size * (degradation.planes - 1)), found)
+    found = np.append(np.zeros(found.size * (planes - 1)), found)
     return found if vectors is None else found[vectors.frequency]
 
 
@@ -126,63 +137,81 @@ def _rows(
     tile: int | None = None,
     num_blocks: int = BLOCKS,
 ) -> list[Rows]:
-    """Those of each plane: see `inpainting_problem`."""
+    """Those of each plane, or of all together: see `inpainting_problem`."""
     if degradation.name != "inpaint":
         raise InputError(f"degradation = {degradation.name!r}: only inpaint has a mask")
-    mask = degradation.response.reshape(degradation.shape) > 0
-    coarse = _coarseness(mask, COARSE_TILE if tile is None else tile)
+    together = degradation.planes
+    masks = degradation.response.reshape(-1, *degradation.shape) > 0
+    coarse = _coarseness(masks[0], COARSE_TILE if tile is None else tile) if together is None else 1
     size = (TILE if coarse == 1 else COARSE_TILE) if tile is None else check_whole("tile", tile, 2)
     num_blocks = check_whole("blocks", num_blocks)
-    if size > min(mask.shape):
-        raise InputError(f"tile = {size}: larger than the image, {mask.shape}")
-    tiles = _tiles(_coarser(mask, coarse), size, TILES)
+    if size > min(degradation.shape):
+        raise InputError(f"tile = {size}: larger than the image, {degradation.shape}")
+    tiles = _tiles(np.stack([_coarser(mask, coarse) for mask in masks]), size, TILES)
     planes = 1 if prior.axes is None else len(prior.axes)
     level = prior.mean.reshape(planes, -1).mean(axis=1)
     # Of a coarse tile its part of the image, which stands for all parts.
-    grid = tuple(n // size * size if coarse == 1 else min(size * coarse, n) for n in mask.shape)
+    grid = tuple(
+        n // size * size if coarse == 1 else min(size * coarse, n) for n in degradation.shape
+    )
     spectra = resized(replace(prior, mean=np.zeros_like(prior.mean)), grid).spectrum
+    spectra = spectra.reshape(planes, *grid)
+    if together is None:
+        sets = [(spectra[i : i + 1], level[i : i + 1], np.eye(1)) for i in range(planes)]
+    else:
+        axes = np.eye(together) if prior.axes is None else prior.axes
+        every = np.broadcast_to(spectra, (together, *grid)), np.broadcast_to(level, together)
+        sets = [(*every, axes)]
     found = []
-    for one, grey in zip(spectra.reshape(planes, *grid), level, strict=True):
+    for some, grey, axes in sets:
         if coarse == 1:
-            rows = _repeated(tiles, one, frequency(grid), grey, num_blocks)
+            rows = _repeated(tiles, some, frequency(grid), grey, num_blocks, axes)
         else:
-            rows = _coarsely(tiles[0], one, grey, float(mask.mean()), size)
-        found.append(rows._replace(weight=rows.weight * (mask.size / one.size)))
+            rows = _coarsely(tiles[0], some[0], grey, float(masks.mean()), size)
+        found.append(rows._replace(weight=rows.weight * (masks[0].size / some[0].size)))
     return found
 
 
 def _repeated(
-    tiles: np.ndarray, spectrum: np.ndarray, at: np.ndarray, level: float, num_blocks: int
+    tiles: np.ndarray,
+    spectra: np.ndarray,
+    at: np.ndarray,
+    level: np.ndarray,
+    num_blocks: int,
+    axes: np.ndarray,
 ) -> Rows:
-    """Tiles [T, k] repeated over images of this spectrum [*grid], of the frequencies `at`."""
-    num, dims = len(tiles), spectrum.ndim
-    size = round(tiles.shape[1] ** (1 / dims))
-    blocks, at = aliased(spectrum, size, dims), aliased(at, size, dims)
-    mean = np.zeros_like(blocks)
-    mean[0, 0] = level * np.sqrt(spectrum.size)  # of frequency 0
+    """Tiles [T, C k] repeated over images of C planes, these spectra [C, *grid] and mean values [C]
+    along these axes [C, C], of the frequencies `at` [*grid]."""
+    num, planes, dims = len(tiles), len(spectra), spectra.ndim - 1
+    size = round((tiles.shape[1] // planes) ** (1 / dims))
+    grids = np.zeros_like(spectra), np.broadcast_to(at, spectra.shape)
+    grids[0].reshape(planes, -1)[:, 0] = level * np.sqrt(at.size)  # of frequency 0
+    blocks, mean, at = (
+        np.concatenate(aliased(one, size, dims), axis=1) for one in (spectra, *grids)
+    )
     place, weight, total = _alike(blocks, num_blocks)
     have = weight * blocks[place].sum(axis=1)
     alike = blocks[place] * (total / np.maximum(have, np.finfo(float).tiny))[:, None]
-    basis = hartley_matrix((size,) * dims)
+    basis = np.kron(axes, hartley_matrix((size,) * dims))
     return Rows(
         np.tile(alike, (num, 1)),
         np.repeat(tiles, len(place), axis=0),
         np.tile(basis, (num * len(place), 1, 1)),
-        np.tile(mean[place] @ basis, (num, 1)),
+        np.tile(mean[place] @ basis.T, (num, 1)),
         np.tile(weight / num, num),
         np.tile(at[place], (num, 1)),
     )
 
 
 def _coarsely(
-    tile: np.ndarray, spectrum: np.ndarray, level: float, known: float, size: int
+    tile: np.ndarray, spectrum: np.ndarray, level: np.ndarray, known: float, size: int
 ) -> Rows:
     """One tile [k] for the lowest frequencies; the others in k bins by variance, in a block where
     they are known and one where they are not."""
     at, k = frequency(spectrum.shape), tile.size
     lowest = np.ix_(*[np.rint(np.fft.fftfreq(size) * size).astype(int)] * spectrum.ndim)
     scale = np.sqrt(spectrum.size / k)  # the mean grey value, of all pixels
-    low = _repeated(tile[None], spectrum[lowest], at[lowest], scale * level, 1)
+    low = _repeated(tile[None], spectrum[lowest][None], at[lowest], scale * level, 1, np.eye(1))
     rest = np.ones(spectrum.shape, bool)
     rest[lowest] = False
     order = np.argsort(spectrum[rest])
@@ -221,20 +250,21 @@ def _coarser(mask: np.ndarray, coarse: int) -> np.ndarray:
     return kept.reshape(split).mean(axis=tuple(range(1, 2 * mask.ndim, 2))) >= 0.5
 
 
-def _tiles(mask: np.ndarray, size: int, num: int) -> np.ndarray:
-    """Tiles [num, k] of the mask, 0 or 1, each its own mirror image; fewer where there are no
-    more. Of `TRIED` at random places those that know about as many pixels as the mask does."""
-    random, tiles = np.random.default_rng(0), []
-    mirrored = np.arange(size**mask.ndim).reshape((size,) * mask.ndim)
-    mirrored = np.roll(np.flip(mirrored), 1, axis=range(mask.ndim)).ravel()
+def _tiles(masks: np.ndarray, size: int, num: int) -> np.ndarray:
+    """Tiles [num, C k] of masks [C, *shape], 0 or 1, each its own mirror image; fewer where there
+    are no more. Of `TRIED` at random places those that know about as many pixels as masks do."""
+    random, tiles, shape = np.random.default_rng(0), [], masks.shape[1:]
+    mirrored = np.arange(size ** len(shape)).reshape((size,) * len(shape))
+    mirrored = np.roll(np.flip(mirrored), 1, axis=range(mirrored.ndim)).ravel()
     first = np.minimum(mirrored, np.arange(mirrored.size))
     for _ in range(TRIED):
-        corner = [random.integers(max(n - size, 0) + 1) for n in mask.shape]
-        tiles.append(mask[tuple(slice(at, at + size) for at in corner)].ravel()[first])
+        corner = [random.integers(max(n - size, 0) + 1) for n in shape]
+        cut = masks[(slice(None), *(slice(at, at + size) for at in corner))]
+        tiles.append(cut.reshape(len(masks), -1)[:, first].ravel())
     some = np.unique([tile for tile in tiles if tile.any() and not tile.all()], axis=0)
     if not some.size:  # a mask that hides nothing, or all but a corner
-        return np.ones((1, mirrored.size))
-    gap = np.rint(np.abs(some.mean(axis=1) - mask.mean()) * mirrored.size)  # in pixels
+        return np.ones((1, tiles[0].size))
+    gap = np.rint(np.abs(some.mean(axis=1) - masks.mean()) * tiles[0].size)  # in pixels
     order = np.lexsort((random.permutation(len(some)), gap))
     return some[order[:num]].astype(float)
 

@@ -104,8 +104,9 @@ def restore(
     y = as_floating("measurement", y)
     levels = check_levels(levels, y.dtype)
     (guidance,) = floating(guidance, dtype=y.dtype)
-    modes = degradation.response.size if degradation.response.ndim == 1 else None
-    check_guidance(sampler, levels, guidance, modes)
+    in_blocks = degradation.response.ndim > 1
+    modes = None if in_blocks else degradation.response.size
+    check_guidance(sampler, levels, guidance, modes, in_blocks)
     lead = y.ndim - len(degradation.measured)
     most, words = (2, "images, planes") if degradation.planes is None else (1, "images")
     if y.shape[lead:] != degradation.measured or not 0 <= lead <= most:

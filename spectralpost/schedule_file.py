@@ -115,9 +115,20 @@ class Schedule:
         )
 
     def degradation_of(self, measured: tuple[int, ...]) -> Degradation:
-        """The degradation on the images whose measurements have this shape."""
+        """The degradation on the images whose measurements have planes of this shape.
+
+        InputError where those of the schedule's degradation are no planes.
+        """
         own = self.degradation()
-        times = [n // m for n, m in zip(own.shape, own.measured, strict=True)]
+        plane = own.measured[-len(own.shape) :]
+        if plane == measured:
+            return own
+        if len(plane) != len(measured):
+            raise InputError(
+                f"measurement of shape {measured}: {own.name} gives {own.measured}, which is no "
+                "image; `sp.restore` takes it"
+            )
+        times = [n // m for n, m in zip(own.shape, plane, strict=True)]
         return self.degradation(tuple(m * n for m, n in zip(measured, times, strict=True)))
 
     def guidance_for(self, problem: Problem) -> Guidance:

@@ -154,8 +154,9 @@ def trajectory(
     """
     check_levels(levels)
     problem, levels, guidance = floating(problem, levels, guidance)
-    modes = problem.spectrum.size if problem.basis is None else None
-    check_guidance(sampler, levels, guidance, modes)
+    in_blocks = problem.basis is not None
+    modes = None if in_blocks else problem.spectrum.size
+    check_guidance(sampler, levels, guidance, modes, in_blocks)
     # Outside of `jit` JAX compiles a loop anew at every call: once for samplers that compare equal.
     once = sampler.compares_by_call and is_concrete((problem, levels, guidance))
     return (_compiled if once else _trajectory)(sampler, problem, levels, guidance)

@@ -6,6 +6,7 @@ That every sampler's transfer on them is the literal algorithm's: test_transfer,
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 
 import dense
@@ -27,6 +28,7 @@ from spectralpost.errors import InputError
 from spectralpost.learning import prepare
 from spectralpost.learning.jacobian import linearise
 from spectralpost.metrics import RESIDUALS, wasserstein2_residuals
+from spectralpost.prior_file import save_prior
 from spectralpost.problem import prior_cov
 from spectralpost.transfer import sampler_transfer, trajectory
 
@@ -44,9 +46,21 @@ ZOO = {
         sp.downsample((4, 6), 2),
         np.kron(decimation(4, 2, "bicubic"), decimation(6, 2, "bicubic")),
     ),
+    "2-D bicubic, x3": (
+        sp.downsample((6, 9), 3),
+        np.kron(decimation(6, 3, "bicubic"), decimation(9, 3, "bicubic")),
+    ),
+    "2-D bicubic, x8": (
+        sp.downsample((8, 16), 8),
+        np.kron(decimation(8, 8, "bicubic"), decimation(16, 8, "bicubic")),
+    ),
     "inpaint": (sp.inpaint((4, 3), MASK), np.diag(MASK.ravel()).astype(float)),
     "matrix": (sp.from_matrix((4, 3), MATRIX), MATRIX),
     "function": (sp.from_matrix((4, 3), lambda x: x[::2].sum(axis=1)), None),
+    "function of two axes": (
+        sp.from_matrix((4, 3), lambda x: x[::2]),
+        np.kron(np.array([[1, 0, 0, 0], [0, 0, 1, 0]]), np.eye(3)),
+    ),
 }
 
 
@@ -111,6 +125,7 @@ def test_a_block_degradation_is_made_again_from_a_file():
         again = make_degradation(degradation.name, degradation.shape, **options)
         assert again == degradation
         assert hash(again) == hash(degradation)
+        assert again.measured == degradation.measured
 
 
 @pytest.mark.parametrize(
@@ -131,7 +146,15 @@ def test_a_block_degradation_is_made_again_from_a_file():
         (lambda: sp.inpaint((4, 3), "box", size=5), "larger than the 4x3 image"),
         (lambda: sp.from_matrix((4, 4), MATRIX), r"\(m, 16\) is needed"),
         (lambda: sp.from_matrix((4, 3), np.nan * MATRIX), "must be finite"),
-        (lambda: sp.from_matrix((64, 64), MATRIX), "at most 1024 pixels"),
+        (
+            lambda: sp.from_matrix((64, 64), MATRIX),
+            "at most 1024 pixels; allowed of larger images are blurs, decimations and .*mosaic",
+        ),
+        (lambda: sp.from_matrix((4, 3), lambda x: x**2), "degradation: is not linear"),
+        (lambda: sp.from_matrix((4, 3), lambda x: x[x > 0]), r"gives \(\d,\) for one image and"),
+        (lambda: sp.from_matrix((4, 3), lambda x: 1j * x), "gives no array of real numbers"),
+        (lambda: sp.from_matrix((4, 3), lambda x: None), "gives no array of real numbers"),
+        (lambda: sp.from_matrix((4, 3), MATRIX, (2, 3)), r"measured = \(2, 3\): .* 5 numbers"),
         (lambda: sp.on_canvas(sp.downsample((8, 8), 2)), "'downsample': crops are extended for"),
         (
             lambda: sp.image_problem(sp.power_law((64, 64)), sp.inpaint((64, 64)), 0.1),
@@ -436,3 +459,63 @@ def test_commands_learn_and_restore_super_resolution(tmp_path):
         main(["restore", str(small), *schedule, "--borders", "extend"])
     with Image.open(tmp_path / "r" / "restored-1.png") as restored:
         assert restored.size == (16, 16)
+
+
+SMALL = "--degradation downsample --degradation-options factor=2 --size 8 --channels luminance"
+
+
+@pytest.mark.usefixtures("by_adam")
+def test_commands_compare_samplers_on_super_resolution(tmp_path):
+    """Learned beats published, and no sampler the exact reference."""
+    options = "--steps 3 --starts 1 --samplers diffpir"
+    out = tmp_path / "c"
+    assert not main(["compare", *SMALL.split(), *options.split(), "--out", str(out)])
+    (row, *references) = json.loads((out / "compare.json").read_text())
+    losses = {name: metrics["W2^2"] for name, metrics in row["metrics"].items()}
+    assert row["name"] == "diffpir" and row["steps"] == 3
+    assert losses["learned"] < losses["heuristic"]
+    (kernel,) = [one for one in references if one["name"] == "exact kernel"]
+    assert kernel["metrics"]["exact"]["W2^2"] < 1e-6 < losses["learned"]
+
+
+@pytest.mark.usefixtures("by_adam")
+def test_commands_trade_error_for_realism_in_super_resolution(tmp_path):
+    """Nothing is below the optimum, and a price buys perception."""
+    options = "--steps 3 --starts 1 --sampler diffpir --prices 0 10"
+    out = tmp_path / "t"
+    assert not main(["tradeoff", *SMALL.split(), *options.split(), "--out", str(out)])
+    rows = json.loads((out / "tradeoff.json").read_text())
+    assert all(row["mse"] >= row["least mse at this perception"] for row in rows.values())
+    free, priced = rows["learned, price 0"], rows["learned, price 10"]
+    assert free["mse"] < priced["mse"] and free["perception"] > priced["perception"]
+
+
+@pytest.mark.usefixtures("by_adam")
+def test_commands_evaluate_super_resolution(tmp_path):
+    """W2^2 is that of the schedule's problem; for another factor that of the other problem."""
+    prior, degradation = sp.power_law((8, 8)), sp.downsample((8, 8), 2)
+    problem, levels = sp.image_problem(prior, degradation, 0.1), sp.vp_linear(3)
+    sampler = sp.SAMPLERS["diffpir"]()
+    schedule = sp.Schedule(
+        sampler_name="diffpir",
+        levels=levels,
+        guidance=sampler.heuristic(problem, levels),
+        degradation_name="downsample",
+        degradation_options=degradation.options,
+        shape=(8, 8),
+        sigma_y=0.1,
+    )
+    save_prior(tmp_path / "prior.npz", prior)
+    sp.save_schedule(tmp_path / "schedule.json", replace(schedule, prior_hash=prior.hash))
+    found = []
+    for factor in (2, 4):
+        out = tmp_path / str(factor)
+        options = ["--degradation-options", f"factor={factor}", "--no-relearn"]
+        assert not main(["evaluate", str(tmp_path / "schedule.json"), *options, "--out", str(out)])
+        found.append(json.loads((out / "metrics.json").read_text()))
+    expected = float(sp.evaluate(sampler, problem, levels, schedule.guidance))
+    assert found[0]["this schedule"]["W2^2"] == pytest.approx(expected, rel=1e-9)
+    assert found[0]["exact reference"]["W2^2"] < expected
+    other = sp.image_problem(prior, sp.downsample((8, 8), 4), 0.1)
+    expected = float(sp.evaluate(sampler, other, levels, schedule.guidance))
+    assert found[1]["this schedule"]["W2^2"] == pytest.approx(expected, rel=1e-9)

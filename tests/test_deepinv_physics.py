@@ -17,6 +17,8 @@ pytestmark = pytest.mark.oracle
 
 RNG = np.random.default_rng(0)
 MASK = (RNG.random((12, 16)) < 0.4).astype(float)
+GREY = [[[0.299, 0.587, 0.114]]]
+RGGB = [[[1, 0, 0], [0, 1, 0]], [[0, 1, 0], [0, 0, 1]]]
 SINGLE = 1e-5  # deepinv computes in single precision, sums of up to 150 numbers
 
 
@@ -67,7 +69,14 @@ def test_deepinv_is_understood(name, physics):
 
 
 def test_deepinv_gets_ours(physics):
-    for ours in (sp.downsample((8, 12), 2), sp.inpaint((8, 12)), sp.motion_blur((16, 16), 5.0)):
+    for ours in (
+        sp.downsample((8, 12), 2),
+        sp.inpaint((8, 12)),
+        sp.motion_blur((16, 16), 5.0),
+        sp.mri((8, 12), 2.0),
+        sp.inpaint((8, 12), planes=3),
+        sp.from_matrix((3, 4), RNG.normal(size=(5, 12))),
+    ):
         theirs = sp.to_deepinv(ours)
         x = torch.as_tensor(RNG.normal(size=(2, 3, *ours.shape)).astype(np.float32))
         y = theirs.A(x)
@@ -84,6 +93,71 @@ def test_example_of_the_documentation(physics, capsys):
     assert capsys.readouterr().out == "downsample True\n"
 
 
-def test_planes_that_are_not_alike_are_refused(physics):
-    with pytest.raises(InputError, match="does not treat all planes alike"):
-        sp.from_deepinv(physics.Decolorize(channels=3), (3, 12, 16))
+@pytest.mark.parametrize("pattern", ["RGGB", "grey"])
+def test_deepinv_gets_a_mosaic_of_one_plane(pattern, physics):
+    """And gives it back."""
+    ours = sp.mosaic((8, 12), pattern)
+    theirs = sp.to_deepinv(ours)
+    x = torch.as_tensor(RNG.normal(size=(2, 3, 8, 12)).astype(np.float32))
+    y = theirs.A(x)
+    assert tuple(y.shape) == (2, 1, 8, 12)
+    np.testing.assert_allclose(y[:, 0], np.asarray(ours.apply(x.numpy())), rtol=1e-6)
+    assert abs(float(theirs.adjointness_test(x))) < 1e-3
+    again = sp.from_deepinv(theirs, (3, 8, 12))
+    assert again.name == "mosaic"
+    shares = RGGB if pattern == "RGGB" else GREY
+    np.testing.assert_allclose(again.options["pattern"], shares, atol=SINGLE)
+
+
+@pytest.mark.parametrize("srf", ["rec601", "flat"])
+def test_a_sum_of_planes_is_a_mosaic(srf, physics):
+    """deepinv's rec601 is that of `mosaic("grey")` to 1e-4; its own numbers are taken."""
+    theirs = physics.Decolorize(channels=3, srf=srf)
+    ours = sp.from_deepinv(theirs, (3, 12, 16))
+    assert ours.name == "mosaic"
+    shares = np.ravel(ours.options["pattern"])
+    np.testing.assert_allclose(shares, [1 / 3] * 3 if srf == "flat" else np.ravel(GREY), atol=1e-4)
+    x = torch.as_tensor(RNG.normal(size=(2, 3, 12, 16)).astype(np.float32))
+    y = theirs.A(x)
+    np.testing.assert_allclose(ours.apply(x.numpy()), y[:, 0], atol=1e-5)
+    np.testing.assert_allclose(ours.adjoint(y[:, 0].numpy()), theirs.A_adjoint(y), atol=1e-5)
+
+
+def test_masks_of_planes_are_inpainting(physics):
+    masks = (RNG.random((3, 12, 16)) < 0.4).astype(np.float32)
+    for theirs in (
+        physics.Inpainting(img_size=(3, 12, 16), mask=torch.as_tensor(masks)),
+        physics.Demosaicing(img_size=(3, 12, 16)),
+    ):
+        ours = sp.from_deepinv(theirs, (3, 12, 16))
+        assert (ours.name, ours.planes) == ("inpaint", 3)
+        x = torch.as_tensor(RNG.normal(size=(2, 3, 12, 16)).astype(np.float32))
+        np.testing.assert_array_equal(ours.apply(x.numpy()), theirs.A(x))
+    single = physics.Inpainting(img_size=(1, 12, 16), mask=torch.as_tensor(masks[:1]))
+    for shape in ((12, 16), (1, 12, 16)):
+        assert sp.from_deepinv(single, shape) == sp.inpaint((12, 16), masks[0])
+
+
+def test_measurements_that_are_no_images_are_a_matrix(physics):
+    theirs = physics.CompressedSensing(m=7, img_size=(1, 4, 5))
+    ours = sp.from_deepinv(theirs, (4, 5))
+    assert (ours.name, ours.measured) == ("from_matrix", (7,))
+    x = torch.as_tensor(RNG.normal(size=(2, 1, 4, 5)).astype(np.float32))
+    np.testing.assert_allclose(ours.apply(x.numpy())[:, 0], theirs.A(x), atol=1e-5)
+
+
+def test_physics_that_mix_planes_are_refused(physics):
+    """In one line that says what is allowed."""
+
+    class Mixed:
+        def A(self, x):
+            return x + x.flip(1)
+
+    for theirs, shape, says in (
+        (Mixed(), (3, 12, 16), "Mixed does not treat all planes alike; allowed then are masks"),
+        (physics.MRI(img_size=(12, 16)), (2, 12, 16), "MRI does not .* real images: mri"),
+        (physics.MRI(img_size=(12, 16)), (12, 16), "MRI takes no real images of shape"),
+    ):
+        with pytest.raises(InputError, match=says) as error:
+            sp.from_deepinv(theirs, shape)
+        assert "\n" not in str(error.value)

@@ -4,15 +4,17 @@ import json
 import re
 from pathlib import Path
 
+import dense
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from compiling import quick_compilation
 from matplotlib.figure import Figure
 
-import spectralpost
+import spectralpost as sp
 from spectralpost.affine import Transfer
 from spectralpost.degradations import gaussian_blur
+from spectralpost.degradations.circular import hartley_matrix
 from spectralpost.errors import InputError
 from spectralpost.figures import (
     COLOURS,
@@ -116,6 +118,29 @@ def test_the_truth_is_drawn_in_black_and_right(report):
     np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-12)
 
 
+def test_blocks_are_shown_by_frequency():
+    """Of decimation the true posterior's gain from x_0 and spread, along the frequencies that are
+    mixed: by dense algebra, whose Hartley functions these are where there is no blur."""
+    shape, n = (6, 6), 36
+    prior, degradation = sp.power_law(shape), sp.downsample(shape, 2, "none")
+    problem, levels = sp.image_problem(prior, degradation, 0.1), vp_linear(STEPS)
+    transfer = sampler_transfer(dps(), problem, levels, dps().heuristic(problem, levels))
+    result = result_of(dps().heuristic(problem, levels), ("zeta",))
+    f = sp.mode_frequency(prior, degradation)
+    figure = report_figure(problem, f, levels, result, {"learned": transfer}, "")
+    H = np.eye(n).reshape(n, *shape)[:, ::2, ::2].reshape(n, -1).T
+    K, P = dense.posterior(H, np.zeros(n), dense.stationary(prior.spectrum), 0.1)
+    along = hartley_matrix(shape)
+    for axes, values in (
+        (figure.axes[2], np.diagonal(along.T @ K @ H @ along)),
+        (figure.axes[3], np.sqrt(np.diagonal(along.T @ P @ along))),
+    ):
+        line = axes.lines[0]
+        rings, expected = radial_average(frequency(shape).ravel(), values)
+        np.testing.assert_allclose(line.get_xdata(), rings)
+        np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-9)
+
+
 def test_lines_can_be_told_apart_without_colour():
     assert set(COLOURS) == set(LINES)
     assert len(set(COLOURS.values())) == len(set(LINES.values())) == len(COLOURS)
@@ -184,7 +209,7 @@ def test_figure_that_cannot_be_written(tmp_path):
 
 def test_colours_stand_in_one_place():
     """Figures that are shown side by side have one palette."""
-    root = Path(spectralpost.__file__).parent
+    root = Path(sp.__file__).parent
     files = [*root.rglob("*.py"), *(Path(__file__).parents[1] / "experiments").glob("*.py")]
     colour = re.compile(r"#(?:[0-9a-f]{6}|[0-9a-f]{3})\b", re.IGNORECASE)
     found = {path.name for path in files if colour.search(path.read_text("utf-8"))}

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import spectralpost as sp
 from spectralpost.errors import InputError
 from spectralpost.learning.guidance import (
     BOUNDARY,
@@ -278,3 +279,29 @@ def test_low_pass_errors(changed, message):
     good = {"guidance": {"zeta": [1, 1], "eta": [1, 1]}, "frequency": [0, 0.5], "cutoffs": [1, 1]}
     with pytest.raises(InputError, match=message):
         low_pass(**(good | changed))
+
+
+def test_memory_is_no_guidance():
+    """Weights of older estimates stay as they are, whatever their number."""
+    problem = make_problem([1.0, 0.1], [1.0, 0.5], 0.1)
+    guidance = sp.heuristic(sp.SAMPLERS["dps"](multistep=2), problem, vp_linear(3))
+    assert "extrapolation_2" in guidance
+    cut = low_pass(guidance, [0.1, 0.4], np.full(3, 0.2))
+    np.testing.assert_array_equal(cut["zeta"][:, 1], 0)
+    assert all(cut[name].shape == (3,) for name in guidance if name != "zeta")
+
+
+def test_weights_of_each_mode_are_not_for_blocks():
+    prior, degradation = sp.power_law((8, 8)), sp.downsample((8, 8), 2)
+    problem, levels = sp.image_problem(prior, degradation, 0.1), vp_linear(2)
+    sampler = sp.SAMPLERS["dps"]()
+    guidance = low_pass(
+        sampler.heuristic(problem, levels), sp.mode_frequency(prior, degradation), np.full(2, 0.2)
+    )
+    given = sampler, sp.GaussianDenoiser.of(prior), degradation, np.zeros((4, 4)), levels, guidance
+    for run in (
+        lambda: sp.evaluate(sampler, problem, levels, guidance),
+        lambda: sp.restore(*given, jax.random.key(0), sigma_y=0.1),
+    ):
+        with pytest.raises(InputError, match=r"\(2, 64\).*for independent modes, not blocks"):
+            run()

@@ -36,6 +36,7 @@ READING_ORDER = (
     "prior",
     "prior_file",
     "problem",
+    "covariance",
     "splitting",
     "inpainting",
     "merging_blocks",
@@ -67,8 +68,8 @@ LAZY = {("samplers", "literal_form")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
 # what is listed here, in reading order, as shared by the others.
 SHARED = {
-    "commands": ("inputs", "calibration", "console", "polish", "photograph"),
-    "degradations": ("base", "circular", "dense", "downsample"),
+    "commands": ("option_files", "inputs", "calibration", "console", "polish", "photograph"),
+    "degradations": ("base", "circular", "dense", "downsample", "mosaic"),
     "samplers": ("base", "steps"),
     "designers": ("network",),
     "denoisers": ("gaussian", "unet", "checkpoints"),

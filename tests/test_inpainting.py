@@ -1,11 +1,14 @@
 """Inpainting of large images: small tiles, repeated, are exact blocks of all frequencies."""
 
 import json
+import pickle
 from dataclasses import replace
 
+import dense
 import jax
 import numpy as np
 import pytest
+import scipy.linalg
 from commandline import by_adam  # noqa: F401
 from PIL import Image
 
@@ -18,7 +21,7 @@ from spectralpost.learning import evaluate
 from spectralpost.learning.halving import EXPLORING
 from spectralpost.learning.loss import FEW_DENSE
 from spectralpost.merging_blocks import representative_blocks
-from spectralpost.problem import num_pixels, per_pixel
+from spectralpost.problem import num_pixels, per_pixel, prior_cov
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -73,7 +76,7 @@ def test_the_model_has_the_pixels_the_variance_and_the_known_share_of_images(mas
 
 def test_tiles_are_their_own_mirror_images_and_of_the_mask():
     mask = RNG.random((20, 24)) < 0.3
-    tiles = inpainting._tiles(mask, 4, 3)
+    tiles = inpainting._tiles(mask[None], 4, 3)
     assert tiles.shape == (3, 16)
     windows = np.lib.stride_tricks.sliding_window_view(mask, (4, 4)).reshape(-1, 4, 4)
     for tile in tiles.reshape(3, 4, 4):
@@ -119,6 +122,87 @@ def test_colour_and_calibration_are_of_each_axis():
     np.testing.assert_allclose(problem.calibration.ratio[-len(of_last) :], expected, rtol=1e-12)
 
 
+# -------------------------------------------------------------------------- masks of each plane
+
+
+def of_colour(shape):
+    """A random prior of colour, means included."""
+    spectra = np.stack([v * sp.power_law(shape, std=0.5).spectrum for v in (0.05, 0.2, 1.0)])
+    means = np.array([0.1, -0.2, 0.4])[:, None, None] * np.ones(shape)
+    axes = np.linalg.qr(RNG.normal(size=(3, 3)))[0]
+    return sp.Prior(spectra, means, (-1.0, 1.0), "formula", axes=axes)
+
+
+def test_masks_of_planes_are_one_block_of_all_planes():
+    """H is a diagonal; the prior of colour as a matrix; runs of a sampler and its closed form."""
+    shape = (4, 3)
+    masks, prior = (RNG.random((3, *shape)) < 0.4).astype(int), of_colour(shape)
+    degradation = sp.inpaint(shape, masks)
+    x = RNG.normal(size=(2, 3, *shape))
+    np.testing.assert_array_equal(degradation.apply(x), masks * x)
+    np.testing.assert_array_equal(degradation.adjoint(x), masks * x)
+    problem = sp.image_problem(prior, degradation, 0.2)
+    turn = np.kron(prior.axes, np.eye(12))
+    C = turn @ scipy.linalg.block_diag(*map(dense.stationary, prior.spectrum)) @ turn.T
+    np.testing.assert_allclose(prior_cov(problem)[0], C, atol=1e-13)
+    np.testing.assert_allclose(problem.mean[0], turn @ prior.mean.ravel(), atol=1e-13)
+    y = sp.measure(degradation, sp.draw(prior, 1)[0], 0.2, jax.random.key(0))
+    assert y.shape == (3, *shape) and np.all(np.asarray(y)[masks == 0] == 0)
+    sampler = sp.SAMPLERS["diffpir"]()
+    guidance = sampler.heuristic(problem, LEVELS)
+    given = sampler, sp.GaussianDenoiser.of(prior), degradation, y, LEVELS, guidance
+    found = sp.simulate(*given, jax.random.key(1), sigma_y=0.2, num_runs=4096, batch_size=512)
+    transfer = sp.sampler_transfer(sampler, problem, LEVELS, guidance)
+    centred = degradation.to_measurement_modes(y) - problem.response * problem.mean
+    mean = (transfer.data_gain[0] @ centred[0] + transfer.offset[0] + problem.mean[0])[None]
+    cov = transfer.state_gain[0] @ transfer.state_gain[0].T + transfer.noise_cov[0]
+    var = np.diagonal(cov)[None]
+    assert np.all(np.abs(found.mean - mean) < 5 * np.sqrt(var / 4096))
+    assert np.all(np.abs(found.var / var - 1) < 5 * np.sqrt(2 / 4096))
+
+
+@pytest.mark.parametrize("name", ["pigdm", "ddrm"])
+def test_a_bayer_pattern_is_masks_of_planes(name):
+    """All of it in one block, in blocks of a tile, and as `mosaic`, whose blocks are exact."""
+    bayer = np.zeros((3, 2, 2), int)
+    bayer[[0, 1, 1, 2], [0, 0, 1, 1], [0, 1, 0, 1]] = 1  # RGGB
+    shape, prior = (8, 8), of_colour((8, 8))
+    masks = sp.inpaint(shape, np.tile(bayer, (1, 4, 4)))
+    whole = sp.image_problem(prior, masks, 0.1)
+    blocks = learning_problem(prior, masks, 0.1)
+    exact = sp.image_problem(prior, sp.mosaic(shape, "RGGB"), 0.1)
+    assert whole.spectrum.shape == (1, 192) and exact.spectrum.shape == (16, 12)
+    assert blocks.spectrum.shape[1] == 48 and float(num_pixels(blocks)) == pytest.approx(192)
+    sampler = sp.SAMPLERS[name]()
+    guidance = sampler.heuristic(exact, LEVELS)
+    losses = [float(evaluate(sampler, one, LEVELS, guidance)) for one in (exact, whole, blocks)]
+    np.testing.assert_allclose(losses, losses[0], rtol=1e-9)
+
+
+def test_masks_of_planes_drawn_and_modelled():
+    """A share of each plane; as many pixels, as much variance and as many known as of images."""
+    degradation, prior = sp.inpaint((16, 16), keep=0.25, planes=3), of_colour((16, 16))
+    masks = degradation.response.reshape(3, 256)
+    assert masks.sum(axis=1).tolist() == [64, 64, 64] and np.any(masks[0] != masks[1])
+    np.testing.assert_array_equal(masks[0], sp.inpaint((16, 16), keep=0.25).response[0])
+    assert pickle.loads(pickle.dumps(degradation)) == degradation
+    assert sp.inpaint((16, 16), masks.reshape(3, 16, 16)).planes == 3
+    images = sp.draw(prior, 8).clip(-1, 1).astype(np.float32)
+    calibrated = sp.calibrate(prior, sp.GaussianDenoiser.of(prior), images)
+    problem = learning_problem(calibrated, degradation, 0.1)
+    assert problem.calibration.ratio.shape[:2] == problem.spectrum.shape
+    np.testing.assert_allclose(num_pixels(problem), 3 * 256, rtol=1e-12)
+    np.testing.assert_allclose(
+        per_pixel(problem, problem.spectrum), prior.spectrum.mean(), rtol=1e-12
+    )
+    assert abs(per_pixel(problem, problem.response) - 0.25) <= 1.5 / 48  # a pixel of a tile
+    f = sp.mode_frequency(calibrated, degradation)
+    assert np.all(f[:, :32] == 0) and np.sum(f[:, 32:] == 0) == 4  # frequency 0, of each tile
+    last = f[:, 32:]
+    expected = calibrated.calibration.on(last.ravel()).reshape(3, *last.shape, -1)[2]
+    np.testing.assert_array_equal(problem.calibration.ratio[:, 32:], expected)
+
+
 def test_images_of_few_pixels_are_taken_for_what_they_are():
     small, large = sp.inpaint((8, 8)), sp.inpaint((9, 8))
     assert is_exact(small) and not is_exact(large) and is_exact(sp.gaussian_blur((64, 64)))
@@ -138,10 +222,20 @@ def test_wrong_input_is_one_line(tmp_path, capsys):
         inpainting_problem(prior, mask, 0.1, channels=0)
     with pytest.raises(InputError, match="tile = 1: must be a whole number >= 2"):
         inpainting_problem(prior, mask, 0.1, tile=1)
+    with pytest.raises(
+        InputError, match=r"\(3, 4\): \(4, 4\) is needed, or one such mask for each"
+    ):
+        sp.inpaint((4, 4), np.ones((3, 4)))
+    with pytest.raises(InputError, match="planes = 3: is of mask = 'random' alone"):
+        sp.inpaint((4, 4), "box", planes=3)
+    with pytest.raises(InputError, match="channels = 1: inpaint is of 3 planes"):
+        inpainting_problem(prior, sp.inpaint((16, 16), planes=3), 0.1, channels=1)
+    with pytest.raises(InputError, match="one block of 3x32x32 pixels, at most 1024"):
+        sp.image_problem(sp.power_law((32, 32)), sp.inpaint((32, 32), planes=3), 0.1)
     Image.fromarray(np.full((8, 8), 255, np.uint8)).save(tmp_path / "mask.png")
     for given, says in (
         (tmp_path / "mask.png", "mask of shape (8, 8): (32, 32) is needed"),
-        ("square", "mask = 'square': allowed are random, box, or an image file"),
+        ("square", "mask = 'square': allowed are random, box, or a file"),
     ):
         options = ["--size", "32", "--degradation", "inpaint"]
         with pytest.raises(SystemExit, match="2"):

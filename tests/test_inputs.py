@@ -7,6 +7,7 @@ import pytest
 import tifffile
 from pictures import pixels, write
 
+import spectralpost as sp
 from spectralpost.commands import inputs
 from spectralpost.commands.inputs import degradation_choice
 from spectralpost.degradations import make_degradation
@@ -99,3 +100,74 @@ def test_the_sum_of_a_kernel_is_said(tmp_path):
     notes = set()
     degradation_choice(options, notes)
     assert not notes
+
+
+MASK = np.array([[1, 0, 1, 0], [0, 1, 1, 1], [1, 1, 0, 0]])
+KERNEL = np.array([[0.25, 0.5, 0.25]])
+MATRIX = np.random.default_rng(0).normal(size=(5, 12))
+FILES = {
+    "inpaint": ("mask", MASK, {}),
+    "mri": ("mask", MASK, {}),
+    "downsample": ("kernel", KERNEL, {"factor": 1}),
+    "from_kernel": ("kernel", KERNEL, {}),
+    "from_matrix": ("matrix", MATRIX, {}),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_options_from_files_are_kept_in_schedules(name, tmp_path):
+    """What a schedule's degradation is does not need the file any more."""
+    option, array, others = FILES[name]
+    np.save(tmp_path / "a.npy", array)
+    words = [f"{key}={value}" for key, value in others.items()]
+    options = Design(
+        degradation=name, degradation_options=(*words, f"{option}={tmp_path / 'a.npy'}")
+    )
+    notes = set()
+    found, given = degradation_choice(options, notes)
+    (tmp_path / "a.npy").unlink()
+    assert found == name and not notes
+    degradation = make_degradation(name, (3, 4), **given)
+    assert degradation == make_degradation(name, (3, 4), **others, **{option: array})
+    sampler, levels = sp.SAMPLERS["ddrm"](), sp.vp_linear(2)
+    problem = sp.image_problem(sp.power_law((3, 4)), degradation, 0.1)
+    schedule = sp.Schedule(
+        sampler_name="ddrm",
+        levels=levels,
+        guidance=sp.heuristic(sampler, problem, levels),
+        degradation_name=name,
+        degradation_options=given,
+        shape=(3, 4),
+        sigma_y=0.1,
+    )
+    sp.save_schedule(tmp_path / "schedule.json", schedule)
+    assert sp.load_schedule(tmp_path / "schedule.json").degradation() == degradation
+
+
+@pytest.mark.parametrize(
+    ("name", "words", "message"),
+    [
+        ("from_matrix", "matrix=no.npy", r"matrix 'no\.npy': cannot be read \(No such file"),
+        ("from_matrix", "", "'from_matrix': needs the option 'matrix'"),
+        ("downsample", "kernel=lanczos", "'lanczos': allowed are bicubic, .*none, or a file"),
+        ("mri", "mask=no.png", r"no\.png': no such file"),
+        ("mri", "mask=large.npy", "1500x1500 numbers, of which a schedule file would be more than"),
+    ],
+)
+def test_wrong_files_are_one_line(name, words, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    np.save("large.npy", np.ones((1500, 1500)))
+    options = Design(degradation=name, degradation_options=(words,) if words else ())
+    with pytest.raises(InputError, match=message) as error:
+        degradation_choice(options, set())
+    assert "\n" not in str(error.value)
+
+
+def test_a_mask_of_frequencies_in_another_order_is_said(tmp_path):
+    """A mask with frequency 0 in the middle, as MRI's are often stored."""
+    np.save(tmp_path / "a.npy", np.fft.fftshift(np.outer(np.eye(8)[0], np.ones(8))))
+    notes = set()
+    options = (f"mask={tmp_path / 'a.npy'}",)
+    degradation_choice(Design(degradation="mri", degradation_options=options), notes)
+    (said,) = notes
+    assert "frequency 0 is not known" in said

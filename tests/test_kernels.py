@@ -1,11 +1,11 @@
-"""Blur kernels from files."""
+"""Blur kernels, masks and matrices from files."""
 
 import numpy as np
 import pytest
 import tifffile
 from pictures import pixels, write
 
-from spectralpost.degradations.kernels import kernel_note, load_kernel
+from spectralpost.degradations.kernels import kernel_note, load_kernel, load_mask, load_matrix
 from spectralpost.errors import InputError
 
 KERNEL = np.array([[1.0, 2.0, 3.0], [4.0, 5.0, 7.0]])
@@ -111,3 +111,28 @@ def test_note_of_a_sum_other_than_one():
     assert "add up to 22;" in kernel_note(KERNEL)
     assert "add up to 0.9;" in kernel_note(np.array([[0.4, 0.5]]))
     assert "add up to 0;" in kernel_note(np.array([[-1.0, 1.0]]))
+
+
+def test_masks_are_numbers_or_pictures(tmp_path):
+    """What is brighter than half of white is known, in a picture of any kind."""
+    known = np.array([[1.0, 0.0, 1.0], [0.0, 0.0, 1.0]])
+    np.save(tmp_path / "a.npy", known.astype(bool))
+    np.savetxt(tmp_path / "a.csv", known, delimiter=",")
+    write(tmp_path / "a.png", np.where(known, 200, 100).astype(np.uint8))
+    write(tmp_path / "a.bmp", np.where(known, 200, 100).astype(np.uint8))
+    for name in ("a.npy", "a.csv", "a.png", "a.bmp"):
+        np.testing.assert_array_equal(load_mask(tmp_path / name), known)
+    np.save(tmp_path / "planes.npy", np.ones((3, 2, 3)))
+    assert load_mask(tmp_path / "planes.npy").shape == (3, 2, 3)
+    with pytest.raises(InputError, match=r"mask 'no\.npy': cannot be read"):
+        load_mask("no.npy")
+
+
+def test_matrices_are_numbers_alone(tmp_path):
+    np.save(tmp_path / "a.npy", KERNEL)
+    np.savetxt(tmp_path / "a.txt", KERNEL)
+    for name in ("a.npy", "a.txt"):
+        np.testing.assert_array_equal(load_matrix(tmp_path / name), KERNEL)
+    write(tmp_path / "a.png", KERNEL.astype(np.uint8))
+    with pytest.raises(InputError, match=r"matrix .*a\.png': not rows of numbers"):
+        load_matrix(tmp_path / "a.png")

@@ -240,11 +240,15 @@ def measurement_panel(
     degradation: Degradation, y: Array, x_0: Array | None, prior: Prior
 ) -> figures.Panel:
     """A measurement, and how far it is from the image [C, H, W] where that is known."""
-    if degradation.planes is not None:
+    if degradation.sums_planes:
         return figures.Panel("measurement", np.asarray(y)[None], "one number a pixel")
+    if len(degradation.measured) < len(degradation.shape):  # of a matrix: no image
+        back = np.asarray(degradation.adjoint(y))
+        return figures.Panel("measurement", back, "$H^T y$, as y is no image")
     shown = np.asarray(y)
-    small = degradation.measured != degradation.shape
-    title = "measurement" + (f", {'x'.join(map(str, degradation.measured))}" if small else "")
+    plane = degradation.measured[-len(degradation.shape) :]
+    small = plane != degradation.shape
+    title = "measurement" + (f", {'x'.join(map(str, plane))}" if small else "")
     if x_0 is None:
         return figures.Panel(title, shown)
     psnr = image_psnr(jnp.asarray(images.enlarged(shown, x_0.shape[1:])), x_0, prior)

@@ -13,8 +13,6 @@ import numpy as np
 from .. import images
 from ..choices import SHORT, choice
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
-from ..degradations.dense import MASKS
-from ..degradations.kernels import kernel_note, load_kernel
 from ..denoiser_checks import as_returned
 from ..denoisers.ffdnet import load_ffdnet
 from ..denoisers.gaussian import GaussianDenoiser, WithCovariance
@@ -39,6 +37,7 @@ from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
 from ..schedule_file import Schedule
 from ..signatures import as_words, checked_options, fitted, options_of
+from .option_files import with_files_read
 
 BUILT_IN_SIZE = 128
 
@@ -167,20 +166,17 @@ def degradation_choice(
     name: str = "",
     known: Mapping[str, Any] | None = None,
 ) -> tuple[str, dict[str, Any]]:
-    """Name and options of the degradation, checked, its kernel read.
+    """Name and options of the degradation, checked, its files read.
 
-    notes        what there is to say of the kernel's file is added
+    notes        what there is to say of the files is added
     name, known  of a schedule's own, for options that choose none: what is given changes it
     """
     chosen, given = choice(options, "degradation", name)
     if options.degradation is None:
         given = dict(known or {}) | given
-    if chosen == "from_kernel" and not isinstance(given.get("kernel"), list):
-        path = given.get("kernel")
-        given["kernel"] = _load_kernel(None if path is None else Path(path), notes)
-    mask = given.get("mask")
-    if chosen == "inpaint" and isinstance(mask, str) and mask not in MASKS:
-        given["mask"] = _load_mask(Path(mask), notes)
+    if chosen == "from_kernel" and given.get("kernel") is None:
+        raise InputError("degradation = kernel: needs --kernel FILE")
+    given = with_files_read(chosen, given, notes)
     return chosen, checked_options("degradation", DEGRADATIONS, chosen, given, own=("shape",))
 
 
@@ -310,20 +306,3 @@ def complete(options: Options) -> Options:
                 changes[flag] = None
         changes |= {field: name, f"{field}_options": as_words(defaults | given)}
     return replace(options, **changes)  # type: ignore[type-var]
-
-
-def _load_mask(path: Path, notes: set[str]) -> list[list[int]]:
-    """1 where an image file is brighter than half, the pixels that are known, else 0."""
-    if not path.is_file():
-        raise InputError(f"mask = {str(path)!r}: allowed are {', '.join(MASKS)}, or an image file")
-    image = images.load_image(path, "luminance", (0.0, 1.0), notice=notes.add)
-    return (image[0] > 0.5).astype(int).tolist()
-
-
-def _load_kernel(path: Path | None, notes: set[str]) -> np.ndarray:
-    if path is None:
-        raise InputError("degradation = kernel: needs --kernel FILE")
-    kernel = load_kernel(path)
-    if (note := kernel_note(kernel)) is not None:
-        notes.add(note)
-    return kernel

@@ -46,9 +46,10 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         )
     schedule = load_schedule(options.schedule)
     prior = stored_prior(options.schedule, options.prior, schedule)
-    of_planes = schedule.degradation().planes  # what a mosaic is measured of, itself one plane
-    one_plane = schedule.channels == 1 or not (of_planes is None or options.simulate)
-    channels = "luminance" if one_plane else "rgb"
+    own = schedule.degradation()
+    of_planes = own.planes
+    summed = own.sums_planes and not options.simulate  # what is read is one plane of y
+    channels = "luminance" if schedule.channels == 1 or summed else "rgb"
     notes: list[str] = []
     image = jnp.asarray(
         images.load_image(
@@ -60,7 +61,7 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         )
     )
     if prior.axes is not None:
-        if of_planes is None:  # a grey image is one whose planes are equal
+        if not summed:  # a grey image is one whose planes are equal
             image = jnp.broadcast_to(image, (len(prior.axes), *image.shape[1:]))
         if schedule.band_knots is not None:
             raise InputError(
@@ -95,7 +96,7 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     if options.simulate:
         y = measure(degradation, image, schedule.sigma_y, noise_key)
     else:
-        y = image if of_planes is None else image[0]
+        y = image[0] if summed else image
     steps = num_steps_of(schedule.levels)
     words = denoiser_in_words(options.denoiser)
     title = f"{options.image.name}: {schedule.sampler_name}, {steps} steps, {words}"

@@ -79,6 +79,11 @@ class Degradation:
         """The shape of x."""
         return self.shape if self.planes is None else (self.planes, *self.shape)
 
+    @property
+    def sums_planes(self) -> bool:
+        """Whether y is one plane of an image of several."""
+        return self.planes is not None and len(self.measured) == len(self.shape)
+
     @cached_property
     def eigenvectors(self) -> Eigenvectors | None:
         """Of a stationary prior in blocks of modes; None where each mode is one itself."""
@@ -151,14 +156,18 @@ def numbers(name: str, value: ArrayLike) -> np.ndarray:
     return array
 
 
-def mask_array(mask: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
-    """A mask of a plane in double precision; InputError unless it is [*shape], of 0 and 1."""
+def mask_array(mask: ArrayLike, shape: tuple[int, ...], of_planes: bool = False) -> np.ndarray:
+    """A mask of a plane in double precision; InputError unless it is [*shape], of 0 and 1.
+
+    of_planes  or one of each plane, [C, *shape]
+    """
     try:
         known = np.asarray(mask, float)
     except (TypeError, ValueError) as error:
         raise InputError(f"mask: an array of 0 and 1 is needed ({error})") from error
-    if known.shape != shape:
-        raise InputError(f"mask of shape {known.shape}: {shape} is needed")
+    if known.shape != shape and not (of_planes and known.shape[1:] == shape and len(known)):
+        others = ", or one such mask for each plane" if of_planes else ""
+        raise InputError(f"mask of shape {known.shape}: {shape} is needed{others}")
     if not np.all((known == 0) | (known == 1)):
         raise InputError("mask: all values must be 0 (unknown) or 1 (known)")
     return known

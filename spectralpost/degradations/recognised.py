@@ -15,10 +15,10 @@ from jax.typing import ArrayLike
 from ..errors import InputError
 from .base import Degradation, check_shape, times
 from .circular import from_kernel, identity
-from .dense import LARGEST, from_matrix, inpaint
+from .dense import LARGEST, TOLERANCE, asked, from_matrix, inpaint
 from .downsample import downsample
+from .mosaic import mosaic
 
-TOLERANCE = 1e-4  # of the largest number: what single precision may do to a sum of many
 NOTHING = 1e-7  # of a kernel's largest number
 
 
@@ -36,21 +36,8 @@ def from_function(
     'downsample'
     """
     shape = check_shape(shape)
-
-    def ask(x: np.ndarray) -> np.ndarray:
-        y = np.asarray(function(x), float)
-        if not np.all(np.isfinite(y)):
-            raise InputError("degradation: has NaN or infinite values")
-        return y
-
-    x, other = np.random.default_rng(0).normal(size=(2, *shape))
-    y = ask(x)
-
-    def same(one: ArrayLike, two: np.ndarray) -> bool:
-        return bool(np.max(np.abs(one - two)) <= TOLERANCE * np.max(np.abs(y)))
-
-    if not same(ask(2 * x + other), 2 * y + ask(other)):
-        raise InputError("degradation: is not linear")
+    ask, x, y = found = asked(function, shape)
+    same = found.same
     if y.shape == shape:
         mask = ask(np.ones(shape))
         if same(mask * x, y) and np.all((mask == 0) | (mask == 1)):
@@ -59,47 +46,83 @@ def from_function(
     if y.ndim == len(shape) and len(factors) == 1 and (ratio := factors.pop()) % 1 == 0:
         factor = int(ratio)
         kernel = _kernel(ask, shape, factor)
-        found = from_kernel(kernel, shape) if factor == 1 else downsample(shape, factor, kernel)
-        if same(np.asarray(found.apply(x)), y):
-            return found
+        blur = from_kernel(kernel, shape) if factor == 1 else downsample(shape, factor, kernel)
+        if same(blur.apply(x), y):
+            return blur
     if x.size <= LARGEST:
         return from_matrix(shape, function)
     raise InputError(
         f"degradation of {times(shape)} pixels: neither a mask nor a circular convolution, with or "
-        f"without decimation; others are for at most {LARGEST}"
+        f"without decimation; others are for at most {LARGEST} (allowed at any size are mosaic and "
+        "mri, by name; restore_crop is for blurs that are not circular)"
     )
 
 
 def from_deepinv(physics: Any, shape: tuple[int, ...]) -> Degradation:
     """The degradation of a linear `deepinv.physics`, as `from_function`.
 
-    shape  [H, W], or [C, H, W] for physics of C planes, which have to be treated alike
+    shape  [H, W], or [C, H, W] for physics of C planes
 
+    These have to treat planes alike; or be masks of each plane (`inpaint`: deepinv's `Inpainting`
+    and `Demosaicing`) or a sum of planes that repeats every one or two pixels (`mosaic`: its
+    `Decolorize`, whose y is [B, 1, H, W] there and [B, H, W] here).
     Noise is left out. deepinv's images are in [0, 1]: for a pixel range of [-1, 1] its sigma counts
     twice. A kernel's `padding` must be "circular"; of crops of larger scenes see `restore_crop`,
-    of denoisers `torch_denoiser`.
+    of denoisers `torch_denoiser`. Raises InputError for other physics; deepinv's `MRI` is one of
+    complex images.
 
     An example: docs/exports.md#denoisers-and-physics-of-deepinv.
     """
     import torch  # pyright: ignore[reportMissingImports]
 
-    planes = shape[0] if len(shape) == 3 else 1
+    planes, plane = (shape[0] if len(shape) == 3 else 1), tuple(shape[-2:])
 
-    def function(x: np.ndarray) -> np.ndarray:
-        images = torch.as_tensor(x, dtype=torch.float32).expand(1, planes, *x.shape)
-        with torch.no_grad():
-            y = physics.A(images)[0].double().cpu().numpy()
-        gap = np.max(np.abs(y - y[:1])) if y.shape[0] == planes else np.inf
-        if gap > TOLERANCE * np.max(np.abs(y)):
-            raise InputError("degradation: does not treat all planes alike")
-        return y[0]
+    def of_image(x: np.ndarray) -> np.ndarray:
+        images = torch.as_tensor(x, dtype=torch.float32).expand(1, planes, *plane)
+        try:
+            with torch.no_grad():
+                return physics.A(images)[0].double().cpu().numpy()
+        except (RuntimeError, TypeError, ValueError, IndexError, AttributeError) as error:
+            words = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"degradation: {type(physics).__name__} takes no real images of shape "
+                f"{(planes, *plane)} ({words})"
+            ) from error
 
-    return from_function(function, tuple(shape[-2:]))
+    x = np.random.default_rng(0).normal(size=(planes, *plane))
+    y = of_image(x)
+    if planes == 1 and y.ndim == 1:  # numbers, no image
+        return from_function(of_image, plane)
+    alone = lambda x: of_image(x)[0]  # noqa: E731
+    if y.shape[0] == planes and all(
+        np.max(np.abs(found - alone(one))) <= TOLERANCE * np.max(np.abs(y))
+        for one, found in zip(x, y, strict=True)
+    ):
+        return from_function(alone, plane)
+    ask, x, y = found = asked(of_image, (planes, *plane))
+    if y.shape == x.shape:
+        mask = ask(np.ones_like(x))
+        if found.same(mask * x, y) and np.all((mask == 0) | (mask == 1)):
+            return inpaint(plane, mask)
+    elif y.shape == (1, *plane):
+        ones = np.eye(planes)[:, :, None, None] * np.ones(plane)  # of each plane alone
+        shares = np.stack([ask(one)[0] for one in ones], axis=-1)
+        for p in (1, 2):
+            pattern = shares[:p, :p]
+            repeats = all(n % p == 0 for n in plane)
+            if repeats and found.same(mosaic(plane, pattern).apply(x), y[0]):
+                return mosaic(plane, pattern)
+    raise InputError(
+        f"degradation: {type(physics).__name__} does not treat all planes alike; allowed then are "
+        "masks of each plane and sums of planes that repeat every one or two pixels (Fourier "
+        "samples of real images: mri)"
+    )
 
 
 def to_deepinv(degradation: Degradation) -> Any:
     """A `deepinv.physics.LinearPhysics` of tensors [B, C, *shape], by JAX; without noise.
 
+    Measurements are tensors [B, C, *measured]; of `mosaic`, which sums planes, [B, 1, H, W].
     deepinv's solvers may ask for its adjoint; neither is differentiable by torch. A denoiser, which
     is, comes from `as_torch_denoiser`.
 
@@ -114,7 +137,11 @@ def to_deepinv(degradation: Degradation) -> Any:
 
         return call
 
-    return LinearPhysics(A=through(degradation.apply), A_adjoint=through(degradation.adjoint))
+    apply, adjoint = degradation.apply, degradation.adjoint
+    if degradation.sums_planes:
+        apply = lambda x: degradation.apply(x)[:, None]  # noqa: E731
+        adjoint = lambda y: degradation.adjoint(y[:, 0])  # noqa: E731
+    return LinearPhysics(A=through(apply), A_adjoint=through(adjoint))
 
 
 def _kernel(

@@ -206,9 +206,9 @@ def low_pass(
                 and extrapolation. For weights that are 0 where nothing pulls toward y: not for
                 DiffPIR's lambda_, whose 0 is the strongest pull
 
-    For degradations whose modes are frequencies (circular), on problems that hold all modes, or
-    merged so that all modes of a row have one frequency (`unique_modes` of an isotropic prior and
-    blur). `bin_modes` mixes frequencies.
+    For degradations whose modes are frequencies (circular, mri), not blocks, on problems that hold
+    all modes, or merged so that all modes of a row have one frequency (`unique_modes` of an
+    isotropic prior and blur). `bin_modes` mixes frequencies.
 
     A zeta of DPS so cut is FGPS: Thaker, Goyal, Vidal, "Frequency-Guided Posterior Sampling for
     Diffusion-Based Image Restoration", ICCV 2025 (arXiv 2411.15295). The official code
@@ -233,7 +233,9 @@ def low_pass(
     f, highest = floating(frequency, cutoffs)
     f = jnp.ravel(f)
     if weights is None:
-        weights = tuple(name for name in guidance if name not in ("eta", "extrapolation"))
+        weights = tuple(
+            name for name in guidance if name != "eta" and not name.startswith("extrapolation")
+        )
         if len(weights) != 1:
             raise InputError(
                 f"weights: guidance has {', '.join(guidance)}; name those that pull toward y"

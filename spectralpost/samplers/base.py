@@ -241,11 +241,16 @@ def check_scale(scale: float) -> None:
 
 
 def check_guidance(
-    sampler: Sampler, levels: NoiseLevel, guidance: Guidance, modes: int | None = None
+    sampler: Sampler,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    modes: int | None = None,
+    in_blocks: bool = False,
 ) -> None:
     """InputError unless guidance has just the sampler's weights, each of shape [S].
 
-    For `modes` independent modes also [S, modes]: a weight of its own for each.
+    For `modes` independent modes also [S, modes]: a weight of its own for each. `in_blocks`: there
+    are none as modes fall into blocks, which the message says.
     """
     wanted, steps = sampler.constraint, num_steps_of(levels)
     if set(guidance) != set(wanted):
@@ -257,9 +262,12 @@ def check_guidance(
         if modes is not None:
             allowed.append((steps, modes))
         if np.shape(weights) not in allowed:
+            reason = (
+                "; weights of each mode (low_pass, per_mode) are for independent modes, not blocks"
+            )
             raise InputError(
-                f"guidance {name!r} of shape {np.shape(weights)}: ({steps},) is needed, "
-                "one weight per step"
+                f"guidance {name!r} of shape {np.shape(weights)}: ({steps},) is needed, one weight "
+                "per step" + (reason if in_blocks else "")
             )
 
 
