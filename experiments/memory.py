@@ -79,7 +79,7 @@ def main(options: Options) -> None:
     if "dps" in options.samplers:
         print(f"\n{'dps':<9}{'steps':>6}{'without':>11}{'momentum':>11}{'change':>10}")
     for (name, steps, m), without in found.items():
-        if name != "dps":
+        if name != "dps" or (options.quick and m):
             continue
         sampler, levels = sp.SAMPLERS["dps"](multistep=m, momentum=True), sp.vp_linear(steps)
         loss = sp.learn(sampler, problem, levels, search=search).loss
