@@ -77,6 +77,7 @@ def test_every_function_is_shown(name):
 def test_links_to_examples_are_few():
     """For what tests lack or what takes long; the rest is in docstrings, which are run."""
     assert {name for name in FUNCTIONS if LINK.search(DOCS[name])} == {
+        "as_torch_denoiser",
         "from_deepinv",
         "keep_compiled_programs",
         "load_ffdnet",
