@@ -9,6 +9,7 @@ from pictures import pixels, write
 
 import spectralpost as sp
 from spectralpost.commands import inputs
+from spectralpost.commands.console import measurement_panel
 from spectralpost.commands.inputs import degradation_choice
 from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
@@ -141,7 +142,17 @@ def test_options_from_files_are_kept_in_schedules(name, tmp_path):
         sigma_y=0.1,
     )
     sp.save_schedule(tmp_path / "schedule.json", schedule)
-    assert sp.load_schedule(tmp_path / "schedule.json").degradation() == degradation
+    loaded = sp.load_schedule(tmp_path / "schedule.json")
+    assert loaded.degradation() == degradation
+    y, x_0 = degradation.apply(np.ones((1, 3, 4))), np.ones((1, 3, 4))
+    panel = measurement_panel(degradation, y, x_0, sp.power_law((3, 4)))
+    assert panel.image.shape == (1, 3, 4)
+    if name == "from_matrix":  # whose y is no image
+        np.testing.assert_allclose(panel.image, degradation.adjoint(y), rtol=1e-12)
+        with pytest.raises(InputError, match=r"from_matrix gives \(5,\), which is no image"):
+            loaded.degradation_of((3, 4))
+    else:
+        assert loaded.degradation_of((3, 4)) == degradation
 
 
 @pytest.mark.parametrize(
