@@ -55,6 +55,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.flatten_util import ravel_pytree
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -134,6 +135,7 @@ class Learned(NamedTuple):
     tuned: dict[str, np.ndarray]
     learned: dict[str, np.ndarray]
     bands: dict[str, np.ndarray]  # name -> [2, S], the least and the largest weight
+    directions: int  # of all weights together, that matter
 
 
 def main(options: Options) -> None:
@@ -162,7 +164,8 @@ def main(options: Options) -> None:
             results[name][case] = one = learned(name, case, options)
             print(f"{name:<9}{', '.join(f'{value:g}' for value in case):<32}", end="")
             print("".join(f"{value:>10.6f}" for value in one.w2.values()), end="  ")
-            print("; ".join(in_words(weight, one) for weight in one.learned), flush=True)
+            print("; ".join(in_words(weight, one) for weight in one.learned), end="; ")
+            print(f"{one.directions} directions", flush=True)
     if options.out is not None:
         save(results, options)
 
@@ -194,7 +197,8 @@ def learned(name: str, case: Case, options: Options) -> Learned:
         "tuned": found.baselines["tuned_constant"],
         "learned": found.loss,
     }
-    return Learned(np.asarray(log_snr(levels))[:-1], w2, published, tuned, guidance, bands)
+    num = directions(sampler, problem, levels, found.guidance, found.free)
+    return Learned(np.asarray(log_snr(levels))[:-1], w2, published, tuned, guidance, bands, num)
 
 
 def band(
@@ -234,6 +238,29 @@ def band(
         over = np.asarray(dear(middle))
         inside, outside = np.where(over, inside, middle), np.where(over, middle, outside)
     return np.asarray(constrain(sampler.constraint, {name: u + side * inside})[name])
+
+
+def directions(
+    sampler: sp.Sampler,
+    problem: sp.Problem,
+    levels: sp.NoiseLevel,
+    guidance: dict[str, jax.Array],
+    names: tuple[str, ...],
+) -> int:
+    """In how many orthogonal directions of all weights' logarithms together W2^2 rises by FLAT
+    within CHEAP / 2 either way, as a weight that matters does: eigenvalues of the Hessian."""
+    flat, shaped = ravel_pytree(
+        unconstrain(sampler.constraint, {name: guidance[name] for name in names})
+    )
+
+    def loss(u: jax.Array) -> jax.Array:
+        return sp.evaluate(
+            sampler, problem, levels, guidance | constrain(sampler.constraint, shaped(u))
+        )
+
+    hessian, least = jax.jit(jax.hessian(loss))(flat), float(loss(flat))
+    rise = np.linalg.eigvalsh(np.asarray(hessian)) / 2 * (CHEAP / 2) ** 2
+    return int(np.count_nonzero(rise > FLAT * least))
 
 
 def matters(one: Learned, weight: str) -> np.ndarray:
