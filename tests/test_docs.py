@@ -18,6 +18,7 @@ DOCS = {name: inspect.getdoc(getattr(sp, name)) or "" for name in sp.__all__}
 WITH_EXAMPLES = [name for name, text in DOCS.items() if ">>>" in text]
 # Functions without an example, which need what tests lack or take minutes: where they are shown.
 SHOWN = {
+    "as_torch_denoiser": "denoisers.md",
     "from_deepinv": "exports.md",
     "keep_compiled_programs": "learning.md",
     "load_ffdnet": "denoisers.md",
