@@ -354,7 +354,7 @@ def figure(results: dict) -> Figure:
     all_steps = list(dict.fromkeys(int(key.split(", ")[1]) for key in results))
     colours = dict(zip(all_steps, (ORANGE, BLUE, GREEN, PURPLE), strict=False))
     rows = list(numbers_of(results)["W2^2"])
-    drawn = new_figure((1.5 + 4.3 * len(samplers), 9.2))
+    drawn = new_figure((max(1.5 + 4.3 * len(samplers), 8), 9.2))  # its title needs 8
     panels = drawn.subplots(2, len(samplers), squeeze=False, height_ratios=(3, 2), sharey="row")
     height = 0.8 / len(all_steps)
     low = min(min(run["losses"].values()) for run in results.values()) / 2
