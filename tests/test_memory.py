@@ -323,7 +323,7 @@ def test_all_weights_of_most_estimates_are_learned_and_polished():
     """As many weights as a sampler has, eta included, in both searches."""
     prior, degradation = sp.power_law((8, 8)), sp.gaussian_blur((8, 8), 1.0)
     problem = sp.unique_modes(sp.image_problem(prior, degradation, 0.1))[0]
-    sampler, search = dps(MOST_REMEMBERED), sp.Search(starts=2, max_iterations=20)
+    sampler, search = dps(MOST_REMEMBERED, True), sp.Search(starts=2, max_iterations=20)
     found = sp.learn(sampler, problem, LEVELS, free=tuple(sampler.constraint), search=search)
     assert found.loss <= found.baselines["tuned_constant"]
     polished = sp.polish(

@@ -71,7 +71,7 @@ def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
         return np.linspace(-1, 1, num_points)[:, None]
     numbers = np.arange(num_points)
     columns = [(numbers + 0.5) / num_points]
-    for base in (2, 3, 5, 7, 11)[: num_weights - 1]:
+    for base in (2, 3, 5, 7, 11, 13)[: num_weights - 1]:
         digits = [numbers // base**k % base / base ** (k + 1) for k in range(8)]
         columns.append(np.sum(digits, axis=0))
     return 2 * np.stack(columns, axis=1) - 1
