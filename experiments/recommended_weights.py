@@ -9,8 +9,8 @@ prior's power law. One row a weight. Black: the published default (dashed) and t
 
 Bars (and a grey band, of the nominal problem) say what not to read into a curve: of each step the
 range of its weight within which W2^2 rises by less than 1 %, all other weights as they are. Where
-it spans a factor of ten, curves are pale. One weight at a time: bands tell nothing about directions
-in which several weights move together, which can be flatter still.
+it spans a factor of ten, curves are pale. One weight at a time: several that move together can be
+flatter still, which is counted below.
 
 That recommended weights differ in structure from heuristics, and change with the step size, is the
 claim of Benita, Elad, Keshet, "Analyzing and Guiding Zero-Shot Posterior Sampling in Diffusion
@@ -20,30 +20,32 @@ Models" (arXiv 2602.07715).
     python experiments/recommended_weights.py --quick      dps, 6 steps, 32x32, checked
 
 W2^2 of published default, tuned constant and learned weights; how many weights matter, from which
-log-SNR on, and the range and geometric mean of these:
+log-SNR on, and the range and geometric mean of these; in how many directions of all weights
+together W2^2 rises as much (`directions`):
 
-    steps, sigma_y, blur, exponent       W2^2                     zeta of dps, or lambda_ of diffpir
-    dps      20, 0.05, 2, 2      0.1849  0.02012  0.01312      8 of 20   -1.1  0.23 to 6    1.0
-             10, 0.05, 2, 2      0.2145  0.03346  0.02749      6 of 10   -3.1  0.07 to 2.7  0.49
-             50, 0.05, 2, 2      0.1287  0.00945  0.00357     12 of 50   -0.1  0.30 to 17   1.3
-            100, 0.05, 2, 2      0.0869  0.00438  0.00134     14 of 100   0.4  0.33 to 18   1.2
-             20, 0.2, 2, 2       0.1526  0.00991  0.00794      8 of 20   -1.6  0.17 to 2.9  0.61
-             20, 0.05, 2, 2.5    0.1665  0.01129  0.00762      9 of 20   -2.2  0.08 to 5.4  0.7
-    diffpir  20, 0.05, 2, 2      0.0306  0.00499  0.00335      6 of 20   -0.6  1.8 to 6.8   3.3
-             10, 0.05, 2, 2      0.0500  0.01347  0.01142      3 of 10   -0.8  3.9 to 6.6   4.7
-             50, 0.05, 2, 2      0.0135  0.00146  0.00061     17 of 50   -0.9  0.7 to 9.8   3.1
-            100, 0.05, 2, 2      0.0060  0.00064  0.00019     37 of 100  -1.4  0.6 to 16    3.2
-             20, 0.02, 2, 2      0.0265  0.00455  0.00318      5 of 20   -0.1  2.1 to 5.6   3.3
-             20, 0.05, 1, 2      0.0287  0.00361  0.00257      6 of 20   -0.6  2.8 to 13    5.6
-             20, 0.05, 3, 2      0.0292  0.00552  0.00360      6 of 20   -0.6  1.2 to 4.7   2.5
+    steps, sigma_y, blur, exponent       W2^2                zeta of dps, or lambda_ of diffpir
+    dps      20, 0.05, 2, 2     0.1849  0.02012  0.01315     8 of 20   -1.1  0.23 to 6    1.0     8
+             10, 0.05, 2, 2     0.2145  0.03346  0.02749     6 of 10   -3.1  0.07 to 2.7  0.49    6
+             50, 0.05, 2, 2     0.1287  0.00945  0.00352    12 of 50   -0.1  0.27 to 14   1.1    11
+            100, 0.05, 2, 2     0.0869  0.00438  0.00126    13 of 100   0.3  0.40 to 22   1.5     7
+             20, 0.2, 2, 2      0.1526  0.00991  0.00794     8 of 20   -1.6  0.17 to 2.9  0.61    6
+             20, 0.05, 2, 2.5   0.1665  0.01129  0.00761     9 of 20   -1.6  0.13 to 4    0.75    8
+    diffpir  20, 0.05, 2, 2     0.0306  0.00499  0.00335     6 of 20   -0.6  1.8 to 6.8   3.3     3
+             10, 0.05, 2, 2     0.0500  0.01347  0.01142     3 of 10   -0.8  3.9 to 6.6   4.7     2
+             50, 0.05, 2, 2     0.0135  0.00146  0.00061    17 of 50   -0.9  0.7 to 9.8   3.1    11
+            100, 0.05, 2, 2     0.0060  0.00064  0.00019    37 of 100  -1.4  0.6 to 16    3.2    32
+             20, 0.02, 2, 2     0.0265  0.00455  0.00318     5 of 20   -0.1  2.1 to 5.6   3.3     2
+             20, 0.05, 1, 2     0.0287  0.00361  0.00257     6 of 20   -0.6  2.8 to 13    5.6     5
+             20, 0.05, 3, 2     0.0292  0.00552  0.00360     6 of 20   -0.6  1.2 to 4.7   2.5     2
 
 What the early weights are, where log-SNR is below -2, hardly matters, and that is where curves of
 different step counts differ most. Those that matter are about as large in 20, 50 and 100 steps:
-they are weights of a step, not of time. dps goes up and down among them: it turns at 61 of 76
-places over all eleven cases (a random sequence at 51), which no published default does. lambda_ of
-diffpir falls as the image appears, at 100 steps like (sigma / alpha)^0.8, where the default is
-constant. zeta of diffpir, the share of noise that is replaced, matters at no step of up to 50 by
-itself.
+they are weights of a step, not of time. dps goes up and down among them: it turns at 58 of 75
+places over all eleven cases (a random sequence at 50), which no published default does, and nearly
+each of them is a direction of its own. lambda_ of diffpir falls as the image appears, at 100 steps
+like (sigma / alpha)^0.8, where the default is constant; of those that matter about half can move if
+others move with them. zeta of diffpir, the share of noise that is replaced, matters at no step of up
+to 50 by itself.
 """
 
 import sys
