@@ -41,11 +41,11 @@ together W2^2 rises as much (`directions`):
 What the early weights are, where log-SNR is below -2, hardly matters, and that is where curves of
 different step counts differ most. Those that matter are about as large in 20, 50 and 100 steps:
 they are weights of a step, not of time. dps goes up and down among them: it turns at 58 of 75
-places over all eleven cases (a random sequence at 50), which no published default does, and nearly
-each of them is a direction of its own. lambda_ of diffpir falls as the image appears, at 100 steps
-like (sigma / alpha)^0.8, where the default is constant; of those that matter about half can move if
-others move with them. zeta of diffpir, the share of noise that is replaced, matters at no step of up
-to 50 by itself.
+places over all eleven cases (a random sequence at 50), which no published default does, and up to
+50 steps nearly each of them is a direction of its own. lambda_ of diffpir falls as the image
+appears, at 100 steps like (sigma / alpha)^0.8, where the default is constant; up to 20 steps about
+half of those that matter can move if others move with them. zeta of diffpir, the share of noise
+that is replaced, matters at no step of up to 50 by itself.
 """
 
 import sys
