@@ -127,11 +127,16 @@ def table(options: Options) -> None:
         if entry.measured is not None
     }
     print(f"{'sampler':<8}{'steps':>5}{'s_y':>6}", *(f"{task:>14}" for task in options.tasks))
-    for row in product(options.samplers, options.steps, options.sigma_y):
-        cells = [found.get((*row, task)) for task in options.tasks]
-        if any(cells):
-            texts = ("" if one is None else f"{one[0]:.1f} ({one[1]:.1f})" for one in cells)
-            print(f"{row[0]:<8}{row[1]:>5}{row[2]:>6g}", *(f"{text:>14}" for text in texts))
+    for name, steps in product(options.samplers, options.steps):
+        every = []
+        for sigma_y in options.sigma_y:
+            cells = [found.get((name, steps, sigma_y, task)) for task in options.tasks]
+            every += [one[0] for one in cells if one is not None]
+            if any(cells):
+                texts = ("" if one is None else f"{one[0]:.1f} ({one[1]:.1f})" for one in cells)
+                print(f"{name:<8}{steps:>5}{sigma_y:>6g}", *(f"{text:>14}" for text in texts))
+        if every:
+            print(f"mean of {len(every)}: {np.mean(every):.1f}, {min(every):g} to {max(every):g}")
 
 
 def photographs(size: int, num: int) -> np.ndarray:

@@ -107,7 +107,7 @@ def polish(
     order = rng.permutation(len(x_0))
     kept_out, others = np.split(order, [len(x_0) // KEPT_OUT])
 
-    def score(u: Guidance, x_0: Array, key: Array) -> Array:
+    def energy(u: Guidance, x_0: Array, key: Array) -> Array:
         measure_key, key = jax.random.split(key)
         y = measure(degradation, x_0, sigma_y, measure_key)
         weights = guidance | constrain(sampler.constraint, u)
@@ -119,36 +119,36 @@ def polish(
 
     @jax.jit
     def step(u: Guidance, state: optax.OptState, x_0: Array, key: Array):
-        loss, gradient = jax.value_and_grad(score)(u, x_0, key)
+        loss, gradient = jax.value_and_grad(energy)(u, x_0, key)
         with jax.numpy_dtype_promotion("standard"):  # optax mixes Python numbers and counts
             updates, state = optimizer.update(gradient, state)
         return loss, optax.apply_updates(u, updates), state
 
-    # The same noise every time, so that scores differ by the schedule alone.
-    judged = jax.jit(partial(score, x_0=x_0[kept_out], key=jax.random.fold_in(key, 0)))
+    # The same noise every time, so that energies differ by the schedule alone.
+    judged = jax.jit(partial(energy, x_0=x_0[kept_out], key=jax.random.fold_in(key, 0)))
     u = unconstrain(sampler.constraint, {name: guidance[name] for name in free})
     state = optimizer.init(u)
     best, best_u, since = float(judged(u)), u, 0
     if not np.isfinite(best):
         raise InputError("guidance: restores to NaN or infinite pixels with this denoiser")
-    curve, scores = [], [best]
+    curve, energies = [], [best]
     for i in range(1, steps + 1):
         chosen = rng.choice(others, min(batch, len(others)), replace=False)
         loss, u, state = step(u, state, x_0[chosen], jax.random.fold_in(key, i))
         curve.append(float(loss))
-        scores.append(float(judged(u)))
+        energies.append(float(judged(u)))
         if progress is not None:
-            progress(i, scores[-1])
-        if scores[-1] < best:
-            best, best_u, since = scores[-1], u, 0
+            progress(i, energies[-1])
+        if energies[-1] < best:
+            best, best_u, since = energies[-1], u, 0
         else:
             since += 1
-        if since == patience or not np.isfinite(scores[-1]):
+        if since == patience or not np.isfinite(energies[-1]):
             break
     # Weights that no step was better with stay as they were given, to the last digit.
-    changed = {} if best == scores[0] else constrain(sampler.constraint, best_u)
+    changed = {} if best == energies[0] else constrain(sampler.constraint, best_u)
     seconds = time.perf_counter() - started
-    return Polished(guidance | changed, np.asarray(curve), np.asarray(scores), seconds)
+    return Polished(guidance | changed, np.asarray(curve), np.asarray(energies), seconds)
 
 
 def energy_score(samples: Array, x_0: Array) -> Array:

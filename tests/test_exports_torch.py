@@ -556,7 +556,7 @@ def test_as_torch_denoiser_refuses():
         (x[0], 0.1, r"x: torch.float64 of shape \(1, 4, 4\): floating images \[N, planes, H, W\]"),
         (x.long(), 0.1, "x: torch.int64 of shape"),
         (x, torch.ones(2), r"sigma of shape \(2,\): one number, or one for each of 3 images"),
-        (x, 0.1, r"denoiser: returns \(3, 1, 2, 4\) for images \(3, 1, 4, 4\)"),
+        (x, 0.1, r"denoiser: returns the shape \(3, 1, 2, 4\) for \(3, 1, 4, 4\)"),
     ):
         with pytest.raises(InputError, match=words):
             module(wrong, sigma)

@@ -49,7 +49,9 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
     schedules = {"published default": published, "this schedule": guidance}
     if options.relearn:
         if limits == "network":
-            notes.add(f"learned within limits = network, {_why(options)}")
+            why = "as is the schedule; --limits bare for the model's optimum"
+            why = why if options.limits == "auto" else "as asked for"
+            notes.add(f"learned within limits = network, {why}")
         learned = learn_with_progress(
             sampler,
             merged(problem, options.bins),
@@ -73,11 +75,6 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
         rows={name: metrics_of(problem, transfer, prior) for name, transfer in transfers.items()},
         notes=tuple(sorted(notes)),
     )
-
-
-def _why(options: Evaluate) -> str:
-    given = "as is the schedule; --limits bare for the model's optimum"
-    return given if options.limits == "auto" else "as asked for"
 
 
 def write(result: Result, folder: Path) -> None:

@@ -49,21 +49,21 @@ def load_mask(
 def load_matrix(path: str | os.PathLike[str]) -> np.ndarray:
     """Read a matrix as float64 [rows, columns], from numbers as of `load_kernel`; not from images,
     whose scale is arbitrary. Raises InputError as `load_kernel`."""
-    return _loaded("matrix", Path(path), (), _grey_values)
+    return _loaded("matrix", Path(path))
 
 
 def _loaded(
     what: str,
     path: Path,
-    pictures: tuple[str, ...],
-    from_picture: Callable[[Path], np.ndarray],
+    pictures: tuple[str, ...] = (),
+    from_picture: Callable[[Path], np.ndarray] | None = None,
     axes: tuple[int, ...] = (2,),
 ) -> np.ndarray:
     """[rows, columns], or of as many axes as is said, in double precision; pictures (suffixes) are
     read by `from_picture`."""
     suffix = path.suffix.lower()
     try:
-        if suffix in pictures:
+        if from_picture is not None and suffix in pictures:
             found = from_picture(path)
         elif suffix == ".npy":
             with open(path, "rb") as file:  # NumPy leaves a broken file open

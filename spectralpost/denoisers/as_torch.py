@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..denoiser_checks import as_returned
 from ..errors import InputError
 from ..images import PIXEL_RANGE, PixelRange, check_pixel_range
 from ..noise import NoiseLevel
@@ -32,7 +33,8 @@ def as_torch_denoiser(
     number, or one for each image. The denoiser is asked at the level with alpha^2 + sigma^2 = 1 of
     the same log SNR, in single precision, or in x's where JAX computes in double. Derivatives by x
     and sigma are those of `jax.vjp`, of first order and reverse mode only. Weights are constants.
-    Arrays pass through the host. Raises InputError for x or sigma of another shape.
+    Arrays pass through the host. Raises InputError for x or sigma of another
+    shape, and a denoiser that returns no real images of the shape of those given.
 
     An example: docs/denoisers.md#the-other-way-in-deepinv.
     """
@@ -54,9 +56,8 @@ def _denoised(denoiser: Any, scale: float, shift: float, x: Array, sigma: Array)
     def one(x: Array, sigma: Array) -> Array:
         size = jnp.sqrt(1 + (scale * sigma) ** 2)
         level = NoiseLevel(1 / size, scale * sigma / size)
-        x_hat = denoiser((scale * x + shift) / size, level)
-        if x_hat.shape != x.shape:
-            raise InputError(f"denoiser: returns {x_hat.shape} for images {x.shape}")
+        x_t = (scale * x + shift) / size
+        x_hat = as_returned(denoiser(x_t, level), x_t)
         return ((x_hat - shift) / scale).astype(x.dtype)
 
     return one(x, sigma) if sigma.ndim == 0 else jax.vmap(one)(x, sigma)
