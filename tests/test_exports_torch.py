@@ -571,8 +571,15 @@ def test_deepinv_restores_with_the_shipped_network(deepinv):
     text = (Path(__file__).parent.parent / "docs" / "denoisers.md").read_text("utf-8")
     programs = re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     (program,) = [one for one in programs if "as_torch_denoiser" in one]
+    # As in this process: torchvision may be one that cannot load its operators beside this torch.
+    before = "from test_oracles import declared_operators\noperators = declared_operators()\n"
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", before + program],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        cwd=Path(__file__).parent,
     )
     assert done.returncode == 0, done.stderr
     *shape, error = done.stdout.replace("torch.Size", "").split()
