@@ -21,9 +21,14 @@ root mean square per pixel: proper, so its expectation is least for the true pos
     python experiments/real_networks.py --data cifar10.npz --out DIR
     python experiments/real_networks.py --quick     one small cell on built-in photographs, checked
 
+With --scores others beside it, of the same samples: CRPS, the continuous ranked probability score
+of each pixel, PSNR of the mean, SSIM of a sample, and by how many dB the power spectrum of samples
+is off that of the true images (root mean square over rings of frequency).
+
 The data are 8-bit images [N, H, W, 3] in the arrays `train`, for prior and calibration, and `test`.
 Every score is kept in DIR/cells.json once it is known: a run that is stopped goes on from there,
-and one that asks for more computes what is missing. The table of all samplers:
+and one that asks for more computes what is missing; scores of cells that were computed before
+there were such take a restoration by the schedule that is kept. The table of all samplers:
 
     python experiments/real_networks.py --data cifar10.npz --out DIR --schedules network \\
         --tasks gaussian motion --steps 10 20 50 \\
@@ -33,8 +38,9 @@ and one that asks for more computes what is missing. The table of all samplers:
 import json
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain, product
 from pathlib import Path
 from typing import Any
@@ -45,6 +51,7 @@ import numpy as np
 import tyro
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
+from skimage.metrics import structural_similarity
 
 from spectralpost import (
     SAMPLERS,
@@ -56,8 +63,6 @@ from spectralpost import (
     Prior,
     Problem,
     Search,
-    UNetDenoiser,
-    WithCovariance,
     bin_modes,
     calibrate,
     default_free,
@@ -67,10 +72,10 @@ from spectralpost import (
     for_network,
     from_images,
     gaussian_blur,
+    identity,
     inpaint,
     learn,
     learning_problem,
-    load_unet,
     measure,
     mosaic,
     motion_blur,
@@ -81,6 +86,7 @@ from spectralpost import (
     unique_modes,
     vp_linear,
 )
+from spectralpost.commands.inputs import denoiser_of
 from spectralpost.denoiser_use import differentiates_denoiser
 from spectralpost.figures import (
     COLOURS,
@@ -90,6 +96,7 @@ from spectralpost.figures import (
     save_with_caption,
 )
 from spectralpost.images import built_in_photographs, tiles
+from spectralpost.prior import frequency
 from spectralpost.restoration import PixelDenoiser
 from spectralpost.samplers.base import Guidance, Sampler
 
@@ -99,7 +106,9 @@ SEARCH = Search(starts=16)
 FACTORS = 2.0 ** np.arange(-3, 3.5, 0.5)
 FARTHEST = 60.0  # per cent that the figure shows
 BLOCK_BINS = 400  # of super-resolution
+RINGS = 12  # of frequency
 TASKS = {
+    "denoise": identity,
     "gaussian": lambda shape: gaussian_blur(shape, 1.5),
     "motion": lambda shape: motion_blur(shape, 9.0, 30.0),
     "x2": lambda shape: downsample(shape, 2),
@@ -108,6 +117,7 @@ TASKS = {
     "mosaic": mosaic,
 }
 WORDS = {
+    "denoise": "denoising",
     "gaussian": "Gaussian blur",
     "motion": "motion blur",
     "x2": "x2 bicubic",
@@ -133,6 +143,8 @@ LEARNED = (
 )
 POLISHED, REAL = "polished", "real"
 WEAKEST = {"3 %": 0.03, "30 %": 0.3}
+# What `of_samples` returns, and which way is better.
+SCORES = {"energy": -1, "crps": -1, "psnr_mean": 1, "ssim": 1, "spectrum": -1}
 
 
 @dataclass
@@ -146,14 +158,15 @@ class Options:
     """One small cell on built-in photographs."""
     format: Format = "png"
     """Of the figure."""
-    network: Path | None = None
-    """A network file of `spectralpost train` (default: the shipped one)."""
+    denoiser: str = "unet"
+    """The network: unet, unet:FILE of `spectralpost train`, ffdnet:FILE, module:function."""
     samplers: tuple[str, ...] = ("dps", "pigdm", "mpgd", "diffpir")
     steps: tuple[int, ...] = (10, 20, 50)
     sigma_y: tuple[float, ...] = (0.05, 0.2)
     tasks: tuple[str, ...] = ("gaussian",)
-    """gaussian: blur of std 1.5 pixels; motion: blur along a line of 9 pixels; x2, x4:
-    super-resolution, bicubic; inpaint: 3 of 10 pixels are known, at random; mosaic: Bayer's."""
+    """denoise: no blur; gaussian: blur of std 1.5 pixels; motion: blur along a line of 9 pixels;
+    x2, x4: super-resolution, bicubic; inpaint: 3 of 10 pixels are known, at random; mosaic:
+    Bayer's."""
     schedules: tuple[str, ...] = LEARNED
     """What to hold against them: those above, polished, real, 3 %, 30 %."""
     images: int = 64
@@ -162,6 +175,8 @@ class Options:
     """Cut all images into tiles of this side, of which a random choice is taken."""
     split: str = "test"
     """Which images: `train` to choose prices and limits, never `test`."""
+    scores: bool = False
+    """Print other scores than the energy score, too, and how far they agree with it."""
 
 
 def main(options: Options) -> None:
@@ -175,15 +190,13 @@ def main(options: Options) -> None:
     ):
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{unknown[0]!r}: allowed are {', '.join(known)}")
-    network = load_unet(options.network)
     with np.load(options.data) as stored:
         train, test = unit(stored["train"]), unit(stored[options.split])
     if options.size is not None:
         train, test = cut(train, options.size), cut(test, options.size)
     test = test[: options.images]
     # What is restored from the training images is kept out of the prior.
-    priors = priors_of(network, train[options.images :])
-    told = WithCovariance.of(network, priors[0])  # for freehunch; others do not ask
+    network, priors = network_and_priors(options.denoiser, train[options.images :])
     folder = options.out or Path("runs/real_networks")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "cells.json"
@@ -195,23 +208,27 @@ def main(options: Options) -> None:
         key = f"{name}, {steps}, {sigma_y}, {task}, {options.split}, {options.images}"
         if options.size is not None:
             key += f", {options.size}"
-        cell = cells.setdefault(key, {})
-        if missing := [one for one in (*BASELINES, *options.schedules) if one not in cell]:
+        if options.denoiser != "unet":
+            key += f", {options.denoiser}"
+        cell, wanted = cells.setdefault(key, {}), SCORES if options.scores else ("energy",)
+        labels = (*BASELINES, *options.schedules)
+        if missing := [one for one in labels if not {*wanted} <= {*cell.get(one, {})}]:
             degradation = TASKS[task](test.shape[2:])
             problems = [small(learning_problem(one, degradation, sigma_y)) for one in priors]
-            found = of_cell(
-                name, steps, degradation, problems, told, test, missing, train[:ON_IMAGES]
-            )
+            given = degradation, problems, network, test, missing, train[:ON_IMAGES]
+            found = of_cell(name, steps, *given, kept=cell)
             for label, scores in found:
                 cell[label] = scores
                 temporary = path.with_suffix(".new")
                 temporary.write_text(json.dumps(cells, indent=1))
                 temporary.replace(path)
-        cell = {label: cell[label] for label in (*BASELINES, *options.schedules)}
+        cell = {label: cell[label] for label in labels}
         show(key, cell)
         shown[f"{name:<8} {task:<8} {steps:<3} {sigma_y:<5g}"] = cell
     table(shown, options.schedules)
     correlation(shown)
+    if options.scores:
+        other_scores(shown, options.schedules[-1])
     save(shown, options.schedules[-1], folder, options.format)
 
 
@@ -220,20 +237,23 @@ def quick(options: Options) -> None:
     photographs = built_in_photographs("rgb", (-1.0, 1.0)).values()
     images = np.concatenate([tiles(one, 32)[::4] for one in photographs if len(one) == 3])
     images = np.random.default_rng(0).permutation(images.astype(np.float32))
-    network, test = load_unet(), images[:8]
-    degradation = gaussian_blur((32, 32), 1.5)
-    priors = priors_of(network, images[8:72])
+    network, priors = network_and_priors(options.denoiser, images[8:72])
+    test, degradation = images[:8], gaussian_blur((32, 32), 1.5)
     problems = [small(learning_problem(one, degradation, 0.05)) for one in priors]
     labels = (*BASELINES, "bare", "network")
     search = Search(starts=2, optimizer="adam")  # of which a third is compiled
     cell = dict(of_cell("diffpir", 5, degradation, problems, network, test, labels, search=search))
     show("diffpir, 5 steps", cell)
+    named = "diffpir gaussian 5 0.05"
+    if options.scores:
+        other_scores({named: cell}, "network")
     energy = {label: np.mean(scores["energy"]) for label, scores in cell.items()}
-    if not energy["network"] < energy["tuned"] < energy["published"]:
+    in_order = energy["network"] < energy["tuned"] < energy["published"]
+    if options.denoiser == "unet" and not in_order:
         sys.exit("real_networks: learned levels, tuned constant, published default: not in order")
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
-        save({"diffpir gaussian 5 0.05": cell}, "network", options.out, options.format)
+        save({named: cell}, "network", options.out, options.format)
 
 
 def save(cells: dict[str, dict], label: str, folder: Path, format: Format) -> None:
@@ -273,10 +293,13 @@ def cut(images: np.ndarray, size: int) -> np.ndarray:
     return np.random.default_rng(0).permutation(pieces)
 
 
-def priors_of(network: UNetDenoiser, images: np.ndarray) -> tuple[Prior, Prior]:
-    """The prior of images, plain and calibrated."""
+def network_and_priors(name: str, images: np.ndarray) -> tuple[PixelDenoiser, tuple[Prior, Prior]]:
+    """The network, told the covariance of images (for freehunch), and their prior, plain and
+    calibrated."""
     prior = from_images(images, colour=True)
-    return prior, calibrate(prior, network, images[:: max(len(images) // 256, 1)][:256])
+    network = denoiser_of(name, prior, images.shape[1:])
+    some = images[:: max(len(images) // 256, 1)][:256]
+    return network, (prior, calibrate(prior, network, some))
 
 
 def small(problem: Problem) -> Problem:
@@ -294,30 +317,37 @@ def of_cell(
     labels: Sequence[str],
     clean: np.ndarray | None = None,
     search: Search = SEARCH,
+    kept: Mapping[str, dict] = {},
 ) -> Iterator[tuple[str, dict]]:
     """Pairs of a schedule's label and its scores: of every image, and what the model predicts.
 
     problems  of the prior as it is, and calibrated
     clean     images to polish and to tune on
+    kept      scores, whose schedules are not looked for again
     """
     sampler, levels = SAMPLERS[name](), vp_linear(steps)
     plain, calibrated = problems
     y = measure(degradation, x_0, plain.sigma_y, jax.random.key(1))
-    # Both baselines come before the search, of which Adam's is the soonest compiled.
-    few = Search(starts=1, max_iterations=1, optimizer="adam")
-    baselines = learn(sampler, plain, levels, search=few).baseline_guidance
+
+    @cache
+    def baselines() -> dict[str, Guidance]:
+        # Both come before the search, of which Adam's is the soonest compiled.
+        few = Search(starts=1, max_iterations=1, optimizer="adam")
+        return learn(sampler, plain, levels, search=few).baseline_guidance
 
     def schedule(label: str) -> tuple[NoiseLevel, Guidance]:
+        if label in kept:
+            return of_kept(kept[label]["schedule"])
         if label in BASELINES:
-            return levels, baselines["heuristic" if label == "published" else "tuned_constant"]
+            return levels, baselines()["heuristic" if label == "published" else "tuned_constant"]
         sigma_y = float(plain.sigma_y)
         if label == REAL:
             assert clean is not None
-            constant = baselines["tuned_constant"]
+            constant = baselines()["tuned_constant"]
             given = sampler, network, degradation, sigma_y, in_single(levels), constant, clean
             return levels, tuned_on_images(*given)
         if label in WEAKEST:
-            constant = baselines["tuned_constant"]
+            constant = baselines()["tuned_constant"]
             weights = [name for name, kind in sampler.constraint.items() if kind == "nonnegative"]
             if not weights:
                 return levels, constant
@@ -341,9 +371,10 @@ def of_cell(
         return at, guidance
 
     for label in labels:
-        start = time.perf_counter()
+        # CPU seconds: whatever else runs on the machine.
+        start = time.process_time()
         at, guidance = schedule(label)
-        learned = time.perf_counter()
+        learned = time.process_time()
         samples = restore(
             sampler,
             network,
@@ -356,7 +387,10 @@ def of_cell(
             num_samples=2,
         )
         scores = of_samples(np.asarray(samples), x_0)
-        scores["restore_s"], scores["learn_s"] = time.perf_counter() - learned, learned - start
+        if label in kept:
+            yield label, kept[label] | scores
+            continue
+        scores["restore_s"], scores["learn_s"] = time.process_time() - learned, learned - start
         for model, problem in (("model", plain), ("calibrated", calibrated)):
             scores[f"W2 {model}"] = float(evaluate(sampler, problem, at, guidance))
         energy = evaluate(sampler, calibrated, at, guidance, predicted_energy_score)
@@ -366,6 +400,14 @@ def of_cell(
         scores["schedule"]["sigma / alpha"] = noise
         print(f"  {name}, {steps}, {label}: {scores['learn_s']:.0f} s", file=sys.stderr, flush=True)
         yield label, scores
+
+
+def of_kept(schedule: dict[str, list]) -> tuple[NoiseLevel, Guidance]:
+    """Of a cell: its noise levels, all of which are variance preserving, and its weights."""
+    arrays = {name: np.asarray(one, np.float32) for name, one in schedule.items()}
+    noise = arrays.pop("sigma / alpha").astype(float)
+    alpha = 1 / np.sqrt(1 + noise**2)
+    return in_single(NoiseLevel(alpha, noise * alpha)), arrays
 
 
 def tuned_on_images(
@@ -395,7 +437,7 @@ def tuned_on_images(
     def score(factor: float) -> float:
         given = sampler, network, degradation, y, levels, scaled(factor), jax.random.key(4)
         x = restore(*given, sigma_y=sigma_y, num_samples=2)
-        return float(np.mean(of_samples(np.asarray(x), clean)["energy"]))
+        return float(np.mean(energies(np.asarray(x), clean)))
 
     return scaled(min(FACTORS, key=score))
 
@@ -404,19 +446,45 @@ def in_single(levels: NoiseLevel) -> NoiseLevel:
     return jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float32), levels)
 
 
+def energies(samples: np.ndarray, x_0: np.ndarray) -> np.ndarray:
+    """Energy scores [N] of samples [2, N, C, H, W] of images [N, C, H, W], in [-1, 1]."""
+    return np.asarray(energy_score(jnp.asarray(finite(samples)), jnp.asarray(x_0)))
+
+
+def finite(samples: np.ndarray) -> np.ndarray:
+    return np.nan_to_num(samples, nan=1e3, posinf=1e3, neginf=-1e3).clip(-1e3, 1e3)
+
+
 def of_samples(samples: np.ndarray, x_0: np.ndarray) -> dict:
     """Samples [2, N, C, H, W] of images [N, C, H, W], in [-1, 1]."""
-    rms = lambda x: np.sqrt(np.mean(x.astype(float) ** 2, axis=(-3, -2, -1)))  # noqa: E731
-    samples = np.nan_to_num(samples, nan=1e3, posinf=1e3, neginf=-1e3).clip(-1e3, 1e3)
-    energy = np.asarray(energy_score(jnp.asarray(samples), jnp.asarray(x_0)))
+    each = (-3, -2, -1)
+    rms = lambda x: np.sqrt(np.mean(x.astype(float) ** 2, axis=each))  # noqa: E731
+    size = lambda x: np.mean(np.abs(x), axis=each)  # noqa: E731
     db = lambda error: float(np.mean(-20 * np.log10(error / 2)))  # noqa: E731
+    energy, samples = energies(samples, x_0), finite(samples)
     error = rms(samples[0] - x_0)
+    crps = size(samples - x_0).mean(axis=0) - size(samples[0] - samples[1]) / 2
+    pairs = zip(samples[0], x_0, strict=True)
+    ssim = [structural_similarity(*pair, channel_axis=0, data_range=2) for pair in pairs]
+    ratio = 10 * np.log10(ring_power(samples) / ring_power(x_0))
     return {
         "energy": energy.tolist(),
+        "crps": crps.tolist(),
+        "ssim": [float(one) for one in ssim],
+        "spectrum": float(np.sqrt(np.mean(ratio**2))),
         "psnr": db(error),
         "psnr_mean": db(rms(samples.mean(axis=0) - x_0)),
         "worst": float(error.max() / np.median(error)),
     }
+
+
+def ring_power(images: np.ndarray) -> np.ndarray:
+    """Mean power of images [..., H, W] in `RINGS` of radial frequency, of equal width."""
+    power = np.abs(np.fft.fft2(images)) ** 2
+    f = frequency(images.shape[-2:]).ravel()
+    ring = np.minimum(RINGS * f / f.max(), RINGS - 1).astype(int)
+    mean = power.reshape(-1, f.size).mean(axis=0)
+    return np.bincount(ring, mean) / np.bincount(ring)
 
 
 def show(key: str, cell: dict) -> None:
@@ -541,6 +609,43 @@ def correlation(cells: dict[str, dict]) -> None:
             within = np.mean([spearmanr(*zip(*one, strict=True)).statistic for one in pairs])
             print(f"{f'{over_all:.2f} ({within:.2f})':>15}", end="")
         print()
+
+
+def other_scores(cells: dict[str, dict], label: str) -> None:
+    """What other scores say of a schedule and the tuned constant, and whether that is the same."""
+    of = lambda cell, name: {one: float(np.mean(cell[name][one])) for one in SCORES}  # noqa: E731
+    print(f"\n{label} less the tuned constant")
+    heads = "energy (%)", "CRPS (%)", "PSNR of mean (dB)", "SSIM", "spectrum (dB)"
+    print(f"{'sampler  task     S   s_y':<24}", *(f"{head:>18}" for head in heads))
+    changes = []
+    for name, cell in cells.items():
+        ours, tuned = of(cell, label), of(cell, "tuned")
+        change = {one: ours[one] - tuned[one] for one in SCORES}
+        change |= {one: 100 * change[one] / tuned[one] for one in ("energy", "crps")}
+        changes.append([way * change[one] for one, way in SCORES.items()])
+        digits = dict(zip(SCORES, (1, 1, 2, 3, 2), strict=True))
+        shown = (
+            f"{change[one]:+.{digits[one]}f}{'' if better >= 0 else ' worse'}"
+            for one, better in zip(SCORES, changes[-1], strict=True)
+        )
+        print(f"{name:<24}", *(f"{text:>18}" for text in shown))
+    changes = np.asarray(changes)
+    better = (changes > 0).mean(axis=0)
+    print(
+        f"{'better, of ' + str(len(cells)):<24}",
+        *(f"{share * len(cells):18.0f}" for share in better),
+    )
+    rank = [spearmanr(changes[:, 0], one).statistic for one in changes.T]
+    print(f"{'rank correlation':<24}", *(f"{one:18.2f}" for one in rank))
+    # Of every two schedules of a cell: is the order the same?
+    pairs = []
+    for cell in cells.values():
+        scores = np.array([[SCORES[one] * v for one, v in of(cell, name).items()] for name in cell])
+        i, j = np.triu_indices(len(scores), 1)
+        pairs.append(np.sign(scores[i] - scores[j]))
+    signs = np.concatenate(pairs)
+    same = (signs == signs[:, :1]).mean(axis=0)
+    print(f"{'pairs in its order':<24}", *(f"{100 * one:16.0f} %" for one in same))
 
 
 if __name__ == "__main__":
