@@ -355,7 +355,12 @@ def of_cell(
             factor = high if "lambda_" in constant else low  # of which more is less
             return levels, constant | {name: factor * constant[name] for name in weights}
         options: Any = for_network(sampler, levels)
-        words = {"network"} if label == POLISHED else {*label.split(" + ")}
+        if label == POLISHED:
+            assert clean is not None
+            at, guidance = schedule("network")  # which may be kept: then seconds are polish's own
+            given = sampler, network, clean, degradation, sigma_y, at, guidance, options["free"]
+            return at, polish(*given).guidance
+        words = {*label.split(" + ")}
         if "network" not in words:
             prices = options["prices"]
             if "scales" not in words:
@@ -363,12 +368,7 @@ def of_cell(
             options = {"prices": prices, "freedom": Freedom(levels="levels" in words)}
         problem = calibrated if {"J", "network"} & words else plain
         result = learn(sampler, problem, levels, **options, search=search)
-        at, guidance = in_single(result.levels), result.guidance
-        if label == POLISHED:
-            assert clean is not None
-            given = sampler, network, clean, degradation, sigma_y, at, guidance, result.free
-            guidance = polish(*given).guidance
-        return at, guidance
+        return in_single(result.levels), result.guidance
 
     for label in labels:
         # CPU seconds: whatever else runs on the machine.
