@@ -38,10 +38,10 @@ there were such take a restoration by the schedule that is kept. The table of al
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from itertools import chain, product
+from itertools import chain, combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -245,8 +245,7 @@ def quick(options: Options) -> None:
     cell = dict(of_cell("diffpir", 5, degradation, problems, network, test, labels, search=search))
     show("diffpir, 5 steps", cell)
     named = "diffpir gaussian 5 0.05"
-    if options.scores:
-        other_scores({named: cell}, "network")
+    other_scores({named: cell}, "network")
     energy = {label: np.mean(scores["energy"]) for label, scores in cell.items()}
     in_order = energy["network"] < energy["tuned"] < energy["published"]
     if options.denoiser == "unet" and not in_order:
@@ -612,40 +611,38 @@ def correlation(cells: dict[str, dict]) -> None:
 
 
 def other_scores(cells: dict[str, dict], label: str) -> None:
-    """What other scores say of a schedule and the tuned constant, and whether that is the same."""
-    of = lambda cell, name: {one: float(np.mean(cell[name][one])) for one in SCORES}  # noqa: E731
-    print(f"\n{label} less the tuned constant")
-    heads = "energy (%)", "CRPS (%)", "PSNR of mean (dB)", "SSIM", "spectrum (dB)"
-    print(f"{'sampler  task     S   s_y':<24}", *(f"{head:>18}" for head in heads))
-    changes = []
-    for name, cell in cells.items():
-        ours, tuned = of(cell, label), of(cell, "tuned")
-        change = {one: ours[one] - tuned[one] for one in SCORES}
-        change |= {one: 100 * change[one] / tuned[one] for one in ("energy", "crps")}
-        changes.append([way * change[one] for one, way in SCORES.items()])
-        digits = dict(zip(SCORES, (1, 1, 2, 3, 2), strict=True))
-        shown = (
-            f"{change[one]:+.{digits[one]}f}{'' if better >= 0 else ' worse'}"
-            for one, better in zip(SCORES, changes[-1], strict=True)
-        )
-        print(f"{name:<24}", *(f"{text:>18}" for text in shown))
-    changes = np.asarray(changes)
-    better = (changes > 0).mean(axis=0)
-    print(
-        f"{'better, of ' + str(len(cells)):<24}",
-        *(f"{share * len(cells):18.0f}" for share in better),
+    """What other scores say of a schedule and the tuned constant, and whether that is the same.
+
+    Below: in how many cells the schedule is better, the rank correlation of these gains with that
+    in energy score, and how many pairs of a cell's schedules are in the same order as by it.
+    """
+
+    def of(cell: dict, name: str) -> np.ndarray:  # more is better
+        return np.array([way * np.mean(cell[name][one]) for one, way in SCORES.items()])
+
+    def row(title: str, texts: Iterable[str]) -> None:
+        print(f"{title:<24}", *(f"{text:>16}" for text in texts))
+
+    print(f"\n{label} less the tuned constant; a star: worse")
+    row(
+        "sampler  task     S   s_y",
+        ("energy %", "CRPS %", "PSNR of mean dB", "SSIM", "spectrum dB"),
     )
-    rank = [spearmanr(changes[:, 0], one).statistic for one in changes.T]
-    print(f"{'rank correlation':<24}", *(f"{one:18.2f}" for one in rank))
-    # Of every two schedules of a cell: is the order the same?
-    pairs = []
-    for cell in cells.values():
-        scores = np.array([[SCORES[one] * v for one, v in of(cell, name).items()] for name in cell])
-        i, j = np.triu_indices(len(scores), 1)
-        pairs.append(np.sign(scores[i] - scores[j]))
-    signs = np.concatenate(pairs)
-    same = (signs == signs[:, :1]).mean(axis=0)
-    print(f"{'pairs in its order':<24}", *(f"{100 * one:16.0f} %" for one in same))
+    gains, orders = [], []
+    for name, cell in cells.items():
+        tuned = of(cell, "tuned")
+        gain = (of(cell, label) - tuned) * (100 / -tuned[0], 100 / -tuned[1], 1, 1, 1)
+        change = zip(gain * [*SCORES.values()], (1, 1, 2, 3, 2), gain < 0, strict=True)
+        row(name, (f"{one:+.{digits}f}{' *' if worse else '  '}" for one, digits, worse in change))
+        gains.append(gain)
+        schedules = np.array([of(cell, one) for one in cell])
+        orders += [np.sign(one - other) for one, other in combinations(schedules, 2)]
+    row(f"better, of {len(cells)}", map(str, (np.array(gains) > 0).sum(axis=0)))
+    if len(cells) > 2:
+        ranks = (spearmanr(np.array(gains)[:, 0], one).statistic for one in np.array(gains).T)
+        row("rank correlation", (f"{one:.2f}" for one in ranks))
+    same = np.array(orders) == np.array(orders)[:, :1]
+    row("pairs in its order", (f"{100 * one:.0f} %" for one in same.mean(axis=0)))
 
 
 if __name__ == "__main__":
