@@ -237,7 +237,7 @@ def quick(options: Options) -> None:
     photographs = built_in_photographs("rgb", (-1.0, 1.0)).values()
     images = np.concatenate([tiles(one, 32)[::4] for one in photographs if len(one) == 3])
     images = np.random.default_rng(0).permutation(images.astype(np.float32))
-    network, priors = network_and_priors(options.denoiser, images[8:72])
+    network, priors = network_and_priors(options.denoiser, images[8:88])
     test, degradation = images[:8], gaussian_blur((32, 32), 1.5)
     problems = [small(learning_problem(one, degradation, 0.05)) for one in priors]
     labels = (*BASELINES, "bare", "network")
