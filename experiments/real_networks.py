@@ -495,6 +495,7 @@ def show(key: str, cell: dict) -> None:
             f"{scores['psnr']:5.1f} dB  "
             f"{scores['psnr_mean']:5.1f} dB  worst {scores['worst']:4.1f}  "
             f"W2 {scores['W2 model']:.5f} {scores['W2 calibrated']:.5f}  "
+            f"predicted {scores['predicted']:.4f}  "
             f"{scores['learn_s']:.0f} s {scores['restore_s']:.0f} s"
         )
     sys.stdout.flush()
