@@ -28,7 +28,7 @@ else:
 
 import jax
 import pytest
-from compiling import KEPT, quick_compilation
+from compiling import KEPT, quick_compilation, reuse_contexts
 
 from spectralpost.compiled import (
     drop_compiled_programs,
@@ -37,6 +37,7 @@ from spectralpost.compiled import (
 )
 
 keep_compiled_programs(KEPT)
+reuse_contexts()
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
