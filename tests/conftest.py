@@ -47,7 +47,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 20, 20)
 
 
-MANY_MAPS = 8000  # which come with 2 GB
+MANY_MAPS = 20_000
 
 # Of glibc: else what one file needed stays with the worker.
 return_free_memory = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
