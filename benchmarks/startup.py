@@ -7,8 +7,10 @@ seconds, user and system, of the whole process; and of one process by part:
     import     of the package and what it needs, until a search can begin
     trace      Python functions to JAX's programs
     lower      these to XLA's
-    compile    XLA's work, or fetching what an earlier run kept
-    rest       running it all: search, restored photograph, figures
+    compile    XLA's work in all threads, or fetching what an earlier run kept
+    draw       figures, matplotlib's import included
+    write      the other files
+    run        all the rest: search, restored photograph, keeping large programs
 
     python benchmarks/startup.py            five minutes on two cores
     python benchmarks/startup.py --quick    `learn` only
@@ -35,10 +37,28 @@ seconds = defaultdict(float)
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, duration, **_: seconds.__setitem__(event, seconds[event] + duration)
 )
+
+def time_calls(part, module, name):
+    function = getattr(module, name)
+    def timed(*args, **kwargs):
+        before = time.process_time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            seconds[part] += time.process_time() - before
+    setattr(module, name, timed)
+
+from jax._src import compiler
+time_calls("compile", compiler, "compile_or_get_cached")  # JAX's own event is of the clock
 what = sys.argv[1]
 if what == "design":
+    from spectralpost import figures
     from spectralpost.cli import main
+    from spectralpost.commands import design
     import spectralpost.learning
+    for name in ("report_figure", "restored_figure", "save_figure"):
+        time_calls("draw", figures, name)
+    time_calls("write", design, "write")
     imported = time.process_time()
     main(["design", "--out", sys.argv[2]])
 else:
@@ -57,7 +77,9 @@ parts = {
     "import": imported - begin,
     "trace": seconds["/jax/core/compile/jaxpr_trace_duration"],
     "lower": seconds["/jax/core/compile/jaxpr_to_mlir_module_duration"],
-    "compile": seconds["/jax/core/compile/backend_compile_duration"],
+    "compile": seconds["compile"],
+    "draw": seconds["draw"],
+    "write": max(seconds["write"] - seconds["draw"], 0),
 }
 print(json.dumps(parts))
 """
@@ -94,7 +116,8 @@ def run(what: str, cache: Path) -> dict[str, float]:
 
 def main(options: Options) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    columns = ("import", "trace", "lower", "compile", "rest", "total", "MB")
+    parts_of = ("import", "trace", "lower", "compile", "draw", "write")
+    columns = (*parts_of, "run", "total", "MB")
     print(f"{'':<24}" + "".join(f"{column:>9}" for column in columns))
     for what in (*options.samplers, *(() if options.quick else ("design",))):
         label = what if what == "design" else f"learn, {what} S=20"
@@ -102,9 +125,8 @@ def main(options: Options) -> None:
             runs = [run(what, Path(cache)) for _ in range(1 + options.repeats)]
         rows = {"cold": runs[0], "warm": min(runs[1:], key=lambda parts: parts["total"])}
         for state, parts in rows.items():
-            spent = sum(parts[part] for part in ("import", "trace", "lower", "compile"))
-            # Compiling uses both cores, and traces nest: what is left may be less than it seems.
-            parts["rest"] = max(parts["total"] - spent, 0.0)
+            # Traces nest, and are timed by the clock: what is left may be more than it seems.
+            parts["run"] = max(parts["total"] - sum(parts[part] for part in parts_of), 0.0)
             cells = "".join(f"{parts[column]:>9.2f}" for column in columns[:-1])
             print(f"{label + ', ' + state:<24}{cells}{parts['MB']:>9.0f}", flush=True)
 
