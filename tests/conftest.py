@@ -65,9 +65,10 @@ def forget_compiled():
             return_free_memory(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick():
-    """Shorter compilation: these programs run for milliseconds and compile for seconds."""
+    """Shorter compilation: these programs run for milliseconds and compile for seconds. Of all of a
+    file, fixtures of its own included."""
     with quick_compilation():
         yield
 

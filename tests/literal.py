@@ -1211,7 +1211,7 @@ def affine(
     for i in range(S):
         z[i, :, ends[2 + i] : ends[3 + i]] = np.eye(n)
     out = run(name, H, mu.reshape(n, 1), C, sigma_y, alphas, sigmas, weights, u, y, z, from_state)
-    c, A, B, *noise = np.split(out - out[:, :1], ends[:-1], axis=1)
+    _, A, B, *noise = np.split(out - out[:, :1], ends[:-1], axis=1)
     return A, B, sum(D @ D.T for D in noise), out[:, 0]
 
 
