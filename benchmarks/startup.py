@@ -1,8 +1,8 @@
 """Where does the CPU time of a run go, cold and warm?
 
 Runs `spectralpost design` and one `learn` in fresh processes, with an empty folder of compiled
-programs (cold) and with what that run kept (warm). CPU
-seconds, user and system, of the whole process; and of one process by part:
+programs (cold) and with what that run kept (warm). CPU seconds, user and system, of the whole
+process, and by part:
 
     import     of the package and what it needs, until a search can begin
     trace      Python functions to JAX's programs
