@@ -1,14 +1,16 @@
 """Where does the CPU time of a run go, cold and warm?
 
 Runs `spectralpost design` and one `learn` in fresh processes, with an empty folder of compiled
-programs (cold) and with what that run kept (warm). CPU
-seconds, user and system, of the whole process; and of one process by part:
+programs (cold) and with what that run kept (warm). CPU seconds, user and system, of the whole
+process, and by part:
 
     import     of the package and what it needs, until a search can begin
     trace      Python functions to JAX's programs
     lower      these to XLA's
-    compile    XLA's work, or fetching what an earlier run kept
-    rest       running it all: search, restored photograph, figures
+    compile    XLA's work in all threads, or fetching what an earlier run kept
+    draw       figures, matplotlib's import included
+    write      the other files
+    run        all the rest: search, restored photograph, keeping large programs
 
     python benchmarks/startup.py            five minutes on two cores
     python benchmarks/startup.py --quick    `learn` only
@@ -25,21 +27,60 @@ from pathlib import Path
 
 import tyro
 
-# Runs in a process of its own; prints one line of JSON, the last.
+# Runs in a process of its own; prints one line of JSON, the last. Each part has the CPU seconds of
+# all threads while it goes on, and no other part within it.
 TIMED = """
 import json, sys, time
-begin = time.process_time()
-import jax
 from collections import defaultdict
-seconds = defaultdict(float)
+seconds, going_on, since = defaultdict(float), ["import"], time.process_time()
+
+def switch():
+    global since
+    now = time.process_time()
+    seconds[going_on[-1]] += now - since
+    since = now
+
+def begin(part):
+    switch()
+    going_on.append(part)
+
+def end():
+    switch()
+    going_on.pop()
+
+def time_calls(part, module, name):
+    function = getattr(module, name)
+    def timed(*args, **kwargs):
+        begin(part)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            end()
+    setattr(module, name, timed)
+
+import jax
+EVENTS = {
+    "/jax/core/compile/jaxpr_trace_duration": "trace",
+    "/jax/core/compile/jaxpr_to_mlir_module_duration": "lower",
+    "/jax/core/compile/backend_compile_duration": "compile",
+}
+# JAX tells of a scalar when each begins, and of a duration when it ends.
+jax.monitoring.register_scalar_listener(
+    lambda event, value, **_: begin(EVENTS[event]) if event in EVENTS else None
+)
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, duration, **_: seconds.__setitem__(event, seconds[event] + duration)
+    lambda event, duration, **_: end() if event in EVENTS else None
 )
 what = sys.argv[1]
 if what == "design":
+    from spectralpost import figures
     from spectralpost.cli import main
+    from spectralpost.commands import design
     import spectralpost.learning
-    imported = time.process_time()
+    time_calls("write", design, "write")
+    for name in ("report_figure", "restored_figure", "save_figure"):
+        time_calls("draw", figures, name)
+    begin("run")
     main(["design", "--out", sys.argv[2]])
 else:
     import spectralpost as sp
@@ -51,16 +92,12 @@ else:
     problem, _ = sp.unique_modes(sp.image_problem(sp.power_law(shape), blur, 0.05))
     sampler = sp.SAMPLERS[what]()
     sp.learn
-    imported = time.process_time()
+    begin("run")
     sp.learn(sampler, problem, sp.vp_linear(20))
-parts = {
-    "import": imported - begin,
-    "trace": seconds["/jax/core/compile/jaxpr_trace_duration"],
-    "lower": seconds["/jax/core/compile/jaxpr_to_mlir_module_duration"],
-    "compile": seconds["/jax/core/compile/backend_compile_duration"],
-}
-print(json.dumps(parts))
+switch()
+print(json.dumps(seconds))
 """
+PARTS = ("import", "trace", "lower", "compile", "draw", "write")
 
 
 @dataclass
@@ -94,7 +131,7 @@ def run(what: str, cache: Path) -> dict[str, float]:
 
 def main(options: Options) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    columns = ("import", "trace", "lower", "compile", "rest", "total", "MB")
+    columns = (*PARTS, "run", "total", "MB")
     print(f"{'':<24}" + "".join(f"{column:>9}" for column in columns))
     for what in (*options.samplers, *(() if options.quick else ("design",))):
         label = what if what == "design" else f"learn, {what} S=20"
@@ -102,10 +139,8 @@ def main(options: Options) -> None:
             runs = [run(what, Path(cache)) for _ in range(1 + options.repeats)]
         rows = {"cold": runs[0], "warm": min(runs[1:], key=lambda parts: parts["total"])}
         for state, parts in rows.items():
-            spent = sum(parts[part] for part in ("import", "trace", "lower", "compile"))
-            # Compiling uses both cores, and traces nest: what is left may be less than it seems.
-            parts["rest"] = max(parts["total"] - spent, 0.0)
-            cells = "".join(f"{parts[column]:>9.2f}" for column in columns[:-1])
+            parts["run"] = parts["total"] - sum(parts.get(part, 0) for part in PARTS)
+            cells = "".join(f"{parts.get(column, 0):>9.2f}" for column in columns[:-1])
             print(f"{label + ', ' + state:<24}{cells}{parts['MB']:>9.0f}", flush=True)
 
 

@@ -28,7 +28,7 @@ else:
 
 import jax
 import pytest
-from compiling import KEPT, quick_compilation
+from compiling import KEPT, quick_compilation, reuse_contexts
 
 from spectralpost.compiled import (
     drop_compiled_programs,
@@ -37,6 +37,7 @@ from spectralpost.compiled import (
 )
 
 keep_compiled_programs(KEPT)
+reuse_contexts()
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
@@ -46,7 +47,7 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 gc.set_threshold(100_000, 20, 20)
 
 
-MANY_MAPS = 8000  # which come with 2 GB
+MANY_MAPS = 20_000
 
 # Of glibc: else what one file needed stays with the worker.
 return_free_memory = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
@@ -64,9 +65,10 @@ def forget_compiled():
             return_free_memory(0)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def quick():
-    """Shorter compilation: these programs run for milliseconds and compile for seconds."""
+    """Shorter compilation: these programs run for milliseconds and compile for seconds. Of all of a
+    file, fixtures of its own included."""
     with quick_compilation():
         yield
 

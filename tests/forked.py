@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
-from compiling import KEPT
+from compiling import KEPT, reuse_contexts
 
 
 class Run(Protocol):
@@ -85,6 +85,7 @@ if __name__ == "__main__":
     for name in dir(spectralpost):
         getattr(spectralpost, name)
     spectralpost.keep_compiled_programs(KEPT)
+    reuse_contexts()
     # As in conftest.py; what is imported lives as long as the process.
     gc.set_threshold(100_000, 20, 20)
     gc.freeze()

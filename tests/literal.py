@@ -1196,27 +1196,23 @@ def affine(
 
     u is the unit-normal start noise, as in `run` (x_T = sigma_T u, unless `START` has another
     start), or x_T itself if from_state.
-    Read off `run` at zero and at unit vectors, given as columns: nothing is derived by hand.
+    Read off `run` at zero and at unit vectors, all given as columns of one run, which decomposes
+    its matrices once: nothing is derived by hand.
     """
     if name in NON_AFFINE:
         raise ValueError(f"{name} is not affine")
     m, n = H.shape
     S = len(sigmas) - 1
-    mu = mu.reshape(n, 1)
-
-    def output(u: Array, y: Array, z: Array) -> Array:
-        return run(name, H, mu, C, sigma_y, alphas, sigmas, weights, u, y, z, from_state)
-
-    c = output(np.zeros((n, 1)), np.zeros((m, 1)), np.zeros((S, n, 1)))
-    A = output(np.eye(n), np.zeros((m, n)), np.zeros((S, n, n))) - c
-    B = output(np.zeros((n, m)), np.eye(m), np.zeros((S, n, m))) - c
-    Q = np.zeros((n, n))
+    # Columns: zero, the units of u, those of y, those of each step's noise.
+    ends = np.cumsum([1, n, m] + [n] * S)
+    u, y, z = (np.zeros((*rows, ends[-1])) for rows in ((n,), (m,), (S, n)))
+    u[:, ends[0] : ends[1]] = np.eye(n)
+    y[:, ends[1] : ends[2]] = np.eye(m)
     for i in range(S):
-        z = np.zeros((S, n, n))
-        z[i] = np.eye(n)
-        D = output(np.zeros((n, n)), np.zeros((m, n)), z) - c
-        Q += D @ D.T
-    return A, B, Q, c[:, 0]
+        z[i, :, ends[2 + i] : ends[3 + i]] = np.eye(n)
+    out = run(name, H, mu.reshape(n, 1), C, sigma_y, alphas, sigmas, weights, u, y, z, from_state)
+    _, A, B, *noise = np.split(out - out[:, :1], ends[:-1], axis=1)
+    return A, B, sum(D @ D.T for D in noise), out[:, 0]
 
 
 def run_reddiff_adam(

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import many_blocks
-from compiling import quick_compilation
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from spectralpost.designers import (
@@ -44,11 +43,7 @@ look = jax.jit(features_of)
 match = jax.jit(matched, static_argnames=("sampler", "name"))
 loss_of = jax.jit(penalised_loss, static_argnames="sampler")
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 @pytest.fixture(scope="module")

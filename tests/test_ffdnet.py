@@ -16,7 +16,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_compilation
 
 from spectralpost.commands.inputs import denoiser_of
 from spectralpost.degradations import gaussian_blur
@@ -34,11 +33,7 @@ PRIOR = power_law((9, 6))
 UNIT = power_law((9, 6), std=0.25, mean=0.5, pixel_range=(0.0, 1.0))  # the same in [0, 1]
 WIDTH, LAYERS = 5, 4
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def weights_of(planes: int, seed: int = 0) -> dict[str, np.ndarray]:

@@ -8,7 +8,6 @@ import dense
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_compilation
 from matplotlib.figure import Figure
 
 import spectralpost as sp
@@ -44,11 +43,7 @@ PROBLEM = image_problem(power_law(SHAPE), gaussian_blur(SHAPE, 1.0), 0.1)
 MODES = frequency(SHAPE).ravel()
 STEPS = 4
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def result_of(heuristic: dict, free: tuple[str, ...]) -> LearnResult:

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import many_blocks
-from compiling import quick_compilation
 
 from spectralpost.errors import InputError
 from spectralpost.learning import (
@@ -53,11 +52,7 @@ GRIDS = {
 }
 LEVELS = GRIDS["vp"]
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def varied(sigma_y=0.2, modes=MODES, mean=0.0):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_compilation
 
 from spectralpost.errors import InputError
 from spectralpost.learning import (
@@ -46,11 +45,7 @@ PROBLEM = make_problem(np.geomspace(4, 0.02, MODES), np.linspace(1, 0.02, MODES)
 FEW = Search(starts=3, max_iterations=200)
 BARE = {"search": FEW, "prices": Prices(max_amplification=np.inf, smoothness=0.0)}
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 # ------------------------------------------------------------------------------ one generation

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import EPS, ROWS, VARIANTS, one_block, random_guidance
-from compiling import quick_compilation
 
 from spectralpost.errors import InputError
 from spectralpost.learning.gradient import chunked_loss, loss_and_gradient
@@ -38,11 +37,7 @@ OBJECTIVES = {
 NAMES = [name for name in SAMPLERS if name != "exact"]
 START_FROM_Y = "pigdm, from y"
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def random_problem(modes: int = MODES, seed: int = 0, dtype: type = np.float64) -> Problem:
@@ -187,7 +182,8 @@ import json
 import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import conftest
-from test_gradient import few_chunks, loss_and_gradient, quick_compilation
+from compiling import quick_compilation
+from test_gradient import few_chunks, loss_and_gradient
 
 assert jax.local_device_count() == 2
 arguments, chunk = few_chunks()

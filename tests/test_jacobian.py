@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import ALL, random_guidance
-from compiling import quick_compilation
 
 from spectralpost.learning.jacobian import linearise
 from spectralpost.metrics import wasserstein2, wasserstein2_residuals
@@ -19,11 +18,7 @@ from spectralpost.transfer import sampler_transfer, trajectory
 
 STEPS, MODES = 6, 7
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def small_problem(seed=0):

@@ -16,6 +16,7 @@ from spectralpost import compiled, kept_jit
 from spectralpost.compiled import SUFFIX, drop_compiled_programs, keep_compiled_programs
 from spectralpost.metrics import wasserstein2
 
+pytestmark = pytest.mark.usefixtures("quick")
 traced: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
     lambda event, _, **about: (
@@ -64,7 +65,7 @@ def traces_of(name, call):
     return traced[before:].count(name), np.asarray(found)
 
 
-def test_the_next_process_traces_nothing(folder, problem, quick):
+def test_the_next_process_traces_nothing(folder, problem):
     first, again = (traces_of("evaluate", partial(loss, problem)) for _ in range(2))
     assert first == (1, again[1]) and again[0] == 0
     assert len(kept(folder, "evaluate")) == 1
@@ -97,7 +98,7 @@ print(found.loss, *(name in traced for name in ("advance_each", "jit(advance_eac
     assert said[0][1:] == ["True", "True"] and said[1][1:] == ["False", "False"]
 
 
-def test_functions_of_others_are_not_kept(folder, problem, quick):
+def test_functions_of_others_are_not_kept(folder, problem):
     """Their source may be another one in the next process."""
 
     def objective(problem, transfer):
@@ -118,7 +119,7 @@ def of_this_file(problem, transfer):
     return 3 * wasserstein2(problem, transfer)
 
 
-def test_in_other_programs_it_is_jit(folder, problem, quick):
+def test_in_other_programs_it_is_jit(folder, problem):
     plain = float(loss(problem))
     noises = jnp.asarray([0.1, 0.2])
     of_noise = lambda sigma_y: loss(problem._replace(sigma_y=sigma_y))  # noqa: E731
@@ -134,7 +135,7 @@ def test_in_other_programs_it_is_jit(folder, problem, quick):
 @pytest.mark.parametrize(
     "change", ["precision", "setting", "another version", "sampler", "steps", "modes"]
 )
-def test_what_a_program_depends_on(change, folder, problem, quick, monkeypatch):
+def test_what_a_program_depends_on(change, folder, problem, monkeypatch):
     loss(problem)
     drop_compiled_programs()
     if change == "precision":
@@ -157,7 +158,7 @@ def test_what_a_program_depends_on(change, folder, problem, quick, monkeypatch):
     assert len(kept(folder, "evaluate")) == 2
 
 
-def test_other_sources_of_the_same_program(folder, problem, quick, monkeypatch):
+def test_other_sources_of_the_same_program(folder, problem, monkeypatch):
     """It is traced, compared, and found: once."""
     found = loss(problem)
     monkeypatch.setattr(kept_jit, "_sources", lambda: b"with another comment")
@@ -211,7 +212,7 @@ def test_equal_things_have_one_name():
     assert names[0] is not None and names[0] == names[1]
 
 
-def test_a_broken_program_is_compiled_again(folder, problem, quick):
+def test_a_broken_program_is_compiled_again(folder, problem):
     """One that is whole by its checksum, but nothing that JAX can load."""
     found = loss(problem)
     (path,) = kept(folder, "evaluate")
@@ -238,7 +239,7 @@ def test_calls_of_python_are_not_kept(folder):
     assert len(kept(folder, "adding")) == 1
 
 
-def test_nothing_is_kept_without_a_folder(folder, problem, quick):
+def test_nothing_is_kept_without_a_folder(folder, problem):
     keep_compiled_programs("")
     assert compiled.store() is None
     found = traces_of("evaluate", partial(loss, problem))

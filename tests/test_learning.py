@@ -13,7 +13,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import circular, many_blocks, one_block
-from compiling import quick_compilation
 
 import spectralpost as sp
 from spectralpost import transfer
@@ -68,11 +67,7 @@ EIGHT = Search(starts=8)
 UNLIMITED = Prices(max_amplification=np.inf)
 search = functools.partial(learn, search=MANY)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 # Every program of a search traces one of these: a step, the grid of a vector, a lane that begins.

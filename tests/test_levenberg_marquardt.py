@@ -5,15 +5,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_compilation
 
 from spectralpost.learning.levenberg_marquardt import MAX_STEP, begin, iterate
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def descend(residuals, start, iterations):

@@ -16,6 +16,8 @@ from spectralpost.restoration import _conjugate_gradients
 
 SHAPE = (4, 4)
 
+pytestmark = pytest.mark.usefixtures("quick")
+
 
 @pytest.fixture(scope="module")
 def prior():

@@ -8,7 +8,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compiling import quick_compilation
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from spectralpost.cli import main
@@ -35,11 +34,7 @@ from spectralpost.samplers import SAMPLERS
 
 EPS = float(np.finfo(np.float32).eps)
 
-
-@pytest.fixture(scope="module", autouse=True)
-def compile_quickly():
-    with quick_compilation():
-        yield
+pytestmark = pytest.mark.usefixtures("quick")
 
 
 def some_unet(planes=3, seed=0) -> UNetDenoiser:

@@ -152,7 +152,7 @@ def levels_at(timesteps: Iterable[int]) -> NoiseLevel:
     """The levels of these time steps of 1000, and the clean end, [S + 1]."""
     trained = vp_linear(TRAIN_STEPS)
     rows = np.append(TRAIN_STEPS - 1 - np.asarray(list(timesteps)), TRAIN_STEPS)
-    return NoiseLevel(trained.alpha[rows], trained.sigma[rows])
+    return NoiseLevel(*(jnp.asarray(np.asarray(part)[rows]) for part in trained))
 
 
 def gallery_nearest(
