@@ -1,18 +1,19 @@
 """How does the error fall with the number of steps, and what does a learned schedule gain?
 
-Averaged W2^2 per pixel against the number of steps of the uniform linear VP grid, for six problems
-(sigma_y 0.05, pixels in [-1, 1]) and each sampler:
+Averaged W2^2 per pixel against the number of steps of the uniform linear VP grid, for eight
+problems (sigma_y 0.05, pixels in [-1, 1]) and each sampler:
 
     published   the published default
     tuned       the best constant for that very problem and number of steps
-    learned     one weight a step, up to --learn-steps
+    learned     one weight a step, up to --learn-steps and no further than LEARN_UP_TO
     levels      noise levels and weights, likewise
     exact       the exact posterior score in DDIM(0): nothing but finite steps
 
 1-D Gaussian processes on 256 points (Matern of length 8 and smoothness 1; power law of exponent 2),
 `sp.gallery_prior` at 32x32 (a power law with three axes of colour: what CIFAR-10 looks like to the
 model), and tiles of scikit-image's photographs, as `spectralpost design` takes them, 64x64: blurred
-by a Gaussian of std 2 pixels, a quarter as wide, and with a random half of the pixels known.
+by a Gaussian of std 2 pixels; the images also a quarter as wide, and with a random half of their
+pixels known.
 
     python experiments/steps.py --out DIR    50 minutes of CPU time on two busy cores, half for
                                              inpainting; what is in DIR/steps.cells is kept
@@ -79,6 +80,18 @@ STYLES = {
 PUBLISHED, TUNED, LEARNED, LEVELS, EXACT = STYLES
 LABELS = {LEVELS: "learned, with levels", EXACT: "exact score"}
 
+# Steps up to which a search takes minutes; CIFAR-like inpainting is 24 blocks of 16 modes.
+LEARN_UP_TO = {
+    "1-D Matern, blur": 100,
+    "1-D power law, blur": 100,
+    "CIFAR-like, blur": 100,
+    "CIFAR-like, x4": 100,
+    "CIFAR-like, inpainting": 20,
+    "photographs, blur": 100,
+    "photographs, x4": 50,
+    "photographs, inpainting": 50,
+}
+
 # W2^2 of --quick: dps, 1-D Matern, 5 steps. To 1 %: a search may end as near to its optimum.
 QUICK = {
     PUBLISHED: 0.212528,
@@ -97,7 +110,7 @@ class Options:
     """Small, and checked."""
     samplers: tuple[str, ...] = ("dps", "diffpir")
     steps: tuple[int, ...] = (5, 10, 20, 50, 100, 200, 500, 1000)
-    learn_steps: int = 50
+    learn_steps: int = 100
     """Up to so many steps schedules are learned."""
     starts: int = 8
     """Searches side by side."""
@@ -113,19 +126,26 @@ def problems() -> dict[str, sp.Problem]:
     grey = sp.from_images(
         all_planes(one for image in photographs.values() for one in tiles(image, 64))
     )
-    line, colour, shape = (256,), sp.gallery_prior(32), (64, 64)
+    line, colour, small, shape = (256,), sp.gallery_prior(32), (32, 32), (64, 64)
     found = {
         "1-D Matern, blur": (sp.matern(line), sp.gaussian_blur(line, 2.0)),
         "1-D power law, blur": (sp.power_law(line), sp.gaussian_blur(line, 2.0)),
-        "CIFAR-like, blur": (colour, sp.gaussian_blur((32, 32), 2.0)),
+        "CIFAR-like, blur": (colour, sp.gaussian_blur(small, 2.0)),
+        "CIFAR-like, x4": (colour, sp.downsample(small, 4)),
+        "CIFAR-like, inpainting": (colour, sp.inpaint(small)),
         "photographs, blur": (grey, sp.gaussian_blur(shape, 2.0)),
         "photographs, x4": (grey, sp.downsample(shape, 4)),
+        "photographs, inpainting": (grey, sp.inpaint(shape)),
     }
-    modes = {name: sp.image_problem(*one, SIGMA_Y) for name, one in found.items()}
+    return {name: sp.bin_modes(modes_of(*one), BINS)[0] for name, one in found.items()}
+
+
+def modes_of(prior: sp.Prior, degradation: sp.Degradation) -> sp.Problem:
+    if degradation.name != "inpaint":
+        return sp.unique_modes(sp.image_problem(prior, degradation, SIGMA_Y))[0]
     # Few blocks, since blocks of 16 modes are costly.
-    mask = sp.inpainting_problem(grey, sp.inpaint(shape), SIGMA_Y, num_blocks=2)
-    modes["photographs, inpainting"] = mask
-    return {name: sp.bin_modes(sp.unique_modes(one)[0], BINS)[0] for name, one in modes.items()}
+    mask = sp.inpainting_problem(prior, degradation, SIGMA_Y, num_blocks=2)
+    return sp.unique_modes(mask)[0]
 
 
 def main(options: Options) -> None:
@@ -145,7 +165,8 @@ def main(options: Options) -> None:
     for name in options.samplers:
         for label, problem in every.items():
             for steps in options.steps:
-                one = kept(name, label, problem, steps, cells, options)
+                learns = steps <= min(options.learn_steps, LEARN_UP_TO[label])
+                one = kept(name, label, problem, steps, learns, cells, options)
                 results.setdefault(name, {}).setdefault(label, {})[steps] = one
                 print(f"{name:<10}{label:<24}{steps:>6}", end="")
                 told = ("-" if one[which] is None else f"{one[which]:.3g}" for which in STYLES)
@@ -155,21 +176,27 @@ def main(options: Options) -> None:
 
 
 def kept(
-    name: str, label: str, problem: sp.Problem, steps: int, cells: Path | None, options: Options
+    name: str,
+    label: str,
+    problem: sp.Problem,
+    steps: int,
+    learns: bool,
+    cells: Path | None,
+    options: Options,
 ) -> dict[str, float | None]:
     """`compared`, from the folder of finished cells if it is there."""
-    search = f"{options.starts} starts, {options.seed}" if steps <= options.learn_steps else "none"
+    search = f"{options.starts} starts, {options.seed}" if learns else "none"
     path = None if cells is None else cells / f"{name}, {label}, {steps}, {search}.json"
-    return kept_json(path, partial(compared, name, problem, steps, options))
+    return kept_json(path, partial(compared, name, problem, steps, learns, options))
 
 
 def compared(
-    name: str, problem: sp.Problem, steps: int, options: Options
+    name: str, problem: sp.Problem, steps: int, learns: bool, options: Options
 ) -> dict[str, float | None]:
     """W2^2 of each in STYLES; None of what is not learned, and of what is not finite."""
     sampler, levels = sp.SAMPLERS[name](), sp.vp_linear(steps)
     found = dict.fromkeys(STYLES)
-    if steps <= options.learn_steps:
+    if learns:
         search = sp.Search(starts=options.starts, seed=options.seed, explore=False)
         learned = sp.learn(sampler, problem, levels, search=search)
         published, tuned = (
@@ -234,7 +261,8 @@ def save(results: dict, options: Options) -> None:
         caption="Averaged squared 2-Wasserstein distance to the posterior, per pixel (pixels in "
         "[-1, 1]), against the number of steps of the uniform linear VP grid: published default, "
         "tuned constant, learned weights, learned weights and noise levels (up to "
-        f"{options.learn_steps} steps), and the exact posterior score in DDIM. sigma_y 0.05. "
+        f"{options.learn_steps} steps at most, fewer where blocks are large), and the exact "
+        "posterior score in DDIM. sigma_y 0.05. "
         "Blur: Gaussian, std 2 pixels; x4: bicubic; inpainting: a random half of the pixels is "
         "known. CIFAR-like: a power law on 32x32 with three axes of colour; photographs: those of "
         "scikit-image, 64x64.",
@@ -247,7 +275,7 @@ def save(results: dict, options: Options) -> None:
 def check(options: Options) -> None:
     prior, wrong = sp.matern((64,)), []
     problem = sp.image_problem(prior, sp.gaussian_blur((64,), 2.0), SIGMA_Y)
-    found = compared("dps", sp.unique_modes(problem)[0], 5, options)
+    found = compared("dps", sp.unique_modes(problem)[0], 5, True, options)
     for which, expected in QUICK.items():
         print(f"dps, 1-D Matern, 5 steps, {which}: {found[which]:.6f}")
         if not abs(found[which] / expected - 1) < 0.01:
