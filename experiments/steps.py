@@ -55,7 +55,6 @@ import tyro
 from matplotlib.figure import Figure
 
 import spectralpost as sp
-from spectralpost.errors import InputError
 from spectralpost.figures import (
     COLOURS,
     LINES,
@@ -67,7 +66,7 @@ from spectralpost.figures import (
 )
 from spectralpost.files import kept_json
 from spectralpost.images import all_planes, built_in_photographs, tiles
-from spectralpost.learning.preparing import prepare
+from spectralpost.learning import prepare
 
 SIGMA_Y, BINS = 0.05, 64
 STYLES = {
@@ -290,5 +289,5 @@ def check(options: Options) -> None:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Options, description=__doc__.split("\n")[0]))
-    except InputError as error:
+    except sp.InputError as error:
         sys.exit(f"steps: {error}")

@@ -100,7 +100,17 @@ def compute(options: Design, say: Say = quiet) -> Result:
         return guidance
 
     learned = learn_on_grid(
-        options, sampler, inputs, grid, start, free, resume=resume, network=network, say=say
+        sampler,
+        inputs.small,
+        grid,
+        start,
+        free,
+        starts=options.starts,
+        seed=options.seed,
+        learn_levels=options.learn_levels,
+        resume=resume,
+        network=network,
+        say=say,
     )
     grid, result, polished = learned.grid, learned.result, None
     if clean is not None:
