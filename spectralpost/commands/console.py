@@ -42,13 +42,6 @@ AS_GIVEN, BARE = Freedom(), Prices()  # what `learn` takes by default
 PIXELS_AT_ONCE = 2**17  # of one plane
 Say = Callable[[str], None]  # shows a text that says how far a command is
 
-LABELS = {
-    "heuristic": "published default",
-    "tuned_constant": "tuned constant",
-    "learned": "learned",
-    "exact": "exact reference",
-}
-
 console = Console(markup=False, highlight=False)  # paths and formulas have brackets
 
 
@@ -226,7 +219,7 @@ def metric_table(rows: dict[str, dict[str, float]], title: str) -> Table:
         table.add_column(column, justify="right")
     for name, row in rows.items():
         table.add_row(
-            LABELS.get(name, name),
+            figures.LABELS.get(name, name),
             f"{row['W2^2']:.6f}",
             f"{row['PSNR']:.2f}",
             f"{row['perception']:.6f}",
