@@ -114,18 +114,10 @@ def test_real_networks_from_end_to_end(run, tmp_path):
     """One cell of a file's images: scores that are kept, table, figure."""
     script = next(script for script in EXPERIMENTS if script.stem == "real_networks")
     scenes(tmp_path / "images.npz", 16, 24, 2)
-    options = [
-        "--samplers",
-        "diffpir",
-        "--steps",
-        "2",
-        "--sigma-y",
-        "0.1",
-        "--images",
-        "2",
-        "--schedules",
-    ]
-    done = run(script, "--data", "images.npz", "--out", "o", *options, "3 %", cwd=tmp_path)
+    options = ["--samplers", "diffpir", "--steps", "2", "--sigma-y", "0.1", "--images", "2"]
+    done = run(
+        script, "--data", "images.npz", "--out", "o", *options, "--schedules", "3 %", cwd=tmp_path
+    )
     assert done.returncode == 0, done.stderr
     (cell,) = json.loads((tmp_path / "o" / "cells.json").read_text()).values()
     assert set(cell) == {"published", "tuned", "3 %"}
