@@ -69,6 +69,7 @@ from spectralpost.images import all_planes, built_in_photographs, tiles
 from spectralpost.learning import prepare
 
 SIGMA_Y, BINS = 0.05, 64
+COLUMNS = 4  # of the figure
 STYLES = {
     "published": (COLOURS["published default"], LINES["published default"]),
     "tuned": (COLOURS["tuned constant"], LINES["tuned constant"]),
@@ -119,10 +120,10 @@ def problems() -> dict[str, sp.Problem]:
     line, colour, small, shape = (256,), sp.gallery_prior(32), (32, 32), (64, 64)
     found = {
         "1-D Matern, blur": (sp.matern(line), sp.gaussian_blur(line, 2.0)),
-        "1-D power law, blur": (sp.power_law(line), sp.gaussian_blur(line, 2.0)),
         "CIFAR-like, blur": (colour, sp.gaussian_blur(small, 2.0)),
         "CIFAR-like, x4": (colour, sp.downsample(small, 4)),
         "CIFAR-like, inpainting": (colour, sp.inpaint(small)),
+        "1-D power law, blur": (sp.power_law(line), sp.gaussian_blur(line, 2.0)),
         "photographs, blur": (grey, sp.gaussian_blur(shape, 2.0)),
         "photographs, x4": (grey, sp.downsample(shape, 4)),
         "photographs, inpainting": (grey, sp.inpaint(shape)),
@@ -215,12 +216,17 @@ def compared(
 
 
 def figure_of(results: dict, options: Options) -> Figure:
+    """A block of panels for each sampler, the same problem at the same place and scale in each."""
     labels = list(next(iter(results.values())))
-    width = max(2.6 * len(labels), 8)  # the legend needs 8
-    drawn = new_figure((width, 1 + 2.8 * len(results)))
-    panels = drawn.subplots(len(results), len(labels), squeeze=False, sharex=True, sharey="col")
-    for (name, of), row in zip(results.items(), panels, strict=True):
-        for label, axes in zip(labels, row, strict=True):
+    columns = min(len(labels), COLUMNS)
+    rows = -(-len(labels) // columns)
+    drawn = new_figure((max(2.6 * columns, 8), 1 + 2.6 * rows * len(results)))  # the legend needs 8
+    panels = drawn.subplots(rows * len(results), columns, squeeze=False, sharex=True)
+    blocks = np.split(panels, len(results))
+    for (name, of), block in zip(results.items(), blocks, strict=True):
+        for label, axes, first in zip(labels, block.flat, blocks[0].flat, strict=False):
+            if axes is not first:
+                axes.sharey(first)
             for which, (colour, line) in STYLES.items():
                 values = [of[label][steps][which] for steps in options.steps]
                 at = [i for i, value in enumerate(values) if value is not None]
@@ -233,9 +239,11 @@ def figure_of(results: dict, options: Options) -> Figure:
                     markersize=3,
                     label=LABELS.get(which, which),
                 )
-        row[0].set_ylabel(f"{name}: W2$^2$ per pixel")
-    for axes, label in zip(panels[0], labels, strict=True):
-        axes.set_title(label, fontsize="medium")
+            axes.set_title(label, fontsize="medium")
+        for axes in block.flat[len(labels) :]:
+            axes.remove()
+        for row in block:
+            row[0].set_ylabel(f"{name}: W2$^2$ per pixel")
     for axes in panels[-1]:
         axes.set_xlabel("steps")
     outside_legend(drawn)
