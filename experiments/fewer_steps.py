@@ -47,6 +47,7 @@ from scipy.optimize import minimize_scalar
 from spectralpost import (
     SAMPLERS,
     GaussianDenoiser,
+    InputError,
     NoiseLevel,
     Problem,
     Search,
@@ -66,7 +67,6 @@ from spectralpost import (
     vp_linear,
     wasserstein2,
 )
-from spectralpost.errors import InputError
 from spectralpost.figures import Format, Panel, restored_figure, save_with_caption
 from spectralpost.files import results_folder
 from spectralpost.images import all_planes, built_in_photographs, tiles

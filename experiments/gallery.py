@@ -26,40 +26,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 import tyro
 
-from spectralpost import SAMPLERS, Degradation, InputError, Problem, vp_linear
+from spectralpost import (
+    SAMPLERS,
+    Degradation,
+    InputError,
+    Problem,
+    evaluate,
+    gallery_entries,
+    gallery_schedule,
+    heuristic,
+    keep_compiled_programs,
+    vp_linear,
+)
 from spectralpost.commands.console import learn_on_grid
 from spectralpost.commands.inputs import Grid
-from spectralpost.compiled import keep_compiled_programs
 from spectralpost.degradations import make_degradation
 from spectralpost.files import whole_file
 from spectralpost.gallery import (
-    Entry,
-    gallery_entries,
-    gallery_schedule,
-    holds_between,
-    problem_on,
-    scores_of,
-)
-from spectralpost.gallery.entries import (
     FOLDER,
     GRID,
     TASKS,
+    Entry,
     as_json,
     entry_name,
     from_json,
+    gains_of,
+    holds_between,
     levels_at,
+    problem_on,
+    scores_of,
     write_entries,
 )
-from spectralpost.gallery.judged import gains_of
-from spectralpost.learning import evaluate, heuristic
-from spectralpost.learning.loss import is_dense
+from spectralpost.learning import is_dense
 from spectralpost.merging import pad_modes
 from spectralpost.merging_blocks import representative_blocks
 from spectralpost.noise import grid_timesteps
@@ -175,12 +179,13 @@ def computed(name: str, task: str, sigma_y: float, steps: int, options: Options)
     small = problem_on(degradation, sigma_y, options.bins)
     timesteps = tuple(grid_timesteps(GRID, steps).tolist())
     learned = learn_on_grid(
-        SimpleNamespace(starts=options.starts, seed=options.seed, learn_levels=False),
         sampler,
-        SimpleNamespace(small=small),
+        small,
         Grid(levels, timesteps, GRID, GRID, {}),
         lambda levels: heuristic(sampler, small, levels),
         None,
+        starts=options.starts,
+        seed=options.seed,
         network=True,
     )
     grid = learned.grid

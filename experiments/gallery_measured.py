@@ -32,24 +32,28 @@ from spectralpost import (
     GaussianDenoiser,
     InputError,
     energy_score,
+    gallery_entries,
     gallery_prior,
+    gallery_schedule,
+    heuristic,
+    keep_compiled_programs,
     load_unet,
     measure,
     restore,
     vp_linear,
 )
-from spectralpost.compiled import keep_compiled_programs
 from spectralpost.degradations import make_degradation
 from spectralpost.gallery import (
+    FOLDER,
+    TASKS,
     Entry,
-    gallery_entries,
-    gallery_schedule,
+    entry_name,
+    entry_of,
     problem_on,
     tuned_of_each,
+    write_entries,
 )
-from spectralpost.gallery.entries import FOLDER, TASKS, entry_name, entry_of, write_entries
 from spectralpost.images import built_in_photographs, tiles
-from spectralpost.learning import heuristic
 from spectralpost.restoration import PixelDenoiser
 
 BINS = 256  # of the problem that constants are tuned on, as in `gallery.py`

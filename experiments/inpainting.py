@@ -31,8 +31,7 @@ import tyro
 import spectralpost as sp
 from spectralpost.figures import Format, Panel, restored_figure, save_with_caption
 from spectralpost.images import built_in_photographs, tiles
-from spectralpost.prior import draw
-from spectralpost.samplers.base import Guidance, Sampler
+from spectralpost.samplers.base import Guidance
 
 MASKS = {
     "half": {"keep": 0.5},
@@ -107,7 +106,7 @@ def main(options: Options) -> None:
     for mask in options.masks:
         degradation = sp.inpaint(prior.shape, **MASKS[mask])
         problem = sp.learning_problem(prior, degradation, options.sigma_y)
-        kinds = {"drawn": draw(prior, len(kept_out), seed=1), "photos": kept_out}
+        kinds = {"drawn": sp.draw(prior, len(kept_out), seed=1), "photos": kept_out}
         known = {
             name: measured(degradation, x_0[:, None], options.sigma_y)
             for name, x_0 in kinds.items()
@@ -178,7 +177,7 @@ def measured(degradation: sp.Degradation, x_0: np.ndarray, sigma_y: float) -> Im
 
 
 def scored(
-    sampler: Sampler,
+    sampler: sp.Sampler,
     prior: sp.Prior,
     degradation: sp.Degradation,
     images: Images,
@@ -204,7 +203,7 @@ def scored(
 
 
 def tuned_on_images(
-    sampler: Sampler,
+    sampler: sp.Sampler,
     prior: sp.Prior,
     degradation: sp.Degradation,
     known: dict[str, Images],

@@ -78,6 +78,7 @@ from spectralpost import (
     Degradation,
     Freedom,
     GaussianDenoiser,
+    InputError,
     LearnResult,
     NoiseLevel,
     Prior,
@@ -103,7 +104,6 @@ from spectralpost import (
     unique_modes,
     vp_linear,
 )
-from spectralpost.errors import InputError
 from spectralpost.figures import (
     BLUE,
     GREEN,

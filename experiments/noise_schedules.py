@@ -65,7 +65,6 @@ import tyro
 from matplotlib.figure import Figure
 
 import spectralpost as sp
-from spectralpost.affine import Transfer
 from spectralpost.figures import (
     BLUE,
     GREEN,
@@ -147,7 +146,7 @@ class Found(NamedTuple):
     levels: sp.NoiseLevel
     w2: float
     kl: float
-    transfer: Transfer  # of all modes
+    transfer: sp.Transfer  # of all modes
 
 
 def main(options: Options) -> None:

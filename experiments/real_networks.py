@@ -62,6 +62,7 @@ from spectralpost import (
     Prices,
     Prior,
     Problem,
+    Sampler,
     Search,
     bin_modes,
     calibrate,
@@ -98,7 +99,7 @@ from spectralpost.figures import (
 from spectralpost.images import built_in_photographs, tiles
 from spectralpost.prior import frequency
 from spectralpost.restoration import PixelDenoiser
-from spectralpost.samplers.base import Guidance, Sampler
+from spectralpost.samplers.base import Guidance
 
 BINS = 200
 ON_IMAGES = 32  # to polish and to tune on, of those that are kept out of the prior

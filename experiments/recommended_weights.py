@@ -73,7 +73,7 @@ from spectralpost.figures import (
     new_figure,
     save_with_caption,
 )
-from spectralpost.learning.guidance import constrain, unconstrain
+from spectralpost.learning import constrain, unconstrain
 from spectralpost.noise import log_snr
 
 SHADES = (BLUE, GREEN, ORANGE, VERMILION)  # from cold to warm

@@ -62,6 +62,7 @@ from matplotlib.figure import Figure
 
 from spectralpost import (
     SAMPLERS,
+    InputError,
     LearnResult,
     Problem,
     Search,
@@ -75,7 +76,6 @@ from spectralpost import (
     unique_modes,
     vp_linear,
 )
-from spectralpost.errors import InputError
 from spectralpost.figures import (
     BLUE,
     GREEN,

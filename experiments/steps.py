@@ -1,7 +1,7 @@
 """How does the error fall with the number of steps, and what does a learned schedule gain?
 
-Averaged W2^2 per pixel against the number of steps of the uniform linear VP grid, for six problems
-(sigma_y 0.05, pixels in [-1, 1]) and each sampler:
+Averaged W2^2 per pixel against the number of steps of the uniform linear VP grid, for eight
+problems (sigma_y 0.05, pixels in [-1, 1]) and each sampler:
 
     published   the published default
     tuned       the best constant for that very problem and number of steps
@@ -12,10 +12,12 @@ Averaged W2^2 per pixel against the number of steps of the uniform linear VP gri
 1-D Gaussian processes on 256 points (Matern of length 8 and smoothness 1; power law of exponent 2),
 `sp.gallery_prior` at 32x32 (a power law with three axes of colour: what CIFAR-10 looks like to the
 model), and tiles of scikit-image's photographs, as `spectralpost design` takes them, 64x64: blurred
-by a Gaussian of std 2 pixels, a quarter as wide, and with a random half of the pixels known.
+by a Gaussian of std 2 pixels; the images also a quarter as wide, and with a random half of their
+pixels known.
 
-    python experiments/steps.py --out DIR    50 minutes of CPU time on two busy cores, half for
-                                             inpainting; what is in DIR/steps.cells is kept
+    python experiments/steps.py --out DIR    an hour of CPU time, half for inpainting, and more for
+                                             that of CIFAR-like images, which has not been run but
+                                             for one cell (two minutes); DIR/steps.cells is kept
     python experiments/steps.py --out DIR --learn-steps 20 --samplers pigdm mpgd
     python experiments/steps.py --quick      one problem, checked
 
@@ -26,20 +28,23 @@ W2^2 per pixel:
     dps      1-D Matern     0.21    0.0026   0.0021  0.00015   0.0013    0.0013   0.00039
              1-D power      0.080   0.0016   0.0015  0.000076  0.0010    0.0011   0.00018
              CIFAR-like     0.18    0.026    0.017   0.0047    0.0029    0.013    0.0015
+             CIFAR-like, x4 0.20    0.0069   0.0062  0.0011    0.0030    0.00041  0.00021
              photographs    0.082   0.0044   0.0033  0.00040   0.0016    0.0016   0.00031
              x4             0.14    0.0031   0.0026  0.00026   0.0017    0.00027  0.00016
              inpainting     0.13    0.0073   0.0027  0.00037   0.0016    0.0011   0.0011
     diffpir  1-D Matern     0.0043  0.0012   0.0011  0.000052  0.0013    0.00020  0.000028
              1-D power      0.0032  0.0010   0.0009  0.000031  0.0010    0.00016  0.000024
              CIFAR-like     0.033   0.0045   0.0030  0.00072   0.0029    0.00029  0.000073
+             CIFAR-like, x4 0.0039  0.0032   0.0031  0.00084   0.0030    0.000077 0.000063
              photographs    0.0066  0.0018   0.0015  0.00010   0.0016    0.00016  0.000029
              x4             0.0022  0.0017   0.0016  0.00015   0.0017    0.000052 0.000026
              inpainting     0.016   0.0072   0.0068  0.00080   0.0016    0.0021   0.00039
 
-Tuned dps gains little from many steps: at 1000 it is 40 to 470 times as far off as the exact
-score. Learned levels are worth more than learned weights: what 10 steps with both reach, tuned
-diffpir needs 50 to 500 steps for, tuned dps 100 to over 1000. The tuned constant of dps is worse
-in 10 steps than in 5 on photographs; a finer scan of constants (blur) finds no better one.
+Tuned dps gains little from many steps: at 1000 it is 40 to 470 times as far off as the exact score.
+Learned levels are worth more than learned weights: what 10 steps with both reach, tuned diffpir
+needs 50 to 500 steps for, tuned dps up to 100 (x4 of CIFAR-like images) to over 1000. The tuned
+constant of dps is worse in 10 steps than in 5 on photographs; a finer scan of constants (blur)
+finds no better one.
 """
 
 import sys
@@ -54,7 +59,6 @@ import tyro
 from matplotlib.figure import Figure
 
 import spectralpost as sp
-from spectralpost.errors import InputError
 from spectralpost.figures import (
     COLOURS,
     LINES,
@@ -66,9 +70,10 @@ from spectralpost.figures import (
 )
 from spectralpost.files import kept_json
 from spectralpost.images import all_planes, built_in_photographs, tiles
-from spectralpost.learning.preparing import prepare
+from spectralpost.learning import prepare
 
 SIGMA_Y, BINS = 0.05, 64
+COLUMNS = 4  # of the figure
 STYLES = {
     "published": (COLOURS["published default"], LINES["published default"]),
     "tuned": (COLOURS["tuned constant"], LINES["tuned constant"]),
@@ -78,6 +83,9 @@ STYLES = {
 }
 PUBLISHED, TUNED, LEARNED, LEVELS, EXACT = STYLES
 LABELS = {LEVELS: "learned, with levels", EXACT: "exact score"}
+
+# Steps up to which schedules are learned where that is costly: 24 blocks of 16 modes.
+LEARN_UP_TO = {"CIFAR-like, inpainting": 20}
 
 # W2^2 of --quick: dps, 1-D Matern, 5 steps. To 1 %: a search may end as near to its optimum.
 QUICK = {
@@ -113,19 +121,26 @@ def problems() -> dict[str, sp.Problem]:
     grey = sp.from_images(
         all_planes(one for image in photographs.values() for one in tiles(image, 64))
     )
-    line, colour, shape = (256,), sp.gallery_prior(32), (64, 64)
+    line, colour, small, shape = (256,), sp.gallery_prior(32), (32, 32), (64, 64)
     found = {
         "1-D Matern, blur": (sp.matern(line), sp.gaussian_blur(line, 2.0)),
+        "CIFAR-like, blur": (colour, sp.gaussian_blur(small, 2.0)),
+        "CIFAR-like, x4": (colour, sp.downsample(small, 4)),
+        "CIFAR-like, inpainting": (colour, sp.inpaint(small)),
         "1-D power law, blur": (sp.power_law(line), sp.gaussian_blur(line, 2.0)),
-        "CIFAR-like, blur": (colour, sp.gaussian_blur((32, 32), 2.0)),
         "photographs, blur": (grey, sp.gaussian_blur(shape, 2.0)),
         "photographs, x4": (grey, sp.downsample(shape, 4)),
+        "photographs, inpainting": (grey, sp.inpaint(shape)),
     }
-    modes = {name: sp.image_problem(*one, SIGMA_Y) for name, one in found.items()}
+    return {name: sp.bin_modes(modes_of(*one), BINS)[0] for name, one in found.items()}
+
+
+def modes_of(prior: sp.Prior, degradation: sp.Degradation) -> sp.Problem:
+    if degradation.name != "inpaint":
+        return sp.unique_modes(sp.image_problem(prior, degradation, SIGMA_Y))[0]
     # Few blocks, since blocks of 16 modes are costly.
-    mask = sp.inpainting_problem(grey, sp.inpaint(shape), SIGMA_Y, num_blocks=2)
-    modes["photographs, inpainting"] = mask
-    return {name: sp.bin_modes(sp.unique_modes(one)[0], BINS)[0] for name, one in modes.items()}
+    mask = sp.inpainting_problem(prior, degradation, SIGMA_Y, num_blocks=2)
+    return sp.unique_modes(mask)[0]
 
 
 def main(options: Options) -> None:
@@ -145,7 +160,8 @@ def main(options: Options) -> None:
     for name in options.samplers:
         for label, problem in every.items():
             for steps in options.steps:
-                one = kept(name, label, problem, steps, cells, options)
+                learns = steps <= min(options.learn_steps, LEARN_UP_TO.get(label, steps))
+                one = kept(name, label, problem, steps, learns, cells, options)
                 results.setdefault(name, {}).setdefault(label, {})[steps] = one
                 print(f"{name:<10}{label:<24}{steps:>6}", end="")
                 told = ("-" if one[which] is None else f"{one[which]:.3g}" for which in STYLES)
@@ -155,21 +171,27 @@ def main(options: Options) -> None:
 
 
 def kept(
-    name: str, label: str, problem: sp.Problem, steps: int, cells: Path | None, options: Options
+    name: str,
+    label: str,
+    problem: sp.Problem,
+    steps: int,
+    learns: bool,
+    cells: Path | None,
+    options: Options,
 ) -> dict[str, float | None]:
     """`compared`, from the folder of finished cells if it is there."""
-    search = f"{options.starts} starts, {options.seed}" if steps <= options.learn_steps else "none"
+    search = f"{options.starts} starts, {options.seed}" if learns else "none"
     path = None if cells is None else cells / f"{name}, {label}, {steps}, {search}.json"
-    return kept_json(path, partial(compared, name, problem, steps, options))
+    return kept_json(path, partial(compared, name, problem, steps, learns, options))
 
 
 def compared(
-    name: str, problem: sp.Problem, steps: int, options: Options
+    name: str, problem: sp.Problem, steps: int, learns: bool, options: Options
 ) -> dict[str, float | None]:
     """W2^2 of each in STYLES; None of what is not learned, and of what is not finite."""
     sampler, levels = sp.SAMPLERS[name](), sp.vp_linear(steps)
     found = dict.fromkeys(STYLES)
-    if steps <= options.learn_steps:
+    if learns:
         search = sp.Search(starts=options.starts, seed=options.seed, explore=False)
         learned = sp.learn(sampler, problem, levels, search=search)
         published, tuned = (
@@ -198,12 +220,17 @@ def compared(
 
 
 def figure_of(results: dict, options: Options) -> Figure:
+    """A block of panels for each sampler, the same problem at the same place and scale in each."""
     labels = list(next(iter(results.values())))
-    width = max(2.6 * len(labels), 8)  # the legend needs 8
-    drawn = new_figure((width, 1 + 2.8 * len(results)))
-    panels = drawn.subplots(len(results), len(labels), squeeze=False, sharex=True, sharey="col")
-    for (name, of), row in zip(results.items(), panels, strict=True):
-        for label, axes in zip(labels, row, strict=True):
+    columns = min(len(labels), COLUMNS)
+    rows = -(-len(labels) // columns)
+    drawn = new_figure((max(2.6 * columns, 8), 1 + 2.6 * rows * len(results)))  # the legend needs 8
+    panels = drawn.subplots(rows * len(results), columns, squeeze=False, sharex=True)
+    blocks = np.split(panels, len(results))
+    for (name, of), block in zip(results.items(), blocks, strict=True):
+        for label, axes, first in zip(labels, block.flat, blocks[0].flat, strict=False):
+            if axes is not first:
+                axes.sharey(first)
             for which, (colour, line) in STYLES.items():
                 values = [of[label][steps][which] for steps in options.steps]
                 at = [i for i, value in enumerate(values) if value is not None]
@@ -216,9 +243,11 @@ def figure_of(results: dict, options: Options) -> Figure:
                     markersize=3,
                     label=LABELS.get(which, which),
                 )
-        row[0].set_ylabel(f"{name}: W2$^2$ per pixel")
-    for axes, label in zip(panels[0], labels, strict=True):
-        axes.set_title(label, fontsize="medium")
+            axes.set_title(label, fontsize="medium")
+        for axes in block.flat[len(labels) :]:
+            axes.remove()
+        for row in block:
+            row[0].set_ylabel(f"{name}: W2$^2$ per pixel")
     for axes in panels[-1]:
         axes.set_xlabel("steps")
     outside_legend(drawn)
@@ -234,7 +263,8 @@ def save(results: dict, options: Options) -> None:
         caption="Averaged squared 2-Wasserstein distance to the posterior, per pixel (pixels in "
         "[-1, 1]), against the number of steps of the uniform linear VP grid: published default, "
         "tuned constant, learned weights, learned weights and noise levels (up to "
-        f"{options.learn_steps} steps), and the exact posterior score in DDIM. sigma_y 0.05. "
+        f"{options.learn_steps} steps at most, fewer where blocks are large), and the exact "
+        "posterior score in DDIM. sigma_y 0.05. "
         "Blur: Gaussian, std 2 pixels; x4: bicubic; inpainting: a random half of the pixels is "
         "known. CIFAR-like: a power law on 32x32 with three axes of colour; photographs: those of "
         "scikit-image, 64x64.",
@@ -247,7 +277,7 @@ def save(results: dict, options: Options) -> None:
 def check(options: Options) -> None:
     prior, wrong = sp.matern((64,)), []
     problem = sp.image_problem(prior, sp.gaussian_blur((64,), 2.0), SIGMA_Y)
-    found = compared("dps", sp.unique_modes(problem)[0], 5, options)
+    found = compared("dps", sp.unique_modes(problem)[0], 5, True, options)
     for which, expected in QUICK.items():
         print(f"dps, 1-D Matern, 5 steps, {which}: {found[which]:.6f}")
         if not abs(found[which] / expected - 1) < 0.01:
@@ -262,5 +292,5 @@ def check(options: Options) -> None:
 if __name__ == "__main__":
     try:
         main(tyro.cli(Options, description=__doc__.split("\n")[0]))
-    except InputError as error:
+    except sp.InputError as error:
         sys.exit(f"steps: {error}")

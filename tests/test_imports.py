@@ -111,6 +111,20 @@ ORDERED = {
 }
 
 
+# What scripts need of files inside of folders: `docs/add-a-sampler.md` names the first two; the
+# gallery learns as `design` does; a benchmark times parts of a sweep.
+INNER = {"samplers.base", "samplers.steps"}
+INNER_OF = {
+    "gallery": {"commands.console", "commands.inputs"},
+    "sweep_throughput": {"sweeps.batch", "sweeps.case", "sweeps.grid", "sweeps.running"},
+}
+SCRIPTS = sorted(
+    path
+    for folder in ("experiments", "benchmarks")
+    for path in (Path(__file__).parents[1] / folder).glob("*.py")
+)
+
+
 def imported_modules(source: str, depth: int) -> set[str]:
     """Names of the modules of this package that a file imports, anywhere in it.
 
@@ -164,6 +178,19 @@ def test_imports_point_one_way(path):
     order = ORDERED.get(me, SHARED.get(me, ()))
     before = order[: order.index(path.stem)] if path.stem in order else order
     assert siblings <= {f".{name}" for name in before}
+
+
+@pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
+def test_scripts_use_public_names(path):
+    """What `spectralpost` exports comes from there, the rest from a module or a folder's door."""
+    inner = INNER | INNER_OF.get(path.stem, set())
+    for node in ast.walk(ast.parse(path.read_text())):
+        if not isinstance(node, ast.ImportFrom) or node.module is None:
+            continue
+        head, _, module = node.module.partition(".")
+        if head == "spectralpost" and module:
+            assert "." not in module or module in inner
+            assert not {alias.name for alias in node.names} & set(spectralpost.__all__)
 
 
 def test_torch_is_imported_by_those_who_use_it():

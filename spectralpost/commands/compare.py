@@ -24,7 +24,6 @@ from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
 from ..samplers.exact import KINDS, Kind, exact
 from .console import (
-    LABELS,
     Say,
     console,
     has_room,
@@ -113,7 +112,9 @@ def write(result: Result, folder: Path) -> None:
     figure = figures.compare_figure(
         {
             steps: {
-                _with_calls(row): {LABELS[key]: row.metrics[key]["W2^2"] for key in row.metrics}
+                _with_calls(row): {
+                    figures.LABELS[key]: row.metrics[key]["W2^2"] for key in row.metrics
+                }
                 for row in rows
             }
             for steps, rows in result.samplers.items()

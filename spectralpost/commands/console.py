@@ -30,7 +30,7 @@ from ..learning import Progress as SearchProgress
 from ..learning.preparing import check_free
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
-from ..options import STARTS, Design, Tradeoff
+from ..options import STARTS
 from ..prior import Prior
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
@@ -41,13 +41,6 @@ from .inputs import Grid, Inputs, rounded
 AS_GIVEN, BARE = Freedom(), Prices()  # what `learn` takes by default
 PIXELS_AT_ONCE = 2**17  # of one plane
 Say = Callable[[str], None]  # shows a text that says how far a command is
-
-LABELS = {
-    "heuristic": "published default",
-    "tuned_constant": "tuned constant",
-    "learned": "learned",
-    "exact": "exact reference",
-}
 
 console = Console(markup=False, highlight=False)  # paths and formulas have brackets
 
@@ -134,13 +127,13 @@ class Learned(NamedTuple):
 
 
 def learn_on_grid(
-    options: Design | Tradeoff,
     sampler: Sampler,
-    inputs: Inputs,
+    problem: Problem,
     grid: Grid,
     start: Callable[[NoiseLevel], Guidance],
     free: tuple[str, ...] | None,
     *,
+    learn_levels: bool = False,
     network: bool = False,
     **others: Any,
 ) -> Learned:
@@ -150,28 +143,26 @@ def learn_on_grid(
     network  as `for_network` says, levels included
     others   of `learn_with_progress`
     """
-    others |= {"starts": options.starts, "seed": options.seed}
-    small, levels = inputs.small, grid.levels
+    levels = grid.levels
     if free is not None:  # before a search of levels alone, after which there is nothing to learn
         check_free(sampler, free)
-    learn_levels = options.learn_levels
     if network:
         chosen = for_network(sampler, levels)
         free = chosen["free"] if free is None else free
         others["prices"] = chosen["prices"]
         learn_levels |= chosen["freedom"].levels
     if not learn_levels:
-        result = learn_with_progress(sampler, small, levels, start(levels), free, **others)
+        result = learn_with_progress(sampler, problem, levels, start(levels), free, **others)
         return Learned(grid, result, result)
     search = learn_with_progress(
-        sampler, small, levels, start(levels), free, freedom=Freedom(levels=True), **others
+        sampler, problem, levels, start(levels), free, freedom=Freedom(levels=True), **others
     )
     grid = rounded(grid, search.levels)
     others |= {"resume": None}
     if network:  # what was found, of smooth weights, is nearly right: no need to explore again
         held = Freedom(levels=True, held=True)
         others |= {"resume": search.kept, "explore": False, "freedom": held}
-    result = learn_with_progress(sampler, small, grid.levels, start(grid.levels), free, **others)
+    result = learn_with_progress(sampler, problem, grid.levels, start(grid.levels), free, **others)
     if network:  # it went on
         history = np.append(search.history, result.history)
         result = result._replace(explored=search.explored, history=history)
@@ -228,7 +219,7 @@ def metric_table(rows: dict[str, dict[str, float]], title: str) -> Table:
         table.add_column(column, justify="right")
     for name, row in rows.items():
         table.add_row(
-            LABELS.get(name, name),
+            figures.LABELS.get(name, name),
             f"{row['W2^2']:.6f}",
             f"{row['PSNR']:.2f}",
             f"{row['perception']:.6f}",

@@ -23,7 +23,6 @@ from ..samplers.base import Guidance, Sampler
 from ..schedule_file import Schedule, provenance, save_schedule
 from .calibration import calibrated
 from .console import (
-    LABELS,
     Learned,
     Say,
     console,
@@ -60,8 +59,9 @@ class Result(NamedTuple):
     inputs: Inputs
     learned: Learned  # its result is the polished one, if any is
     polished: Polished | None
-    rows: dict[str, dict[str, float]]  # the metrics of the average image, by key of LABELS
-    transfers: dict[str, Transfer]  # by key of LABELS
+    # By key of `figures.LABELS`.
+    rows: dict[str, dict[str, float]]  # the metrics of the average image
+    transfers: dict[str, Transfer]
     importance: Guidance  # see `sensitivity`
     panels: list[figures.Panel]  # the photograph
     photo_rows: dict[str, dict[str, float]]  # its PSNR, measured and predicted
@@ -100,7 +100,17 @@ def compute(options: Design, say: Say = quiet) -> Result:
         return guidance
 
     learned = learn_on_grid(
-        options, sampler, inputs, grid, start, free, resume=resume, network=network, say=say
+        sampler,
+        inputs.small,
+        grid,
+        start,
+        free,
+        starts=options.starts,
+        seed=options.seed,
+        learn_levels=options.learn_levels,
+        resume=resume,
+        network=network,
+        say=say,
     )
     grid, result, polished = learned.grid, learned.result, None
     if clean is not None:
@@ -116,7 +126,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         name: transfer_of(
             "score" if name == "exact" else sampler, problem, grid.levels, schedules[name]
         )
-        for name in LABELS
+        for name in figures.LABELS
     }
     rows = {name: metrics_of(problem, transfer, prior) for name, transfer in transfers.items()}
     importance = sensitivity(sampler, inputs.small, grid.levels, result.guidance, result.free)
@@ -140,7 +150,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         prior_hash=prior.hash,
         objective="wasserstein2" if polished is None else "wasserstein2, polished",
         loss=rows["learned"]["W2^2"],
-        baselines={name: rows[name]["W2^2"] for name in LABELS if name != "learned"},
+        baselines={name: rows[name]["W2^2"] for name in figures.LABELS if name != "learned"},
         provenance=provenance(options.seed) | {"limits": "network" if network else "bare"},
     )
     title = f"{sampler.name}, {title_of(options, options.steps, inputs, grid.label)}"
@@ -171,7 +181,7 @@ def write(result: Result, folder: Path) -> None:
         mode_frequency(inputs.prior, inputs.degradation),
         learned.grid.levels,
         learned.result,
-        {LABELS[name]: transfer for name, transfer in result.transfers.items()},
+        {figures.LABELS[name]: transfer for name, transfer in result.transfers.items()},
         result.title,
         sensitivity=result.importance,
     )
@@ -213,7 +223,7 @@ def present(result: Result) -> None:
     for column in result.photo_rows["learned"]:
         table.add_column(column.rpartition(", ")[2], justify="right")
     for name, row in result.photo_rows.items():
-        table.add_row(LABELS[name], *(f"{value:.2f}" for value in row.values()))
+        table.add_row(figures.LABELS[name], *(f"{value:.2f}" for value in row.values()))
     console.print(table)
     losses = learned.result.final_losses
     agreed = ""

@@ -16,32 +16,45 @@ from ..files import check_free, locked_file, whole_file
 from ..options import Figures
 from .console import Say, console, quiet
 
-# The scripts that make figures, in the order of the page: option -> the file of `--data` it takes.
-SCRIPTS: dict[str, dict[str, str]] = {
-    "transfer_functions": {},
-    "steps": {},
-    "recommended_weights": {},
-    "distortion_perception": {},
-    "noise_schedules": {},
-    "exact_errors": {},
-    "fewer_steps": {},
-    "robust": {},
-    "more_freedom": {},
-    "inpainting": {},
-    "amortised": {},
-    "super_resolution": {},
-    "real_tuning": {
-        "--data": "real_tuning_cat256.csv.gz",
-        "--statistics": "imagenet256_statistics.npz",
-    },
-    "real_networks": {"--data": "cifar10.npz"},
+
+class DataFile(NamedTuple):
+    """A file of `--data` that a script is given, by its own option."""
+
+    option: str
+    name: str
+    needed: bool = True  # False: the script can do without
+
+
+# The scripts that make figures, in the order of the page.
+SCRIPTS: dict[str, tuple[DataFile, ...]] = {
+    "transfer_functions": (),
+    "steps": (),
+    "recommended_weights": (),
+    "distortion_perception": (),
+    "noise_schedules": (),
+    "exact_errors": (DataFile("--eigenvalues", "cifar10.npy", needed=False),),
+    "fewer_steps": (),
+    "robust": (),
+    "more_freedom": (),
+    "inpainting": (),
+    "amortised": (),
+    "super_resolution": (),
+    "real_tuning": (
+        DataFile("--data", "real_tuning_cat256.csv.gz"),
+        DataFile("--statistics", "imagenet256_statistics.npz"),
+    ),
+    "real_networks": (DataFile("--data", "cifar10.npz"),),
 }
-# Files that a script is given if `--data` has them, and does without if not.
-IF_THERE: dict[str, dict[str, str]] = {"exact_errors": {"--eigenvalues": "cifar10.npy"}}
 CHECKOUT = Path(__file__).parents[2]
 LOCK = ".lock"
-# A folder's options, the seconds of each figure, and which were drawn with the files of IF_THERE.
-STATE = "figures.json"
+STATE = "figures.json"  # a folder's options, and what is `Made` of its figures
+
+
+class Made(NamedTuple):
+    """How a figure was made."""
+
+    arguments: list[str]  # of its script, but for --out
+    seconds: float
 
 
 class Result(NamedTuple):
@@ -61,11 +74,11 @@ def compute(options: Figures, say: Say = quiet) -> Result:
     folder = options.out
     if folder is None:
         folder = Path("runs") / f"figures-{datetime.now():%Y%m%d-%H%M%S}"
-    state = _opened(folder, options)
+    made = _opened(folder, options)
     with locked_file(folder / LOCK) as ours:
         if not ours:
             raise InputError(f"out = {shown(folder)}: another run makes its figures there")
-        result = _all(names, folder, state, options, say)
+        result = _all(names, folder, made, options, say)
     (folder / LOCK).unlink(missing_ok=True)
     return result
 
@@ -110,127 +123,132 @@ def _script(name: str) -> Path:
     return CHECKOUT / "experiments" / f"{name}.py"
 
 
-def _opened(folder: Path, options: Figures) -> dict[str, Any]:
-    """What a folder, made if need be, already has: {"options", "made": {name: seconds}}."""
-    given = {"quick": options.quick, "format": options.format}
-    path = folder / STATE
+def _opened(folder: Path, options: Figures) -> dict[str, Made]:
+    """What a folder, made if need be, already has."""
+    path, given = folder / STATE, _same(options)
     if path.is_file():
         try:
             state = json.loads(path.read_text("utf-8"))
-            before, _ = state["options"], state["made"]
-            state.setdefault("with", [])
-        except (OSError, ValueError, KeyError, TypeError):
+            before = state["options"]
+            made = {
+                name: Made([str(word) for word in one["arguments"]], float(one["seconds"]))
+                for name, one in state["made"].items()
+            }
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             raise InputError(f"file {shown(path)}: is not what this command has written") from None
         if before != given:
             raise InputError(
                 f"out = {shown(folder)}: its figures were made with {before}; choose a new folder"
             )
-        return state
+        return made
     check_free(folder)
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"out = {shown(folder)}: cannot be made ({error.strerror})") from error
-    return {"options": given, "made": {}, "with": []}
+    return {}
+
+
+def _same(options: Figures) -> dict[str, Any]:
+    """The options that all figures of a folder share."""
+    return {"quick": options.quick, "format": options.format}
+
+
+def _keep(folder: Path, made: dict[str, Made], options: Figures) -> None:
+    kept = {name: one._asdict() for name, one in made.items()}
+    with whole_file(folder / STATE, overwrite=True) as temporary:
+        text = json.dumps({"options": _same(options), "made": kept}, indent=1)
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _all(
-    names: list[str], folder: Path, state: dict[str, Any], options: Figures, say: Say
+    names: list[str], folder: Path, made: dict[str, Made], options: Figures, say: Say
 ) -> Result:
     """Those that are made, one after the other, those that were, and why others are not there."""
-    figures, failed, stopped, made = [], 0, False, state["made"]
-    _keep(folder, state)
+    figures, failed, stopped = [], 0, False
+    _keep(folder, made, options)
     # Also those of an earlier call that had others in --only.
     for name in [name for name in SCRIPTS if name in names or name in made]:
-        extra, missing = _data_of(name, options)
-        there = name in IF_THERE and _is_there(name, options)
-        if there and name in names and name not in state["with"] and not stopped:
-            made.pop(name, None)  # of before its files came
-        if name in state["with"] if name in made else there:
-            extra = extra + _named(IF_THERE[name], options)
-        arguments = ["--format", options.format, *extra, *(["--quick"] if options.quick else [])]
-        if name in made:
-            missing = ""
-        elif not missing:
-            say(f"{name}, {names.index(name) + 1} of {len(names)} (Ctrl-C: go on another time)")
-            stopped, missing = _run(name, arguments, folder, made) if not stopped else (True, "")
+        arguments, missing = _arguments(name, options)
+        if name in names and not missing and not _is_made(arguments, made.get(name)):
+            if not stopped:
+                made.pop(name, None)
+                say(f"{name}, {names.index(name) + 1} of {len(names)} (Ctrl-C: go on another time)")
+                begin = time.perf_counter()
+                try:
+                    missing = _run(name, arguments, folder)
+                except KeyboardInterrupt:
+                    stopped = True
+                if not stopped and not missing:
+                    made[name] = Made(arguments, time.perf_counter() - begin)
+                _keep(folder, made, options)
             missing = "interrupted" if stopped else missing
             failed += bool(missing)
-            if name in made and there:
-                state["with"].append(name)
-            _keep(folder, state)
-        said = _said(folder, name) if name in made else None
-        if name in made and said is None:
-            missing = "its quick version has checked numbers, and draws nothing"
-        figures.append(
-            Shown(
-                name,
-                folder=name,
-                command=shlex.join(["python", f"experiments/{name}.py", *arguments, "--out", name]),
-                seconds=made.get(name),
-                said=said,
-                missing=missing,
-                output=f"{name}.txt" if (folder / f"{name}.txt").is_file() else "",
-            )
-        )
+        figures.append(_shown(name, folder, arguments, made.get(name), missing))
     return Result(folder, tuple(figures), options.quick, failed)
 
 
-def _data_of(name: str, options: Figures) -> tuple[list[str], str]:
-    """The arguments that name a script's data, and what is not at hand. Toys need none."""
-    if options.quick or not SCRIPTS[name]:
-        return [], ""
-    arguments = _named(SCRIPTS[name], options)
-    absent = [file for file in SCRIPTS[name].values() if not _has(options, file)]
+def _arguments(name: str, options: Figures) -> tuple[list[str], str]:
+    """A script's arguments but for --out, and what of its data is not at hand. Toys have none."""
+    arguments = ["--format", options.format]
+    if options.quick:
+        return [*arguments, "--quick"], ""
+    folder, absent = options.data, []
+    for file in SCRIPTS[name]:
+        there = folder is not None and (folder / file.name).is_file()
+        if there or file.needed:
+            arguments += [file.option, str((folder or Path("DATA")) / file.name)]
+        if file.needed and not there:
+            absent.append(file.name)
     if not absent:
         return arguments, ""
-    where = "no --data" if options.data is None else f"not in {shown(options.data)}"
+    where = "no --data" if folder is None else f"not in {shown(folder)}"
     return arguments, f"left out, it is of {' and '.join(absent)} ({where})"
 
 
-def _named(files: dict[str, str], options: Figures) -> list[str]:
-    """Files of `--data`, each after its option; of DATA where there is no folder to name."""
-    folder = options.data or Path("DATA")
-    return [word for option, file in files.items() for word in (option, str(folder / file))]
+def _is_made(arguments: list[str], made: Made | None) -> bool:
+    """Whether a figure is there, and was drawn with all the files that there are now."""
+    return made is not None and all(
+        word in made.arguments for word in arguments if word.startswith("--")
+    )
 
 
-def _is_there(name: str, options: Figures) -> bool:
-    """Whether a script can be given what it could do without. Toys are not."""
-    return not options.quick and all(_has(options, file) for file in IF_THERE[name].values())
+def _shown(name: str, folder: Path, arguments: list[str], made: Made | None, missing: str) -> Shown:
+    """A figure for the page: how it was made, or would be."""
+    said = None if made is None else _said(folder, name)
+    if made is not None:
+        arguments, missing = made.arguments, ""
+        if said is None:
+            missing = "its quick version has checked numbers, and draws nothing"
+    return Shown(
+        name,
+        folder=name,
+        command=shlex.join(["python", f"experiments/{name}.py", *arguments, "--out", name]),
+        seconds=None if made is None else made.seconds,
+        said=said,
+        missing=missing,
+        output=f"{name}.txt" if (folder / f"{name}.txt").is_file() else "",
+    )
 
 
-def _has(options: Figures, file: str) -> bool:
-    return options.data is not None and (options.data / file).is_file()
-
-
-def _run(name: str, arguments: list[str], folder: Path, made: dict[str, float]) -> tuple[bool, str]:
-    """Whether the user has interrupted a script, and how it failed; if not, it is added to made."""
+def _run(name: str, arguments: list[str], folder: Path) -> str:
+    """Run a script; how it failed."""
     for kind in (arguments[arguments.index("--format") + 1], "json"):  # of a run that was killed
         (folder / name / f"{name}.{kind}").unlink(missing_ok=True)
     command = [sys.executable, str(_script(name)), *arguments, "--out", str(folder / name)]
     paths = [str(CHECKOUT), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
-    begin = time.perf_counter()
     with open(folder / f"{name}.txt", "w", encoding="utf-8") as output:
-        try:
-            done = subprocess.run(
-                command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
-            )
-        except KeyboardInterrupt:
-            return True, ""
+        done = subprocess.run(
+            command, stdout=output, stderr=subprocess.STDOUT, env=environment, check=False
+        )
     if done.returncode != 0:
         lines = (folder / f"{name}.txt").read_text("utf-8", errors="replace").split("\n")
         last = next((line for line in reversed(lines) if line.strip()), "it has printed nothing")
-        return False, f"failed with exit code {done.returncode}: {last.strip()}"
+        return f"failed with exit code {done.returncode}: {last.strip()}"
     if _said(folder, name) is None and "--quick" not in arguments:
-        return False, "failed: it has drawn nothing"
-    made[name] = time.perf_counter() - begin
-    return False, ""
-
-
-def _keep(folder: Path, state: dict[str, Any]) -> None:
-    with whole_file(folder / STATE, overwrite=True) as temporary:
-        temporary.write_text(json.dumps(state, indent=1) + "\n", encoding="utf-8")
+        return "failed: it has drawn nothing"
+    return ""
 
 
 def _said(folder: Path, name: str) -> dict[str, Any] | None:

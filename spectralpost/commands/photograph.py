@@ -18,7 +18,7 @@ from ..prior import has_pixelwise_mean
 from ..problem import image_modes
 from ..restoration import PixelDenoiser, measure, restore
 from ..samplers.base import Guidance, Sampler
-from .console import LABELS, batch_for, image_psnr, measurement_panel
+from .console import batch_for, image_psnr, measurement_panel
 from .inputs import Grid, Inputs
 
 MEAN_OF = 8  # samples
@@ -113,7 +113,7 @@ def restored_photograph(
                 row[f"{words}, predicted"] = predicted
                 caption += f"\npredicted {predicted:.1f} dB"
             if name == "learned" or num == 1:
-                title = f"{LABELS[name]}, {words}"
+                title = f"{figures.LABELS[name]}, {words}"
                 panels.append(figures.Panel(title, np.asarray(image), caption))
         rows[name] = row
     return panels, rows

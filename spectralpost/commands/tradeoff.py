@@ -56,7 +56,17 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
     for i, (name, objective) in enumerate(objectives.items()):
         title = f"{name} ({i + 1} of {len(objectives)})"
         learned = learn_on_grid(
-            options, sampler, inputs, grid, start, free, objective=objective, say=say, title=title
+            sampler,
+            inputs.small,
+            grid,
+            start,
+            free,
+            starts=options.starts,
+            seed=options.seed,
+            learn_levels=options.learn_levels,
+            objective=objective,
+            say=say,
+            title=title,
         )
         if objective is metrics.wasserstein2:
             constant = learned.search.baseline_guidance["tuned_constant"]

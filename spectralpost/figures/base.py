@@ -18,6 +18,13 @@ BLUE, SKY, GREEN = "#0072B2", "#56B4E9", "#009E73"
 VERMILION, ORANGE, PURPLE = "#D55E00", "#E69F00", "#CC79A7"
 BLACK = "#000000"
 
+# What people read for the keys of `LearnResult` and of files.
+LABELS = {
+    "heuristic": "published default",
+    "tuned_constant": "tuned constant",
+    "learned": "learned",
+    "exact": "exact reference",
+}
 # Of schedules; black is the truth.
 COLOURS = {
     "published default": VERMILION,

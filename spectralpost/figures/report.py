@@ -15,7 +15,7 @@ from ..metrics import output_cov
 from ..noise import NoiseLevel, log_snr, step_pairs
 from ..problem import Problem, ideal_posterior
 from ..samplers.base import Guidance
-from .base import COLOURS, LINES, frequency_axis, new_figure
+from .base import COLOURS, LABELS, LINES, frequency_axis, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -110,9 +110,9 @@ def _draw_schedule(
 ) -> None:
     position = log_snr(step_pairs(jax.tree.map(np.asarray, levels))[0])
     curves = {
-        "published default": result.baseline_guidance["heuristic"],
-        "tuned constant": result.baseline_guidance["tuned_constant"],
-        "learned": result.guidance,
+        LABELS["heuristic"]: result.baseline_guidance["heuristic"],
+        LABELS["tuned_constant"]: result.baseline_guidance["tuned_constant"],
+        LABELS["learned"]: result.guidance,
     }
     markers = ("o", "s", "^", "v")
     for label, guidance in curves.items():
@@ -168,15 +168,9 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
         markersize=4,
         label="refining, with prices",
     )
-    labels = {
-        "heuristic": "published default",
-        "tuned_constant": "tuned constant",
-        "exact": "exact reference",
-    }
-    for name, label in labels.items():
-        axes.axhline(
-            result.baselines[name], color=COLOURS[label], linestyle=LINES[label], label=label
-        )
+    for name, value in result.baselines.items():
+        label = LABELS[name]
+        axes.axhline(value, color=COLOURS[label], linestyle=LINES[label], label=label)
     axes.set_yscale("log")
     axes.set_title("Loss while learning")
     axes.set_xlabel("iteration")

@@ -3,5 +3,20 @@
 Reading order: entries, judged. `experiments/gallery.py` builds the files.
 """
 
-from .entries import Entry, gallery_entries, gallery_nearest, gallery_prior, gallery_schedule
-from .judged import Scores, holds_between, problem_on, scores_of, tuned_of_each
+from .entries import (
+    FOLDER,
+    GRID,
+    TASKS,
+    Entry,
+    as_json,
+    entry_name,
+    entry_of,
+    from_json,
+    gallery_entries,
+    gallery_nearest,
+    gallery_prior,
+    gallery_schedule,
+    levels_at,
+    write_entries,
+)
+from .judged import Scores, gains_of, holds_between, problem_on, scores_of, tuned_of_each

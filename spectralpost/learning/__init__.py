@@ -5,9 +5,9 @@ from .baselines import evaluate, evaluate_exact, heuristic, plateau, tuned_const
 from .for_network import ForNetwork, for_network
 from .generations import LEAST_SQUARES, Progress, Search, random_starts
 from .gradient import loss_and_gradient
-from .guidance import low_pass, per_mode
+from .guidance import constrain, low_pass, per_mode, unconstrain
 from .lanes import Method, advance, begin
 from .learn import LearnResult, learn, sensitivity
-from .loss import Loss, Prices, Several, loss_of
+from .loss import Loss, Prices, Several, is_dense, loss_of
 from .parameters import LEVELS, Freedom, Parameters, Schedule, parameters_of, schedule_of
 from .preparing import Prepared, default_free, prepare
