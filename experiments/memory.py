@@ -14,7 +14,7 @@ the extrapolation weights learned as well), Gaussian blur, sigma_y 0.05:
                difference
 
     python experiments/memory.py                          W2^2 alone
-    python experiments/memory.py --steps 3 4 5 7 10 15 --remembered 1 --no-momentum
+    python experiments/memory.py --steps 3 4 5 7 10 15 --remembered 1 --no-momentum --light
                                                           W2^2 in the steps of LLE
     python experiments/memory.py --data cifar10.npz       both
     python experiments/memory.py --quick                  one sampler, 4 steps, checked
@@ -35,6 +35,7 @@ with one and two estimates: 0.006026, 0.002324 (-61.4 %), 0.002132 (-64.6 %).
 
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -46,10 +47,13 @@ import numpy as np
 import scipy.optimize
 import tyro
 from jax import Array
+from jax.flatten_util import ravel_pytree
 
 import spectralpost as sp
 from spectralpost.affine import ModelDenoiser, Transfer, measurement_of
 from spectralpost.algebra import safe_divide, safe_sqrt
+from spectralpost.learning.guidance import constrain, unconstrain
+from spectralpost.learning.preparing import default_free
 from spectralpost.noise import step_pairs
 from spectralpost.problem import ideal_posterior, measurement_cov
 from spectralpost.samplers.base import Guidance, Step
@@ -69,6 +73,8 @@ class Options:
     """How many estimates, for W2^2."""
     momentum: bool = True
     """Whether momentum is learned."""
+    light: bool = False
+    """By SciPy's L-BFGS-B from few starts, in place of `learn`."""
     network_steps: tuple[int, ...] = (10, 20)
     images: int = 64
     sigma_y: float = 0.05
@@ -84,16 +90,23 @@ def main(options: Options) -> None:
         sp.power_law((64, 64)), sp.gaussian_blur((64, 64), 2.0), options.sigma_y
     )
     problem = sp.bin_modes(sp.unique_modes(problem)[0], 60 if options.quick else 200)[0]
-    found: dict[tuple[str, int, int], sp.LearnResult] = {}
+    found: dict[tuple[str, int, int], Found] = {}
     print(f"{'sampler':<9}{'steps':>6}{'tuned':>11}{'learned':>11}", end="")
     print("".join(f"{f'memory {m}':>11}{'change':>10}" for m in options.remembered))
     for name in options.samplers:
         for steps in options.steps:
             for m in (0, *options.remembered):
                 sampler, levels = sampler_of(name, m), sp.vp_linear(steps)
-                found[name, steps, m] = sp.learn(sampler, problem, levels, search=search)
+                if options.light:
+                    fewer = found.get((name, steps, m - 1))
+                    found[name, steps, m] = lightly(sampler, problem, levels, fewer)
+                else:
+                    one = sp.learn(sampler, problem, levels, search=search)
+                    tuned = one.baseline_guidance["tuned_constant"]
+                    found[name, steps, m] = Found(one.loss, one.guidance, tuned)
             plain, changes = found[name, steps, 0], []
-            tuned = plain.baselines["tuned_constant"]
+            guided = sp.sampler_transfer(sampler_of(name, 0), problem, levels, plain.tuned)
+            tuned = float(sp.wasserstein2(problem, guided))
             print(f"{name:<9}{steps:>6}{tuned:>11.6f}{plain.loss:>11.6f}", end="")
             for m in options.remembered:
                 changes.append(found[name, steps, m].loss / plain.loss - 1)
@@ -120,30 +133,90 @@ def main(options: Options) -> None:
         on_network(options)
 
 
+class Found(NamedTuple):
+    loss: float
+    guidance: Guidance
+    tuned: Guidance  # the tuned constant
+
+
+@partial(jax.jit, static_argnames="sampler")
+def slope_of_guidance(
+    u: Guidance, sampler: sp.Sampler, problem: sp.Problem, levels: sp.NoiseLevel, fixed: Guidance
+) -> tuple[Array, Guidance]:
+    """W2^2, and its derivative by the unconstrained numbers of the free weights."""
+
+    def loss(u: Guidance) -> Array:
+        guidance = fixed | constrain(sampler.constraint, u)
+        return sp.wasserstein2(problem, sp.sampler_transfer(sampler, problem, levels, guidance))
+
+    return jax.value_and_grad(loss)(u)
+
+
+def lightly(
+    sampler: sp.Sampler, problem: sp.Problem, levels: sp.NoiseLevel, fewer: Found | None
+) -> Found:
+    """From the best multiple of the default and from random schedules around it; with memory from
+    the schedule without it too."""
+    guidance = sampler.heuristic(problem, levels)
+    free, random = default_free(sampler), np.random.default_rng(0)
+    default = unconstrain(sampler.constraint, {name: guidance[name] for name in free})
+    given = (
+        sampler,
+        problem,
+        levels,
+        {name: guidance[name] for name in guidance if name not in free},
+    )
+    _, back = ravel_pytree(default)
+
+    def loss(flat: np.ndarray) -> tuple[float, np.ndarray]:
+        value, slope = slope_of_guidance(back(jnp.asarray(flat)), *given)
+        value, slope = float(value), np.asarray(ravel_pytree(slope)[0])
+        return (value, slope) if np.isfinite(value) else (1e10, 0 * slope)
+
+    first = default[free[0]]
+    constants = [first + c for c in np.linspace(-5, 5, 41)]
+    constants += [0 * first + c for c in np.linspace(-7, 7, 57)]
+    tuned = min(
+        (default | {free[0]: one} for one in constants),
+        key=lambda one: loss(ravel_pytree(one)[0])[0],
+    )
+    starts = [tuned]
+    if fewer is not None:
+        new = {name: one for name, one in guidance.items() if name not in fewer.guidance}
+        for more in (new, jax.tree.map(jnp.ones_like, new)):
+            plain = fewer.guidance | more
+            starts += [unconstrain(sampler.constraint, {name: plain[name] for name in free})]
+    flat = [np.asarray(ravel_pytree(one)[0]) for one in starts]
+    flat += [one + random.normal(0, 1, one.size) for one in flat for _ in range(6)]
+    best = min((lbfgs(loss, one, 200) for one in flat), key=lambda one: one.fun)
+    learned = {**given[3], **constrain(sampler.constraint, back(jnp.asarray(best.x)))}
+    return Found(best.fun, learned, {**given[3], **constrain(sampler.constraint, tuned)})
+
+
 def print_combinations(
-    found: dict[tuple[str, int, int], sp.LearnResult], problem: sp.Problem, options: Options
+    found: dict[tuple[str, int, int], Found], problem: sp.Problem, options: Options
 ) -> None:
     print(f"\n{'sampler':<9}{'steps':>6}  {'guidance':<9}{'W2^2':>10}{'LLE':>10}", end="")
-    print(f"{'jointly':>10}{'PSNR':>8}{'LLE':>8}{'jointly':>9}{'weights':>10}{'jointly':>9}")
+    print(f"{'jointly':>10}{'PSNR':>8}{'LLE':>8}{'jointly':>8}{'weights':>9}{'jointly':>9}")
     begin = time.process_time()
     for (name, steps, m), learned in found.items():
         if m:
             continue
         sampler, levels = sp.SAMPLERS[name](), sp.vp_linear(steps)
-        schedules = {"tuned": learned.baseline_guidance["tuned_constant"]}
-        for label, guidance in (schedules | {"learned": learned.guidance}).items():
+        for label, guidance in (("tuned", learned.tuned), ("learned", learned.guidance)):
             given, alone = (problem, levels, guidance), jnp.eye(steps)
             fitted = combined(sampler, *given)
-            three = combined(sampler, *given, alone), fitted
-            three += (jointly(sampler, *given, starts=[alone, fitted.weights]),)
-            losses = [float(sp.wasserstein2(problem, one.transfer)) for one in three]
-            psnrs = [float(sp.psnr(sp.mse(problem, one.transfer))) for one in three]
-            largest = [float(jnp.abs(one.weights).max()) for one in three[1:]]
+            runs = [combined(sampler, *given, alone), fitted]
+            if label == "learned":
+                runs.append(jointly(sampler, *given, starts=[alone, fitted.weights]))
+            losses = [float(sp.wasserstein2(problem, one.transfer)) for one in runs]
+            psnrs = [float(sp.psnr(sp.mse(problem, one.transfer))) for one in runs]
+            largest = [float(jnp.abs(one.weights).max()) for one in runs[1:]]
             print(f"{name:<9}{steps:>6}  {label:<9}", end="")
-            print("".join(f"{loss:>10.6f}" for loss in losses), end="")
-            print(f"{psnrs[0]:>8.2f}{psnrs[1]:>8.2f}{psnrs[2]:>9.2f}", end="")
-            print(f"{largest[0]:>10.1f}{largest[1]:>9.1f}", flush=True)
-            if options.quick and (psnrs[1] < psnrs[0] or losses[2] > min(losses[:2])):
+            print("".join(f"{one:>10.6f}" for one in losses).ljust(30), end="")
+            print("".join(f"{one:>8.2f}" for one in psnrs).ljust(24), end="")
+            print("".join(f"{one:>9.1f}" for one in largest), flush=True)
+            if options.quick and (psnrs[1] < psnrs[0] or losses[-1] > min(losses[:2])):
                 sys.exit("memory: combinations are worse than none")
     print(f"in {time.process_time() - begin:.0f} CPU s")
 
@@ -179,35 +252,40 @@ def combined(
     that no estimate knows, so it is fitted by fitting the gain of y to that of the posterior mean.
     """
     num, (t, s) = len(levels.alpha) - 1, step_pairs(levels)
-    units = jnp.eye(2 + num)[:, :, None] * jnp.ones_like(problem.spectrum)
+    units = jnp.broadcast_to(jnp.eye(2 + num)[:, :, None], (2 + num, 2 + num, *problem.mean.shape))
     measurement, denoise = measurement_of(problem, jnp.linalg.norm), ModelDenoiser(problem)
     variance = jnp.ones_like(units[0]).at[1].set(measurement_cov(problem))
-    share = jnp.sqrt(problem.weight * variance)
-    target = (share * ideal_posterior(problem).gain * units[1]).ravel()
+    share = jnp.sqrt(jnp.broadcast_to(problem.weight, variance.shape) * variance)
+    target = share[1] * ideal_posterior(problem).gain
 
     def step(carry: tuple[Array, Array], inputs: tuple) -> tuple[tuple[Array, Array], Array]:
         x_t, estimates = carry
         i, t, s, guidance_t, fixed = inputs
-        one = Step(t, s, x_t, units[1], units[2 + i], guidance_t)
-        eps_hat = noise_estimate(x_t, denoise(x_t, t), t)
 
-        def onto(x_0: Array) -> Array:
+        def onto(one: Step, x_0: Array) -> Array:
             """What the step makes of a guided estimate."""
             if sampler.name == "diffpir":
-                back = noise_estimate(x_t, x_0, t)
+                back = noise_estimate(one.x_t, x_0, t)
                 return ddnm_step(one, x_0, back, safe_sqrt(guidance_t["zeta"]))
+            eps_hat = noise_estimate(one.x_t, denoise(one.x_t, t), t)
             return ddim_step(one, x_0, eps_hat, guidance_t["eta"])
 
-        (x_s,), nothing = sampler.step(denoise, measurement, one), onto(jnp.zeros_like(x_t))
-        slope = onto(jnp.ones_like(x_t)) - nothing
-        estimates = estimates.at[i].set((x_s - nothing) / slope)
+        def guided(one: Step) -> Array:
+            (x_s,), nothing = sampler.step(denoise, measurement, one), onto(one, 0 * one.x_t)
+            return (x_s - nothing) / (onto(one, jnp.ones_like(x_s)) - nothing)
+
+        rows = Step(t, s, x_t, units[1], units[2 + i], guidance_t)
+        each = Step(None, None, 0, 0, 0, None)  # its axis of rows
+        estimates = estimates.at[i].set(jax.vmap(guided, in_axes=(each,))(rows))
         mine = fixed
         if weights is None:
-            columns = (share * estimates).reshape(num, -1).T  # 0 of steps to come
+            columns = (share[None] * estimates).reshape(num, -1).T  # 0 of steps to come
             scale = safe_divide(jnp.ones(num), jnp.linalg.norm(columns, axis=0))
-            mine = scale * jnp.linalg.lstsq(columns * scale, target)[0]
+            wanted = jnp.zeros_like(share).at[1].set(target).ravel()
+            mine = scale * jnp.linalg.lstsq(columns * scale[None], wanted)[0]
         base = jnp.tensordot(mine, estimates, 1)
-        return (onto(base), estimates.at[i].set(base)), mine
+        x_s = jax.vmap(onto, in_axes=(each, 0))(rows, base)
+        return (x_s, estimates.at[i].set(base)), mine
 
     start = levels.sigma[0] * units[0], jnp.zeros((num, *units[0].shape))
     fixed = jnp.zeros((num, num)) if weights is None else jnp.tril(weights)
@@ -231,14 +309,14 @@ def jointly(sampler: sp.Sampler, *given, starts: list[Array]) -> Combined:
         value, slope = slope_of_weights(flat.reshape(shape), sampler, *given)
         return float(value), np.ravel(slope)
 
-    found = [
-        scipy.optimize.minimize(
-            loss, np.ravel(one), jac=True, method="L-BFGS-B", options={"maxiter": 100}
-        )
-        for one in starts
-    ]
+    found = [lbfgs(loss, np.ravel(one), 100) for one in starts]
     best = min(found, key=lambda one: one.fun)
     return combined(sampler, *given, jnp.asarray(best.x.reshape(shape)))
+
+
+def lbfgs(loss: Callable, start: np.ndarray, most: int) -> scipy.optimize.OptimizeResult:
+    options = {"maxiter": most}
+    return scipy.optimize.minimize(loss, start, jac=True, method="L-BFGS-B", options=options)
 
 
 def on_network(options: Options) -> None:
