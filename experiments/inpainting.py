@@ -16,11 +16,11 @@ of the tuned constant as tried on the whole images themselves:
                very photographs ("for them"; not of a mask whose tiles are coarse)
 
 and at the end, of each mask and sampler, how well that carries over. DPS is learned on windows of a
-random mask as well, one dense block each, instead of tiles that repeat: in cost the cube of their
-pixels, and without the lowest frequencies of an image.
+random mask as well, one dense block each, instead of tiles that repeat: their cost is the cube of
+their pixels (576 of 24x24), and they lack the lowest frequencies of an image.
 
     python experiments/inpainting.py                 all of it
-    python experiments/inpainting.py --windows 24    windows of 24x24: 8.5 CPU seconds a gradient
+    python experiments/inpainting.py --windows 24    a window of 24x24 too: hours
     python experiments/inpainting.py --quick         16x16, two masks, checked
 """
 
@@ -115,7 +115,7 @@ class Options:
     """Of each image."""
     on_images: bool = True
     """Whether a constant is tuned on the images themselves, for comparison."""
-    windows: tuple[int, ...] = (6, 8, 16)
+    windows: tuple[int, ...] = (6, 8)
     """Pixels along an axis of the windows that DPS is learned on besides."""
     steps: int = 20
     sigma_y: float = 0.05
