@@ -142,7 +142,7 @@ def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
     search = sp.Search()
     if options.quick:
-        options = replace(options, samplers=("dps",), masks=("half", "strokes"), windows=(4,))
+        options = replace(options, samplers=("dps",), masks=("half", "strokes"), windows=())
         options = replace(options, size=16, images=8, steps=6, samples=2)
         search = sp.Search(starts=2, optimizer="adam")  # of which half is compiled
     photographs = [one.mean(axis=0, keepdims=True) for one in built_in_photographs("rgb").values()]

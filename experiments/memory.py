@@ -72,7 +72,7 @@ class Options:
     jointly: bool = True
     """Whether weights of combinations are learned together."""
     fast: bool = False
-    """Learn by Adam from four starts: a third of the time, and up to 1 % above, without memory."""
+    """Learn by Adam from four starts: a third of the time, and little above, without memory."""
     network_steps: tuple[int, ...] = (10, 20)
     images: int = 64
     sigma_y: float = 0.05
