@@ -195,12 +195,12 @@ def main(options: Options) -> None:
                 transfer = sp.sampler_transfer(sampler, problem, levels, guidance)
                 loss = float(sp.wasserstein2(problem, transfer))
                 expected = float(sp.predicted_energy_score(problem, transfer))
-                print(f"{mask:<9}{name:<9}{words:<16}{loss:>9.4g}{expected:>11.4f}", end="")
+                print(f"{mask:<9}{name:<9}{words:<16}{loss:>9.3g}{expected:>11.4g}", end="")
                 for kind in known:
                     here, first = scores[label][kind], scores["heuristic"][kind]
                     ratio = here.energy / first.energy
-                    against = f"{100 * (ratio - 1):+.1f} %" if ratio < 10 else f"x {ratio:.0f}"
-                    print(f"{here.energy:>9.4f}{against:>9}", end="")
+                    against = f"{100 * (ratio - 1):+.1f} %" if ratio < 10 else f"x {ratio:.0e}"
+                    print(f"{here.energy:>9.3g}{against:>9}", end="")
                 numbers.setdefault(mask, {}).setdefault(name, {})[words] = shown = {
                     "W2^2, tiles": loss,
                     "energy score, predicted": expected,
