@@ -150,9 +150,9 @@ def main(options: Options) -> None:
     order = np.random.default_rng(0).permutation(len(cut))
     kept_out, rest = cut[order[: options.images]], cut[order[options.images :]]
     prior, levels = sp.from_images(rest), sp.vp_linear(options.steps)
-    print(f"{'':<35}{'energy score':>31}{'dB, a sample':>36}{f'dB, mean of {options.samples}':>29}")
+    print(f"{'':<35}{'energy score':>33}{'dB, a sample':>36}{f'dB, mean of {options.samples}':>29}")
     print(f"{'mask':<9}{'sampler':<9}{'schedule':<16}{'W2^2':>9}{'predicted':>11}", end="")
-    print(f"{'drawn':>9}{'':>9}{'photos':>9}{'':>9}", end="")
+    print(f"{'drawn':>10}{'':>9}{'photos':>10}{'':>9}", end="")
     print(2 * f"{'predicted':>11}{'drawn':>7}{'photos':>8}{'for them':>10}")
     rows, numbers, carried = [], {}, []
     for mask in options.masks:
@@ -200,7 +200,7 @@ def main(options: Options) -> None:
                     here, first = scores[label][kind], scores["heuristic"][kind]
                     ratio = here.energy / first.energy
                     against = f"{100 * (ratio - 1):+.1f} %" if ratio < 10 else f"x {ratio:.0e}"
-                    print(f"{here.energy:>9.3g}{against:>9}", end="")
+                    print(f"{here.energy:>10.4g}{against:>9}", end="")
                 numbers.setdefault(mask, {}).setdefault(name, {})[words] = shown = {
                     "W2^2, tiles": loss,
                     "energy score, predicted": expected,
