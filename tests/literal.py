@@ -1279,3 +1279,56 @@ def run_dps_remembering(
         x = ddim(x, base, (x - levels[0] * base) / levels[1], z[i], *levels, weights["eta"][i]) + m
         estimates = [x_hat, *estimates][:num_estimates]
     return x
+
+
+def run_combining(
+    name: str,
+    H: Array,
+    C: Array,
+    sigma_y: float,
+    alphas: Array,
+    sigmas: Array,
+    weights: dict[str, Array],
+) -> tuple[Array, list[Array]]:
+    """Learnable linear extrapolation (arXiv 2503.10103) of dps, pigdm, mpgd, diffpir; no mean.
+
+    The guided estimate x' of a step becomes c_i x' + sum_j c_j (that of step j), with the least
+    E ||. - x_0||^2: A c = b, A_jk = E x_j . x_k, b_j = E x_j . x_0. As in its code DiffPIR takes
+    eps' from the combination, the others eps_hat from x_hat. Returns x as a matrix of the columns
+    (start noise, y, fresh noise of each step), and c of each step, the oldest estimate first.
+    """
+    (m, n), num = H.shape, len(sigmas) - 1
+    start, y, *fresh = np.split(np.eye(n + m + num * n), [n, *(n + m + n * i for i in range(num))])
+    cov_y = H @ C @ H.T + sigma_y**2 * np.eye(m)
+    cov = start.T @ start + y.T @ cov_y @ y + sum(z.T @ z for z in fresh)
+    with_x_0 = y.T @ H @ C
+    x, estimates, found = sigmas[0] * start, [], []
+    for i, z in enumerate(fresh):
+        a, s = alphas[i], sigmas[i]
+        J = denoiser_jacobian(a, s, C)
+        x_hat = J @ x
+        r = y - H @ x_hat
+        if name == "dps":
+            guided = x_hat + 2 * weights["zeta"][i] * J.T @ H.T @ r / alphas[i + 1]
+        elif name == "pigdm":
+            r2 = s**2 / (s**2 + a**2)
+            g = r2 * J.T @ H.T @ np.linalg.solve(r2 * H @ H.T + sigma_y**2 * np.eye(m), r)
+            guided = x_hat + weights["weight"][i] * a * g
+        elif name == "mpgd":
+            guided = x_hat + weights["scale"][i] * H.T @ r
+        else:
+            rho = weights["lambda_"][i] * sigma_y**2 * a**2 / s**2
+            guided = x_hat + H.T @ np.linalg.solve(H @ H.T + rho * np.eye(m), r)
+        estimates.append(guided)
+        A = [[np.trace(one @ cov @ other.T) for other in estimates] for one in estimates]
+        b = [np.trace(one @ with_x_0) for one in estimates]
+        found.append(np.linalg.solve(np.array(A), np.array(b)))
+        estimates[-1] = sum(c * one for c, one in zip(found[-1], estimates, strict=True))
+        base = estimates[-1]
+        if name == "diffpir":
+            eta = np.sqrt(weights["zeta"][i])
+            x = ddnm_type(base, (x - a * base) / s, z, alphas[i + 1], sigmas[i + 1], eta)
+        else:
+            levels = a, s, alphas[i + 1], sigmas[i + 1]
+            x = ddim(x, base, (x - a * x_hat) / s, z, *levels, weights["eta"][i])
+    return x, found

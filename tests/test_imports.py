@@ -112,10 +112,13 @@ ORDERED = {
 
 
 # What scripts need of files inside of folders: `docs/add-a-sampler.md` names the first two; the
-# gallery learns as `design` does; a benchmark times parts of a sweep.
+# gallery learns as `design` does, and the network is named as for it; images are put into
+# coordinates of tiles; a benchmark times parts of a sweep.
 INNER = {"samplers.base", "samplers.steps"}
 INNER_OF = {
     "gallery": {"commands.console", "commands.inputs"},
+    "inpainting": {"degradations.circular", "degradations.downsample"},
+    "real_networks": {"commands.inputs"},
     "sweep_throughput": {"sweeps.batch", "sweeps.case", "sweeps.grid", "sweeps.running"},
 }
 SCRIPTS = sorted(

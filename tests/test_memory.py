@@ -1,13 +1,15 @@
 """Samplers that remember: several signals from step to step, in closed form, restored, learned."""
 
+import runpy
 from functools import partial
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import EPS, circular, decimated, expanded, random_guidance
-from literal import run_dps_remembering
+from literal import run_combining, run_dps_remembering
 
 import spectralpost as sp
 from spectralpost.errors import InputError
@@ -299,6 +301,47 @@ def test_official_weights_and_back(name, m, momentum):
     other = sampler_transfer(sampler.literal, problem, LEVELS, literal)
     for mine, its in zip(one, other, strict=True):
         np.testing.assert_allclose(mine, its, rtol=1e-10, atol=1e-12)
+
+
+@pytest.fixture(scope="module")
+def combined():
+    """Of the experiment that measures what combinations of all estimates are worth."""
+    script = Path(__file__).parents[1] / "experiments" / "memory.py"
+    return runpy.run_path(str(script))["combined"]
+
+
+@pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir", "mpgd"])
+def test_combinations_are_the_least_squares_of_dense_images(name, combined):
+    twin, levels = circular((4, 3)), sp.vp_linear(3)
+    guidance = random_guidance(name, 1, 3)
+    x, weights = run_combining(
+        name,
+        twin.H,
+        twin.C,
+        twin.sigma_y,
+        *map(np.asarray, levels),
+        {key: np.asarray(one) for key, one in guidance.items()},
+    )
+    found = combined(sp.SAMPLERS[name](), twin.problem, levels, guidance)
+    wanted = np.zeros((3, 3))
+    wanted[np.tril_indices(3)] = np.concatenate(weights)
+    # Normal equations square what estimates that are nearly the same do to rounding.
+    np.testing.assert_allclose(found.weights, wanted, rtol=1e-6, atol=1e-6 * np.abs(wanted).max())
+    n, m = len(twin.mu), len(twin.H)
+    V, U = twin.V, twin.U
+    gains = V.T @ x[:, :n] @ V, V.T @ x[:, n : n + m] @ U, V.T @ x[:, n + m :]
+    size = max(np.abs(one).max() for one in gains)
+    for part, want in zip(found.transfer, (*gains[:2], gains[2] @ gains[2].T), strict=False):
+        np.testing.assert_allclose(expanded(twin.problem, part), want, atol=1e-6 * size)
+
+
+@pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir", "mpgd"])
+def test_each_estimate_alone_is_the_sampler(name, combined):
+    problem, guidance = circular((4, 3)).problem, random_guidance(name, 1, 3)
+    given = sp.SAMPLERS[name](), problem, sp.vp_linear(3), guidance
+    mine, its = combined(*given, jnp.eye(3)).transfer, sampler_transfer(*given)
+    for one, other in zip(mine[:3], its[:3], strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-9)
 
 
 def test_memory_is_learned_and_pays():
