@@ -286,7 +286,7 @@ def reflection(h: np.ndarray) -> np.ndarray:
 
 def reflected(v: Any, x: Any) -> Any:
     """W x, by rows: see `reflection`. Of NumPy or JAX."""
-    v = v.astype(x.dtype)
+    v = namespace(x).broadcast_to(v.astype(x.dtype), x.shape)
     if x.shape[-1] <= LONG_SUM or namespace(x) is np:
         share = namespace(x).sum(v * x, axis=-1, keepdims=True)
     else:
@@ -296,7 +296,8 @@ def reflected(v: Any, x: Any) -> Any:
 
 def reflection_matrix(v: Any) -> Any:
     """W of `reflection`: [..., k, k], of NumPy or JAX."""
-    return 2 * v[..., :, None] * v[..., None, :] - np.eye(v.shape[-1], dtype=v.dtype)
+    one = np.broadcast_to(np.eye(v.shape[-1], dtype=v.dtype), (*v.shape, v.shape[-1]))
+    return 2 * v[..., :, None] * v[..., None, :] - one
 
 
 def congruence(gain: Array, cov: Array | None = None) -> Array:

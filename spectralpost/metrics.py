@@ -216,11 +216,6 @@ RESIDUALS: dict[Callable[..., Array], Callable[[Problem, Transfer], Array]] = {
 }
 
 
-def is_average(objective: Objective) -> bool:
-    """Whether an objective is known to be an average over modes."""
-    return objective in (*RESIDUALS, kl) or isinstance(objective, WeightedSum)
-
-
 def residuals_of(objective: Objective) -> Callable[[Problem, Transfer], Array] | None:
     """The square roots of an objective that is a sum of squares, or None."""
     return RESIDUALS.get(objective) or getattr(objective, "residuals", None)

@@ -13,6 +13,7 @@ with that shift; the mean itself only re-enters where the sampler starts from (s
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -35,6 +36,7 @@ from .degradations import Degradation
 from .errors import InputError, check_whole
 from .noise import NoiseLevel
 from .prior import Prior, denoiser_gain, denoiser_variance, frequency
+from .problem_checks import check_array, orthonormal
 
 
 class Problem(NamedTuple):
@@ -91,16 +93,16 @@ def make_problem(
     mean = jnp.zeros_like(spectrum) if mean is None else number("mean", mean)
     weight = jnp.ones_like(spectrum, shape=rows) if weight is None else number("weight", weight)
     sigma_y = number("sigma_y", sigma_y)
-    _check("spectrum", spectrum, spectrum.shape, minimum=0)
-    _check("response", response, spectrum.shape, minimum=0)
-    _check("mean", mean, spectrum.shape)
-    _check("weight", weight, rows, above=0)
-    _check("sigma_y", sigma_y, (), above=0)
+    check_array("spectrum", spectrum, spectrum.shape, minimum=0)
+    check_array("response", response, spectrum.shape, minimum=0)
+    check_array("mean", mean, spectrum.shape)
+    check_array("weight", weight, rows, above=0)
+    check_array("sigma_y", sigma_y, (), above=0)
     if basis is not None:
         basis = number("basis", basis)
         k = spectrum.shape[1]
-        _check("basis", basis, (*rows, k) if basis.ndim == 2 else (*rows, k, k))
-        if is_concrete(basis) and not _orthonormal(np.asarray(basis)):
+        check_array("basis", basis, (*rows, k) if basis.ndim == 2 else (*rows, k, k))
+        if is_concrete(basis) and not orthonormal(np.asarray(basis)):
             raise InputError("basis: the columns of each block must be orthonormal")
         if basis.ndim == 2 and is_concrete(response) and np.any(np.asarray(response)[:, 1:]):
             raise InputError("response: with reflections for a basis, only the first mode has one")
@@ -230,7 +232,7 @@ def condition(problem: Problem, cov: Array) -> Posterior:
         # One number is measured: a division, and matrices of rank one.
         h_0, by_first = h[..., :1], cov[..., 0, :]
         column = h_0 * by_first / (h_0**2 * by_first[..., :1] + sigma_y**2)
-        gain = column[..., None] * (jnp.arange(h.shape[-1]) == 0)
+        gain = column[..., None] * identity_gain(h)[..., :1, :]
         lost = (h_0 * column)[..., None]
         rest = cov - lost * by_first[..., None, :]  # Joseph's form, as below
         rest = rest - rest[..., :, :1] * lost.mT
@@ -313,8 +315,8 @@ def gain_along_prior(problem: Problem, gain: Array) -> Array:
     if problem.basis is None:
         return gain
     if reflects(problem):
-        v = problem.basis[:, None, :]
-        return reflected(v, reflected(v, gain).mT).mT
+        rows = jax.vmap(partial(reflected, problem.basis), in_axes=1, out_axes=1)
+        return rows(rows(gain).mT).mT
     return congruence(problem.basis.mT, gain)
 
 
@@ -333,35 +335,3 @@ def _covariance(problem: Problem, variances: Array) -> Array:
     if reflects(problem):
         return gain_along_prior(problem, variances[..., None] * identity_gain(variances))
     return product(problem.basis * variances[..., None, :], problem.basis.mT)
-
-
-def _orthonormal(basis: np.ndarray) -> bool:
-    """Whether the columns of each block [B, k, k] are, or unit vectors of reflections [B, k], as
-    far as rounding lets them."""
-    k = basis.shape[-1]
-    if basis.ndim == 2:
-        gap = np.abs(np.sum(basis**2, axis=1) - 1)
-    else:
-        gap = np.abs(basis.mT @ basis - np.eye(k, dtype=basis.dtype))
-    return bool(gap.max() <= 100 * k * np.finfo(basis.dtype).eps)
-
-
-def _check(
-    name: str,
-    value: Array,
-    shape: tuple[int, ...],
-    *,
-    minimum: float | None = None,
-    above: float | None = None,
-) -> None:
-    if value.shape != shape:
-        raise InputError(f"{name} of shape {value.shape}: {shape} is needed")
-    if not is_concrete(value):
-        return
-    numbers = np.asarray(value)
-    if not np.all(np.isfinite(numbers)):
-        raise InputError(f"{name}: has NaN or infinite values")
-    if minimum is not None and numbers.min() < minimum:
-        raise InputError(f"{name} = {numbers.min():g}: must be >= {minimum:g}")
-    if above is not None and numbers.min() <= above:
-        raise InputError(f"{name} = {numbers.min():g}: must be > {above:g}")

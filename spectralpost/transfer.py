@@ -35,7 +35,6 @@ from .algebra import (
     floating,
     identity_gain,
     is_concrete,
-    reflected,
     safe_sqrt,
 )
 from .chunks import num_chunks, split_problem
@@ -254,7 +253,7 @@ def _mean_square(problem: Problem, law: Transfer) -> Array:
     law, cov_y = signal(problem, law), measurement_cov(problem)
     offset = along_prior(problem, law.offset)
     if reflects(problem):  # one number is measured, and only variances are asked for
-        from_state = reflected(problem.basis[:, None], law.state_gain.mT)
+        from_state = jax.vmap(partial(along_prior, problem), 1, 1)(law.state_gain.mT)
         from_data = along_prior(problem, law.data_gain[..., 0])
         known = jnp.sum(from_state**2, axis=-2) + cov_y[..., 0, :1] * from_data**2
         return known + diagonal(gain_along_prior(problem, law.noise_cov)) + offset**2

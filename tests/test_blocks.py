@@ -294,7 +294,7 @@ def test_the_block_of_the_mean_grey_value_stays_alone():
     assert float(small.weight[np.argmax(small.spectrum.max(axis=1))]) == 1
 
 
-# ------------------------------------------------------------------- what needs no matrix of a block
+# ------------------------------------------------------------------ what needs no matrix of blocks
 
 
 def as_matrices(problem):

@@ -14,7 +14,7 @@ from ..chunks import average_of_chunks, num_chunks
 from ..errors import InputError
 from ..kept_jit import kept_jit
 from ..merging import unique_modes
-from ..metrics import Objective, is_average, wasserstein2
+from ..metrics import RESIDUALS, Objective, WeightedSum, kl, wasserstein2
 from ..noise import NoiseLevel, num_steps_of
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
@@ -66,6 +66,11 @@ def evaluate_exact(
     0.0699
     """
     return _evaluate(None, _once(problem, objective), levels, {"eta": eta}, objective)
+
+
+def is_average(objective: Objective) -> bool:
+    """Whether an objective is known to be an average over modes."""
+    return objective in (*RESIDUALS, kl) or isinstance(objective, WeightedSum)
 
 
 def _once(problem: Problem, objective: Objective) -> Problem:
