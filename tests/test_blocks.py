@@ -30,7 +30,7 @@ from spectralpost.learning.jacobian import linearise
 from spectralpost.metrics import RESIDUALS, wasserstein2_residuals
 from spectralpost.prior_file import save_prior
 from spectralpost.problem import basis_matrix, prior_cov
-from spectralpost.transfer import sampler_transfer, trajectory
+from spectralpost.transfer import sampler_transfer, step_transfer, trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -372,6 +372,28 @@ def test_a_block_needs_as_many_directions_as_it_has_different_variances(differen
         length = np.linalg.norm(answer)
         np.testing.assert_allclose(across @ answer, 0, atol=size * length)
         assert np.linalg.norm(answer - fewer @ (fewer.T @ answer)) > 1e-3 * length
+
+
+TWO_TERMS = ("mcg",)
+
+
+@pytest.mark.parametrize("name", sorted(sp.SAMPLERS))
+def test_a_step_is_a_number_for_each_mode_and_few_terms_of_rank_one(name):
+    """In the eigenvectors of the prior: what is off the diagonal has the rank of as many terms.
+    Numbers for each mode are not seen where rows and columns are of different modes."""
+    k, gain = 9, np.random.default_rng(0).uniform(0.2, 1, 9)
+    response = np.eye(1, k) * np.linalg.norm(gain)
+    variances = np.geomspace(2, 0.1, k)[None]
+    problem = sp.make_problem(variances, response, 0.2, basis=reflection(gain[None]))
+    t, s = sp.NoiseLevel(0.6, 0.8), sp.NoiseLevel(0.8, 0.6)
+    sampler = ALL[name].make(problem)
+    weights = {key: by[0] for key, by in random_guidance(name, seed=3, num_steps=1).items()}
+    step = jax.jit(partial(step_transfer, sampler))(problem, t, s, weights)
+    E = np.asarray(basis_matrix(problem))[0]
+    seen = (E.T @ np.asarray(step.state_gain)[0] @ E)[:4, 4:]
+    sizes = np.linalg.svd(seen, compute_uv=False)
+    terms = 2 if name in TWO_TERMS else 1
+    assert sizes[terms - 1] > 1e-6 > 1e3 * EPS > sizes[terms]
 
 
 # ----------------------------------------------------------------------------- learning, restoring
