@@ -155,6 +155,19 @@ def test_a_block_degradation_is_made_again_from_a_file():
         (lambda: sp.from_matrix((4, 3), lambda x: 1j * x), "gives no array of real numbers"),
         (lambda: sp.from_matrix((4, 3), lambda x: None), "gives no array of real numbers"),
         (lambda: sp.from_matrix((4, 3), MATRIX, (2, 3)), r"measured = \(2, 3\): .* 5 numbers"),
+        (
+            lambda: sp.make_problem([[1.0, 1.0]], [[1.0, 1.0]], 0.1, basis=[[1.0, 0.0]]),
+            "reflections for a basis, only the first mode has one",
+        ),
+        (
+            lambda: sampler_transfer(
+                sp.SAMPLERS["dps"](),
+                many_blocks(2).problem,
+                sp.vp_linear(3),
+                {"zeta": np.ones((3, 12)), "eta": np.ones(3)},
+            ),
+            "low_pass, per_mode.* are for independent modes, not blocks",
+        ),
         (lambda: sp.on_canvas(sp.downsample((8, 8), 2)), "'downsample': crops are extended for"),
         (
             lambda: sp.image_problem(sp.power_law((64, 64)), sp.inpaint((64, 64)), 0.1),
