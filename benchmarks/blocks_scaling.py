@@ -261,7 +261,7 @@ def cost(what: str, name: str, size: int, factor: int, steps: int) -> dict[str, 
         if what == "transfer":
             jax.block_until_ready(sp.sampler_transfer(sampler, problem, levels, guidance))
         elif what == "evaluate":
-            sp.evaluate(sampler, problem, levels, guidance)
+            float(sp.evaluate(sampler, problem, levels, guidance))
         else:
             free = sp.default_free(sampler)
             jax.block_until_ready(sp.loss_and_gradient(sampler, problem, levels, guidance, free))
