@@ -9,21 +9,31 @@ precision, milliseconds after a warm-up, the median of the turns; contestants ta
     merged   as `spectralpost design` learns: `bin_modes` to 1000
     off      how far W2^2 is on the merged ones, in percent
 
-then seconds and peak memory of `learn` (default search) for x4 at each size, in a process of its
-own, from the prior on: grey, DiffPIR, compilation included.
+Then CPU seconds (user and system) and peak memory, each of a process of its own, compilation
+included, which is the most of small ones: cold with an empty folder of compiled programs, warm with
+what that run kept.
+
+    learn x4   `learn` (default search), on the merged problem
+    unmerged   the transfer and W2^2 of DiffPIR on all blocks
+    one block  W2^2, its gradient and `learn` of DiffPIR on a dense block of all pixels (`inpaint`)
 
     python benchmarks/blocks_scaling.py             all of it
     python benchmarks/blocks_scaling.py --quick     small sizes, one turn, checked
+    python benchmarks/blocks_scaling.py --parts learn unmerged
 """
 
 import json
+import os
 import resource
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import median
+from typing import Literal
 
 import jax
 import numpy as np
@@ -49,17 +59,77 @@ class Options:
     """Small sizes, one turn."""
     turns: int = 5
     steps: int = 20
-    learn: int | None = None
-    """Of the script's own: learn at this size, print JSON."""
+    parts: tuple[Literal["gradients", "learn", "unmerged", "dense"], ...] = (
+        "gradients",
+        "learn",
+        "unmerged",
+        "dense",
+    )
+    limit: int = 600
+    """CPU seconds that a process of its own may take."""
+    cell: tuple[str, str, int, int] | None = None
+    """Of the script's own: what to do, sampler, size, factor; prints JSON."""
 
 
 def main(options: Options) -> None:
     jax.config.update("jax_enable_x64", True)
-    if options.learn is not None:
-        print(json.dumps(learned(options.learn, options.steps)))
+    if options.cell is not None:
+        print(json.dumps(cost(*options.cell, options.steps)))
         return
     if options.quick:
         options.turns, options.steps = 1, 4
+    if "gradients" in options.parts:
+        table_of_gradients(options)
+    sizes = (16,) if options.quick else (64, 128, 256)
+    if "learn" in options.parts:
+        print(f"\n{'learn x4':<20}{'CPU s, cold':>13}{'MB':>7}{'CPU s, warm':>13}{'MB':>7}")
+        for sampler in ("dps", "diffpir"):
+            for size in sizes:
+                with tempfile.TemporaryDirectory() as folder:
+                    cells = [in_own(options, folder, "learn", sampler, size, 4) for _ in range(2)]
+                line(f"{sampler} {size}x{size}", cells, (13, 7))
+    if "unmerged" in options.parts:
+        print(f"\n{'unmerged':<20}{'transfer, CPU s':>17}{'MB':>7}{'W2^2, CPU s':>13}{'MB':>7}")
+        for factor in (2,) if options.quick else (4, 8, 16):
+            size = sizes[-1]
+            whats = ("transfer", "evaluate")
+            cells = [in_own(options, "", what, "diffpir", size, factor) for what in whats]
+            line(f"{size}x{size} x{factor}", cells, (17, 7, 13, 7))
+    if "dense" in options.parts:
+        heads = f"{'W2^2, CPU s':>13}{'MB':>7}{'gradient':>10}{'MB':>7}{'learn':>8}{'MB':>7}"
+        print(f"\n{'one block':<20}{heads}")
+        for size in (4,) if options.quick else (8, 16, 24, 32):
+            whats = ("evaluate", "gradient", "learn")
+            cells = [in_own(options, "", what, "diffpir", size, 0) for what in whats]
+            line(f"{size}x{size}", cells, (13, 7, 10, 7, 8, 7))
+
+
+def line(name: str, cells: list[dict], widths: tuple[int, ...]) -> None:
+    numbers = [number for cell in cells for number in (cell["seconds"], cell["peak"])]
+    widths = widths * (len(numbers) // len(widths))
+    shown = [f"{number:>{width}}" for number, width in zip(numbers, widths, strict=True)]
+    print(f"{name:<20}{''.join(shown)}", flush=True)
+
+
+def in_own(options: Options, folder: str, *cell: object) -> dict:
+    """`cost` in a process of its own, or that it takes longer than the limit."""
+    command = [sys.executable, __file__, "--steps", str(options.steps), "--cell", *map(str, cell)]
+    limit = lambda: resource.setrlimit(resource.RLIMIT_CPU, (options.limit, options.limit))  # noqa: E731
+    done = subprocess.run(
+        command,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"JAX_COMPILATION_CACHE_DIR": folder},
+        preexec_fn=limit,
+    )
+    if done.returncode in (-signal.SIGXCPU, -signal.SIGKILL):
+        return {"seconds": f"> {options.limit}", "peak": "-"}
+    if done.returncode:
+        sys.exit(done.stderr)
+    return json.loads(done.stdout)
+
+
+def table_of_gradients(options: Options) -> None:
     cases = [(8, 2), (12, 2), (16, 2), (16, 4), (24, 4)]
     cases += [(64, 2), (64, 4), (64, 8), (128, 4), (256, 4), (256, 16)]
     print(f"{'size':<6}{'x':>4}{'blocks':>8}{'unique':>8}{'merged':>10}", end="")
@@ -69,12 +139,6 @@ def main(options: Options) -> None:
     print(f"{'off, %':>8}{'dense / unique':>16}")
     for size, factor in cases[:2] if options.quick else cases:
         gradients(size, factor, options)
-    print(f"\n{'learn, x4':<12}{'seconds':>9}{'peak, MB':>10}{'blocks':>10}")
-    for size in (16,) if options.quick else (64, 128, 256):
-        command = [sys.executable, __file__, "--learn", str(size), "--steps", str(options.steps)]
-        done = subprocess.run(command, capture_output=True, text=True, check=True)
-        found = json.loads(done.stdout)
-        print(f"{size:<12}{found['seconds']:>9.1f}{found['peak']:>10.0f}{found['blocks']:>10}")
 
 
 def gradients(size: int, factor: int, options: Options) -> None:
@@ -180,16 +244,31 @@ def dense(size: int, factor: int, levels: sp.NoiseLevel, guidance) -> Callable:
     return run
 
 
-def learned(size: int, steps: int) -> dict[str, float | str]:
-    begin = time.perf_counter()
-    problem = sp.bin_modes(sp.unique_modes(problem_of(size, 4))[0], 1000)[0]
-    sp.learn(sp.SAMPLERS["diffpir"](), problem, sp.vp_linear(steps))
-    blocks, modes = problem.spectrum.shape
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+def cost(what: str, name: str, size: int, factor: int, steps: int) -> dict[str, str]:
+    """CPU seconds and peak memory of this process."""
+    sp.keep_compiled_programs()
+    sampler, levels = sp.SAMPLERS[name](), sp.vp_linear(steps)
+    if factor:
+        problem = problem_of(size, factor)
+    else:
+        shape = (size, size)
+        problem = sp.image_problem(sp.power_law(shape), sp.inpaint(shape), 0.05)
+    if what == "learn":
+        small = sp.bin_modes(sp.unique_modes(problem)[0], 1000)[0] if factor else problem
+        sp.learn(sampler, small, levels)
+    else:
+        guidance = sampler.heuristic(problem, levels)
+        if what == "transfer":
+            jax.block_until_ready(sp.sampler_transfer(sampler, problem, levels, guidance))
+        elif what == "evaluate":
+            float(sp.evaluate(sampler, problem, levels, guidance))
+        else:
+            free = sp.default_free(sampler)
+            jax.block_until_ready(sp.loss_and_gradient(sampler, problem, levels, guidance, free))
+    used = resource.getrusage(resource.RUSAGE_SELF)
     return {
-        "seconds": time.perf_counter() - begin,
-        "peak": peak,
-        "blocks": f"{blocks} of {modes}",
+        "seconds": f"{used.ru_utime + used.ru_stime:.1f}",
+        "peak": f"{used.ru_maxrss / 1024:.0f}",
     }
 
 

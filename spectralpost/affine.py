@@ -13,9 +13,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from .algebra import apply_gain, congruence, divide, identity_gain, multiply
+from .algebra import SMALL, apply_gain, congruence, divide, identity_gain, multiply
 from .noise import NoiseLevel
-from .problem import Problem, denoise, denoiser_cov, denoiser_jacobian
+from .problem import Problem, denoise, denoiser_cov, denoiser_jacobian, reflects
 from .samplers.base import Guidance, Measurement, Sampler, Step
 
 Norm = Callable[[Array], Array]
@@ -91,6 +91,8 @@ def signal(problem: Problem, law: Transfer) -> Transfer:
 
 def solver(problem: Problem) -> Callable[[Callable[[Array], Array], Array], Array]:
     """The exact `Measurement.solve`: an operator that keeps modes (blocks) apart, read off it."""
+    if reflects(problem):  # it is diagonal, as H mixes the first mode of a block with no other
+        return lambda operator, r: r / operator(jnp.ones_like(r))
     return lambda operator, r: divide(slopes(operator, jnp.zeros_like(problem.spectrum))[0], r)
 
 
@@ -108,6 +110,35 @@ def affine(sampler: Sampler, problem: Problem, t: NoiseLevel, fn: Callable[..., 
         mean = problem.mean
         offset = fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)
     return Transfer(gains[0], gains[1], congruence(gains[2]), offset)
+
+
+def affine_after(
+    law: Transfer, sampler: Sampler, problem: Problem, t: NoiseLevel, fn: Callable[..., Array]
+) -> Transfer:
+    """`compose(law, affine(...))`.
+
+    Large blocks of which one number is measured have no products of matrices, k^3, here: fn, which
+    takes k for a signal, is applied to the columns of law, which are signals.
+    """
+    if not (reflects(problem) and problem.spectrum.shape[-1] > SMALL):
+        return compose(law, affine(sampler, problem, t, fn))
+    x, y, eps = inputs = nothing(problem, sampler.memory)
+    _, push = jax.linearize(partial(fn, None), *inputs)
+
+    first = identity_gain(y)[..., 0]  # what is measured
+    # From gains G to G A^T, for A of x and of eps: rows are signals, as they lie in memory.
+    through = jax.vmap(lambda x: push(x, 0 * y, 0 * eps), in_axes=1, out_axes=1)
+    fresh = jax.vmap(lambda eps: push(0 * x, 0 * y, eps), in_axes=1, out_axes=1)
+    offset = push(law.offset, 0 * y, 0 * eps)
+    if not sampler.equivariant:
+        mean = problem.mean
+        offset = offset + fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)
+    return Transfer(
+        through(law.state_gain.mT).mT,
+        push(law.data_gain[..., 0], first, 0 * eps)[..., None] * first[..., None, :],
+        through(through(law.noise_cov).mT) + fresh(fresh(identity_gain(eps)).mT),
+        offset,
+    )
 
 
 def model_update(

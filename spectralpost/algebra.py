@@ -21,6 +21,7 @@ from .errors import InputError
 SMALL, SWEEPS = 8, 6  # of `eigh`
 PRECISION = jax.lax.Precision.HIGHEST  # of `matmul`
 UNROLLED = 8  # of `product`: the largest that is faster so
+LONG_SUM = 32  # of `reflected`: longer ones XLA does twice as fast on a CPU as products
 
 
 def float_dtype(*trees: Any) -> np.dtype:
@@ -283,15 +284,20 @@ def reflection(h: np.ndarray) -> np.ndarray:
     return v / np.linalg.norm(v, axis=-1, keepdims=True)
 
 
-def reflected(v: Array, x: Array) -> Array:
-    """W x, by rows: see `reflection`."""
-    v = jnp.broadcast_to(v.astype(x.dtype), x.shape)
-    return 2 * v * jnp.sum(v * x, axis=-1, keepdims=True) - x
+def reflected(v: Any, x: Any) -> Any:
+    """W x, by rows: see `reflection`. Of NumPy or JAX."""
+    v = namespace(x).broadcast_to(v.astype(x.dtype), x.shape)
+    if x.shape[-1] <= LONG_SUM or namespace(x) is np:
+        share = namespace(x).sum(v * x, axis=-1, keepdims=True)
+    else:
+        share = matmul(x[..., None, :], v[..., :, None])[..., 0]
+    return 2 * v * share - x
 
 
-def reflection_matrix(v: np.ndarray) -> np.ndarray:
-    """W of `reflection`: [..., k, k]."""
-    return 2 * v[..., :, None] * v[..., None, :] - np.eye(v.shape[-1])
+def reflection_matrix(v: Any) -> Any:
+    """W of `reflection`: [..., k, k], of NumPy or JAX."""
+    one = np.broadcast_to(np.eye(v.shape[-1], dtype=v.dtype), (*v.shape, v.shape[-1]))
+    return 2 * v[..., :, None] * v[..., None, :] - one
 
 
 def congruence(gain: Array, cov: Array | None = None) -> Array:

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from .algebra import namespace
 from .errors import InputError, check_whole
 from .merging_blocks import bin_blocks, unique_blocks
-from .problem import Problem
+from .problem import Problem, basis_matrix, reflects
 from .splitting import split_worst_first
 
 
@@ -84,6 +84,8 @@ def stack_problems(problems: Sequence[Problem]) -> Problem:
     """
     if len({(p.basis is None, p.spectrum.shape[1:]) for p in problems}) != 1:
         raise InputError("problems: all or none must have blocks, and these of one size")
+    if len({reflects(p) for p in problems}) > 1:
+        problems = [p._replace(basis=basis_matrix(p)) for p in problems]
     if len({p.calibration is None for p in problems}) != 1:
         raise InputError("problems: all or none must be calibrated")
     rows = max(problem.spectrum.shape[0] for problem in problems)

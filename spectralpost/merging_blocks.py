@@ -24,8 +24,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .algebra import reflection, reflection_matrix
-from .problem import Problem
+from .algebra import SMALL, reflected, reflection, reflection_matrix
+from .problem import Problem, reflects
 from .splitting import log_sizes, nearest_to_mean, split_worst_first
 
 # How many bins make blocks of that many modes worth their cost. More modes of a block want more
@@ -147,10 +147,15 @@ def pairs_of(problem: Problem) -> Pairs | None:
         mean = np.asarray(problem.mean, float) @ basis[0]
         weight = np.asarray(problem.weight, float)
         return Pairs(variance, variance[:, :0], mean, np.asarray(ratio, float), weight)
-    place = np.argmax(response, axis=1)
-    gain = response[rows, place][:, None] * basis[rows, place]
+    mean = np.asarray(problem.mean, float)
+    if reflects(problem):
+        gain, mean = reflected(basis, response), reflected(basis, mean)
+    else:
+        place = np.argmax(response, axis=1)
+        gain = response[rows, place][:, None] * basis[rows, place]
+        mean = np.einsum("bij,bi->bj", basis, mean)
     sign = np.where(gain < 0, -1.0, 1.0)
-    mean = np.einsum("bij,bi->bj", basis, np.asarray(problem.mean, float)) * sign
+    mean = mean * sign
     variance, gain = np.asarray(problem.spectrum, float), np.abs(gain)
     calibration = problem.calibration
     ratio = np.zeros((*variance.shape, 0)) if calibration is None else calibration.ratio
@@ -166,7 +171,10 @@ def pairs_of(problem: Problem) -> Pairs | None:
 def problem_of(like: Problem, pairs: Pairs) -> Problem:
     """The problem of these blocks, with sigma_y, dtype and calibration as those of another."""
     if pairs.gain.size:
-        basis = reflection_matrix(reflection(pairs.gain))
+        basis = reflection(pairs.gain)
+        mean = reflected(basis, pairs.mean)
+        if basis.shape[1] <= SMALL:  # products of small matrices are as fast
+            basis = reflection_matrix(basis)
         response = np.zeros_like(pairs.gain)
         response[:, 0] = np.linalg.norm(pairs.gain, axis=1)
     else:
@@ -175,13 +183,14 @@ def problem_of(like: Problem, pairs: Pairs) -> Problem:
         basis, response = (
             np.repeat(np.asarray(one[:1], float), rows, 0) for one in (like.basis, like.response)
         )
+        mean = pairs.mean @ basis[0].T
     number = lambda one: jnp.asarray(one, like.spectrum.dtype)  # noqa: E731
     calibration = like.calibration
     return like._replace(
         spectrum=number(pairs.variance),
         response=number(response),
         basis=number(basis),
-        mean=number(np.einsum("bij,bj->bi", basis, pairs.mean)),
+        mean=number(mean),
         weight=number(pairs.weight),
         calibration=calibration and calibration._replace(ratio=number(pairs.ratio)),
     )

@@ -34,6 +34,7 @@ from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
 from .problem import (
     Problem,
+    basis_matrix,
     ideal_posterior,
     measurement_cov,
     measurement_noise,
@@ -126,7 +127,7 @@ def kl(problem: Problem, transfer: Transfer) -> Array:
     k = problem.spectrum.shape[-1]
     tiny, trace = k * jnp.finfo(cov.dtype).eps, partial(jnp.trace, axis1=-2, axis2=-1)
     # The projection on what has no prior variance. There both laws get the variance `largest`.
-    known = jnp.where((problem.spectrum == 0)[..., None, :], problem.basis, 0)
+    known = jnp.where((problem.spectrum == 0)[..., None, :], basis_matrix(problem), 0)
     known = multiply(known, known.mT)
     rest = identity_gain(problem.spectrum) - known
     largest = jnp.max(problem.spectrum + diagonal(moment), axis=-1)

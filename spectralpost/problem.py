@@ -2,7 +2,9 @@
 
 A mode is a coordinate of V^T x (see `degradations`). Where the degradation keeps the prior's basis,
 modes are independent scalars and `basis` is None. Otherwise they fall into independent blocks of k
-modes; in a block the prior covariance is E diag(spectrum) E^T with E = `basis`.
+modes; in a block the prior covariance is E diag(spectrum) E^T with E = `basis`. Where one number
+is measured of each block, as by decimation, that is the first mode and E a reflection
+(`algebra.reflection`): k numbers, and nothing costs more than k^2.
 
 Everything is written relative to the prior mean: x - mean, y - H mean. Published samplers commute
 with that shift; the mean itself only re-enters where the sampler starts from (see `transfer`).
@@ -11,6 +13,7 @@ with that shift; the mean itself only re-enters where the sampler starts from (s
 from functools import partial
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
@@ -25,12 +28,15 @@ from .algebra import (
     inverse,
     is_concrete,
     product,
+    reflected,
+    reflection_matrix,
 )
 from .calibration import Calibration
 from .degradations import Degradation
 from .errors import InputError, check_whole
 from .noise import NoiseLevel
 from .prior import Prior, denoiser_gain, denoiser_variance, frequency
+from .problem_checks import check_array, orthonormal
 
 
 class Problem(NamedTuple):
@@ -38,7 +44,8 @@ class Problem(NamedTuple):
 
     spectrum: Array  # prior variances                                   [F] | [B, k]
     response: Array  # singular values of H, >= 0                        [F] | [B, k]
-    basis: Array | None  # eigenvectors of the prior in a block          None | [B, k, k]
+    # eigenvectors of the prior in a block, or their `reflection`      None | [B, k, k] | [B, k]
+    basis: Array | None
     mean: Array  # prior mean                                            [F] | [B, k]
     weight: Array  # how many identical modes (blocks) a row stands for  [F] | [B]
     sigma_y: Array  # standard deviation of the measurement noise        []
@@ -68,9 +75,10 @@ def make_problem(
     """A checked problem.
 
     spectrum [F] or [B, k], response of the same shape, mean likewise (default 0), weight [F] or [B]
-    (default 1), basis [B, k, k] with orthonormal columns. sigma_y in units of the pixel range. All
-    take the floating dtype of the spectrum. Raises InputError, naming the argument, for wrong
-    shapes, NaN, negative or zero values (while JAX traces the values: for shapes only).
+    (default 1), basis [B, k, k] with orthonormal columns, or [B, k], unit vectors of reflections
+    (then nothing but the first mode of a block has a response). sigma_y in units of the pixel
+    range. All take the floating dtype of the spectrum. Raises InputError, naming the argument, for
+    wrong shapes, NaN, negative or zero values (while JAX traces the values: for shapes only).
 
     >>> sp.make_problem(spectrum=[1.0, 0.1], response=[1.0, 0.5], sigma_y=0.1).weight.shape
     (2,)
@@ -85,17 +93,19 @@ def make_problem(
     mean = jnp.zeros_like(spectrum) if mean is None else number("mean", mean)
     weight = jnp.ones_like(spectrum, shape=rows) if weight is None else number("weight", weight)
     sigma_y = number("sigma_y", sigma_y)
-    _check("spectrum", spectrum, spectrum.shape, minimum=0)
-    _check("response", response, spectrum.shape, minimum=0)
-    _check("mean", mean, spectrum.shape)
-    _check("weight", weight, rows, above=0)
-    _check("sigma_y", sigma_y, (), above=0)
+    check_array("spectrum", spectrum, spectrum.shape, minimum=0)
+    check_array("response", response, spectrum.shape, minimum=0)
+    check_array("mean", mean, spectrum.shape)
+    check_array("weight", weight, rows, above=0)
+    check_array("sigma_y", sigma_y, (), above=0)
     if basis is not None:
         basis = number("basis", basis)
         k = spectrum.shape[1]
-        _check("basis", basis, (*rows, k, k))
-        if is_concrete(basis) and not _orthonormal(np.asarray(basis)):
+        check_array("basis", basis, (*rows, k) if basis.ndim == 2 else (*rows, k, k))
+        if is_concrete(basis) and not orthonormal(np.asarray(basis)):
             raise InputError("basis: the columns of each block must be orthonormal")
+        if basis.ndim == 2 and is_concrete(response) and np.any(np.asarray(response)[:, 1:]):
+            raise InputError("response: with reflections for a basis, only the first mode has one")
     return Problem(spectrum, response, basis, mean, weight, sigma_y)
 
 
@@ -218,6 +228,15 @@ def condition(problem: Problem, cov: Array) -> Posterior:
     if problem.basis is None:
         cov_y = h**2 * cov + sigma_y**2
         return Posterior(cov * h / cov_y, sigma_y**2 * cov / cov_y)
+    if reflects(problem):
+        # One number is measured: a division, and matrices of rank one.
+        h_0, by_first = h[..., :1], cov[..., 0, :]
+        column = h_0 * by_first / (h_0**2 * by_first[..., :1] + sigma_y**2)
+        gain = column[..., None] * identity_gain(h)[..., :1, :]
+        lost = (h_0 * column)[..., None]
+        rest = cov - lost * by_first[..., None, :]  # Joseph's form, as below
+        rest = rest - rest[..., :, :1] * lost.mT
+        return Posterior(gain, rest + sigma_y**2 * column[..., None] * column[..., None, :])
     h_cov = h[..., :, None] * cov
     cov_y = h_cov * h[..., None, :] + sigma_y**2 * identity_gain(h)
     gain = product(inverse(cov_y), h_cov).mT
@@ -271,42 +290,48 @@ def per_pixel(problem: Problem, values: Array) -> Array:
     return jnp.sum(problem.weight * rows) / num_pixels(problem)
 
 
+def reflects(problem: Problem) -> bool:
+    """Whether one number of each block is measured, the first, and `basis` holds reflections."""
+    return problem.basis is not None and problem.basis.ndim == 2
+
+
+def basis_matrix(problem: Problem) -> Array:
+    """The eigenvectors of the prior in blocks as matrices, [B, k, k]."""
+    assert problem.basis is not None
+    return reflection_matrix(problem.basis) if reflects(problem) else problem.basis
+
+
+def along_prior(problem: Problem, x: Array) -> Array:
+    """E^T x: a signal in the eigenvectors of the prior, [F] | [..., B, k]."""
+    if problem.basis is None:
+        return x
+    if reflects(problem):
+        return reflected(problem.basis, x)
+    return apply_gain(problem.basis.mT, x)
+
+
+def gain_along_prior(problem: Problem, gain: Array) -> Array:
+    """E^T gain E: a gain or covariance in the eigenvectors of the prior."""
+    if problem.basis is None:
+        return gain
+    if reflects(problem):
+        rows = jax.vmap(partial(reflected, problem.basis), in_axes=1, out_axes=1)
+        return rows(rows(gain).mT).mT
+    return congruence(problem.basis.mT, gain)
+
+
 def _by_prior(problem: Problem, gain: Array, x: Array) -> Array:
     """A gain for each eigenvector of the prior, applied to x."""
+    found = gain * along_prior(problem, x)
     if problem.basis is None:
-        return gain * x
-    return apply_gain(problem.basis, gain * apply_gain(problem.basis.mT, x))
+        return found
+    # A reflection is its own inverse.
+    return along_prior(problem, found) if reflects(problem) else apply_gain(problem.basis, found)
 
 
 def _covariance(problem: Problem, variances: Array) -> Array:
     if problem.basis is None:
         return variances
+    if reflects(problem):
+        return gain_along_prior(problem, variances[..., None] * identity_gain(variances))
     return product(problem.basis * variances[..., None, :], problem.basis.mT)
-
-
-def _orthonormal(basis: np.ndarray) -> bool:
-    """Whether the columns of each block [B, k, k] are, as far as rounding lets them."""
-    k = basis.shape[-1]
-    gap = np.abs(basis.mT @ basis - np.eye(k, dtype=basis.dtype))
-    return bool(gap.max() <= 100 * k * np.finfo(basis.dtype).eps)
-
-
-def _check(
-    name: str,
-    value: Array,
-    shape: tuple[int, ...],
-    *,
-    minimum: float | None = None,
-    above: float | None = None,
-) -> None:
-    if value.shape != shape:
-        raise InputError(f"{name} of shape {value.shape}: {shape} is needed")
-    if not is_concrete(value):
-        return
-    numbers = np.asarray(value)
-    if not np.all(np.isfinite(numbers)):
-        raise InputError(f"{name}: has NaN or infinite values")
-    if minimum is not None and numbers.min() < minimum:
-        raise InputError(f"{name} = {numbers.min():g}: must be >= {minimum:g}")
-    if above is not None and numbers.min() <= above:
-        raise InputError(f"{name} = {numbers.min():g}: must be > {above:g}")

@@ -9,8 +9,8 @@ Norm-normalised samplers (`measurement.norm`) are not affine. Their mean-field c
 form; the norm concentrates as the number of pixels grows, so this is asymptotically exact.
 """
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from typing import NamedTuple
 
 import jax
@@ -21,7 +21,7 @@ from jax import Array
 from .affine import (
     Transfer,
     affine,
-    compose,
+    affine_after,
     measurement_of,
     model_update,
     nothing,
@@ -30,7 +30,6 @@ from .affine import (
     together,
 )
 from .algebra import (
-    apply_gain,
     congruence,
     diagonal,
     floating,
@@ -38,10 +37,19 @@ from .algebra import (
     is_concrete,
     safe_sqrt,
 )
+from .chunks import num_chunks, split_problem
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
 from .prior import noisy_variance
-from .problem import Problem, measurement_cov, num_pixels, per_pixel
+from .problem import (
+    Problem,
+    along_prior,
+    gain_along_prior,
+    measurement_cov,
+    num_pixels,
+    per_pixel,
+    reflects,
+)
 from .samplers.base import Guidance, Sampler, check_guidance
 
 
@@ -71,13 +79,27 @@ def step_transfer(
     True
     """
     problem, t, s, guidance_t = floating(problem, t, s, guidance_t)
+    of = partial(affine, sampler, problem, t)
+    return _step(of, sampler, problem, t, s, guidance_t, norms)
+
+
+def _step(
+    of: Callable[[Callable[..., Array]], Transfer],
+    sampler: Sampler,
+    problem: Problem,
+    t: NoiseLevel,
+    s: NoiseLevel,
+    guidance_t: Guidance,
+    norms: Sequence[Array],
+) -> Transfer:
+    """The transfer of one step, or of what was before it too: as `of` makes one of the update."""
 
     def update(mean: Array | None, *inputs: Array) -> Array:
         remaining = iter(norms)
         norm = lambda u: next(remaining)  # noqa: E731
         return model_update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
 
-    transfer = affine(sampler, problem, t, update)
+    transfer = of(update)
     if sampler.equivariant:
         return transfer
     return transfer._replace(offset=transfer.offset - sampler.centre(s) * problem.mean)
@@ -143,6 +165,12 @@ def divides_by_norms(sampler: Sampler, problem: Problem) -> bool:
     return _num_norms(sampler, problem.spectrum.shape, problem.spectrum.dtype) > 0
 
 
+def in_chunks(sampler: Sampler, problem: Problem) -> bool:
+    """Whether some of the modes can do without the others: `exact` closes over the whole problem,
+    a norm couples modes."""
+    return sampler.compares_by_call and not divides_by_norms(sampler, problem)
+
+
 def trajectory(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Trajectory:
@@ -165,15 +193,29 @@ def trajectory(
 def _trajectory(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
 ) -> Trajectory:
+    num = num_chunks(problem, sampler.memory)
+    if num == 1 or not in_chunks(sampler, problem):
+        return _at_once(sampler, problem, levels, guidance)
+    one = jax.checkpoint(lambda chunk: _at_once(sampler, chunk, levels, guidance))
+    total, norms, growth = jax.lax.map(one, split_problem(problem, num))
+    rows = problem.spectrum.shape[0]
+    total = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:rows], total)
+    return Trajectory(total, norms[0], jnp.max(growth, axis=0))
+
+
+def _at_once(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> Trajectory:
     t, s = step_pairs(levels)
     start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
 
     def step(law: Transfer, inputs: tuple[NoiseLevel, NoiseLevel, Guidance]):
         t, s, guidance_t = inputs
         norms = norms_asked(sampler, problem, t, s, guidance_t, law)
-        one = step_transfer(sampler, problem, t, s, guidance_t, norms)
+        of = partial(affine_after, law, sampler, problem, t)
+        after = _step(of, sampler, problem, t, s, guidance_t, norms)
         stacked = jnp.stack(norms) if norms else jnp.zeros(0, problem.spectrum.dtype)
-        return compose(law, one), (stacked, jnp.max(amplification(sampler, problem, t, law)))
+        return after, (stacked, jnp.max(amplification(sampler, problem, t, law)))
 
     # Recomputing a step in the backward pass is cheaper than storing what is inside of it.
     law, on_the_way = jax.lax.scan(jax.checkpoint(step), start, (t, s, guidance))
@@ -208,13 +250,15 @@ def second_moment(problem: Problem, law: Transfer) -> Array:
 def _mean_square(problem: Problem, law: Transfer) -> Array:
     """E x^2 along each eigenvector of the prior, over signals, measurements and noise,
     [F] | [B, k]."""
-    law = signal(problem, law)
-    from_data = congruence(law.data_gain, measurement_cov(problem))
-    cov, offset = from_data + congruence(law.state_gain) + law.noise_cov, law.offset
-    if problem.basis is not None:
-        turned = problem.basis.mT
-        cov, offset = congruence(turned, cov), apply_gain(turned, offset)
-    return diagonal(cov) + offset**2
+    law, cov_y = signal(problem, law), measurement_cov(problem)
+    offset = along_prior(problem, law.offset)
+    if reflects(problem):  # one number is measured, and only variances are asked for
+        from_state = jax.vmap(partial(along_prior, problem), 1, 1)(law.state_gain.mT)
+        from_data = along_prior(problem, law.data_gain[..., 0])
+        known = jnp.sum(from_state**2, axis=-2) + cov_y[..., 0, :1] * from_data**2
+        return known + diagonal(gain_along_prior(problem, law.noise_cov)) + offset**2
+    cov = congruence(law.data_gain, cov_y) + congruence(law.state_gain) + law.noise_cov
+    return diagonal(gain_along_prior(problem, cov)) + offset**2
 
 
 def norms_asked(
@@ -244,8 +288,8 @@ def norms_asked(
         return seen
 
     for i in range(_num_norms(sampler, problem.spectrum.shape, problem.spectrum.dtype)):
-        u = affine(sampler, problem, t, lambda *inputs, i=i: asked(*inputs)[i])
-        norms.append(safe_sqrt(second_moment(problem, compose(law, u))))
+        u = affine_after(law, sampler, problem, t, lambda *inputs, i=i: asked(*inputs)[i])
+        norms.append(safe_sqrt(second_moment(problem, u)))
     return norms
 
 

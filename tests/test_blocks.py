@@ -20,8 +20,8 @@ from commandline import by_adam  # noqa: F401
 from PIL import Image
 
 import spectralpost as sp
-from spectralpost import algebra
-from spectralpost.algebra import eigh, inverse, log_det, product
+from spectralpost import algebra, chunks
+from spectralpost.algebra import eigh, inverse, log_det, product, reflection
 from spectralpost.cli import main
 from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
@@ -29,8 +29,8 @@ from spectralpost.learning import prepare
 from spectralpost.learning.jacobian import linearise
 from spectralpost.metrics import RESIDUALS, wasserstein2_residuals
 from spectralpost.prior_file import save_prior
-from spectralpost.problem import prior_cov
-from spectralpost.transfer import sampler_transfer, trajectory
+from spectralpost.problem import basis_matrix, prior_cov
+from spectralpost.transfer import sampler_transfer, step_transfer, trajectory
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -155,6 +155,19 @@ def test_a_block_degradation_is_made_again_from_a_file():
         (lambda: sp.from_matrix((4, 3), lambda x: 1j * x), "gives no array of real numbers"),
         (lambda: sp.from_matrix((4, 3), lambda x: None), "gives no array of real numbers"),
         (lambda: sp.from_matrix((4, 3), MATRIX, (2, 3)), r"measured = \(2, 3\): .* 5 numbers"),
+        (
+            lambda: sp.make_problem([[1.0, 1.0]], [[1.0, 1.0]], 0.1, basis=[[1.0, 0.0]]),
+            "reflections for a basis, only the first mode has one",
+        ),
+        (
+            lambda: sampler_transfer(
+                sp.SAMPLERS["dps"](),
+                many_blocks(2).problem,
+                sp.vp_linear(3),
+                {"zeta": np.ones((3, 12)), "eta": np.ones(3)},
+            ),
+            "low_pass, per_mode.* are for independent modes, not blocks",
+        ),
         (lambda: sp.on_canvas(sp.downsample((8, 8), 2)), "'downsample': crops are extended for"),
         (
             lambda: sp.image_problem(sp.power_law((64, 64)), sp.inpaint((64, 64)), 0.1),
@@ -292,6 +305,108 @@ def test_the_block_of_the_mean_grey_value_stays_alone():
     small, _ = sp.bin_modes(sp.image_problem(prior, sp.downsample((32, 32), 4), 0.05), 128)
     assert float(small.spectrum.max()) == pytest.approx(4000, rel=1e-3)
     assert float(small.weight[np.argmax(small.spectrum.max(axis=1))]) == 1
+
+
+# ------------------------------------------------------------------ what needs no matrix of blocks
+
+
+def as_matrices(problem):
+    """The same problem with matrices for eigenvectors: no reflections are made use of."""
+    return problem._replace(basis=basis_matrix(problem))
+
+
+@pytest.mark.parametrize("make", [sp.SAMPLERS[name] for name in ("ilvr", "reddiff", "tmpd")])
+def test_reflections_are_their_matrices(make, monkeypatch):
+    """Blocks of nine by k numbers and in chunks of two, the last filled up; of all matrices and at
+    once. Offsets (ILVR), noise seen through the denoiser (RED-diff), a system to solve (TMPD)."""
+    problem = sp.image_problem(sp.power_law((6, 9), mean=0.2), sp.downsample((6, 9), 3), 0.1)
+    problem = jax.tree.map(lambda leaf: leaf[:5] if leaf.ndim else leaf, problem)
+    assert problem.basis.shape == (5, 9)
+    sampler, levels = make(), sp.vp_linear(3)
+    guidance = sampler.heuristic(as_matrices(problem), levels)
+    expected = trajectory(sampler, as_matrices(problem), levels, guidance)
+    monkeypatch.setattr(chunks, "AT_ONCE", 2 * 9**2)
+    assert chunks.num_chunks(problem) == 3
+    found = trajectory(sampler, problem, levels, guidance)
+    for one, other in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e3 * EPS * np.abs(other).max(initial=1))
+
+
+def test_gradients_by_chunks_of_blocks_are_those_of_all():
+    """Of blocks with matrices and with reflections, the last chunk filled up."""
+    problem = sp.image_problem(sp.power_law((6, 10), mean=0.2), sp.downsample((6, 10), 2), 0.1)
+    sampler, levels = sp.SAMPLERS["ilvr"](), sp.vp_linear(3)
+    guidance = sampler.heuristic(problem, levels)
+
+    def loss(guidance):
+        return sp.wasserstein2(problem, sampler_transfer(sampler, problem, levels, guidance))
+
+    value, gradient = jax.jit(jax.value_and_grad(loss))(guidance)
+    for one in (problem, as_matrices(problem)):
+        found = sp.loss_and_gradient(sampler, one, levels, guidance, tuple(guidance), chunk=4 * 16)
+        assert float(found[0]) == pytest.approx(float(value), rel=1e3 * EPS)
+        size = max(np.abs(by).max() for by in gradient.values())
+        for name, by in gradient.items():
+            np.testing.assert_allclose(found[1][name], by, rtol=0, atol=1e4 * EPS * size)
+
+
+def krylov(variance, gain, num):
+    """An orthonormal basis of span{a, L a, ..., L^(num - 1) a}, L = diag(variance): [k, num]."""
+    return np.linalg.qr(variance[:, None] ** np.arange(num) * gain[:, None])[0]
+
+
+@pytest.mark.parametrize("different", [1, 2, 3])
+def test_a_block_needs_as_many_directions_as_it_has_different_variances(different):
+    """In the eigenvectors of the prior, where H = a^T: whatever the sampler, span{a, L a, ...} is
+    kept apart from what is across it, which is a number for each variance. No fewer directions do:
+    the response to y needs them all. So one (and what is across) is exact where all variances are
+    equal, and only there."""
+    k, rng = 9, np.random.default_rng(different)
+    values = np.array([2.0, 0.5, 0.1])[:different]
+    place = np.arange(k) % different
+    gain = rng.uniform(0.2, 1, k)
+    response = np.eye(1, k) * np.linalg.norm(gain)
+    problem = sp.make_problem(values[place][None], response, 0.2, basis=reflection(gain[None]))
+    space, fewer = (krylov(values[place], gain, num) for num in (different, different - 1))
+    across, levels = np.eye(k) - space @ space.T, sp.vp_linear(4)
+    E = np.asarray(basis_matrix(problem))[0]
+    for name in ("dps", "diffpir", "ddrm"):
+        guidance = random_guidance(name, seed=3, num_steps=4)
+        law = sampler_transfer(sp.SAMPLERS[name](), problem, levels, guidance)
+        A, N = (E.T @ np.asarray(part)[0] @ E for part in (law.state_gain, law.noise_cov))
+        size = 1e3 * EPS * max(1, np.abs(A).max(), np.abs(N).max())
+        for part in (A, N):
+            np.testing.assert_allclose(across @ part @ space, 0, atol=size)
+            shares = np.bincount(place, np.diag(across @ part)) / np.bincount(
+                place, np.diag(across)
+            )
+            np.testing.assert_allclose(across @ part, shares[place][:, None] * across, atol=size)
+        answer = E.T @ np.asarray(law.data_gain)[0, :, 0]
+        length = np.linalg.norm(answer)
+        np.testing.assert_allclose(across @ answer, 0, atol=size * length)
+        assert np.linalg.norm(answer - fewer @ (fewer.T @ answer)) > 1e-3 * length
+
+
+TWO_TERMS = ("mcg",)
+
+
+@pytest.mark.parametrize("name", sorted(sp.SAMPLERS))
+def test_a_step_is_a_number_for_each_mode_and_few_terms_of_rank_one(name):
+    """In the eigenvectors of the prior: what is off the diagonal has the rank of as many terms.
+    Numbers for each mode are not seen where rows and columns are of different modes."""
+    k, gain = 9, np.random.default_rng(0).uniform(0.2, 1, 9)
+    response = np.eye(1, k) * np.linalg.norm(gain)
+    variances = np.geomspace(2, 0.1, k)[None]
+    problem = sp.make_problem(variances, response, 0.2, basis=reflection(gain[None]))
+    t, s = sp.NoiseLevel(0.6, 0.8), sp.NoiseLevel(0.8, 0.6)
+    sampler = ALL[name].make(problem)
+    weights = {key: by[0] for key, by in random_guidance(name, seed=3, num_steps=1).items()}
+    step = jax.jit(partial(step_transfer, sampler))(problem, t, s, weights)
+    E = np.asarray(basis_matrix(problem))[0]
+    seen = (E.T @ np.asarray(step.state_gain)[0] @ E)[:4, 4:]
+    sizes = np.linalg.svd(seen, compute_uv=False)
+    terms = 2 if name in TWO_TERMS else 1
+    assert sizes[terms - 1] > 1e-6 > 1e3 * EPS > sizes[terms]
 
 
 # ----------------------------------------------------------------------------- learning, restoring

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import EPS, ROWS, VARIANTS, one_block, random_guidance
+from cases import EPS, ROWS, VARIANTS, random_guidance
 
 from spectralpost.errors import InputError
 from spectralpost.learning.gradient import chunked_loss, loss_and_gradient
@@ -219,10 +219,8 @@ def test_two_devices_agree_with_one():
 
 
 def test_what_it_is_not_for():
-    """Blocks, and samplers that divide by norms; wrong weights as everywhere."""
+    """Samplers that divide by norms; wrong weights as everywhere."""
     levels, guidance = vp_linear(STEPS), random_guidance("dps", seed=3)
-    with pytest.raises(InputError, match="independent modes"):
-        loss_and_gradient(dps(), one_block("inpaint").problem, levels, guidance, ("zeta",))
     problem = random_problem()
     for make in (dps, mcg, mpgd):
         sampler = make(normalised=True)

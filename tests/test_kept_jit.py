@@ -66,9 +66,9 @@ def traces_of(name, call):
 
 
 def test_the_next_process_traces_nothing(folder, problem):
-    first, again = (traces_of("evaluate", partial(loss, problem)) for _ in range(2))
+    first, again = (traces_of("_evaluate", partial(loss, problem)) for _ in range(2))
     assert first == (1, again[1]) and again[0] == 0
-    assert len(kept(folder, "evaluate")) == 1
+    assert len(kept(folder, "_evaluate")) == 1
 
 
 def test_a_search_in_two_processes(tmp_path):
@@ -112,7 +112,7 @@ def test_functions_of_others_are_not_kept(folder, problem):
     # By its name, as a function of a module: `pickle` takes it, and its module is not ours.
     assert float(loss(problem, objective=of_this_file)) == 3 * plain
     assert float(loss(problem, sampler=replace(DPS, update=update))) != plain
-    assert len(kept(folder, "evaluate")) == 1
+    assert len(kept(folder, "_evaluate")) == 1
 
 
 def of_this_file(problem, transfer):
@@ -129,7 +129,7 @@ def test_in_other_programs_it_is_jit(folder, problem):
     slope = jax.jit(jax.grad(of_noise))(noises[0])
     difference = (of_noise(noises[0] + step) - of_noise(noises[0] - step)) / (2 * step)
     assert float(slope) == pytest.approx(float(difference), rel=1e-6)
-    assert len(kept(folder, "evaluate")) == 1
+    assert len(kept(folder, "_evaluate")) == 1
 
 
 @pytest.mark.parametrize(
@@ -155,7 +155,7 @@ def test_what_a_program_depends_on(change, folder, problem, monkeypatch):
         sp.evaluate(DPS, problem, levels, {"zeta": jnp.full(4, 0.5), "eta": jnp.ones(4)})
     else:
         loss(sp.image_problem(sp.power_law((10,)), sp.gaussian_blur((10,), 1.0), 0.1))
-    assert len(kept(folder, "evaluate")) == 2
+    assert len(kept(folder, "_evaluate")) == 2
 
 
 def test_other_sources_of_the_same_program(folder, problem, monkeypatch):
@@ -163,9 +163,9 @@ def test_other_sources_of_the_same_program(folder, problem, monkeypatch):
     found = loss(problem)
     monkeypatch.setattr(kept_jit, "_sources", lambda: b"with another comment")
     monkeypatch.delattr(jax.stages.Lowered, "compile")
-    assert traces_of("evaluate", partial(loss, problem)) == (1, found)
-    assert traces_of("evaluate", partial(loss, problem)) == (0, found)
-    assert len(kept(folder, "evaluate")) == 1
+    assert traces_of("_evaluate", partial(loss, problem)) == (1, found)
+    assert traces_of("_evaluate", partial(loss, problem)) == (0, found)
+    assert len(kept(folder, "_evaluate")) == 1
 
 
 class One(NamedTuple):
@@ -215,12 +215,12 @@ def test_equal_things_have_one_name():
 def test_a_broken_program_is_compiled_again(folder, problem):
     """One that is whole by its checksum, but nothing that JAX can load."""
     found = loss(problem)
-    (path,) = kept(folder, "evaluate")
+    (path,) = kept(folder, "_evaluate")
     store = compiled.store()
     assert store is not None
     store.put(path.name.removesuffix(SUFFIX), b"no program")
-    assert traces_of("evaluate", partial(loss, problem)) == (1, found)
-    assert traces_of("evaluate", partial(loss, problem)) == (0, found)
+    assert traces_of("_evaluate", partial(loss, problem)) == (1, found)
+    assert traces_of("_evaluate", partial(loss, problem)) == (0, found)
 
 
 def test_calls_of_python_are_not_kept(folder):
@@ -242,6 +242,6 @@ def test_calls_of_python_are_not_kept(folder):
 def test_nothing_is_kept_without_a_folder(folder, problem):
     keep_compiled_programs("")
     assert compiled.store() is None
-    found = traces_of("evaluate", partial(loss, problem))
-    assert found == traces_of("evaluate", partial(loss, problem))
-    assert found[0] == 1 and not kept(folder, "evaluate")
+    found = traces_of("_evaluate", partial(loss, problem))
+    assert found == traces_of("_evaluate", partial(loss, problem))
+    assert found[0] == 1 and not kept(folder, "_evaluate")

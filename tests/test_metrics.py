@@ -26,7 +26,13 @@ from spectralpost.metrics import (
 )
 from spectralpost.noise import vp_linear
 from spectralpost.prior import Prior, power_law
-from spectralpost.problem import ideal_posterior, image_problem, make_problem, per_pixel
+from spectralpost.problem import (
+    basis_matrix,
+    ideal_posterior,
+    image_problem,
+    make_problem,
+    per_pixel,
+)
 from spectralpost.samplers.dps import dps
 from spectralpost.transfer import sampler_transfer
 
@@ -89,7 +95,7 @@ def dense_form(problem, transfer):
     if problem.basis is None:
         C = matrix(problem.spectrum)
     else:
-        basis, spectrum = np.asarray(problem.basis), np.asarray(problem.spectrum)
+        basis, spectrum = np.asarray(basis_matrix(problem)), np.asarray(problem.spectrum)
         C = matrix(basis * spectrum[:, None, :] @ basis.mT)
     A, B, Q = (matrix(gain) for gain in transfer[:3])
     seen = vector(measured(problem))
@@ -152,7 +158,7 @@ def test_averaged_wasserstein2_is_the_average_over_y(kind):
     shape = (20_000, *problem.spectrum.shape)
     x = np.sqrt(np.asarray(problem.spectrum)) * rng.normal(size=shape)
     if problem.basis is not None:
-        x = np.einsum("bij,nbj->nbi", np.asarray(problem.basis), x)
+        x = np.einsum("bij,nbj->nbi", np.asarray(basis_matrix(problem)), x)
     noise = float(problem.sigma_y) * rng.normal(size=shape) * measured(problem)
     y = np.asarray(problem.response) * x + noise
     losses = np.asarray(jax.jit(jax.vmap(lambda y: wasserstein2(problem, transfer, y)))(y))
@@ -280,7 +286,7 @@ def test_kl_without_prior_variance(kind):
 def restricted_kl(problem, transfer, block) -> float:
     """KL of one block, in coordinates of what has prior variance there; not divided by pixels."""
     spectrum = np.asarray(problem.spectrum[block])
-    E = np.asarray(problem.basis[block])[:, spectrum > 0]
+    E = np.asarray(basis_matrix(problem)[block])[:, spectrum > 0]
     A, B, Q, c = (np.asarray(leaf[block]) for leaf in transfer)
     h, sigma_y = np.asarray(problem.response[block]), float(problem.sigma_y)
     seen = h > 0

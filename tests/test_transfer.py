@@ -31,7 +31,7 @@ from spectralpost.errors import InputError
 from spectralpost.learning import low_pass
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, ve_karras, vp_linear
 from spectralpost.prior import frequency
-from spectralpost.problem import denoise, make_problem
+from spectralpost.problem import basis_matrix, denoise, make_problem
 from spectralpost.samplers import SAMPLERS, make_sampler
 from spectralpost.samplers.base import Measurement, Step, check_guidance
 from spectralpost.samplers.dps import dps
@@ -70,7 +70,7 @@ def test_the_twins_are_twins():
         if problem.basis is None:
             prior = np.diag(problem.spectrum)
         else:
-            basis = np.asarray(problem.basis)
+            basis = np.asarray(basis_matrix(problem))
             prior = (basis * np.asarray(problem.spectrum)[:, None, :]) @ basis.mT
             prior = expanded(problem, prior)
         np.testing.assert_allclose(twin.V.T @ twin.C @ twin.V, prior, atol=n * EPS * 10)
@@ -269,6 +269,7 @@ def literal_path(twin, levels: NoiseLevel, guidance: dict) -> tuple[np.ndarray, 
     r = w - H J (x_t - alpha_t mu).
     """
     n, basis = len(twin.mu), twin.problem.basis
+    basis = None if basis is None else basis_matrix(twin.problem)
     S_y = dense.measurement_covariance(twin.H, twin.C, twin.sigma_y)
     alphas, sigmas = (np.asarray(leaf) for leaf in levels)
     E = twin.V if basis is None else twin.V @ scipy.linalg.block_diag(*np.asarray(basis))

@@ -39,10 +39,10 @@ class Orthogonal(NamedTuple):
 
 class Eigenvectors(NamedTuple):
     """Those of a stationary prior in the blocks of a degradation's modes: its covariance there is
-    basis diag(spectrum[frequency]) basis^T."""
+    basis diag(spectrum[frequency]) basis^T, or with the `reflection` of basis in its place."""
 
     frequency: np.ndarray  # [B, k], places in the flattened FFT grid, of all planes one by one
-    basis: np.ndarray  # [B, k, k]
+    basis: np.ndarray  # [B, k, k] | [B, k]
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from ..algebra import reflected, reflection, reflection_matrix
+from ..algebra import reflected, reflection
 from ..errors import InputError, check_whole
 from .base import Degradation, Eigenvectors, Orthogonal, check_shape, scale, times
 from .circular import (
@@ -151,7 +151,7 @@ def _decimated(options: dict, kernel: np.ndarray, factor: int) -> Degradation:
 
     def eigenvectors() -> Eigenvectors:
         places = np.arange(kernel.size).reshape(shape)
-        return Eigenvectors(aliased(places, factor, dims), reflection_matrix(v))
+        return Eigenvectors(aliased(places, factor, dims), v)
 
     return Degradation(
         "downsample",

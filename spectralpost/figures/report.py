@@ -8,12 +8,12 @@ import numpy as np
 from jax import Array
 
 from ..affine import Transfer
-from ..algebra import congruence, diagonal
+from ..algebra import diagonal
 from ..learning import LearnResult
 from ..learning.generations import CHUNK
 from ..metrics import output_cov
 from ..noise import NoiseLevel, log_snr, step_pairs
-from ..problem import Problem, ideal_posterior
+from ..problem import Problem, gain_along_prior, ideal_posterior
 from ..samplers.base import Guidance
 from .base import COLOURS, LABELS, LINES, frequency_axis, new_figure
 
@@ -95,8 +95,7 @@ def _of_signal(problem: Problem, gain: Array) -> Array:
 
 def _along_prior(problem: Problem, gain: Array) -> np.ndarray:
     """A gain or covariance along the eigenvectors of the prior: [F] | [B, k]."""
-    turned = gain if problem.basis is None else congruence(problem.basis.mT, gain)
-    return np.asarray(diagonal(turned))
+    return np.asarray(diagonal(gain_along_prior(problem, gain)))
 
 
 def _gain_limits(gains: dict[str, np.ndarray]) -> tuple[float, float]:

@@ -9,14 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from ..algebra import is_concrete
+from ..chunks import average_of_chunks, num_chunks
 from ..errors import InputError
 from ..kept_jit import kept_jit
-from ..metrics import Objective, wasserstein2
+from ..merging import unique_modes
+from ..metrics import RESIDUALS, Objective, WeightedSum, kl, wasserstein2
 from ..noise import NoiseLevel, num_steps_of
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
-from ..transfer import sampler_transfer
+from ..transfer import in_chunks, sampler_transfer
 from .guidance import constant_grid
 from .lanes import FEW
 from .levenberg_marquardt import finite
@@ -33,7 +36,6 @@ PLATEAU = 256  # factors either way
 ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
 
 
-@partial(kept_jit, static_argnames=("sampler", "objective"))
 def evaluate(
     sampler: Sampler,
     problem: Problem,
@@ -43,16 +45,18 @@ def evaluate(
 ) -> Array:
     """The objective of one schedule: levels [S + 1], guidance leaves [S] or by mode [S, F].
 
+    Of large blocks the equal ones count as one, and for the metrics of this package that are
+    averages memory does not grow with their number.
+
     >>> round(float(sp.evaluate(sampler, problem, levels, guidance)), 4)
     0.2056
     >>> error = sp.evaluate(sampler, problem, levels, guidance, sp.mse)
     >>> round(float(sp.psnr(error)), 1)  # dB
     12.3
     """
-    return objective(problem, sampler_transfer(sampler, problem, levels, guidance))
+    return _evaluate(sampler, _once(problem, objective), levels, guidance, objective)
 
 
-@partial(kept_jit, static_argnames="objective")
 def evaluate_exact(
     problem: Problem, levels: NoiseLevel, eta: Array, objective: Objective = wasserstein2
 ) -> Array:
@@ -61,8 +65,38 @@ def evaluate_exact(
     >>> round(float(sp.evaluate_exact(problem, levels, guidance["eta"])), 4)
     0.0699
     """
-    transfer = sampler_transfer(exact(problem), problem, levels, {"eta": eta})
-    return objective(problem, transfer)
+    return _evaluate(None, _once(problem, objective), levels, {"eta": eta}, objective)
+
+
+def is_average(objective: Objective) -> bool:
+    """Whether an objective is known to be an average over modes."""
+    return objective in (*RESIDUALS, kl) or isinstance(objective, WeightedSum)
+
+
+def _once(problem: Problem, objective: Objective) -> Problem:
+    """Equal blocks as one, where blocks are many."""
+    many = num_chunks(problem) > 1 and is_average(objective) and is_concrete(problem)
+    return unique_modes(problem)[0] if many else problem
+
+
+@partial(kept_jit, static_argnames=("sampler", "objective"))
+def _evaluate(
+    sampler: Sampler | None,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    objective: Objective,
+) -> Array:
+    """`evaluate`, without a sampler `evaluate_exact`."""
+
+    def of(problem: Problem) -> Array:
+        by = exact(problem) if sampler is None else sampler
+        return objective(problem, sampler_transfer(by, problem, levels, guidance))
+
+    num = num_chunks(problem, sampler.memory if sampler else 0) if is_average(objective) else 1
+    if sampler is not None and not in_chunks(sampler, problem):
+        num = 1
+    return average_of_chunks(of, problem, num)
 
 
 @partial(kept_jit, static_argnames="sampler")

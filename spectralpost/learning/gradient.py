@@ -11,6 +11,7 @@ t are at hand when they are needed. What a step contributes is summed over modes
 by a matrix product: a sum inside of the loop would cost more than the step.
 """
 
+import math
 from functools import partial
 
 import jax
@@ -20,8 +21,8 @@ from jax.sharding import AxisType, PartitionSpec
 
 from ..affine import Transfer, compose, identity_transfer
 from ..algebra import floating, matmul
+from ..chunks import share_of, split_problem
 from ..errors import InputError
-from ..merging import pad_modes
 from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem, num_pixels
@@ -55,8 +56,10 @@ def loss_and_gradient(
     `jax.config.update("jax_num_cpu_devices", n)` asked for at the start. chunk: how many modes one
     device takes at a time (default: 4096 on a CPU, 262,144 on others); memory grows with it.
 
-    For independent modes and samplers that do not divide by norms: raises InputError otherwise;
-    `jax.grad` of `sampler_transfer` is for these, and for `exact`, which knows the whole problem.
+    chunk counts the numbers of a gain: a block of k modes has k^2, and one block at least is taken.
+
+    For samplers that do not divide by norms: raises InputError otherwise; `jax.grad` of
+    `sampler_transfer` is for these, and for `exact`, which knows the whole problem.
 
     >>> loss, gradient = sp.loss_and_gradient(sampler, problem, levels, guidance, ("zeta",))
     >>> round(float(loss), 4), gradient["zeta"].shape
@@ -69,27 +72,25 @@ def loss_and_gradient(
     chunk = chunk_size() if chunk is None else chunk
     if chunk < 1:
         raise InputError(f"chunk = {chunk}: must be >= 1")
-    if problem.basis is not None or sampler.memory or divides_by_norms(sampler, problem):
+    if sampler.memory or divides_by_norms(sampler, problem):
         raise InputError(
-            "loss_and_gradient: needs independent modes and a sampler without norms and memory; "
+            "loss_and_gradient: needs a sampler without norms and memory; "
             "jax.grad goes through sampler_transfer for all others"
         )
     problem, levels, guidance = floating(problem, levels, guidance)
     num_devices = jax.local_device_count()
-    rows = problem.spectrum.shape[0]
+    rows, *modes = problem.spectrum.shape
+    chunk = max(chunk // math.prod(modes) ** 2, 1)  # blocks
     if rows < num_devices * chunk:
         num_devices = 1
     num_chunks = -(-rows // (num_devices * chunk))
-    chunks = _split(problem, num_devices * num_chunks)
+    chunks = split_problem(problem, num_devices * num_chunks)
     pixels = num_pixels(problem)
 
     def of_chunks(chunks: Problem, levels: NoiseLevel, guidance: Guidance, pixels: Array):
         def add(total: tuple[Array, Guidance], chunk: Problem):
-            share = num_pixels(chunk) / pixels
-            # An average over modes of weight 0 alone would not be a number.
-            chunk = chunk._replace(weight=jnp.where(share > 0, chunk.weight, 1))
-            part = _of_chunk(sampler, chunk, levels, guidance, free, objective)
-            return jax.tree.map(lambda a, b: a + share * b, total, part), None
+            of = lambda chunk: _of_chunk(sampler, chunk, levels, guidance, free, objective)  # noqa: E731
+            return jax.tree.map(jnp.add, total, share_of(of, pixels, chunk)), None
 
         nothing = jnp.zeros_like(pixels), {name: jnp.zeros_like(guidance[name]) for name in free}
         return jax.lax.scan(add, nothing, chunks)[0]
@@ -136,19 +137,6 @@ def _backward(sampler, free, objective, gradient, cotangent):
 chunked_loss.defvjp(_forward, _backward)
 
 
-def _split(problem: Problem, num: int) -> Problem:
-    """Equal chunks of rows, leaves [num, rows of a chunk], filled up with rows of weight 0."""
-    rows = problem.spectrum.shape[0]
-    size = -(-rows // num)
-
-    def split(leaf: Array) -> Array:
-        if leaf.ndim == 0:
-            return jnp.broadcast_to(leaf, (num,))
-        return leaf.reshape(num, size, *leaf.shape[1:])
-
-    return jax.tree.map(split, pad_modes(problem, num * size))
-
-
 def _of_chunk(
     sampler: Sampler,
     problem: Problem,
@@ -192,11 +180,11 @@ def _of_chunk(
             direction = {other: jnp.full_like(w, other == name) for other, w in weights.items()}
             one, slope = jax.jvp(step, (weights,), (direction,))
             moved = jax.jvp(whole, (one,), (slope,))[1]
-            contributions[name] = sum(
-                by * by_step for by, by_step in zip(by_total, moved, strict=True)
-            )
+            products = [by * by_step for by, by_step in zip(by_total, moved, strict=True)]
+            # Of a block the sum over its numbers.
+            contributions[name] = sum(one.sum(axis=range(1, one.ndim)) for one in products)
         return compose(transfer(*before), step(weights))[:parts], contributions
 
     _, contributions = jax.lax.scan(forward, nothing[:parts], (t, s, guidance, gains_after))
-    ones = jnp.ones_like(problem.spectrum)
+    ones = jnp.ones_like(problem.weight)
     return loss, {name: matmul(by_mode, ones) for name, by_mode in contributions.items()}

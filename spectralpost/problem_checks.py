@@ -1,0 +1,39 @@
+"""Whether arrays are those of a problem."""
+
+import numpy as np
+from jax import Array
+
+from .algebra import is_concrete
+from .errors import InputError
+
+
+def orthonormal(basis: np.ndarray) -> bool:
+    """Whether the columns of each block [B, k, k] are, or unit vectors of reflections [B, k], as
+    far as rounding lets them."""
+    k = basis.shape[-1]
+    if basis.ndim == 2:
+        gap = np.abs(np.sum(basis**2, axis=1) - 1)
+    else:
+        gap = np.abs(basis.mT @ basis - np.eye(k, dtype=basis.dtype))
+    return bool(gap.max() <= 100 * k * np.finfo(basis.dtype).eps)
+
+
+def check_array(
+    name: str,
+    value: Array,
+    shape: tuple[int, ...],
+    *,
+    minimum: float | None = None,
+    above: float | None = None,
+) -> None:
+    if value.shape != shape:
+        raise InputError(f"{name} of shape {value.shape}: {shape} is needed")
+    if not is_concrete(value):
+        return
+    numbers = np.asarray(value)
+    if not np.all(np.isfinite(numbers)):
+        raise InputError(f"{name}: has NaN or infinite values")
+    if minimum is not None and numbers.min() < minimum:
+        raise InputError(f"{name} = {numbers.min():g}: must be >= {minimum:g}")
+    if above is not None and numbers.min() <= above:
+        raise InputError(f"{name} = {numbers.min():g}: must be > {above:g}")
