@@ -52,7 +52,6 @@ from spectralpost.affine import ModelDenoiser, measurement_of
 from spectralpost.algebra import safe_divide, safe_sqrt
 from spectralpost.noise import step_pairs
 from spectralpost.problem import measurement_cov
-from spectralpost.samplers.base import Guidance, Step
 from spectralpost.samplers.steps import ddim_step, ddnm_step, noise_estimate
 
 
@@ -152,7 +151,7 @@ def print_combined(
     steps: int,
     label: str,
     problem: sp.Problem,
-    guidance: Guidance,
+    guidance: sp.Guidance,
     with_weights: bool,
 ) -> tuple[list[float], list[float]]:
     """A row; W2^2 and PSNR of no combination, LLE, LLE but for the last step, and jointly."""
@@ -189,7 +188,7 @@ def combined(
     sampler: sp.Sampler,
     problem: sp.Problem,
     levels: sp.NoiseLevel,
-    guidance: Guidance,
+    guidance: sp.Guidance,
     weights: Array | None = None,
 ) -> Combined:
     """Learnable linear extrapolation (LLE), of independent modes.
@@ -214,7 +213,7 @@ def combined(
         x_t, estimates = carry
         i, t, s, guidance_t, fixed = inputs
 
-        def onto(one: Step, x_0: Array) -> Array:
+        def onto(one: sp.Step, x_0: Array) -> Array:
             """What the step makes of a guided estimate."""
             if sampler.name == "diffpir":
                 back = noise_estimate(one.x_t, x_0, t)
@@ -222,12 +221,12 @@ def combined(
             eps_hat = noise_estimate(one.x_t, denoise(one.x_t, t), t)
             return ddim_step(one, x_0, eps_hat, guidance_t["eta"])
 
-        def guided(one: Step) -> Array:
+        def guided(one: sp.Step) -> Array:
             (x_s,), nothing = sampler.step(denoise, measurement, one), onto(one, 0 * one.x_t)
             return (x_s - nothing) / (onto(one, jnp.ones_like(x_s)) - nothing)
 
-        rows = Step(t, s, x_t, units[1], units[2 + i], guidance_t)
-        each = Step(None, None, 0, 0, 0, None)  # its axis of rows
+        rows = sp.Step(t, s, x_t, units[1], units[2 + i], guidance_t)
+        each = sp.Step(None, None, 0, 0, 0, None)  # its axis of rows
         estimates = estimates.at[i].set(jax.vmap(guided, in_axes=(each,))(rows))
         mine = fixed
         if weights is None:

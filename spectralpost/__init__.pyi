@@ -1,3 +1,5 @@
+from .affine import Transfer as Transfer
+from .affine import compose as compose
 from .borders import cropped as cropped
 from .borders import extended as extended
 from .borders import on_canvas as on_canvas
@@ -106,8 +108,6 @@ from .schedule_file import Schedule as Schedule
 from .schedule_file import load_schedule as load_schedule
 from .schedule_file import save_schedule as save_schedule
 from .transfer import Trajectory as Trajectory
-from .transfer import Transfer as Transfer
-from .transfer import compose as compose
 from .transfer import mean_field_norms as mean_field_norms
 from .transfer import sampler_transfer as sampler_transfer
 from .transfer import step_transfer as step_transfer
