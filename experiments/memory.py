@@ -52,6 +52,7 @@ from spectralpost.affine import ModelDenoiser, measurement_of
 from spectralpost.algebra import safe_divide, safe_sqrt
 from spectralpost.noise import step_pairs
 from spectralpost.problem import measurement_cov
+from spectralpost.samplers.base import Guidance
 from spectralpost.samplers.steps import ddim_step, ddnm_step, noise_estimate
 
 
@@ -151,7 +152,7 @@ def print_combined(
     steps: int,
     label: str,
     problem: sp.Problem,
-    guidance: sp.Guidance,
+    guidance: Guidance,
     with_weights: bool,
 ) -> tuple[list[float], list[float]]:
     """A row; W2^2 and PSNR of no combination, LLE, LLE but for the last step, and jointly."""
@@ -188,7 +189,7 @@ def combined(
     sampler: sp.Sampler,
     problem: sp.Problem,
     levels: sp.NoiseLevel,
-    guidance: sp.Guidance,
+    guidance: Guidance,
     weights: Array | None = None,
 ) -> Combined:
     """Learnable linear extrapolation (LLE), of independent modes.
