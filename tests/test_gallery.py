@@ -11,6 +11,7 @@ from pathlib import Path
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from compiling import quick_compilation
 
 from spectralpost.cli import main
 from spectralpost.commands import gallery as command
@@ -334,7 +335,8 @@ def test_a_shipped_schedule_is_learned_again(builder, tmp_path):
         sigma_y=(shipped.sigma_y,),
         steps=(shipped.steps,),
     )
-    builder.build(options)
+    with quick_compilation():
+        builder.build(options)
     (again,) = gallery_entries(tmp_path)
     assert again.name == RELEARNED
     assert again.w2["learned"] < 0.3 * again.w2["tuned"]  # it did search
