@@ -107,8 +107,7 @@ def affine(sampler: Sampler, problem: Problem, t: NoiseLevel, fn: Callable[..., 
     rows = gains[0].shape if gains[0].ndim == 1 else gains[0].shape[:-1]
     offset = jnp.zeros(rows, gains[0].dtype)
     if not sampler.equivariant:
-        mean = problem.mean
-        offset = fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)
+        offset = _at_mean(sampler, problem, t, fn)
     return Transfer(gains[0], gains[1], congruence(gains[2]), offset)
 
 
@@ -131,14 +130,19 @@ def affine_after(
     fresh = jax.vmap(lambda eps: push(0 * x, 0 * y, eps), in_axes=1, out_axes=1)
     offset = push(law.offset, 0 * y, 0 * eps)
     if not sampler.equivariant:
-        mean = problem.mean
-        offset = offset + fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)
+        offset = offset + _at_mean(sampler, problem, t, fn)
     return Transfer(
         through(law.state_gain.mT).mT,
         push(law.data_gain[..., 0], first, 0 * eps)[..., None] * first[..., None, :],
         through(through(law.noise_cov).mT) + fresh(fresh(identity_gain(eps)).mT),
         offset,
     )
+
+
+def _at_mean(sampler: Sampler, problem: Problem, t: NoiseLevel, fn: Callable[..., Array]) -> Array:
+    """fn where x_t and y are just what the prior mean gives."""
+    mean = problem.mean
+    return fn(mean, sampler.centre(t) * mean, problem.response * mean, 0 * mean)
 
 
 def model_update(

@@ -315,10 +315,17 @@ def as_matrices(problem):
     return problem._replace(basis=basis_matrix(problem))
 
 
-@pytest.mark.parametrize("make", [sp.SAMPLERS[name] for name in ("ilvr", "reddiff", "tmpd")])
+@pytest.mark.parametrize(
+    "make",
+    [
+        *(sp.SAMPLERS[name] for name in ("ilvr", "reddiff", "tmpd")),
+        lambda: sp.SAMPLERS["dps"](multistep=1),
+    ],
+)
 def test_reflections_are_their_matrices(make, monkeypatch):
     """Blocks of nine by k numbers and in chunks of two, the last filled up; of all matrices and at
-    once. Offsets (ILVR), noise seen through the denoiser (RED-diff), a system to solve (TMPD)."""
+    once. Offsets (ILVR), noise seen through the denoiser (RED-diff), a system to solve (TMPD), a
+    state of two signals."""
     problem = sp.image_problem(sp.power_law((6, 9), mean=0.2), sp.downsample((6, 9), 3), 0.1)
     problem = jax.tree.map(lambda leaf: leaf[:5] if leaf.ndim else leaf, problem)
     assert problem.basis.shape == (5, 9)
