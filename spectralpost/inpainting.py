@@ -12,8 +12,15 @@ singular values. So a random mask is modelled by tiles that are cut out of it, e
 as small as a tile, and all frequencies of the image, of which the lowest decide whether a sampler
 blows up. Blocks of similar spectrum count as one.
 
-Where holes are larger than a tile, what is filled in is coarse. The lowest frequencies see a mask
-of fewer and larger pixels, of which one tile is all; the others are either known or not.
+Where holes are larger than a tile, what a sampler blows up is coarse: modes with much variance that
+early steps see from around a hole and that later steps, which look less far, do not mend. Of these,
+rows P of the Hartley transform, the mask is taken as they see it,
+
+    P M P^T = V diag(h^2) V^T,
+
+which is one block of the image's own lowest frequencies; the others are either known or not. What
+is left out is what passes from low frequencies to high ones and back within a step, and early
+steps, whose estimates have none of the high ones, do not pass it.
 """
 
 from dataclasses import replace
@@ -23,7 +30,7 @@ import numpy as np
 
 from .calibration import LEVELS
 from .degradations import Degradation
-from .degradations.circular import hartley_matrix
+from .degradations.circular import hartley, hartley_matrix
 from .degradations.downsample import aliased
 from .errors import InputError, check_whole
 from .prior import Prior, frequency, resized
@@ -32,7 +39,7 @@ from .splitting import log_sizes, nearest_to_mean, split_worst_first
 
 EXACT = 64  # pixels of an image that is taken for the one block that it is
 TILE, TILES, BLOCKS = 4, 4, 8  # pixels along each axis; how many; blocks of each
-COARSE_TILE = 6  # of large holes
+LOWEST = 6  # of large holes: modes along each axis
 TRIED = 64  # places for a tile
 LARGE_HOLE = 3.0  # times the holes of a random mask that knows as many pixels
 
@@ -79,8 +86,10 @@ def inpainting_problem(
     """A model of inpainting large images: blocks of tile^axes modes, [B, k].
 
     prior and degradation (`inpaint`) are those of the images. Tiles lie at random places of the
-    mask: four, by default 4 pixels wide, each with at most `num_blocks` blocks a plane; of a mask
-    with large holes there is one, 6 coarse pixels wide. sigma_y and channels as of `image_problem`.
+    mask: four, by default 4 pixels wide, each with at most `num_blocks` blocks a plane. Of a mask
+    with large holes there are three blocks a plane instead, by default of 6^axes modes: of the
+    lowest frequencies, and of the others where known and not. sigma_y and channels as of
+    `image_problem`.
     `experiments/inpainting.py` measures on whole images how well schedules carry over.
     Where planes have masks of their own, blocks are of all planes, [B, C k], and holes of any size
     are seen through tiles of 4x4 pixels. Of masks that repeat every 1, 2 or 4 pixels, each tile its
@@ -142,18 +151,14 @@ def _rows(
         raise InputError(f"degradation = {degradation.name!r}: only inpaint has a mask")
     together = degradation.planes
     masks = degradation.response.reshape(-1, *degradation.shape) > 0
-    coarse = _coarseness(masks[0], COARSE_TILE if tile is None else tile) if together is None else 1
-    size = (TILE if coarse == 1 else COARSE_TILE) if tile is None else check_whole("tile", tile, 2)
+    large_holes = together is None and _has_large_holes(masks[0])
+    size = (LOWEST if large_holes else TILE) if tile is None else check_whole("tile", tile, 2)
     num_blocks = check_whole("blocks", num_blocks)
     if size > min(degradation.shape):
         raise InputError(f"tile = {size}: larger than the image, {degradation.shape}")
-    tiles = _tiles(np.stack([_coarser(mask, coarse) for mask in masks]), size, TILES)
     planes = 1 if prior.axes is None else len(prior.axes)
     level = prior.mean.reshape(planes, -1).mean(axis=1)
-    # Of a coarse tile its part of the image, which stands for all parts.
-    grid = tuple(
-        n // size * size if coarse == 1 else min(size * coarse, n) for n in degradation.shape
-    )
+    grid = degradation.shape if large_holes else tuple(n // size * size for n in degradation.shape)
     spectra = resized(replace(prior, mean=np.zeros_like(prior.mean)), grid).spectrum
     spectra = spectra.reshape(planes, *grid)
     if together is None:
@@ -164,10 +169,11 @@ def _rows(
         sets = [(*every, axes)]
     found = []
     for some, grey, axes in sets:
-        if coarse == 1:
-            rows = _repeated(tiles, some, frequency(grid), grey, num_blocks, axes)
+        if large_holes:
+            rows = _lowest(masks[0], some[0], grey, size ** masks[0].ndim)
         else:
-            rows = _coarsely(tiles[0], some[0], grey, float(masks.mean()), size)
+            tiles = _tiles(masks, size, TILES)
+            rows = _repeated(tiles, some, frequency(grid), grey, num_blocks, axes)
         found.append(rows._replace(weight=rows.weight * (masks[0].size / some[0].size)))
     return found
 
@@ -203,51 +209,37 @@ def _repeated(
     )
 
 
-def _coarsely(
-    tile: np.ndarray, spectrum: np.ndarray, level: np.ndarray, known: float, size: int
-) -> Rows:
-    """One tile [k] for the lowest frequencies; the others in k bins by variance, in a block where
-    they are known and one where they are not."""
-    at, k = frequency(spectrum.shape), tile.size
-    lowest = np.ix_(*[np.rint(np.fft.fftfreq(size) * size).astype(int)] * spectrum.ndim)
-    scale = np.sqrt(spectrum.size / k)  # the mean grey value, of all pixels
-    low = _repeated(tile[None], spectrum[lowest][None], at[lowest], scale * level, 1, np.eye(1))
-    rest = np.ones(spectrum.shape, bool)
-    rest[lowest] = False
-    order = np.argsort(spectrum[rest])
-    binned = lambda values: np.array(  # noqa: E731
-        [part.mean() for part in np.array_split(values[rest][order], k)]
+def _lowest(mask: np.ndarray, spectrum: np.ndarray, level: np.ndarray, num: int) -> Rows:
+    """The `num` most variable modes as they see the mask; the others in as many bins by variance,
+    in a block where they are known and one where they are not."""
+    variance, at, n = spectrum.ravel(), frequency(spectrum.shape).ravel(), spectrum.size
+    k = min(num, n // 2)
+    order = np.argsort(-variance, kind="stable")
+    low, rest = order[:k], order[k:]
+    P = np.zeros((k, n))
+    P[np.arange(k), low] = 1
+    P = hartley(P.reshape(k, *spectrum.shape), tuple(range(1, spectrum.ndim + 1))).reshape(k, n)
+    squared, V = np.linalg.eigh((P * mask.ravel()) @ P.T)
+    mean = V.T @ np.where(low == 0, level * np.sqrt(n), 0)
+    binned = lambda values: np.array([part.mean() for part in np.array_split(values[rest], k)])  # noqa: E731
+    high, high_at, known = binned(variance), binned(at), mask.mean()
+    high *= variance[rest].mean() / max(high.mean(), np.finfo(float).tiny)
+    return Rows(
+        np.stack([variance[low], high, high]),
+        np.stack([np.sqrt(np.clip(squared, 0, 1)), np.ones(k), np.zeros(k)]),
+        np.stack([V.T, np.eye(k), np.eye(k)]),
+        np.stack([mean, np.zeros(k), np.zeros(k)]),
+        np.append(1, np.array([known, 1 - known]) * (n / k - 1)),
+        np.stack([at[low], high_at, high_at]),
     )
-    variance = binned(spectrum)
-    variance *= spectrum[rest].mean() / max(variance.mean(), np.finfo(float).tiny)
-    high = Rows(
-        np.tile(variance, (2, 1)),
-        np.stack([np.ones(k), np.zeros(k)]),
-        np.tile(np.eye(k), (2, 1, 1)),
-        np.zeros((2, k)),
-        np.array([known, 1 - known]) * (spectrum.size / k - 1),
-        np.tile(binned(at), (2, 1)),
-    )
-    return Rows(*map(np.concatenate, zip(low, high, strict=True)))
 
 
-def _coarseness(mask: np.ndarray, tile: int) -> int:
-    """How many pixels along each axis are one, so that holes are half a tile wide, but an image at
-    least a tile; 1 where holes are no larger than chance makes them."""
+def _has_large_holes(mask: np.ndarray) -> bool:
+    """Whether holes are larger than chance makes them."""
     unknown = np.count_nonzero(~mask)
     ends = sum(np.count_nonzero(~mask & np.roll(mask, -1, axis)) for axis in range(mask.ndim))
     hole = mask.ndim * unknown / max(ends, 1)  # mean length along an axis
-    if hole <= LARGE_HOLE * mask.size / np.count_nonzero(mask):
-        return 1
-    return max(min(int(hole / (tile / 2)), min(mask.shape) // tile), 1)
-
-
-def _coarser(mask: np.ndarray, coarse: int) -> np.ndarray:
-    """The mask of fewer pixels: known where half of a square is."""
-    low = tuple(max(n // coarse, 1) for n in mask.shape)
-    split = [size for n, m in zip(low, mask.shape, strict=True) for size in (n, m // n)]
-    kept = mask[tuple(slice(n * (m // n)) for n, m in zip(low, mask.shape, strict=True))]
-    return kept.reshape(split).mean(axis=tuple(range(1, 2 * mask.ndim, 2))) >= 0.5
+    return hole > LARGE_HOLE * mask.size / np.count_nonzero(mask)
 
 
 def _tiles(masks: np.ndarray, size: int, num: int) -> np.ndarray:
