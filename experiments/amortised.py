@@ -12,26 +12,26 @@ W2^2 relative to that of `learn` on problems not seen: median, 90th percentile, 
 10, 20 and 50 steps; "other S": 15 and 30; "other kind": 128x128 pixels, a Matern prior and a disc.
 
                        designed                tuned constant       published default (median)
-    pigdm    trained S    1.010  1.020  1.038     1.069  1.114  1.137     1.14
-             other S      1.013  1.072  1.108     1.058  1.113  1.128     2.17
-             other kind   1.012  1.024  1.028     1.018  1.024  1.026     1.24
-    diffpir  trained S    1.003  1.023  1.028     1.233  1.805  2.086     7.89
-             other S      1.005  1.019  1.022     1.350  2.045  2.051    11.31
-             other kind   1.011  1.018  1.020     1.139  1.187  1.198     6.44
-    mpgd     trained S    1.071  1.145  1.161     1.248  1.593  1.945     4.68
-             other S      1.161  2.258  4.202     1.504  10.67  31.39     3.99
-             other kind   1.095  1.267  1.336     1.432  1.732  1.788     2.03
-    dps      trained S    1.030  1.095  1.126     1.240  1.643  1.857    11.70
-             other S      1.089  1.114  1.150     1.377  1.706  1.903    23.18
-             other kind   1.064  1.081  1.082     1.377  1.468  1.486    50.84
+    pigdm    trained S    1.012  1.024  1.048     1.068  1.115  1.137     1.14
+             other S      1.013  1.065  1.084     1.058  1.113  1.128     2.17
+             other kind   1.015  1.021  1.022     1.020  1.024  1.026     1.25
+    diffpir  trained S    1.003  1.019  1.036     1.233  1.805  2.086     7.89
+             other S      1.005  1.013  1.019     1.350  2.045  2.051    11.31
+             other kind   1.016  1.020  1.021     1.139  1.187  1.198     6.44
+    mpgd     trained S    1.058  1.091  1.146     1.253  1.593  1.928     4.67
+             other S      1.155  2.176  4.144     1.523  10.67  31.39     4.00
+             other kind   1.102  1.205  1.240     1.440  1.752  1.810     2.05
+    dps      trained S    1.029  1.105  1.112     1.240  1.645  1.815    11.71
+             other S      1.092  1.132  1.171     1.374  1.733  1.904    23.42
+             other kind   1.063  1.085  1.091     1.382  1.470  1.486    50.84
 
 There are 12, 8 and 4 problems of each. MPGD's worst is denoising (H = I) at sigma_y 0.015 in 15
 steps, where learned schedules gain most: its tuned constant is 31 times worse. Designed schedules
-keep to the limit of amplification, 3, only on average: the largest are 23 (PiGDM), 1.2 (DiffPIR),
-8.0 (MPGD) and 5.3 (DPS), so a ratio may owe something to that.
+keep to the limit of amplification, 3, only on average: the largest are 4.0 (PiGDM), 1.2 (DiffPIR),
+10.5 (MPGD) and 5.3 (DPS), so a ratio may owe something to that.
 
-Beside other work on two cores training took 136 to 159 s a sampler, a design 1.8 to 4 ms and a
-search 1.8 to 3.6 s, without compilation. The full run also prints what 20 L-BFGS iterations of one
+On one core training took 90 to 99 s a sampler, a design 0.7 to 1.3 ms and a search 0.6 to 1.0 s,
+without compilation. The full run also prints what 20 L-BFGS iterations of one
 search make of a design, and of the tuned constant.
 """
 

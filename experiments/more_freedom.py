@@ -16,15 +16,15 @@ uniform steps of the linear VP grid. W2^2 per pixel to the true posterior, all m
     published default             0.214466   0.049981   0.012737   0.184885   0.030602   0.004912
     tuned constant                0.033460   0.014578   0.012412   0.020122   0.006482   0.003825
     weights, 3 knots              0.028806   0.011674   0.011984   0.016060   0.003637   0.003586
-    weights, every step           0.027487   0.011654   0.011636   0.013098   0.003606   0.003527
-    weights in 2 bands            0.015103   0.011208   0.011412   0.006239   0.003331   0.003487
-    weights in 4 bands            0.014119   0.011143   0.010763   0.005830   0.003324   0.003118
-    weights + fresh noise         0.020800   0.011419   0.011680   0.006461   0.003352   0.003506
-    weights + levels              0.004364   0.001134   0.001321   0.001712   0.000365   0.000485
-    the same, rounded levels      0.004001   0.001135   0.001318   0.001478   0.000365   0.000483
-    all, 4 bands                  0.001103   0.000855   0.000872   0.000276   0.000217   0.000273
+    weights, every step           0.027490   0.011654   0.011649   0.013075   0.003606   0.003528
+    weights in 2 bands            0.015097   0.011208   0.011412   0.006229   0.003331   0.003488
+    weights in 4 bands            0.014120   0.011143   0.010765   0.005830   0.003324   0.003113
+    weights + fresh noise         0.020800   0.011419   0.011638   0.006455   0.003352   0.003465
+    weights + levels              0.004506   0.001133   0.001328   0.001883   0.000365   0.000484
+    the same, rounded levels      0.004092   0.001135   0.001320   0.001590   0.000365   0.000483
+    all, 4 bands                  0.000946   0.000857   0.000889   0.000363   0.000217   0.000237
     exact score                   0.012061   0.012061   0.012061   0.003546   0.003546   0.003546
-    exact score, learned levels   0.001751   0.001067   0.001064   0.000601   0.000293   0.000284
+    exact score, learned levels   0.001809   0.001067   0.001065   0.000559   0.000293   0.000282
 
 Where the steps are placed is worth most: learned levels gain a factor of 6 to 10 on the weights of
 every step, for every sampler, and rounding them to a network's time steps costs nothing once the
@@ -49,17 +49,17 @@ steps restore the same images):
 
                                       measured     (s.e.)  predicted     z
     dps 10     weights, every step    0.112540 (0.000220)  0.112288  +1.1
-    dps 10     all, 4 bands           0.127416 (0.000195)  0.127257  +0.8
+    dps 10     all, 4 bands           0.128538 (0.000198)  0.128294  +1.2
     diffpir 10 weights, every step    0.099654 (0.000162)  0.099380  +1.7
-    diffpir 10 all, 4 bands           0.129041 (0.000196)  0.128853  +1.0
-    pigdm 10   weights, every step    0.099545 (0.000157)  0.099370  +1.1
-    pigdm 10   all, 4 bands           0.129025 (0.000201)  0.128745  +1.4
-    dps 20     weights, every step    0.119830 (0.000219)  0.119612  +1.0
-    dps 20     all, 4 bands           0.135617 (0.000203)  0.135467  +0.7
+    diffpir 10 all, 4 bands           0.128997 (0.000197)  0.128832  +0.8
+    pigdm 10   weights, every step    0.099509 (0.000157)  0.099334  +1.1
+    pigdm 10   all, 4 bands           0.128903 (0.000200)  0.128752  +0.8
+    dps 20     weights, every step    0.119807 (0.000219)  0.119589  +1.0
+    dps 20     all, 4 bands           0.135122 (0.000208)  0.134959  +0.8
     diffpir 20 weights, every step    0.116197 (0.000196)  0.116236  -0.2
-    diffpir 20 all, 4 bands           0.135801 (0.000206)  0.135606  +0.9
-    pigdm 20   weights, every step    0.117173 (0.000184)  0.116998  +1.0
-    pigdm 20   all, 4 bands           0.134907 (0.000201)  0.134735  +0.9
+    diffpir 20 all, 4 bands           0.135875 (0.000212)  0.135592  +1.3
+    pigdm 20   weights, every step    0.117206 (0.000184)  0.117030  +1.0
+    pigdm 20   all, 4 bands           0.135683 (0.000210)  0.135531  +0.7
 """
 
 import sys
