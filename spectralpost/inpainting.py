@@ -13,14 +13,11 @@ as small as a tile, and all frequencies of the image, of which the lowest decide
 blows up. Blocks of similar spectrum count as one.
 
 Where holes are larger than a tile, what a sampler blows up is coarse: modes with much variance that
-early steps see from around a hole and that later steps, which look less far, do not mend. Of these,
-rows P of the Hartley transform, the mask is taken as they see it,
-
-    P M P^T = V diag(h^2) V^T,
-
-which is one block of the image's own lowest frequencies; the others are either known or not. What
-is left out is what passes from low frequencies to high ones and back within a step, and early
-steps, whose estimates have none of the high ones, do not pass it.
+early steps see from around a hole and that later steps, which look less far, do not mend. So of
+these, rows P of the Hartley transform, the space of both M P^T and (1 - M) P^T is one block: the
+modes where they are known and where they are not. M leaves that space alone, so what an update does
+with H is exact there; its prior covariance is that of the image, and what is left out is that it
+varies together with the rest. All else is either known or not.
 """
 
 from dataclasses import replace
@@ -40,6 +37,7 @@ from .splitting import log_sizes, nearest_to_mean, split_worst_first
 EXACT = 64  # pixels of an image that is taken for the one block that it is
 TILE, TILES, BLOCKS = 4, 4, 8  # pixels along each axis; how many; blocks of each
 LOWEST = 6  # of large holes: modes along each axis
+TINY = 1e-9  # of a mode, the part that counts as none
 TRIED = 64  # places for a tile
 LARGE_HOLE = 3.0  # times the holes of a random mask that knows as many pixels
 
@@ -88,9 +86,9 @@ def inpainting_problem(
     prior and degradation (`inpaint`) are those of the images. Tiles lie at random places of the
     mask: four, by default 4 pixels wide, each with at most `num_blocks` blocks a plane. Of a mask
     with large holes there are three blocks a plane instead, by default of 6^axes modes: of the
-    lowest frequencies, and of the others where known and not. sigma_y and channels as of
-    `image_problem`.
-    `experiments/inpainting.py` measures on whole images how well schedules carry over.
+    lowest frequencies where known and not, and of all else known, and not. sigma_y and channels
+    as of `image_problem`. `experiments/inpainting.py` measures on whole images how well schedules
+    carry over.
     Where planes have masks of their own, blocks are of all planes, [B, C k], and holes of any size
     are seen through tiles of 4x4 pixels. Of masks that repeat every 1, 2 or 4 pixels, each tile its
     own mirror image (as all of one or two pixels are), no more than blocks of similar spectrum is
@@ -210,28 +208,40 @@ def _repeated(
 
 
 def _lowest(mask: np.ndarray, spectrum: np.ndarray, level: np.ndarray, num: int) -> Rows:
-    """The `num` most variable modes as they see the mask; the others in as many bins by variance,
-    in a block where they are known and one where they are not."""
+    """The num / 2 most variable modes, where they are known and where they are not; the others in
+    bins by variance, in a block where they are known and one where they are not."""
     variance, at, n = spectrum.ravel(), frequency(spectrum.shape).ravel(), spectrum.size
-    k = min(num, n // 2)
     order = np.argsort(-variance, kind="stable")
-    low, rest = order[:k], order[k:]
-    P = np.zeros((k, n))
-    P[np.arange(k), low] = 1
-    P = hartley(P.reshape(k, *spectrum.shape), tuple(range(1, spectrum.ndim + 1))).reshape(k, n)
+    low, rest = order[: num // 2], order[num // 2 :]
+    P = np.zeros((low.size, n))
+    P[np.arange(low.size), low] = 1
+    P = _in_hartley(P, spectrum.shape)
     squared, V = np.linalg.eigh((P * mask.ravel()) @ P.T)
-    mean = V.T @ np.where(low == 0, level * np.sqrt(n), 0)
+    parts = [
+        (V[:, norm2 > TINY].T @ P) * where.ravel() / np.sqrt(norm2[norm2 > TINY, None])
+        for where, norm2 in ((mask, squared), (~mask, 1 - squared))
+    ]
+    Q, k, num_known = np.concatenate(parts), sum(map(len, parts)), len(parts[0])
+    in_modes = _in_hartley(Q, spectrum.shape)
+    of_Q, E = np.linalg.eigh((in_modes * variance) @ in_modes.T)
+    of_Q = np.maximum(of_Q, 0)
     binned = lambda values: np.array([part.mean() for part in np.array_split(values[rest], k)])  # noqa: E731
-    high, high_at, known = binned(variance), binned(at), mask.mean()
-    high *= variance[rest].mean() / max(high.mean(), np.finfo(float).tiny)
+    high, high_at, known = binned(variance), binned(at), np.count_nonzero(mask)
+    left = max(variance.sum() - of_Q.sum(), 0) / (n - k)
+    high *= left / max(high.mean(), np.finfo(float).tiny)
     return Rows(
-        np.stack([variance[low], high, high]),
-        np.stack([np.sqrt(np.clip(squared, 0, 1)), np.ones(k), np.zeros(k)]),
-        np.stack([V.T, np.eye(k), np.eye(k)]),
-        np.stack([mean, np.zeros(k), np.zeros(k)]),
-        np.append(1, np.array([known, 1 - known]) * (n / k - 1)),
-        np.stack([at[low], high_at, high_at]),
+        np.stack([of_Q, high, high]),
+        np.stack([np.arange(k) < num_known, np.ones(k), np.zeros(k)]).astype(float),
+        np.stack([E, np.eye(k), np.eye(k)]),
+        np.stack([level * Q.sum(axis=1), np.zeros(k), np.zeros(k)]),
+        np.array([1, (known - num_known) / k, (n - known - k + num_known) / k]),
+        np.stack([(E.T @ in_modes) ** 2 @ at, high_at, high_at]),
     )
+
+
+def _in_hartley(rows: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Images [k, n] of this shape, in Hartley coordinates."""
+    return hartley(rows.reshape(-1, *shape), tuple(range(1, len(shape) + 1))).reshape(rows.shape)
 
 
 def _has_large_holes(mask: np.ndarray) -> bool:
@@ -239,7 +249,7 @@ def _has_large_holes(mask: np.ndarray) -> bool:
     unknown = np.count_nonzero(~mask)
     ends = sum(np.count_nonzero(~mask & np.roll(mask, -1, axis)) for axis in range(mask.ndim))
     hole = mask.ndim * unknown / max(ends, 1)  # mean length along an axis
-    return hole > LARGE_HOLE * mask.size / np.count_nonzero(mask)
+    return bool(hole > LARGE_HOLE * mask.size / np.count_nonzero(mask))
 
 
 def _tiles(masks: np.ndarray, size: int, num: int) -> np.ndarray:

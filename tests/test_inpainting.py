@@ -98,32 +98,45 @@ CROSS = np.ones((32, 32), int)
 CROSS[4:28, 10:16] = CROSS[12:18, 4:28] = 0
 
 
-def test_large_holes_are_as_the_lowest_frequencies_see_them():
-    """Of cosines and sines written out; the other modes are known or not, all variance is there."""
+def test_large_holes_are_a_block_of_the_lowest_frequencies_known_and_not():
+    """Of cosines and sines written out: the block's prior and mask are those of the image in the
+    space of both; pixels, known pixels and variance are those of the image."""
     prior, degradation = sp.power_law(CROSS.shape, mean=0.3), sp.inpaint(CROSS.shape, CROSS)
-    problem = inpainting_problem(prior, degradation, 0.1, tile=3)
-    order = np.argsort(-prior.spectrum, axis=None, kind="stable")[:9]
+    problem = inpainting_problem(prior, degradation, 0.1, tile=4)
+    lowest = np.argsort(-prior.spectrum, axis=None, kind="stable")[:8]
     i, j = np.indices(CROSS.shape).reshape(2, -1)
-    P = np.empty((9, 32 * 32))
-    for row, q in enumerate(order):
+    P = np.empty((8, 32 * 32))
+    for row, q in enumerate(lowest):
         phase = 2 * np.pi * ((q // 32) * i + (q % 32) * j) / 32
         P[row] = (np.cos(phase) + np.sin(phase)) / 32
-    V, h = np.asarray(problem.basis[0]).T, np.asarray(problem.response[0])
-    np.testing.assert_allclose(V * h**2 @ V.T, P @ np.diag(CROSS.ravel()) @ P.T, atol=1e-14)
-    np.testing.assert_array_equal(problem.spectrum[0], np.sort(prior.spectrum.ravel())[-9:][::-1])
-    np.testing.assert_allclose(V @ problem.mean[0], P @ prior.mean.ravel(), atol=1e-13)
-    np.testing.assert_array_equal(problem.response[1:], [np.ones(9), np.zeros(9)])
+    known, unknown = (scipy.linalg.orth((P * part.ravel()).T) for part in (CROSS, 1 - CROSS))
+    C = dense.stationary(prior.spectrum)
+    E, h = np.asarray(problem.basis[0]), np.asarray(problem.response[0])
+    np.testing.assert_array_equal(h, np.repeat([1.0, 0.0], 8))
+    cov = E * np.asarray(problem.spectrum[0]) @ E.T
+    # The same up to rotations of what is known and of what is not.
+    for part, one, other in (
+        (cov[:8, :8], known, known),
+        (cov[:8, 8:], known, unknown),
+        (cov[8:, 8:], unknown, unknown),
+    ):
+        values = scipy.linalg.svdvals(one.T @ C @ other)
+        np.testing.assert_allclose(scipy.linalg.svdvals(part), values, atol=1e-12 * cov.max())
+    for part, one in ((problem.mean[0, :8], known), (problem.mean[0, 8:], unknown)):
+        norm = np.linalg.norm(one.T @ prior.mean.ravel())
+        assert np.linalg.norm(part) == pytest.approx(norm, rel=1e-10)
+    np.testing.assert_array_equal(problem.response[1:], [np.ones(16), np.zeros(16)])
     weights = np.asarray(problem.weight)
-    assert weights @ np.full(3, 9) == pytest.approx(CROSS.size)
-    assert weights[1] / weights[1:].sum() == pytest.approx(CROSS.mean())
-    variance = weights @ problem.spectrum.sum(axis=1)
+    assert weights.sum() * 16 == pytest.approx(CROSS.size)
+    assert weights @ np.asarray(problem.response).sum(axis=1) == pytest.approx(CROSS.sum())
+    variance = weights @ np.asarray(problem.spectrum).sum(axis=1)
     assert float(variance) == pytest.approx(prior.spectrum.sum(), rel=1e-12)
 
 
 def test_what_large_holes_blow_up_is_foreseen():
-    """Scores of whole images within 10 % of those predicted (6 % measured), of a weight that is too
-    small, of a good one, of one that is a little too large and of one that multiplies them by 10^4.
-    """
+    """Of a weight that is too small, of a good one, of one that is a little too large and of one
+    that multiplies scores by 10^4: predicted are 1.02 to 1.25 times those of whole images, as the
+    model leaves out what known pixels say of high frequencies beside them."""
     prior, degradation = sp.power_law(CROSS.shape), sp.inpaint(CROSS.shape, CROSS)
     levels, sampler, problem = (
         sp.vp_linear(20),
@@ -138,7 +151,7 @@ def test_what_large_holes_blow_up_is_foreseen():
         transfer = sp.sampler_transfer(sampler, problem, levels, guidance)
         found = sp.restore(*given, guidance, jax.random.key(2), sigma_y=0.05, num_samples=2)
         drawn = float(np.mean(sp.energy_score(found, x_0)))
-        assert drawn == pytest.approx(float(sp.predicted_energy_score(problem, transfer)), rel=0.1)
+        assert 0.95 < float(sp.predicted_energy_score(problem, transfer)) / drawn < 1.3
     assert drawn > 1000
 
 
