@@ -7,7 +7,7 @@ weights free. Below is the least error that any estimate can have at that percep
 Michaeli, Meir, arXiv 2107.02555), and the exact conditional score in as many steps of DDIM.
 
     python experiments/distortion_perception.py --out DIR   writes distortion_perception.png, .json:
-                                                            17 minutes of CPU time
+                                                            12 minutes of CPU time
     python experiments/distortion_perception.py --quick     one sampler and price, 32x32, checked
 
 Every sampler's numbers are kept in DIR/cells: a run that is stopped goes on from there. 64x64

@@ -13,7 +13,7 @@ of the tuned constant as tried on the whole images themselves:
     photos     the same of photographs that the prior has not seen
     dB         PSNR of a sample and of the mean of 8: as the tiles predict it of the prior's images,
                of those drawn, of photographs; and as all blocks of the tiles predict it of these
-               very photographs ("for them"; not of a mask whose tiles are coarse)
+               very photographs ("for them"; not of a mask with large holes)
 
 and at the end, of each mask and sampler, how well that carries over. DPS is learned on windows of a
 random mask as well, one dense block each, instead of tiles that repeat: their cost is the cube of
@@ -260,7 +260,7 @@ def of_images(
     prior: sp.Prior, degradation: sp.Degradation, images: np.ndarray, sigma_y: float
 ) -> tuple[sp.Problem, np.ndarray] | None:
     """All blocks of the tiles, and images [N, H, W] in their coordinates, [N, B, k]; None of tiles
-    that are coarse, whose blocks are not of an image's frequencies."""
+    of a mask with large holes, whose blocks are not of an image's frequencies."""
     problem = sp.inpainting_problem(prior, degradation, sigma_y, num_blocks=images[0].size)
     if problem.spectrum.shape[1] != TILE**2:
         return None

@@ -12,7 +12,7 @@ Bias and spread are shares of the prior's standard deviation at that frequency, 
 directions. W2^2 is, frequency by frequency, the squared bias and the squared gap of the spreads.
 
     python experiments/transfer_functions.py --out DIR   writes transfer_functions.png and .json:
-                                                         17 minutes of CPU time
+                                                         10 minutes of CPU time
     python experiments/transfer_functions.py --quick     two samplers, 32x32, checked
 
 Every sampler's numbers are kept in DIR/cells: a run that is stopped goes on from there. 64x64
