@@ -259,8 +259,8 @@ def main(options: Options) -> None:
 def of_images(
     prior: sp.Prior, degradation: sp.Degradation, images: np.ndarray, sigma_y: float
 ) -> tuple[sp.Problem, np.ndarray] | None:
-    """All blocks of the tiles, and images [N, H, W] in their coordinates, [N, B, k]; None of tiles
-    of a mask with large holes, whose blocks are not of an image's frequencies."""
+    """All blocks of the tiles, and images [N, H, W] in their coordinates, [N, B, k]; None for a
+    mask with large holes, whose blocks are not of an image's frequencies."""
     problem = sp.inpainting_problem(prior, degradation, sigma_y, num_blocks=images[0].size)
     if problem.spectrum.shape[1] != TILE**2:
         return None
