@@ -1,10 +1,12 @@
-"""Inpainting: do schedules that are learned on small repeated tiles carry over to whole images?
+"""Inpainting: do schedules that are learned on a small model of the mask carry over?
 
 Of 64x64 pixels, sigma_y 0.05, 20 steps, the Gaussian denoiser, so that nothing but the model of the
 mask can be wrong (`spectralpost.inpainting`). Masks: a random half, 3 of 10, 1 of 10 pixels known;
-hidden are a square of half the size, thick strokes of a brush, lines of text. Of each sampler the
-published default, the constant tuned on tiles, the learned schedule, and the best of nine multiples
-of the tuned constant as tried on the whole images themselves:
+hidden are a square of half the size, thick strokes of a brush, lines of text. Small holes are
+modelled by repeated tiles of the mask, the square and the strokes by the lowest frequencies where
+they are known and where not; "tiles" below is either. Of each sampler the published default, the
+constant tuned on tiles, the learned schedule, and the best of nine multiples of the tuned constant
+as tried on the whole images themselves:
 
     W2^2       on the tiles
     predicted  energy score, on the tiles
@@ -83,9 +85,9 @@ MASKS: dict[str, dict | Callable[[tuple[int, int]], np.ndarray]] = {
 }
 CAPTION = (
     "One sample each of the first of the photographs that the prior has not seen, for each mask: "
-    "the published default, the constant tuned on small repeated tiles of the mask, and the "
-    "schedule learned on them. Pixels in [-1, 1], sigma_y 0.05, the Gaussian denoiser. Numbers: "
-    "W2^2 per pixel on the tiles; energy score as predicted there, of whole images drawn from the "
+    "the published default, the constant tuned on a small model of the mask, and the "
+    "schedule learned on it. Pixels in [-1, 1], sigma_y 0.05, the Gaussian denoiser. Numbers: "
+    "W2^2 per pixel on the model; energy score as predicted there, of whole images drawn from the "
     "prior and of photographs; PSNR of a sample of these. What was tuned on images is the tuned "
     "constant times the best of nine factors, tried on the whole images themselves."
 )
@@ -201,7 +203,7 @@ def main(options: Options) -> None:
                     against = f"{100 * (ratio - 1):+.1f} %" if ratio < 10 else f"x {ratio:.0e}"
                     print(f"{here.energy:>10.4g}{against:>9}", end="")
                 numbers.setdefault(mask, {}).setdefault(name, {})[words] = shown = {
-                    "W2^2, tiles": loss,
+                    "W2^2, model": loss,
                     "energy score, predicted": expected,
                     "drawn": scores[label]["drawn"].energy,
                     "photographs": scores[label]["photos"].energy,
@@ -249,7 +251,7 @@ def main(options: Options) -> None:
             restored_figure(rows, title),
             out,
             "inpainting",
-            title="Inpainting by schedules that were learned on small tiles",
+            title="Inpainting by schedules that were learned on a small model",
             caption=CAPTION,
             numbers=numbers,
             format=options.format,

@@ -45,11 +45,11 @@ of each problem's own schedule (all modes), and of the others as multiples of it
              largest                                   1.78     1.51     1.40     1.34
 
 Both with 48 starts. DPS's nominal schedule is excellent near its own problem and 5.3 times worse
-than the best at other noise. It sits at the edge of stability: one of the same loss to three
-digits, which an earlier search found, was 13 to 36 times worse where the exponent is 2.5. Learned
-for the range, the largest ratio is 1.7 (best worst case) or 2.7 (best on average). DiffPIR's
-weights follow sigma_y: its nominal schedule is at most 1.51 times worse, and almost always
-better than a constant tuned for the very problem.
+than the best at other noise. It sits at the edge of stability, and how far it falls off depends on
+which of several minima of almost the same loss the search ends in. Learned for the range, the
+largest ratio is 1.7 (best worst case) or 2.7 (best on average). DiffPIR's weights follow sigma_y:
+its nominal schedule is at most 1.51 times worse, and almost always better than a constant tuned for
+the very problem.
 """
 
 import sys

@@ -36,8 +36,8 @@ from .splitting import log_sizes, nearest_to_mean, split_worst_first
 
 EXACT = 64  # pixels of an image that is taken for the one block that it is
 TILE, TILES, BLOCKS = 4, 4, 8  # pixels along each axis; how many; blocks of each
-LOWEST = 6  # of large holes: modes along each axis
-TINY = 1e-9  # of a mode, the part that counts as none
+LOWEST = 36  # of large holes: modes of a block
+TINY = 1e-9  # of a mode's squared norm, a part that counts as none
 TRIED = 64  # places for a tile
 LARGE_HOLE = 3.0  # times the holes of a random mask that knows as many pixels
 
@@ -85,8 +85,8 @@ def inpainting_problem(
 
     prior and degradation (`inpaint`) are those of the images. Tiles lie at random places of the
     mask: four, by default 4 pixels wide, each with at most `num_blocks` blocks a plane. Of a mask
-    with large holes there are three blocks a plane instead, by default of 6^axes modes: of the
-    lowest frequencies where known and not, and of all else known, and not. sigma_y and channels
+    with large holes there are three blocks a plane instead, by default of up to 36 modes: of
+    the lowest frequencies where known and not, and of all else known, and not. sigma_y and channels
     as of `image_problem`. `experiments/inpainting.py` measures on whole images how well schedules
     carry over.
     Where planes have masks of their own, blocks are of all planes, [B, C k], and holes of any size
@@ -150,7 +150,7 @@ def _rows(
     together = degradation.planes
     masks = degradation.response.reshape(-1, *degradation.shape) > 0
     large_holes = together is None and _has_large_holes(masks[0])
-    size = (LOWEST if large_holes else TILE) if tile is None else check_whole("tile", tile, 2)
+    size = TILE if tile is None else check_whole("tile", tile, 2)
     num_blocks = check_whole("blocks", num_blocks)
     if size > min(degradation.shape):
         raise InputError(f"tile = {size}: larger than the image, {degradation.shape}")
@@ -165,15 +165,14 @@ def _rows(
         axes = np.eye(together) if prior.axes is None else prior.axes
         every = np.broadcast_to(spectra, (together, *grid)), np.broadcast_to(level, together)
         sets = [(*every, axes)]
-    found = []
-    for some, grey, axes in sets:
-        if large_holes:
-            rows = _lowest(masks[0], some[0], grey, size ** masks[0].ndim)
-        else:
-            tiles = _tiles(masks, size, TILES)
-            rows = _repeated(tiles, some, frequency(grid), grey, num_blocks, axes)
-        found.append(rows._replace(weight=rows.weight * (masks[0].size / some[0].size)))
-    return found
+    if large_holes:
+        num = LOWEST if tile is None else size ** spectra[0].ndim
+        return [_lowest(masks[0], some[0], grey, num) for some, grey, _ in sets]
+    tiles, scale = _tiles(masks, size, TILES), masks[0].size / spectra[0].size
+    found = [
+        _repeated(tiles, some, frequency(grid), grey, num_blocks, axes) for some, grey, axes in sets
+    ]
+    return [rows._replace(weight=scale * rows.weight) for rows in found]
 
 
 def _repeated(
@@ -208,11 +207,12 @@ def _repeated(
 
 
 def _lowest(mask: np.ndarray, spectrum: np.ndarray, level: np.ndarray, num: int) -> Rows:
-    """The num / 2 most variable modes, where they are known and where they are not; the others in
-    bins by variance, in a block where they are known and one where they are not."""
+    """The num / 2 most variable modes (at most a quarter of all), where they are known and where
+    they are not; the others in bins by variance, in a block where they are known and one where
+    they are not. mask and spectrum are [*grid], level is the mean grey value."""
     variance, at, n = spectrum.ravel(), frequency(spectrum.shape).ravel(), spectrum.size
     order = np.argsort(-variance, kind="stable")
-    low, rest = order[: num // 2], order[num // 2 :]
+    low, rest = np.split(order, [min(num // 2, n // 4)])
     P = np.zeros((low.size, n))
     P[np.arange(low.size), low] = 1
     P = _in_hartley(P, spectrum.shape)

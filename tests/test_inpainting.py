@@ -133,25 +133,44 @@ def test_large_holes_are_a_block_of_the_lowest_frequencies_known_and_not():
     assert float(variance) == pytest.approx(prior.spectrum.sum(), rel=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("mask", "tile"),
+    [
+        (np.arange(81).reshape(9, 9) < 40, 9),  # as many modes as pixels are asked for
+        (np.abs(np.arange(200) - 70) > 20, None),  # 1-D
+        (np.pad(np.zeros((4, 4)), ((30, 30), (30, 30)), constant_values=1), None),  # 16 pixels
+    ],
+    ids=["all modes", "1-D", "few pixels"],
+)
+def test_large_holes_of_any_image_are_counted(mask, tile):
+    """All pixels and all variance, where one side has fewer pixels than there are modes, too."""
+    prior = sp.power_law(mask.shape)
+    problem = inpainting_problem(prior, sp.inpaint(mask.shape, mask.astype(int)), 0.1, tile=tile)
+    assert len(problem.spectrum) == 3 and 1 < problem.spectrum.shape[1] <= 40
+    assert float(num_pixels(problem)) == pytest.approx(mask.size, rel=1e-12)
+    variance = np.asarray(problem.weight) @ np.asarray(problem.spectrum).sum(axis=1)
+    assert float(variance) == pytest.approx(prior.spectrum.sum(), rel=1e-12)
+
+
 def test_what_large_holes_blow_up_is_foreseen():
     """Of a weight that is too small, of a good one, of one that is a little too large and of one
-    that multiplies scores by 10^4: predicted are 1.02 to 1.25 times those of whole images, as the
-    model leaves out what known pixels say of high frequencies beside them."""
+    that multiplies scores by 10^4: whole images score as predicted, or better by what known pixels
+    say of high frequencies beside them, which the model leaves out (6 and 17 % where nothing blows
+    up), to three standard errors."""
     prior, degradation = sp.power_law(CROSS.shape), sp.inpaint(CROSS.shape, CROSS)
-    levels, sampler, problem = (
-        sp.vp_linear(20),
-        sp.SAMPLERS["dps"](),
-        learning_problem(prior, degradation, 0.05),
-    )
-    x_0 = sp.draw(prior, 8, seed=1)[:, None]
+    levels, sampler = sp.vp_linear(20), sp.SAMPLERS["dps"]()
+    problem = learning_problem(prior, degradation, 0.05)
+    x_0 = sp.draw(prior, 64, seed=1)[:, None]
     y = sp.measure(degradation, x_0, 0.05, jax.random.key(1))
     given = sampler, sp.GaussianDenoiser.of(prior), degradation, y, levels
     for zeta in (0.1, 0.5, 0.7, 1.0):
         guidance = sampler.heuristic(problem, levels) | {"zeta": np.full(20, zeta)}
         transfer = sp.sampler_transfer(sampler, problem, levels, guidance)
+        predicted = float(sp.predicted_energy_score(problem, transfer))
         found = sp.restore(*given, guidance, jax.random.key(2), sigma_y=0.05, num_samples=2)
-        drawn = float(np.mean(sp.energy_score(found, x_0)))
-        assert 0.95 < float(sp.predicted_energy_score(problem, transfer)) / drawn < 1.3
+        scores = np.asarray(sp.energy_score(found, x_0))
+        drawn, error = scores.mean(), scores.std(ddof=1) / np.sqrt(scores.size)
+        assert drawn - 3 * error < predicted < 1.2 * drawn + 3 * error
     assert drawn > 1000
 
 
