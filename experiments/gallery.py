@@ -2,18 +2,22 @@
 
 Each cell (sampler, task, sigma_y, number of steps) is learned as `spectralpost design` does it for
 a network: `learn` with `for_network`, levels rounded to time steps, weights learned again on these;
-in closed form, for the natural-image prior of `gallery_prior`. Then its weights are rounded to so
-many digits that W2 stays (LOST), all is evaluated on all modes of 64x64 images, and the range is
-found in which it holds (`holds_between`).
+in closed form, for the natural-image prior of `gallery_prior`. A search begins from the nearest
+schedules of fewer steps (`starts_from`); where there are none, from random curves. Then its weights
+are rounded to so many digits that W2 stays (LOST), all is evaluated on all modes of 64x64 images,
+and the range is found in which it holds (`holds_between`).
 
     python experiments/gallery.py --out DIR     all; a run that is stopped goes on from where it was
     python experiments/gallery.py --out DIR --samplers dps --steps 10 20 --sigma-y 0.05
+    python experiments/gallery.py --begun N     N searches from random curves, made again from
+                                                schedules of fewer steps: what that costs and gives
     python experiments/gallery.py --neighbours  of the package's files: what a schedule costs at the
                                                 sigma_y of the next one
-    python experiments/gallery.py --quick       three tiny cells, checked
+    python experiments/gallery.py --quick       four tiny cells, checked
 
-Every cell is a file of DIR/cells once it is known. At the end all finished cells, those of other
-runs in DIR too, become one file a sampler in the package. Parts may run side by side in one DIR.
+Every cell is a file of DIR/cells once it is known; those that the package has already are not
+learned again (--anew: they are). At the end all finished cells, those of other runs in DIR too, are
+added to the package, one file a sampler. Parts may run side by side in one DIR.
 Compiling takes most of the time, once for each sampler, number of steps and kind of problem; the
 rest is seconds a cell: docs/gallery.md.
 """
@@ -23,7 +27,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
@@ -38,13 +42,15 @@ from spectralpost import (
     InputError,
     Problem,
     evaluate,
+    for_network,
     gallery_entries,
     gallery_schedule,
     heuristic,
     keep_compiled_programs,
+    starts_from,
     vp_linear,
 )
-from spectralpost.commands.console import learn_on_grid
+from spectralpost.commands.console import Learned, learn_on_grid
 from spectralpost.commands.inputs import Grid
 from spectralpost.degradations import make_degradation
 from spectralpost.files import whole_file
@@ -69,6 +75,7 @@ from spectralpost.merging_blocks import representative_blocks
 from spectralpost.noise import grid_timesteps
 from spectralpost.samplers.base import Guidance
 
+FROM = 4  # schedules from which a search begins, each as it is and per unit of time
 BLOCKS = 16  # of inpainting, where ranges are looked for
 LOST = 1e-4  # of W2, relative, by rounding weights
 FACTORS = 1.1 ** np.arange(-7, 8)  # of sigma_y and of the blur's size: nearly 2 either way
@@ -92,6 +99,10 @@ class Options:
     starts: int = 16
     """Searches side by side."""
     seed: int = 0
+    anew: bool = False
+    """Learn those too that the gallery has already."""
+    begun: int = 0
+    """Only compare so many searches with those that begin from schedules of fewer steps."""
     neighbours: bool = False
     """Only judge the files that there are."""
     quick: bool = False
@@ -109,6 +120,8 @@ def main(options: Options) -> None:
         return quick()
     if options.neighbours:
         return judge_neighbours(options)
+    if options.begun:
+        return judge_beginnings(options)
     build(options)
 
 
@@ -117,19 +130,21 @@ def build(options: Options) -> None:
     cells = options.out / "cells"
     cells.mkdir(parents=True, exist_ok=True)
     check_settings(options)
-    # Those of one compiled program one after the other.
+    # Those of one compiled program one after the other, and of fewer steps first.
+    every = product(options.samplers, options.steps, options.tasks, options.sigma_y)
+    known = {} if options.anew else {entry.name for entry in gallery_entries(options.into)}
     todo = [
         (name, task, sigma_y, steps)
-        for name, steps, task, sigma_y in product(
-            options.samplers, options.steps, options.tasks, options.sigma_y
-        )
-        if not (cells / f"{entry_name(name, task, sigma_y, steps)}.json").exists()
+        for name, steps, task, sigma_y in every
+        if (label := entry_name(name, task, sigma_y, steps)) not in known
+        and not (cells / f"{label}.json").exists()
     ]
     print(f"{len(todo)} cells to compute", flush=True)
     began = time.perf_counter()
     for i, (name, task, sigma_y, steps) in enumerate(todo):
         start = time.perf_counter()
-        entry = computed(name, task, sigma_y, steps, options)
+        begin = beginnings(name, task, sigma_y, steps, options)
+        entry = computed(name, task, sigma_y, steps, begin, options)
         with whole_file(cells / f"{entry.name}.json", overwrite=True) as temporary:
             temporary.write_text(as_json(entry) + "\n")
         now = time.perf_counter()
@@ -152,16 +167,41 @@ def check_settings(options: Options) -> None:
         temporary.write_text(json.dumps(settings) + "\n")
 
 
+def finished(options: Options) -> dict[str, Entry]:
+    """The cells of DIR by name."""
+    return {
+        path.stem: from_json(path.stem, options.size, json.loads(path.read_text()))
+        for path in sorted((options.out / "cells").glob("*.json"))
+    }
+
+
+def beginnings(name: str, task: str, sigma_y: float, steps: int, options: Options) -> list[Entry]:
+    """The nearest schedules of fewer steps, for `starts_from`."""
+    known = {} if options.anew else {one.name: one for one in gallery_entries(options.into)}
+    fewer = [
+        one
+        for one in (known | finished(options)).values()
+        if (one.sampler, one.task) == (name, task) and one.steps < steps
+    ]
+    distance = lambda one: np.hypot(np.log(one.sigma_y / sigma_y), np.log(one.steps / steps))  # noqa: E731
+    return sorted(fewer, key=distance)[:FROM]
+
+
 def gather(options: Options) -> None:
-    """One file a sampler, of all finished cells; with what was measured of the same schedules."""
-    entries: dict[str, list[Entry]] = {}
-    before = {entry.name: entry for entry in gallery_entries(options.into)}
-    for path in sorted((options.out / "cells").glob("*.json")):
-        entry = from_json(path.stem, options.size, json.loads(path.read_text()))
-        if (old := before.get(entry.name)) and old._replace(measured=None) == entry:
-            entry = old
-        entries.setdefault(entry.sampler, []).append(entry)
-    for sampler, of_sampler in entries.items():
+    """Add all finished cells to the gallery, one file a sampler; of the same schedules as before,
+    what was measured stays."""
+    entries: dict[str, dict[str, Entry]] = {}
+    for entry in gallery_entries(options.into):
+        if entry.size != options.size:
+            raise InputError(f"into = {str(options.into)!r}: its images are of {entry.size} pixels")
+        entries.setdefault(entry.sampler, {})[entry.name] = entry
+    for entry in finished(options).values():
+        of_sampler = entries.setdefault(entry.sampler, {})
+        old = of_sampler.get(entry.name)
+        if old is None or old._replace(measured=None) != entry:
+            of_sampler[entry.name] = entry
+    for sampler, by_name in entries.items():
+        of_sampler = list(by_name.values())
         of_sampler.sort(key=lambda one: (list(TASKS).index(one.task), one.sigma_y, one.steps))
         write_entries(options.into / f"{sampler}.json", of_sampler)
         print(f"{options.into / sampler}.json: {len(of_sampler)} schedules", flush=True)
@@ -172,24 +212,14 @@ def told(entry: Entry) -> str:
     return f"{numbers['learned']} tuned {numbers['tuned']} published {numbers['published']}"
 
 
-def computed(name: str, task: str, sigma_y: float, steps: int, options: Options) -> Entry:
-    """A cell."""
+def computed(
+    name: str, task: str, sigma_y: float, steps: int, begin: Sequence[Entry], options: Options
+) -> Entry:
+    """A cell, whose search begins from these entries, or from random curves."""
     sampler, levels = SAMPLERS[name](), vp_linear(steps)
-    degradation = degradation_of(task, options.size)
-    small = problem_on(degradation, sigma_y, options.bins)
-    timesteps = tuple(grid_timesteps(GRID, steps).tolist())
-    learned = learn_on_grid(
-        sampler,
-        small,
-        Grid(levels, timesteps, GRID, GRID, {}),
-        lambda levels: heuristic(sampler, small, levels),
-        None,
-        starts=options.starts,
-        seed=options.seed,
-        network=True,
-    )
+    learned = searched(name, task, sigma_y, steps, begin, options)
     grid = learned.grid
-    whole = problem_on(degradation, sigma_y)
+    whole = problem_on(degradation_of(task, options.size), sigma_y)
     guidance = rounded(sampler, whole, grid.timesteps, learned.result.guidance)
     # On uniform steps: the first search's.
     constant = learned.search.baseline_guidance["tuned_constant"]
@@ -211,6 +241,34 @@ def computed(name: str, task: str, sigma_y: float, steps: int, options: Options)
         w2={label: digits(one.w2) for label, one in scores.items()},
         energy={label: digits(one.energy) for label, one in scores.items()},
         holds=ranges(sampler, task, sigma_y, levels, grid.timesteps, guidance, options),
+        began_from=tuple(one.name for one in begin) or None,
+    )
+
+
+def searched(
+    name: str, task: str, sigma_y: float, steps: int, begin: Sequence[Entry], options: Options
+) -> Learned:
+    """The schedule of a cell, as `design` learns it for a network, and what `learn` says of it."""
+    sampler, levels = SAMPLERS[name](), vp_linear(steps)
+    small = problem_on(degradation_of(task, options.size), sigma_y, options.bins)
+    timesteps = tuple(grid_timesteps(GRID, steps).tolist())
+    start: dict[str, Any] = {}
+    if begin:
+        chosen = for_network(sampler, levels)
+        schedules = [gallery_schedule(one) for one in begin]
+        free, learn_levels = chosen["free"], chosen["freedom"].levels
+        numbers = starts_from(sampler, schedules, levels, free, learn_levels)
+        start = {"resume": numbers, "explore": False}
+    return learn_on_grid(
+        sampler,
+        small,
+        Grid(levels, timesteps, GRID, GRID, {}),
+        lambda levels: heuristic(sampler, small, levels),
+        None,
+        starts=options.starts,
+        seed=options.seed,
+        network=True,
+        **start,
     )
 
 
@@ -283,6 +341,36 @@ def few_blocks(problem: Problem) -> Problem:
     return pad_modes(representative_blocks(problem, BLOCKS), BLOCKS)
 
 
+def judge_beginnings(options: Options) -> None:
+    """Schedules that were found from random curves, evenly chosen among those of many steps: what a
+    search from schedules of fewer steps costs and gives in their place."""
+    entries = [
+        one
+        for one in gallery_entries(options.into)
+        if one.began_from is None
+        and one.sampler in options.samplers
+        and one.task in options.tasks
+        and beginnings(one.sampler, one.task, one.sigma_y, one.steps, options)
+    ]
+    if not entries:
+        raise InputError("begun: no schedule from random curves has one of fewer steps")
+    chosen = np.linspace(0, len(entries) - 1, min(options.begun, len(entries))).round().astype(int)
+    changes = []
+    print(f"{'schedule':<32}{'CPU s':>7}   W2^2, % more than from random curves")
+    for own in (entries[i] for i in chosen):
+        start = time.process_time()
+        what = own.sampler, own.task, own.sigma_y, own.steps
+        learned = searched(*what, beginnings(*what, options), options)
+        problem = problem_on(degradation_of(own.task, own.size), own.sigma_y)
+        grid, sampler = learned.grid, SAMPLERS[own.sampler]()
+        found = float(evaluate(sampler, problem, grid.levels, learned.result.guidance))
+        changes.append(100 * (found / own.w2["learned"] - 1))
+        seconds = time.process_time() - start
+        print(f"{own.name:<32}{seconds:>7.1f}{changes[-1]:>9.2f}", flush=True)
+    least, median, most = np.quantile(changes, [0, 0.5, 1])
+    print(f"median {median:.2f}, from {least:.2f} to {most:.2f}; mean {np.mean(changes):.2f}")
+
+
 def judge_neighbours(options: Options) -> None:
     """W2 of a schedule at the sigma_y of the next one, relative to that one's (true), and as
     `holds_between` sees it: relative to the tuned constants of both problems."""
@@ -307,12 +395,13 @@ def judge_neighbours(options: Options) -> None:
 
 
 def quick() -> None:
-    """Cells are kept, and what is read back is what was learned."""
+    """Cells are kept, those of more steps begin from those of fewer, and what is read back is what
+    was learned."""
     with tempfile.TemporaryDirectory() as folder:
         into = Path(folder) / "into"
         into.mkdir()
         tiny = Options(
-            Path(folder) / "out", into, ("dps",), ("gaussian_blur1",), (0.05, 0.1), (3,), 8, 8, 2
+            Path(folder) / "out", into, ("dps",), ("gaussian_blur1",), (0.05, 0.1), (3, 4), 8, 64, 2
         )
         build(tiny)
         first, *_ = entries = list(gallery_entries(into))
@@ -320,13 +409,17 @@ def quick() -> None:
         files = sorted((tiny.out / "cells").iterdir())
         files[0].unlink()
         kept = files[1].stat().st_mtime_ns
-        build(tiny)
+        build(replace(tiny, anew=True))
         judge_neighbours(tiny)
         entries = gallery_entries(into)
-        if len(entries) != 2 or files[1].stat().st_mtime_ns != kept:
+        if len(entries) != 4 or files[1].stat().st_mtime_ns != kept:
             sys.exit("gallery: cells that are finished are not kept")
         if entries[0].measured != {"images": 0}:
             sys.exit("gallery: what was measured of a schedule is lost")
+        if [len(entry.began_from or ()) for entry in entries] != [0, 2, 0, 2]:
+            sys.exit("gallery: not begun from the schedules of fewer steps")
+        write_entries(into / "dps.json", [one._replace(began_from=None) for one in entries])
+        judge_beginnings(replace(tiny, begun=1))
         for entry in entries:
             schedule = gallery_schedule(entry)
             problem = problem_on(schedule.degradation(), schedule.sigma_y)

@@ -64,6 +64,7 @@ from .learning import low_pass as low_pass
 from .learning import per_mode as per_mode
 from .learning import plateau as plateau
 from .learning import sensitivity as sensitivity
+from .learning import starts_from as starts_from
 from .literal_form import from_literal as from_literal
 from .literal_form import to_literal as to_literal
 from .merging import bin_modes as bin_modes

@@ -109,6 +109,7 @@ ORDERED = {
         "halving",
         "learn",
         "for_network",
+        "continuing",
     ),
 }
 

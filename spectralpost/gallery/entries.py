@@ -71,6 +71,8 @@ class Entry(NamedTuple):
     energy: dict[str, float | None]
     # Of sigma_y, and of the blur's size where there is one: see `judged.holds_between`.
     holds: dict[str, tuple[float, float]]
+    # Entries of fewer steps from which its search began; None: from random starts.
+    began_from: tuple[str, ...] | None = None
     # On the shipped network, where that was done: "images", their number; "energy", the score of
     # each of the three; "of_tuned", % more than the tuned constant's, and its standard error.
     measured: dict[str, Any] | None = None
@@ -247,6 +249,8 @@ def from_json(name: str, size: int, stored: Mapping[str, Any]) -> Entry:
     fields["timesteps"] = tuple(fields["timesteps"])
     for field in ("guidance", "holds"):
         fields[field] = {key: tuple(value) for key, value in fields[field].items()}
+    if "began_from" in fields:
+        fields["began_from"] = tuple(fields["began_from"])
     return Entry(name=name, size=size, **fields)
 
 

@@ -1,7 +1,9 @@
 """Learning schedules: one door, `learn`. Reading order: guidance, jacobian, gradient, parameters,
-loss, levenberg_marquardt, lanes, baselines, generations, preparing, learn, for_network."""
+loss, levenberg_marquardt, lanes, baselines, generations, preparing, learn, for_network,
+continuing."""
 
 from .baselines import evaluate, evaluate_exact, heuristic, plateau, tuned_constant
+from .continuing import HasSchedule, starts_from
 from .for_network import ForNetwork, for_network
 from .generations import LEAST_SQUARES, Progress, Search, random_starts
 from .gradient import loss_and_gradient

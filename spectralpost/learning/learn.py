@@ -79,8 +79,9 @@ def learn(
     several    how the losses of several problems become one: `Several`
     search     starts, iterations, optimizer, seed: `Search`
     progress   called with a `Progress` at every look at the loss, see `Search`
-    resume     `kept` of an earlier result of the same call, perhaps on other levels: its search
-               goes on from there, without exploring if `search` says so
+    resume     `kept` of an earlier result of the same call, perhaps on other levels, or other
+               schedules by `starts_from`: the search goes on from there, without exploring if
+               `search` says so
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
     equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
