@@ -42,12 +42,10 @@ from spectralpost import (
     InputError,
     Problem,
     evaluate,
-    for_network,
     gallery_entries,
     gallery_schedule,
     heuristic,
     keep_compiled_programs,
-    starts_from,
     vp_linear,
 )
 from spectralpost.commands.console import Learned, learn_on_grid
@@ -252,13 +250,6 @@ def searched(
     sampler, levels = SAMPLERS[name](), vp_linear(steps)
     small = problem_on(degradation_of(task, options.size), sigma_y, options.bins)
     timesteps = tuple(grid_timesteps(GRID, steps).tolist())
-    start: dict[str, Any] = {}
-    if begin:
-        chosen = for_network(sampler, levels)
-        schedules = [gallery_schedule(one) for one in begin]
-        free, learn_levels = chosen["free"], chosen["freedom"].levels
-        numbers = starts_from(sampler, schedules, levels, free, learn_levels)
-        start = {"resume": numbers, "explore": False}
     return learn_on_grid(
         sampler,
         small,
@@ -268,7 +259,7 @@ def searched(
         starts=options.starts,
         seed=options.seed,
         network=True,
-        **start,
+        schedules=[gallery_schedule(one) for one in begin],
     )
 
 

@@ -108,6 +108,10 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     """Stochasticity of the DDIM step, 0 to 1 (default: the sampler's published value)."""
     resume: Path | None = None
     """Folder of an earlier run with the same options, whose search goes on."""
+    start: str | None = None
+    """Schedule to begin from: a file, or a name of the gallery; of another problem, or in another
+    number of steps. The search goes on from there, in a fraction of the time, and does not look
+    elsewhere."""
     photo: Path | None = None
     """Photograph to degrade and restore (default: the first image, kept out of the prior)."""
     borders: Literal["circular", "extend"] = "circular"

@@ -163,6 +163,16 @@ BAD = {
     "no starts": (f"{DESIGN} --starts 0", "starts = 0"),
     "no bins": (f"{DESIGN} --bins 0", "bins = 0"),
     "nothing to resume": (f"{DESIGN} --resume {{w}}/images", "search.npz"),
+    "start and resume": (
+        f"{DESIGN} --start {{w}}/designed/schedule.json --resume {{w}}/designed",
+        "start = .*: a search that is resumed has begun",
+    ),
+    "start of another sampler": (
+        f"{DESIGN} --sampler diffpir --start {{w}}/designed/schedule.json",
+        "is of dps, not diffpir",
+    ),
+    "start from nothing": (f"{DESIGN} --start {{w}}/nothing.json", "nothing.json"),
+    "start not in the gallery": (f"{DESIGN} --start dps-blur-s1-20", "not in the gallery"),
     "resume of another": (f"{DESIGN} --steps 4 --resume {{w}}/designed", "resume: a search of"),
     "seed too long": (f"{DESIGN} --seed 1{'0' * 30}", "seed"),
     # the command line itself
@@ -424,7 +434,7 @@ def test_the_config_of_a_run_is_complete(w):
     import yaml
 
     stored = yaml.safe_load((w / "designed" / "config.yaml").read_text())
-    nones = {"size", "white_level", "eta", "free", "photo", "polish", "resume", *SHORT}
+    nones = {"size", "white_level", "eta", "free", "photo", "polish", "resume", "start", *SHORT}
     assert set(stored) == set(vars(Design())) - nones
     assert stored["degradation_options"] == ["std=1.0"] and stored["grid"] == "vp_linear"
     assert "spacing=uniform" in stored["grid_options"]

@@ -121,6 +121,19 @@ def test_a_search_is_resumed(w, capsys):
     assert again <= before * (1 + 1e-3)
 
 
+@pytest.mark.parametrize("start", ["{w}/designed/schedule.json", "dps-gaussian_blur1-s0.1-10"])
+def test_a_search_begins_from_another_schedule(start, w, tmp_path, capsys):
+    """In other steps: no exploring, and what was known elsewhere is nearly right."""
+    given = start.format(w=w)
+    options = f"{QUICK} --steps 4 --start {given} --out {tmp_path}/out"
+    out = run(f"design --images {w}/images {options}", capsys)
+    # As it is and per unit of time, and the constant: nothing else was looked at.
+    assert "of the 3 schedules that were refined" in " ".join(out.split())
+    rows = metrics_in(tmp_path / "out")["average image"]
+    assert rows["learned"]["W2^2"] < 0.98 * rows["tuned_constant"]["W2^2"]
+    assert load_schedule(tmp_path / "out" / "schedule.json").guidance["zeta"].shape == (4,)
+
+
 def test_design_writes_the_schedule_of_its_options(w):
     schedule = load_schedule(w / "designed" / "schedule.json")
     assert schedule.sampler_name == "dps"

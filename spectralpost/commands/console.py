@@ -1,7 +1,7 @@
 """What the commands share: learning with a line of progress, and what they print."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple
@@ -20,11 +20,14 @@ from ..inpainting import is_exact
 from ..kept_jit import kept_jit
 from ..learning import (
     Freedom,
+    HasSchedule,
     LearnResult,
     Prices,
     Search,
+    default_free,
     for_network,
     learn,
+    starts_from,
 )
 from ..learning import Progress as SearchProgress
 from ..learning.preparing import check_free
@@ -135,13 +138,15 @@ def learn_on_grid(
     *,
     learn_levels: bool = False,
     network: bool = False,
+    schedules: Sequence[HasSchedule] = (),
     **others: Any,
 ) -> Learned:
     """Learn weights; with learn_levels levels and weights, then weights for the rounded levels.
 
-    start    the schedule to begin with, for levels
-    network  as `for_network` says, levels included
-    others   of `learn_with_progress`
+    start      the schedule to begin with, for levels
+    network    as `for_network` says, levels included
+    schedules  to begin from in place of exploring, see `starts_from`
+    others     of `learn_with_progress`
     """
     levels = grid.levels
     if free is not None:  # before a search of levels alone, after which there is nothing to learn
@@ -151,6 +156,10 @@ def learn_on_grid(
         free = chosen["free"] if free is None else free
         others["prices"] = chosen["prices"]
         learn_levels |= chosen["freedom"].levels
+    if schedules:
+        names = default_free(sampler) if free is None else free
+        begin = starts_from(sampler, schedules, levels, names, learn_levels)
+        others |= {"resume": begin, "explore": False}
     if not learn_levels:
         result = learn_with_progress(sampler, problem, levels, start(levels), free, **others)
         return Learned(grid, result, result)
@@ -161,7 +170,10 @@ def learn_on_grid(
     others |= {"resume": None}
     if network:  # what was found, of smooth weights, is nearly right: no need to explore again
         held = Freedom(levels=True, held=True)
-        others |= {"resume": search.kept, "explore": False, "freedom": held}
+        # But for the worst, whose place the tuned constant takes: as many, so that nothing is
+        # compiled anew.
+        kept = {name: u[: max(len(u) - 1, 1)] for name, u in search.kept.items()}
+        others |= {"resume": kept, "explore": False, "freedom": held}
     result = learn_with_progress(sampler, problem, grid.levels, start(grid.levels), free, **others)
     if network:  # it went on
         history = np.append(search.history, result.history)

@@ -13,6 +13,7 @@ from rich.table import Table
 from .. import figures
 from ..affine import Transfer
 from ..errors import InputError
+from ..gallery import gallery_schedule
 from ..inpainting import is_exact, mode_frequency
 from ..learning import LEVELS, LearnResult, default_free, evaluate, heuristic, sensitivity
 from ..noise import NoiseLevel
@@ -20,7 +21,7 @@ from ..options import Design
 from ..polishing import Polished
 from ..prior_file import save_prior
 from ..samplers.base import Guidance, Sampler
-from ..schedule_file import Schedule, provenance, save_schedule
+from ..schedule_file import Schedule, load_schedule, provenance, save_schedule
 from .calibration import calibrated
 from .console import (
     Learned,
@@ -79,6 +80,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
     if options.eta is not None and free is None:
         free = default_free(sampler)  # an eta that is named is not learned
     resume = None if options.resume is None else load_search(options.resume / SEARCH)
+    begin = [] if options.start is None else [schedule_to_begin_from(options, sampler)]
     is_network = options.denoiser != "gaussian"
     network = options.limits == "network" or (options.limits == "auto" and is_network)
     inputs = inputs_of(options, options.photo)
@@ -110,6 +112,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         learn_levels=options.learn_levels,
         resume=resume,
         network=network,
+        schedules=begin,
         say=say,
     )
     grid, result, polished = learned.grid, learned.result, None
@@ -250,6 +253,19 @@ def present(result: Result) -> None:
         f"whitened images: {inputs.kurtosis:.1f} (0 for the model).",
         soft_wrap=True,
     )
+
+
+def schedule_to_begin_from(options: Design, sampler: Sampler) -> Schedule:
+    """A file, or one of the gallery; of this sampler."""
+    start = options.start
+    assert start is not None
+    if options.resume is not None:
+        raise InputError(f"start = {start!r}: a search that is resumed has begun; leave one out")
+    in_gallery = not Path(start).exists() and "-" in start and not start.endswith(".json")
+    schedule = gallery_schedule(start) if in_gallery else load_schedule(Path(start))
+    if schedule.sampler_name != sampler.name:
+        raise InputError(f"start = {start!r}: is of {schedule.sampler_name}, not {sampler.name}")
+    return schedule
 
 
 def load_search(path: Path) -> Guidance:

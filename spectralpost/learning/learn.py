@@ -81,7 +81,7 @@ def learn(
     progress   called with a `Progress` at every look at the loss, see `Search`
     resume     `kept` of an earlier result of the same call, perhaps on other levels, or other
                schedules by `starts_from`: the search goes on from there, without exploring if
-               `search` says so
+               `search` says so; from all of these then, and the tuned constant
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
     equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
@@ -223,10 +223,7 @@ def _starts(
     starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
     if method.optimizer != "lm" or not search.explore or is_dense(loss.problems):
         given, constant = first_starts(prepared, search)
-        if starts is None:
-            return given
-        # As many as were kept, so that nothing is compiled anew.
-        return np.concatenate([starts[: max(len(starts) - 1, 1)], constant[None]])
+        return given if starts is None else np.concatenate([starts, constant[None]])
     if starts is None and not loss.parameters.weights:
         starts = first_starts(prepared, search)[0]
     coarse, centres = loss.on_bins(COARSE), (prepared.heuristic, prepared.constant)
