@@ -42,9 +42,9 @@ W2^2 per pixel:
 
 Tuned dps gains little from many steps: at 1000 it is 40 to 470 times as far off as the exact score.
 Learned levels are worth more than learned weights: what 10 steps with both reach, tuned diffpir
-needs 50 to 500 steps for, tuned dps 50 (x4 of CIFAR-like images) to over 1000 (inpainting). The tuned
-constant of dps is worse in 10 steps than in 5 on photographs; a finer scan of constants (blur)
-finds no better one. Of inpainting it is no better in 1000 steps than in 100.
+needs 50 to 500 steps for, tuned dps 50 (x4 of CIFAR-like images) to over 1000 (inpainting). The
+tuned constant of dps is worse in 10 steps than in 5 on photographs; a finer scan of constants
+(blur) finds no better one. Of inpainting it is no better in 1000 steps than in 100.
 """
 
 import sys
