@@ -239,6 +239,9 @@ def _compare(entry: Entry, asked: Asked) -> None:
         lines.append(f"It has {entry.steps} steps, not {asked.steps}.")
     if len(lines) == 1:
         lines.append("That is within its range.")
+    else:
+        going_on = f"`spectralpost design --limits network --start {entry.name}`"
+        lines.append(f"{going_on} goes on from it for your problem.")
     console.print(" ".join(lines), soft_wrap=True)
 
 
