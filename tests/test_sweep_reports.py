@@ -120,7 +120,7 @@ def frame_of(drawn):
 
 
 @pytest.fixture(scope="module", name="learned")
-def learned_sweep(tmp_path_factory):
+def learned_sweep(tmp_path_factory, quick):
     """Eight learned cells, and two of another grid, of which one fails."""
     folder = tmp_path_factory.mktemp("learned") / "s"
     run_sweep(grid_of(LEARNED), folder)
