@@ -341,6 +341,7 @@ def judge_beginnings(options: Options) -> None:
         if one.began_from is None
         and one.sampler in options.samplers
         and one.task in options.tasks
+        and one.steps in options.steps
         and beginnings(one.sampler, one.task, one.sigma_y, one.steps, options)
     ]
     if not entries:
