@@ -126,6 +126,7 @@ def test_the_page_says_what_there_is():
 def test_every_entry_is_a_schedule(sampler, tmp_path):
     """Each is of all sigma_y, loads, and can be stored and read back as it is."""
     entries = [entry for entry in SHIPPED if entry.sampler == sampler]
+    by_name = {entry.name: entry for entry in entries}
     for entry in entries:
         assert entry.name == entry_name(sampler, entry.task, entry.sigma_y, entry.steps)
         assert len(entry.timesteps) == entry.steps
@@ -134,6 +135,10 @@ def test_every_entry_is_a_schedule(sampler, tmp_path):
         for scores in (entry.w2, entry.energy):
             assert set(scores) == {"learned", "tuned", "published"}
             assert scores["learned"] > 0 and scores["tuned"] > 0
+        for name in entry.began_from or ():  # can be learned again
+            other = by_name[name]
+            assert (other.sampler, other.task) == (sampler, entry.task)
+            assert other.steps < entry.steps
         size = TASKS[entry.task].size
         own = {"sigma_y": entry.sigma_y} | ({} if size is None else TASKS[entry.task].options)
         assert set(entry.holds) == set(own)
