@@ -81,7 +81,7 @@ if what == "design":
     for name in ("report_figure", "restored_figure", "save_figure"):
         time_calls("draw", figures, name)
     begin("run")
-    main(["design", "--out", sys.argv[2]])
+    main(["design", "--out", *sys.argv[2:]])
 else:
     import spectralpost as sp
     from spectralpost.compiled import keep_compiled_programs
@@ -97,6 +97,12 @@ else:
 switch()
 print(json.dumps(seconds))
 """
+NETWORK = ("--limits", "network")
+DESIGNS = {
+    "design": (),
+    "- for a network": NETWORK,
+    "- from the gallery": (*NETWORK, "--start", "dps-gaussian_blur2-s0.05-50"),
+}
 PARTS = ("import", "trace", "lower", "compile", "draw", "write")
 
 
@@ -112,12 +118,12 @@ class Options:
     """Warm runs; the least is printed."""
 
 
-def run(what: str, cache: Path) -> dict[str, float]:
+def run(what: str, cache: Path, options: tuple[str, ...] = ()) -> dict[str, float]:
     """Of one fresh process: its parts, total CPU seconds and peak memory in MB."""
     environment = os.environ | {"XDG_CACHE_HOME": str(cache)}
     environment.pop("JAX_COMPILATION_CACHE_DIR", None)
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-c", TIMED, what, f"{folder}/out"]
+        command = [sys.executable, "-c", TIMED, what, f"{folder}/out", *options]
         process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         parts = json.loads(process.stdout.read().strip().splitlines()[-1])
@@ -133,10 +139,12 @@ def main(options: Options) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     columns = (*PARTS, "run", "total", "MB")
     print(f"{'':<24}" + "".join(f"{column:>9}" for column in columns))
-    for what in (*options.samplers, *(() if options.quick else ("design",))):
-        label = what if what == "design" else f"learn, {what} S=20"
+    rounds = [(f"learn, {name} S=20", name, ()) for name in options.samplers]
+    if not options.quick:
+        rounds += [(label, "design", given) for label, given in DESIGNS.items()]
+    for label, what, given in rounds:
         with tempfile.TemporaryDirectory() as cache:
-            runs = [run(what, Path(cache)) for _ in range(1 + options.repeats)]
+            runs = [run(what, Path(cache), given) for _ in range(1 + options.repeats)]
         rows = {"cold": runs[0], "warm": min(runs[1:], key=lambda parts: parts["total"])}
         for state, parts in rows.items():
             parts["run"] = parts["total"] - sum(parts.get(part, 0) for part in PARTS)
