@@ -425,7 +425,7 @@ def test_nearest_says_what_is_lost(fake, tmp_path, capsys):
     near = said.split("Nearest: ")[1].split()[0]
     assert near in ("diffpir-gaussian_blur1-s0.05-2", "diffpir-gaussian_blur1-s0.05-4")
     assert "sigma_y = 0.1 is outside of the range" in said and "not 3." in said
-    assert f"design --limits network --start {near}` goes on" in said
+    assert f"design --limits network --sampler diffpir --start {near}` goes on" in said
     assert load_schedule(out).sigma_y == 0.05
     result = command.compute(
         command.Gallery(

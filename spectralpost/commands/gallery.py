@@ -240,8 +240,8 @@ def _compare(entry: Entry, asked: Asked) -> None:
     if len(lines) == 1:
         lines.append("That is within its range.")
     else:
-        going_on = f"`spectralpost design --limits network --start {entry.name}`"
-        lines.append(f"{going_on} goes on from it for your problem.")
+        what = f"--limits network --sampler {entry.sampler} --start {entry.name}"
+        lines.append(f"`spectralpost design {what}` goes on from it for your problem.")
     console.print(" ".join(lines), soft_wrap=True)
 
 
