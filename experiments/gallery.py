@@ -196,7 +196,8 @@ def gather(options: Options) -> None:
     for entry in finished(options).values():
         of_sampler = entries.setdefault(entry.sampler, {})
         old = of_sampler.get(entry.name)
-        if old is None or old._replace(measured=None) != entry:
+        same = old is not None and old._replace(measured=None, began_from=entry.began_from) == entry
+        if not same:
             of_sampler[entry.name] = entry
     for sampler, by_name in entries.items():
         of_sampler = list(by_name.values())

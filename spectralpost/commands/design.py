@@ -80,7 +80,9 @@ def compute(options: Design, say: Say = quiet) -> Result:
     if options.eta is not None and free is None:
         free = default_free(sampler)  # an eta that is named is not learned
     resume = None if options.resume is None else load_search(options.resume / SEARCH)
-    begin = [] if options.start is None else [schedule_to_begin_from(options, sampler)]
+    begin = []
+    if options.start is not None:
+        begin.append(schedule_to_begin_from(options.start, options, sampler))
     is_network = options.denoiser != "gaussian"
     network = options.limits == "network" or (options.limits == "auto" and is_network)
     inputs = inputs_of(options, options.photo)
@@ -255,14 +257,12 @@ def present(result: Result) -> None:
     )
 
 
-def schedule_to_begin_from(options: Design, sampler: Sampler) -> Schedule:
+def schedule_to_begin_from(start: str, options: Design, sampler: Sampler) -> Schedule:
     """A file, or one of the gallery; of this sampler."""
-    start = options.start
-    assert start is not None
     if options.resume is not None:
         raise InputError(f"start = {start!r}: a search that is resumed has begun; leave one out")
-    in_gallery = not Path(start).exists() and "-" in start and not start.endswith(".json")
-    schedule = gallery_schedule(start) if in_gallery else load_schedule(Path(start))
+    is_file = Path(start).exists() or start.endswith(".json")
+    schedule = load_schedule(Path(start)) if is_file else gallery_schedule(start)
     if schedule.sampler_name != sampler.name:
         raise InputError(f"start = {start!r}: is of {schedule.sampler_name}, not {sampler.name}")
     return schedule

@@ -39,8 +39,8 @@ def starts_from(
 
     Weights are interpolated in log-SNR. They may be per step or per unit of time: a schedule of
     another number of steps counts twice, with nonnegative weights as they are and times its steps
-    / S. A search that begins so needs no exploring, `Search(explore=False)`, and takes seconds: the
-    gallery's are made so from those of fewer steps.
+    / S. A search that begins so needs no exploring, `Search(explore=False)`, and takes a fraction
+    of the time: so the gallery's of 100 steps are made from those of fewer (docs/gallery.md).
 
     Raises InputError for a schedule without one of these weights, or with weights by band.
 
