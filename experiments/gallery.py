@@ -60,7 +60,7 @@ from spectralpost.gallery import (
     as_json,
     entry_name,
     from_json,
-    gains_of,
+    gain_of,
     holds_between,
     levels_at,
     problem_on,
@@ -74,7 +74,8 @@ from spectralpost.noise import grid_timesteps
 from spectralpost.samplers.base import Guidance
 
 FROM = 4  # schedules from which a search begins, each as it is and per unit of time
-BLOCKS = 16  # of inpainting, where ranges are looked for
+# Blocks of inpainting, which stand for all 96: while learning, and where ranges are looked for.
+LEARNED, JUDGED = 32, 8
 LOST = 1e-4  # of W2, relative, by rounding weights
 FACTORS = 1.1 ** np.arange(-7, 8)  # of sigma_y and of the blur's size: nearly 2 either way
 
@@ -249,7 +250,8 @@ def searched(
 ) -> Learned:
     """The schedule of a cell, as `design` learns it for a network, and what `learn` says of it."""
     sampler, levels = SAMPLERS[name](), vp_linear(steps)
-    small = problem_on(degradation_of(task, options.size), sigma_y, options.bins)
+    whole = problem_on(degradation_of(task, options.size), sigma_y, options.bins)
+    small = few_blocks(whole, LEARNED)
     timesteps = tuple(grid_timesteps(GRID, steps).tolist())
     return learn_on_grid(
         sampler,
@@ -299,38 +301,34 @@ def ranges(
     options: Options,
 ) -> dict[str, tuple[float, float]]:
     """Where the schedule holds, of sigma_y and of the blur's size."""
-    own = TASKS[task].options
-    size = TASKS[task].size
+    options_of_task, size = TASKS[task].options, TASKS[task].size
     values = {"sigma_y": [float(f"{one:.4g}") for one in sigma_y * FACTORS]}
     if size == "size":  # odd numbers of pixels within a factor of 2
-        largest = min(2 * own[size], options.size)
-        values[size] = [n for n in range(1, largest + 1, 2) if 2 * n >= own[size]]
+        largest = min(2 * options_of_task[size], options.size)
+        values[size] = [n for n in range(1, largest + 1, 2) if 2 * n >= options_of_task[size]]
     elif size is not None:
-        values[size] = [float(f"{one:.4g}") for one in own[size] * FACTORS]
-    found = {}
-    for axis, several in values.items():
-        centre = several.index(sigma_y if axis == "sigma_y" else own[axis])
-        problems = [
-            problem_on(degradation_of(task, options.size), one, options.bins)
-            if axis == "sigma_y"
-            else problem_on(
-                degradation_of(task, options.size, **{axis: one}), sigma_y, options.bins
-            )
-            for one in several
-        ]
-        missing = len(FACTORS) - len(problems)  # one program for all
-        filled = [few_blocks(one) for one in [*problems, *[problems[-1]] * missing]]
-        given = sampler, filled, levels_at(timesteps), as_arrays(guidance), levels
-        found[axis] = holds_between(several, gains_of(*given)[: len(several)], centre)
-    return found
+        values[size] = [float(f"{one:.4g}") for one in options_of_task[size] * FACTORS]
+
+    def gain_at(axis: str, value: float) -> float:
+        noise = value if axis == "sigma_y" else sigma_y
+        changed = {} if axis == "sigma_y" else {axis: value}
+        problem = problem_on(degradation_of(task, options.size, **changed), noise, options.bins)
+        few = few_blocks(problem, JUDGED)
+        return gain_of(sampler, few, levels_at(timesteps), as_arrays(guidance), levels)
+
+    def holds(axis: str) -> tuple[float, float]:
+        several = values[axis]
+        own = several.index(sigma_y if axis == "sigma_y" else options_of_task[axis])
+        return holds_between(several, lambda i: gain_at(axis, several[i]), own)
+
+    return {axis: holds(axis) for axis in values}
 
 
-def few_blocks(problem: Problem) -> Problem:
-    """Large blocks, those of inpainting, by `BLOCKS` of them that stand for all: schedule and
-    constants are held against each other on the same few."""
+def few_blocks(problem: Problem, num: int) -> Problem:
+    """Large blocks, those of inpainting, by so many of them that stand for all."""
     if not is_dense(problem):
         return problem
-    return pad_modes(representative_blocks(problem, BLOCKS), BLOCKS)
+    return pad_modes(representative_blocks(problem, num), num)
 
 
 def judge_beginnings(options: Options) -> None:

@@ -274,9 +274,12 @@ def test_sizes_are_options_of_tasks():
 def test_range_is_contiguous():
     """It ends at the first value that is worse, whatever is behind it; NaN is worse."""
     gains = np.array([0.5, 0.6, 0.52, 0.5, 0.525, np.nan, 0.1])
-    assert holds_between([1, 2, 3, 4, 5, 6, 7], gains, 3) == (3, 5)
-    assert holds_between([1, 2, 3], np.array([0.1, 0.1, 0.1]), 0) == (1, 3)
-    assert holds_between([1, 2], np.array([0.2, 0.1]), 1) == (2, 2)
+    asked = []
+    gain = lambda i: asked.append(i) or gains[i]
+    assert holds_between([1, 2, 3, 4, 5, 6, 7], gain, 3) == (3, 5)
+    assert asked == [3, 2, 1, 4, 5]  # none behind the first that is worse
+    assert holds_between([1, 2, 3], lambda i: 0.1, 0) == (1, 3)
+    assert holds_between([1, 2], [0.2, 0.1].__getitem__, 1) == (2, 2)
 
 
 def test_tuned_constants_side_by_side():

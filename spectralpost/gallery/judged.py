@@ -1,6 +1,6 @@
 """How good a schedule of the gallery is: on its own problem, and how far from it."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -70,39 +70,38 @@ def tuned_of_each(
     return unstacked(found)
 
 
-def gains_of(
+def gain_of(
     sampler: Sampler,
-    problems: Sequence[Problem],
+    problem: Problem,
     levels: NoiseLevel,
     guidance: Guidance,
     constant_levels: NoiseLevel,
-) -> np.ndarray:
-    """W2^2 of a schedule on each problem, relative to the tuned constant of that problem, [N].
+) -> float:
+    """W2^2 of a schedule, relative to the tuned constant of the problem.
 
-    constant_levels   those of the constants: uniform time steps
+    constant_levels   those of the constant: uniform time steps
     """
-    constants = tuned_of_each(sampler, problems, constant_levels)
-    w2 = partial(evaluate, sampler)
-    return np.asarray(
-        [
-            float(w2(problem, levels, guidance)) / float(w2(problem, constant_levels, constant))
-            for problem, constant in zip(problems, constants, strict=True)
-        ]
-    )
+    (constant,) = tuned_of_each(sampler, [problem], constant_levels)
+    w2 = partial(evaluate, sampler, problem)
+    return float(w2(levels, guidance)) / float(w2(constant_levels, constant))
 
 
-def holds_between(values: Sequence[float], gains: np.ndarray, own: int) -> tuple[float, float]:
+def holds_between(
+    values: Sequence[float], gain_at: Callable[[int], float], own: int
+) -> tuple[float, float]:
     """The smallest and the largest value up to which a schedule holds.
+
+    gain_at   `gain_of` for values[i]; not asked for beyond the first value that is worse
 
     It holds where W2^2 relative to the tuned constant of that problem is at most 5 % more than on
     its own, values[own], and everywhere between. No search is made for the other problems: what one
     would find there is not known, so this is where the advantage over the best constant lasts, not
     where the schedule is optimal within 5 %.
     """
-    good = gains <= WITHIN * gains[own]  # not NaN
+    worst = WITHIN * gain_at(own)
     low = high = own
-    while low > 0 and good[low - 1]:
+    while low > 0 and gain_at(low - 1) <= worst:  # False for NaN
         low -= 1
-    while high < len(values) - 1 and good[high + 1]:
+    while high < len(values) - 1 and gain_at(high + 1) <= worst:
         high += 1
     return float(values[low]), float(values[high])
