@@ -275,7 +275,11 @@ def test_range_is_contiguous():
     """It ends at the first value that is worse, whatever is behind it; NaN is worse."""
     gains = np.array([0.5, 0.6, 0.52, 0.5, 0.525, np.nan, 0.1])
     asked = []
-    gain = lambda i: asked.append(i) or gains[i]
+
+    def gain(i: int) -> float:
+        asked.append(i)
+        return gains[i]
+
     assert holds_between([1, 2, 3, 4, 5, 6, 7], gain, 3) == (3, 5)
     assert asked == [3, 2, 1, 4, 5]  # none behind the first that is worse
     assert holds_between([1, 2, 3], lambda i: 0.1, 0) == (1, 3)
