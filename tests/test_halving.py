@@ -3,10 +3,12 @@
 import jax
 import numpy as np
 import pytest
+from threadpoolctl import threadpool_info, threadpool_limits
 
 import spectralpost as sp
 from spectralpost.learning import halving
 from spectralpost.learning.baselines import NEAR, tuned_constants
+from spectralpost.learning.generations import Watch
 from spectralpost.learning.preparing import prepare, usual_growth
 from spectralpost.noise import vp_linear
 from spectralpost.samplers import make_sampler
@@ -45,6 +47,33 @@ def test_the_better_half_goes_on_and_the_best_is_refined(monkeypatch):
     # A search that explores has the same optimum within a per cent: the landscape is easy here.
     best = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, search=sp.Search(8, 100))
     assert result.loss <= 1.01 * best.loss
+
+
+def test_given_schedules_are_halved_one_at_a_time_on_the_whole_problem(monkeypatch):
+    """No better ones are on few bins, and what is left of them costs no more than itself."""
+    seen, advanced = [], halving._advanced
+
+    def counted(losses, cell, lanes, method, iterations, width):
+        seen.append((len(cell), losses.problems.spectrum.shape[-1], iterations, width))
+        return advanced(losses, cell, lanes, method, iterations, width)
+
+    monkeypatch.setattr(halving, "_advanced", counted)
+    zeta = np.log(np.random.default_rng(0).uniform(0.1, 1, (5, 6)))
+    result = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, search=QUICK, resume={"zeta": zeta})
+    assert [num for num, *_ in seen[:3]] == [5, 3, 2] and not len(result.explored)
+    assert {one[1:] for one in seen} == {(140, 20, 1)}
+    assert result.loss < result.baselines["tuned_constant"]
+
+
+def test_linear_algebra_takes_one_thread_while_searching():
+    """As many as there were before and after; other processes would make them wait."""
+    threads = lambda: [  # noqa: E731
+        one["num_threads"] for one in threadpool_info() if one["user_api"] == "blas"
+    ]
+    with threadpool_limits(2, user_api="blas"):
+        within = Watch().run(threads, lambda _: 0.0, [], 1, 0)
+        assert within == [1] * len(within) and len(within) > 0
+        assert threads() == [2] * len(within)
 
 
 def test_nothing_is_worse_than_the_tuned_constant_even_if_interrupted():

@@ -170,10 +170,7 @@ def learn_on_grid(
     others |= {"resume": None}
     if network:  # what was found, of smooth weights, is nearly right: no need to explore again
         held = Freedom(levels=True, held=True)
-        # But for the worst, whose place the tuned constant takes: as many, so that nothing is
-        # compiled anew.
-        kept = {name: u[: max(len(u) - 1, 1)] for name, u in search.kept.items()}
-        others |= {"resume": kept, "explore": False, "freedom": held}
+        others |= {"resume": search.kept, "explore": False, "freedom": held}
     result = learn_with_progress(sampler, problem, grid.levels, start(grid.levels), free, **others)
     if network:  # it went on
         history = np.append(search.history, result.history)

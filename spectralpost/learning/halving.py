@@ -1,5 +1,6 @@
 """Searches of many losses side by side, quickly: what a sweep does, and `Search(explore=False)`.
-Also of one loss of large blocks, where generations would take minutes.
+Also of one loss of large blocks, where generations would take minutes, and of one whose search
+begins from given schedules.
 
 Successive halving (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
 Hyperparameter Optimization", AISTATS 2016): on a problem of few bins, all starts of a loss go some
@@ -27,7 +28,8 @@ from .lanes import (
 from .loss import Loss
 
 # Searches of one program, for each device: so many, whatever is left of them, so that nothing is
-# compiled twice. A CPU is as fast with few; an accelerator takes all of them.
+# compiled twice. A CPU is as fast with few: on the whole problem with one of each loss, which is
+# what it is left with. An accelerator takes all of them.
 WIDTH = 8
 EXPLORING = 15  # iterations between two looks on few bins
 REFINING = 4  # the same on the whole problem after it
@@ -56,14 +58,15 @@ def search_each(
         chunk = CHUNK if coarse is None else REFINING
     found = np.asarray(starts)
     if coarse is not None:
-        exploring = EXPLORING, watch, watch.explored
+        exploring = EXPLORING, _width(found, 1), watch, watch.explored
         found = _halved(coarse, method, found, search, *exploring)[0][:, None]
     dtype = losses.parameters.levels.alpha.dtype
     candidates = np.concatenate([found, constants[:, None]], axis=1).astype(dtype)
     cost = np.asarray(losses_of_each(losses, candidates))
     if coarse is not None:
         found = _best(candidates, cost)[0][:, None]
-    vectors, least, ended = _halved(losses, method, found, search, chunk, watch, watch.refined)
+    refining = chunk, _width(found, found.shape[1]), watch, watch.refined
+    vectors, least, ended = _halved(losses, method, found, search, *refining)
     # All candidates once more: where the user had interrupted, none of them was refined.
     every = np.concatenate([vectors[:, None], candidates], axis=1)
     return *_best(every, np.concatenate([least[:, None], cost], axis=1)), ended
@@ -81,18 +84,19 @@ def _halved(
     starts: np.ndarray,
     search: Search,
     chunk: int,
+    width: int,
     watch: Watch,
     record: list[float],
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """The best of all searches of each loss, [N, P] and [N], by `chunk` iterations at a time; and
-    whether they ended by themselves: starts [N, starts, P], losses with leaves [N, ...]."""
+    whether they ended by themselves: starts [N, starts, P], losses with leaves [N, ...]. `width`
+    searches go at once."""
     cells, num, size = starts.shape
     vectors = starts.astype(losses.parameters.levels.alpha.dtype)
     best, least = vectors[:, 0].copy(), np.full(cells, np.inf)
     cell = np.repeat(np.arange(cells), num)
     lanes = on_host(begin(method, vectors.reshape(-1, size)))
     chunks = -(-search.max_iterations // chunk)
-    width = _width(len(cell))
     for done in range(1, chunks + 1):
         go = partial(_advanced, losses, cell, lanes, method, chunk, width)
         after = watch.run(go, lambda lanes: float(np.min(lanes.loss)), record, chunk, chunks - done)
@@ -130,7 +134,9 @@ def _advanced(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(cell)], *parts)
 
 
-def _width(num: int) -> int:
-    """How many searches go at once, of so many to begin with."""
-    up = next_power_of_two(num)
-    return min(up, WIDTH * jax.local_device_count()) if jax.default_backend() == "cpu" else up
+def _width(starts: np.ndarray, each: int) -> int:
+    """How many searches go at once, of starts [N, starts, P]; on a CPU one in `each` of a loss."""
+    cells, num, _ = starts.shape
+    if jax.default_backend() != "cpu":
+        return next_power_of_two(cells * num)
+    return min(next_power_of_two(cells * num // each), WIDTH * jax.local_device_count())

@@ -81,7 +81,7 @@ def learn(
     progress   called with a `Progress` at every look at the loss, see `Search`
     resume     `kept` of an earlier result of the same call, perhaps on other levels, or other
                schedules by `starts_from`: the search goes on from there, without exploring if
-               `search` says so; from all of these then, and the tuned constant
+               `search` says so, and then with the better half again and again
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
     equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
@@ -202,7 +202,7 @@ def _searched(
     coarse = coarse_of(prepared)
     # Generations of large blocks would take minutes.
     dense = coarse is not None and is_dense(loss.problems)
-    if dense or (resume is None and not search.explore):
+    if dense or not search.explore:
         one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
         starts, constant = first_starts(prepared, search)
         if resume is not None:
@@ -221,7 +221,7 @@ def _starts(
     """Where refining begins: what exploring finds, else the given starts, [n, P]."""
     loss, method = prepared.loss, prepared.method
     starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
-    if method.optimizer != "lm" or not search.explore or is_dense(loss.problems):
+    if method.optimizer != "lm" or is_dense(loss.problems):
         given, constant = first_starts(prepared, search)
         return given if starts is None else np.concatenate([starts, constant[None]])
     if starts is None and not loss.parameters.weights:
