@@ -50,7 +50,7 @@ def test_the_better_half_goes_on_and_the_best_is_refined(monkeypatch):
 
 
 def test_given_schedules_are_halved_one_at_a_time_on_the_whole_problem(monkeypatch):
-    """No better ones are on few bins, and what is left of them costs no more than itself."""
+    """And the constant with them: what is left of them costs no more than itself."""
     seen, advanced = [], halving._advanced
 
     def counted(losses, cell, lanes, method, iterations, width):
@@ -60,9 +60,24 @@ def test_given_schedules_are_halved_one_at_a_time_on_the_whole_problem(monkeypat
     monkeypatch.setattr(halving, "_advanced", counted)
     zeta = np.log(np.random.default_rng(0).uniform(0.1, 1, (5, 6)))
     result = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, search=QUICK, resume={"zeta": zeta})
-    assert [num for num, *_ in seen[:3]] == [5, 3, 2] and not len(result.explored)
+    assert [num for num, *_ in seen[:3]] == [6, 3, 2] and not len(result.explored)
     assert {one[1:] for one in seen} == {(140, 20, 1)}
     assert result.loss < result.baselines["tuned_constant"]
+
+
+def test_a_given_schedule_that_is_good_is_kept_even_if_interrupted():
+    """Before it was refined at all, and none is worse than the constant."""
+
+    def stop(_):
+        raise KeyboardInterrupt
+
+    found = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, search=QUICK)
+    for resume in (found.kept, {"zeta": found.kept["zeta"] + 9.0}):  # good, and hopeless
+        options = {"search": QUICK, "resume": resume, "progress": stop}
+        result = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, **options)
+        best = min(found.loss, result.baselines["tuned_constant"])
+        least = best if resume is found.kept else result.baselines["tuned_constant"]
+        assert result.interrupted and result.loss <= least * (1 + 1e-12)
 
 
 def test_linear_algebra_takes_one_thread_while_searching():

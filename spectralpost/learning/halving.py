@@ -60,14 +60,19 @@ def search_each(
     if coarse is not None:
         exploring = EXPLORING, _width(found, 1), watch, watch.explored
         found = _halved(coarse, method, found, search, *exploring)[0][:, None]
-    dtype = losses.parameters.levels.alpha.dtype
-    candidates = np.concatenate([found, constants[:, None]], axis=1).astype(dtype)
-    cost = np.asarray(losses_of_each(losses, candidates))
+    candidates = np.concatenate([found, constants[:, None]], axis=1)
+    candidates = candidates.astype(losses.parameters.levels.alpha.dtype)
+    # A search that begins from the constant ends no worse: what it costs takes no program then.
+    begun = np.any(np.all(found == constants[:, None], axis=2), axis=1)
+    cost = None if coarse is None and begun.all() else losses_of_each(losses, candidates)
     if coarse is not None:
-        found = _best(candidates, cost)[0][:, None]
+        found = _best(candidates, np.asarray(cost))[0][:, None]
     refining = chunk, _width(found, found.shape[1]), watch, watch.refined
     vectors, least, ended = _halved(losses, method, found, search, *refining)
+    if cost is None and not watch.interrupted:
+        return vectors, least, ended
     # All candidates once more: where the user had interrupted, none of them was refined.
+    cost = losses_of_each(losses, candidates) if cost is None else cost
     every = np.concatenate([vectors[:, None], candidates], axis=1)
     return *_best(every, np.concatenate([least[:, None], cost], axis=1)), ended
 

@@ -206,7 +206,8 @@ def _searched(
         one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
         starts, constant = first_starts(prepared, search)
         if resume is not None:
-            starts, coarse = loss.parameters.fit(_checked(resume, loss)), None
+            given = loss.parameters.fit(_checked(resume, loss))
+            starts, coarse = np.concatenate([given, constant[None]]), None
         stack, chunk = (one(loss), coarse and one(coarse)), CHUNK if dense else None
         return search_each(*stack, method, starts[None], constant[None], search, watch, chunk)
     starts = _starts(prepared, search, watch, resume)
