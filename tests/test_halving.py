@@ -1,5 +1,8 @@
 """The quick search (`Search(explore=False)`), the tuned constant it begins from, and the limits."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
+
 import jax
 import numpy as np
 import pytest
@@ -89,6 +92,21 @@ def test_linear_algebra_takes_one_thread_while_searching():
         within = Watch().run(threads, lambda _: 0.0, [], 1, 0)
         assert within == [1] * len(within) and len(within) > 0
         assert threads() == [2] * len(within)
+
+
+def test_searches_in_threads_take_turns():
+    """On two cores two at once may wait for each other's threads for ever."""
+    inside, most = [], []
+
+    def go():
+        inside.append(None)
+        most.append(len(inside))
+        time.sleep(0.01)
+        inside.pop()
+
+    with ThreadPoolExecutor(4) as pool:
+        every = [pool.submit(Watch().run, go, lambda _: 0.0, [], 1, 0) for _ in range(8)]
+    assert [one.exception() for one in every] == [None] * 8 and most == [1] * 8
 
 
 def test_nothing_is_worse_than_the_tuned_constant_even_if_interrupted():

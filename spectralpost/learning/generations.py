@@ -5,6 +5,7 @@ so far when the user interrupts it.
 """
 
 import math
+import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -36,6 +37,9 @@ KEPT = 12  # parents of a generation
 # best alone, which pays for another program.
 LONG, BEST = 3, 4
 LEAST_SQUARES = Method("lm", 0.0)
+# Of searches in several threads one at a time. JAX factorises many matrices by tasks of the pool in
+# whose threads programs run: two programs on two cores would wait for each other for ever.
+ALONE = threading.Lock()
 
 # Children of a good schedule: what is added to its unconstrained numbers, and its size. "smooth":
 # a random curve in log-SNR; "white": noise; "local": noise on a quarter of the steps, on a run of
@@ -130,7 +134,7 @@ class Watch:
         try:
             # Threads gain nothing in systems of a few hundred numbers, and wait for each other
             # where another process has one of the cores: ten times as long, measured.
-            with self.libraries.limit(limits=1, user_api="blas"):
+            with ALONE, self.libraries.limit(limits=1, user_api="blas"):
                 found = go()
                 record.append(float(loss_of(found)))
             seconds = time.perf_counter() - begun
