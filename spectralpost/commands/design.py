@@ -230,7 +230,7 @@ def present(result: Result) -> None:
     for name, row in result.photo_rows.items():
         table.add_row(figures.LABELS[name], *(f"{value:.2f}" for value in row.values()))
     console.print(table)
-    losses = learned.result.final_losses
+    losses = learned.search.final_losses  # weights for rounded levels go on from the best
     agreed = ""
     if len(losses) > 1:
         near = np.sum(losses <= 1.01 * losses[0])
