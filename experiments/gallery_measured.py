@@ -50,7 +50,7 @@ from spectralpost.gallery import (
     entry_name,
     entry_of,
     problem_on,
-    tuned_of_each,
+    tuned_of,
     write_entries,
 )
 from spectralpost.images import built_in_photographs, tiles
@@ -157,7 +157,7 @@ def measured(entry: Entry, network: PixelDenoiser, x_0: np.ndarray) -> dict[str,
     sampler, levels = SAMPLERS[entry.sampler](), vp_linear(entry.steps)
     degradation = make_degradation(task.degradation, x_0.shape[2:], **task.options)
     problem = problem_on(degradation, entry.sigma_y, BINS)
-    (constant,) = tuned_of_each(sampler, [problem], levels)
+    constant = tuned_of(sampler, problem, levels)
     published = heuristic(sampler, problem, levels)
     y = measure(degradation, x_0, entry.sigma_y, jax.random.key(1))
     energy = {}

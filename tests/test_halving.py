@@ -75,11 +75,10 @@ def test_a_given_schedule_that_is_good_is_kept_even_if_interrupted():
         raise KeyboardInterrupt
 
     found = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, search=QUICK)
-    for resume in (found.kept, {"zeta": found.kept["zeta"] + 9.0}):  # good, and hopeless
+    hopeless = {"zeta": found.kept["zeta"] + 9.0}
+    for resume, least in ((found.kept, found.loss), (hopeless, found.baselines["tuned_constant"])):
         options = {"search": QUICK, "resume": resume, "progress": stop}
         result = sp.learn(make_sampler("dps"), PROBLEM, LEVELS, **options)
-        best = min(found.loss, result.baselines["tuned_constant"])
-        least = best if resume is found.kept else result.baselines["tuned_constant"]
         assert result.interrupted and result.loss <= least * (1 + 1e-12)
 
 

@@ -19,7 +19,7 @@ from ..gallery import (
     gallery_schedule,
     problem_on,
     scores_of,
-    tuned_of_each,
+    tuned_of,
 )
 from ..gallery.entries import TASKS, entry_of
 from ..learning import heuristic
@@ -156,7 +156,7 @@ def _nearest(options: Gallery, say: Say) -> Result:
     schedule = gallery_schedule(entry)
     degradation, sampler = make_degradation(name, schedule.shape, **given), schedule.sampler()
     problem, levels = problem_on(degradation, sigma_y), vp_linear(steps)
-    (constant,) = tuned_of_each(sampler, [problem], levels)
+    constant = tuned_of(sampler, problem, levels)
     scores = {
         "learned": scores_of(sampler, problem, schedule.levels, schedule.guidance),
         "tuned": scores_of(sampler, problem, levels, constant),

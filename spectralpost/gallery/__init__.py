@@ -19,4 +19,4 @@ from .entries import (
     levels_at,
     write_entries,
 )
-from .judged import Scores, gain_of, holds_between, problem_on, scores_of, tuned_of_each
+from .judged import Scores, gain_of, holds_between, problem_on, scores_of, tuned_of

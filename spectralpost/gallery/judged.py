@@ -9,8 +9,8 @@ import numpy as np
 from ..degradations import Degradation
 from ..inpainting import learning_problem
 from ..learning import Search, evaluate, for_network, heuristic, prepare
-from ..learning.baselines import tuned_constants
-from ..learning.lanes import next_power_of_two, stacked, unstacked
+from ..learning.baselines import tuned_constant
+from ..learning.lanes import next_power_of_two
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..metrics import Objective, predicted_energy_score, wasserstein2
 from ..noise import NoiseLevel
@@ -50,24 +50,16 @@ def scores_of(sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: 
     return Scores(value(wasserstein2), value(predicted_energy_score))
 
 
-def tuned_of_each(
-    sampler: Sampler, problems: Sequence[Problem], levels: NoiseLevel
-) -> list[Guidance]:
-    """The tuned constant of every problem, of equally many rows, side by side.
+def tuned_of(sampler: Sampler, problem: Problem, levels: NoiseLevel) -> Guidance:
+    """The tuned constant of a problem, name -> [S].
 
     Of all weights that `for_network` learns: one constant each, or the published default with its
     constant changed, as `learn` has it as a baseline.
     """
     free = for_network(sampler, levels)["free"]
-    given = [heuristic(sampler, problem, levels) for problem in problems]
-    losses = [
-        prepare(sampler, [problem], levels, of_one, free, search=Search(), tune=False).given
-        for problem, of_one in zip(problems, given, strict=True)
-    ]
-    few = [loss.coarse for loss in losses]
-    coarse = None if few[0] is None else stacked(few)
-    found, _ = tuned_constants(stacked(losses), stacked(given), coarse)
-    return unstacked(found)
+    given = heuristic(sampler, problem, levels)
+    loss = prepare(sampler, [problem], levels, given, free, search=Search(), tune=False).given
+    return tuned_constant(loss, given)[0]
 
 
 def gain_of(
@@ -81,7 +73,7 @@ def gain_of(
 
     constant_levels   those of the constant: uniform time steps
     """
-    (constant,) = tuned_of_each(sampler, [problem], constant_levels)
+    constant = tuned_of(sampler, problem, constant_levels)
     w2 = partial(evaluate, sampler, problem)
     return float(w2(levels, guidance)) / float(w2(constant_levels, constant))
 

@@ -133,7 +133,7 @@ class Watch:
         begun = time.perf_counter()
         try:
             # Threads gain nothing in systems of a few hundred numbers, and wait for each other
-            # where another process has one of the cores: ten times as long, measured.
+            # where another process has one of the cores.
             with ALONE, self.libraries.limit(limits=1, user_api="blas"):
                 found = go()
                 record.append(float(loss_of(found)))

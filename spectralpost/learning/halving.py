@@ -69,9 +69,9 @@ def search_each(
         found = _best(candidates, np.asarray(cost))[0][:, None]
     refining = chunk, _width(found, found.shape[1]), watch, watch.refined
     vectors, least, ended = _halved(losses, method, found, search, *refining)
-    if cost is None and not watch.interrupted:
+    if cost is None and np.isfinite(least).all():
         return vectors, least, ended
-    # All candidates once more: where the user had interrupted, none of them was refined.
+    # All candidates once more: where the user had interrupted, perhaps none of them was refined.
     cost = losses_of_each(losses, candidates) if cost is None else cost
     every = np.concatenate([vectors[:, None], candidates], axis=1)
     return *_best(every, np.concatenate([least[:, None], cost], axis=1)), ended
