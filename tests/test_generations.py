@@ -17,6 +17,7 @@ from spectralpost.learning import (
     Search,
     evaluate,
     generations,
+    halving,
     learn,
     loss,
     loss_of,
@@ -210,7 +211,7 @@ def test_weights_for_rounded_levels_go_on_by_the_same_program():
     goes_on = smooth | {"search": FEW._replace(explore=False)}
     after = learn(dps(), PROBLEM, rounded, freedom=held, resume=found.kept, **goes_on)
     chex.assert_trees_all_equal(after.levels, rounded)
-    assert len(after.final_losses) == 1 and not len(after.explored)
+    assert not len(after.explored)
     anew = learn(dps(), PROBLEM, rounded, **smooth)
     assert after.final_losses[0] < 1.001 * anew.final_losses[0]
     losses = [
@@ -246,13 +247,13 @@ def test_many_steps_begin_with_every_second(monkeypatch):
     monkeypatch.setattr(generations, "SHORT", 4)
     levels, seen = vp_linear(8), []
     guidance = dps().heuristic(PROBLEM, levels) | {"eta": jnp.linspace(1, 0.3, 8)}
-    advance = generations.Watch.advance
+    explore = generations.Watch.explore
 
     def watched(self, loss, *arguments):
         seen.append(loss.parameters)
-        return advance(self, loss, *arguments)
+        return explore(self, loss, *arguments)
 
-    monkeypatch.setattr(generations.Watch, "advance", watched)
+    monkeypatch.setattr(generations.Watch, "explore", watched)
     result = learn(dps(), PROBLEM, levels, guidance, **BARE)
     assert result.loss < 0.999 * result.baselines["tuned_constant"]
     assert result.converged and result.guidance["zeta"].shape == (8,)
@@ -267,28 +268,26 @@ def test_many_steps_begin_with_every_second(monkeypatch):
     assert half.basis["zeta"].shape == (4, 4)
 
 
-def test_long_refining_goes_on_with_the_best(monkeypatch):
-    """After a look the best two of three, as they are; the first of them is what is returned."""
-    for name, value in (("SHORT", 2), ("LONG", 1), ("BEST", 2)):
-        monkeypatch.setattr(generations, name, value)
-    advance, looks = generations.Watch.advance, []
+def test_refining_goes_on_with_the_better_half(monkeypatch):
+    """As they are; kept are all where they ended, best first, with what that costs."""
+    advanced, looks = halving._advanced, []
 
-    def watched(self, loss, lanes, method, record, left):
-        before = np.array(lanes.vector)
-        after = advance(self, loss, lanes, method, record, left)
-        if record is self.refined:
-            looks.append((before, np.array(after.vector), np.array(after.loss)))
-        return after
+    def watched(losses, cell, lanes, *rest):
+        looks.append((lanes, advanced(losses, cell, lanes, *rest)))
+        return looks[-1][1]
 
-    monkeypatch.setattr(generations.Watch, "advance", watched)
+    monkeypatch.setattr(halving, "_advanced", watched)
     result = learn(dps(), PROBLEM, LEVELS, **BARE)
-    assert [len(before) for before, *_ in looks] == [3] + [2] * (len(looks) - 1)
-    assert len(looks) > 2 and result.converged
-    _, vectors, losses = looks[0]
-    np.testing.assert_array_equal(looks[1][0], vectors[np.argsort(losses)[:2]])
-    _, vectors, losses = looks[-1]
-    np.testing.assert_array_equal(result.final_losses, np.sort(losses))
-    np.testing.assert_array_equal(result.kept["zeta"], vectors[np.argsort(losses)])
+    counts = [len(before.loss) for before, _ in looks]
+    assert counts == [3, 2, 1, 1][: len(counts)] and len(counts) > 2 and result.converged
+    order = np.argsort(looks[0][1].loss)
+    better = looks[0][1].vector[np.sort(order[:2])]
+    np.testing.assert_array_equal(looks[1][0].vector, better)
+    ended = [looks[0][1].loss.max(), looks[1][1].loss.max(), looks[-1][1].loss[0]]
+    np.testing.assert_array_equal(result.final_losses, np.sort(ended))
+    loss = preparing.prepare(dps(), [PROBLEM], LEVELS, prices=BARE["prices"]).loss
+    losses = [loss(vector) for vector in loss.parameters.fit(result.kept)]
+    np.testing.assert_allclose(result.final_losses, losses, rtol=1e-9)
 
 
 DOZEN = {"search": FEW._replace(starts=12)}  # three may agree by chance

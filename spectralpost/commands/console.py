@@ -169,8 +169,9 @@ def learn_on_grid(
     grid = rounded(grid, search.levels)
     others |= {"resume": None}
     if network:  # what was found, of smooth weights, is nearly right: no need to explore again
+        best = {name: kept[:1] for name, kept in search.kept.items()}
         held = Freedom(levels=True, held=True)
-        others |= {"resume": search.kept, "explore": False, "freedom": held}
+        others |= {"resume": best, "explore": False, "freedom": held}
     result = learn_with_progress(sampler, problem, grid.levels, start(grid.levels), free, **others)
     if network:  # it went on
         history = np.append(search.history, result.history)

@@ -1,4 +1,4 @@
-"""The stages of a search: explore few bins in generations, keep the best, refine what is found.
+"""What a search is asked for and tells, and its first stage: exploring few bins in generations.
 
 Each stage runs lanes of compiled iterations in chunks, tells its progress, and ends with the best
 so far when the user interrupts it.
@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..noise import num_steps_of
 from ..samplers.base import Guidance
 from .guidance import on_host, smooth_curves, unconstrain
-from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of, taken
+from .lanes import Lanes, Method, Optimizer, advance, begin, losses_of
 from .loss import Loss
 from .parameters import LEVELS
 
@@ -33,9 +33,6 @@ SHORT = 20  # from twice as many steps on, every second level is explored first
 # within 1 %, so that only nearly all of them say that there is one place to go to.
 AGREED, EASY = 2 / 3, 0.9
 KEPT = 12  # parents of a generation
-# Refining many steps that still gains after so many looks goes on for long: with so many of the
-# best alone, which pays for another program.
-LONG, BEST = 3, 4
 LEAST_SQUARES = Method("lm", 0.0)
 # Of searches in several threads one at a time. JAX factorises many matrices by tasks of the pool in
 # whose threads programs run: two programs on two cores would wait for each other for ever.
@@ -61,21 +58,21 @@ class Search(NamedTuple):
     starts          searches run side by side: from the given schedule, from the tuned constant, and
                     from random smooth curves around these two. The landscape has many minima
     max_iterations  of exploring, and of refining, each rounded up to a multiple of 20
-    tolerance       stop refining once the best loss falls by less than this fraction in 20
+    tolerance       the last search stops once its loss falls by less than this fraction in 20
                     iterations
     optimizer       "lm": Levenberg-Marquardt, for objectives that are sums of squares (all metrics
                     but kl). Explores in generations of 20 iterations
                     on a problem of 64 bins in single precision, each begun by the best schedules so
                     far and perturbed copies of these, then refines the best few on the whole
-                    problem. "lbfgs" (optax, zoom line search) and "adam" (optax, with
+                    problem: after every 20 iterations the better half of them goes on (`halving`).
+                    "lbfgs" (optax, zoom line search) and "adam" (optax, with
                     `learning_rate`): any objective, samplers that divide by norms; they only
                     refine. "auto": lm where it applies, else lbfgs
     seed            searches are deterministic for a given one
-    explore         False: no generations. After every 15 iterations the better half of the starts
-                    goes on, with "lm" on the problem of 64 bins, and the best is refined, with a
-                    look at the loss every 4 iterations: a fraction of the time where few starts
-                    do, as in a sweep (`halving`). With schedules to begin from (`resume`) there
-                    are no few bins: their better half goes on after every 20 iterations
+    explore         False: no generations. With "lm" the starts are halved on the problem of 64
+                    bins, after every 15 iterations, and the best alone is refined, with a look at
+                    the loss every 4: a fraction of the time where few starts do, as in a sweep.
+                    Schedules to begin from (`resume`) are refined as they are
     """
 
     starts: int = 48
@@ -146,13 +143,12 @@ class Watch:
             return None
         return found
 
-    def advance(
-        self, loss: Loss, lanes: Lanes, method: Method, record: list[float], chunks_left: int
-    ) -> Lanes | None:
-        """The lanes after CHUNK iterations, see `run`."""
-        go = lambda: advance(loss, lanes, method, CHUNK)[0]  # noqa: E731
+    def explore(self, loss: Loss, vectors: np.ndarray, chunks_left: int) -> Lanes | None:
+        """Searches by least squares after CHUNK iterations from these vectors, see `run`."""
+        lanes = begin(LEAST_SQUARES, vectors)
+        go = lambda: advance(loss, lanes, LEAST_SQUARES, CHUNK)[0]  # noqa: E731
         least = lambda lanes: np.min(np.asarray(lanes.loss))  # noqa: E731
-        return self.run(go, least, record, CHUNK, chunks_left)
+        return self.run(go, least, self.explored, CHUNK, chunks_left)
 
 
 def explore(
@@ -235,9 +231,7 @@ def generations(
     if not fresh:
         vectors = next_generation(random, parents[:num], loss, num)
     for generation in range(search.max_chunks):
-        lanes = begin(LEAST_SQUARES, vectors)
-        left = patience - stale - 1
-        lanes = watch.advance(loss, lanes, LEAST_SQUARES, watch.explored, left)
+        lanes = watch.explore(loss, vectors, patience - stale - 1)
         if lanes is None:
             break
         before = best
@@ -252,31 +246,6 @@ def generations(
             break
         vectors = next_generation(random, parents, loss, num)
     return parents[:kept], easy
-
-
-def refine(
-    loss: Loss, method: Method, starts: np.ndarray, search: Search, watch: Watch
-) -> tuple[Lanes, bool]:
-    """Searches from all starts, side by side, until the best of them no longer gains: those that
-    went on to the end, and whether it ended by itself."""
-    vectors = np.asarray(starts, loss.parameters.levels.alpha.dtype)
-    lanes = begin(method, vectors)
-    if watch.interrupted:  # what there is, with its losses
-        return lanes._replace(loss=losses_of(loss, vectors)), False
-    best, many = np.inf, num_steps_of(loss.parameters.levels) >= 2 * SHORT
-    for done in range(1, search.max_chunks + 1):
-        if many and done == LONG + 1:
-            lanes = taken(lanes, np.argsort(np.asarray(lanes.loss))[:BEST])
-        before = jax.tree.map(np.array, lanes)  # the search may reuse the lanes' memory
-        after = watch.advance(loss, lanes, method, watch.refined, search.max_chunks - done)
-        if after is None:
-            if done == 1:
-                before = before._replace(loss=losses_of(loss, vectors))
-            return before, False
-        lanes, last, best = after, best, min(best, watch.refined[-1])
-        if last - best <= search.tolerance * best:
-            return lanes, True
-    return lanes, False
 
 
 def random_starts(

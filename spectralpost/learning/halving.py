@@ -1,11 +1,9 @@
-"""Searches of many losses side by side, quickly: what a sweep does, and `Search(explore=False)`.
-Also of one loss of large blocks, where generations would take minutes, and of one whose search
-begins from given schedules.
+"""Refining, by successive halving (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification
+and Hyperparameter Optimization", AISTATS 2016): all starts go some iterations, then the better half
+of them, and so on; the last one until it gains no more.
 
-Successive halving (Jamieson and Talwalkar, "Non-stochastic Best Arm Identification and
-Hyperparameter Optimization", AISTATS 2016): on a problem of few bins, all starts of a loss go some
-iterations, then the better half of them, and so on; the last one until it gains no more. What it
-finds, or the tuned constant where that is better, is refined on the whole problem.
+So end the searches of `learn`, whatever they begin from; and so go many of them side by side, those
+of a sweep: first on problems of few bins, which leaves the whole problem one start of each.
 """
 
 from functools import partial
@@ -58,8 +56,8 @@ def search_each(
         chunk = CHUNK if coarse is None else REFINING
     found = np.asarray(starts)
     if coarse is not None:
-        exploring = EXPLORING, _width(found, 1), watch, watch.explored
-        found = _halved(coarse, method, found, search, *exploring)[0][:, None]
+        reached, cost, _ = halved(coarse, method, found, search, watch, EXPLORING, explores=True)
+        found = _best(reached, cost)[0][:, None]
     candidates = np.concatenate([found, constants[:, None]], axis=1)
     candidates = candidates.astype(losses.parameters.levels.alpha.dtype)
     # A search that begins from the constant ends no worse: what it costs takes no program then.
@@ -67,14 +65,11 @@ def search_each(
     cost = None if coarse is None and begun.all() else losses_of_each(losses, candidates)
     if coarse is not None:
         found = _best(candidates, np.asarray(cost))[0][:, None]
-    refining = chunk, _width(found, found.shape[1]), watch, watch.refined
-    vectors, least, ended = _halved(losses, method, found, search, *refining)
-    if cost is None and np.isfinite(least).all():
-        return vectors, least, ended
-    # All candidates once more: where the user had interrupted, perhaps none of them was refined.
-    cost = losses_of_each(losses, candidates) if cost is None else cost
-    every = np.concatenate([vectors[:, None], candidates], axis=1)
-    return *_best(every, np.concatenate([least[:, None], cost], axis=1)), ended
+    reached, least, ended = halved(losses, method, found, search, watch, chunk)
+    if cost is not None:
+        reached = np.concatenate([reached, candidates], axis=1)
+        least = np.concatenate([least, cost], axis=1)
+    return *_best(reached, least), ended
 
 
 def _best(vectors: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -83,46 +78,56 @@ def _best(vectors: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return vectors[rows, at], losses[rows, at]
 
 
-def _halved(
+def halved(
     losses: Loss,
     method: Method,
     starts: np.ndarray,
     search: Search,
-    chunk: int,
-    width: int,
     watch: Watch,
-    record: list[float],
+    chunk: int,
+    *,
+    explores: bool = False,
 ) -> tuple[np.ndarray, np.ndarray, bool]:
-    """The best of all searches of each loss, [N, P] and [N], by `chunk` iterations at a time; and
-    whether they ended by themselves: starts [N, starts, P], losses with leaves [N, ...]. `width`
-    searches go at once."""
+    """Where all searches of each loss ended, [N, starts, P], what that costs, [N, starts], and
+    whether they did by themselves: starts [N, starts, P], losses with leaves [N, ...].
+
+    After every `chunk` iterations the better half of each loss goes on, one alone as long as it
+    gains.
+
+    explores   on few bins, where it is quick to go all at once, and where nobody asks for the
+               losses of a search that the user has interrupted before the first look
+    """
     cells, num, size = starts.shape
-    vectors = starts.astype(losses.parameters.levels.alpha.dtype)
-    best, least = vectors[:, 0].copy(), np.full(cells, np.inf)
-    cell = np.repeat(np.arange(cells), num)
-    lanes = on_host(begin(method, vectors.reshape(-1, size)))
+    width = _width(cells if not explores else cells * num, cells * num)
+    record = watch.explored if explores else watch.refined
+    starts = starts.astype(losses.parameters.levels.alpha.dtype)
+    vectors = starts.reshape(-1, size)
+    reached, cost = vectors.copy(), np.full(len(vectors), np.inf)
+    at = np.arange(len(vectors))  # of the searches that go on
+    lanes = on_host(begin(method, vectors))
     chunks = -(-search.max_iterations // chunk)
     for done in range(1, chunks + 1):
+        cell = at // num
         go = partial(_advanced, losses, cell, lanes, method, chunk, width)
         after = watch.run(go, lambda lanes: float(np.min(lanes.loss)), record, chunk, chunks - done)
         if after is None:
-            return best, least, False
+            if done == 1 and not explores:
+                cost = np.array(losses_of_each(losses, starts)).reshape(-1)
+            break
+        reached[at], cost[at] = after.vector, after.loss
         # Rank 0 is the best of its loss.
         order = np.lexsort((after.loss, cell))
         counts = np.bincount(cell, minlength=cells)
         rank = np.empty(len(cell), int)
         rank[order] = np.arange(len(cell)) - (np.cumsum(counts) - counts)[cell[order]]
-        first = rank == 0
-        better = first & (after.loss < least[cell])
-        best[cell[better]], least[cell[better]] = after.vector[better], after.loss[better]
         with np.errstate(invalid="ignore"):  # infinite before and after
             gains = lanes.loss - after.loss > search.tolerance * after.loss
         alone = counts[cell] == 1
         goes_on = np.where(alone, gains, rank < (counts[cell] + 1) // 2)
-        lanes, cell = taken(after, goes_on), cell[goes_on]
-        if not len(cell):
-            return best, least, True
-    return best, least, False
+        lanes, at = taken(after, goes_on), at[goes_on]
+        if not len(at):
+            break
+    return reached.reshape(starts.shape), cost.reshape(cells, num), not len(at)
 
 
 def _advanced(
@@ -139,9 +144,8 @@ def _advanced(
     return jax.tree.map(lambda *leaves: np.concatenate(leaves)[: len(cell)], *parts)
 
 
-def _width(starts: np.ndarray, each: int) -> int:
-    """How many searches go at once, of starts [N, starts, P]; on a CPU one in `each` of a loss."""
-    cells, num, _ = starts.shape
+def _width(on_cpu: int, most: int) -> int:
+    """How many searches go at once, on a CPU and on an accelerator."""
     if jax.default_backend() != "cpu":
-        return next_power_of_two(cells * num)
-    return min(next_power_of_two(cells * num // each), WIDTH * jax.local_device_count())
+        return next_power_of_two(most)
+    return min(next_power_of_two(on_cpu), WIDTH * jax.local_device_count())

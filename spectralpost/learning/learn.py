@@ -22,7 +22,7 @@ from . import generations
 from .baselines import evaluate, evaluate_exact
 from .generations import CHUNK, PATIENCE, Progress, Search, Watch
 from .guidance import constrain, per_mode, unconstrain
-from .halving import search_each
+from .halving import halved, search_each
 from .loss import COARSE, Loss, Prices, Several, is_dense
 from .parameters import LEVELS, Freedom, parameters_of, schedule_of
 from .preparing import Prepared, coarse_of, default_free, first_starts, prepare
@@ -41,7 +41,7 @@ class LearnResult(NamedTuple):
     baseline_guidance: dict[str, Guidance]  # the schedules of those three
     history: np.ndarray  # best loss (objective + prices) after each chunk of refining, see `Search`
     explored: np.ndarray  # the same of each generation, on the coarse problem ("lm" only)
-    final_losses: np.ndarray  # of all schedules that were refined to the end, best first
+    final_losses: np.ndarray  # of all schedules that were refined, as far as each was, best first
     converged: bool  # False if max_iterations or the user ended the search
     interrupted: bool  # by the user: this is the best so far
     # Unconstrained numbers of all refined schedules, best first, for `resume`.
@@ -198,22 +198,18 @@ def _searched(
 ) -> tuple[np.ndarray, np.ndarray, bool]:
     """All vectors that were refined, best first, [n, P], what they cost, [n], and whether the
     search ended by itself."""
-    loss, method = prepared.loss, prepared.method
-    coarse = coarse_of(prepared)
+    loss, method, coarse = prepared.loss, prepared.method, coarse_of(prepared)
+    one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
     # Generations of large blocks would take minutes.
     dense = coarse is not None and is_dense(loss.problems)
-    if dense or not search.explore:
-        one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
+    if resume is None and (dense or not search.explore):
         starts, constant = first_starts(prepared, search)
-        if resume is not None:
-            given = loss.parameters.fit(_checked(resume, loss))
-            starts, coarse = np.concatenate([given, constant[None]]), None
         stack, chunk = (one(loss), coarse and one(coarse)), CHUNK if dense else None
         return search_each(*stack, method, starts[None], constant[None], search, watch, chunk)
     starts = _starts(prepared, search, watch, resume)
-    lanes, converged = generations.refine(loss, method, starts, search, watch)
-    order = np.argsort(np.asarray(lanes.loss))
-    return np.asarray(lanes.vector)[order], np.asarray(lanes.loss)[order], converged
+    (reached,), (cost,), ended = halved(one(loss), method, starts[None], search, watch, CHUNK)
+    order = np.argsort(cost, kind="stable")
+    return reached[order], cost[order], ended
 
 
 def _starts(
@@ -222,7 +218,7 @@ def _starts(
     """Where refining begins: what exploring finds, else the given starts, [n, P]."""
     loss, method = prepared.loss, prepared.method
     starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
-    if method.optimizer != "lm" or is_dense(loss.problems):
+    if not search.explore or method.optimizer != "lm" or is_dense(loss.problems):
         given, constant = first_starts(prepared, search)
         return given if starts is None else np.concatenate([starts, constant[None]])
     if starts is None and not loss.parameters.weights:
