@@ -73,7 +73,9 @@ from spectralpost.merging_blocks import representative_blocks
 from spectralpost.noise import grid_timesteps
 from spectralpost.samplers.base import Guidance
 
-FROM = 4  # schedules from which a search begins, each as it is and per unit of time
+# Schedules from which a search begins, each as it is and per unit of time; and of inpainting, where
+# an iteration takes long, and one that begins from the nearest alone ends as low.
+FROM, FROM_OF_BLOCKS = 4, 1
 # Blocks of inpainting, which stand for all 96: while learning, and where ranges are looked for.
 LEARNED, JUDGED = 32, 8
 LOST = 1e-4  # of W2, relative, by rounding weights
@@ -183,7 +185,7 @@ def beginnings(name: str, task: str, sigma_y: float, steps: int, options: Option
         if (one.sampler, one.task) == (name, task) and one.steps < steps
     ]
     distance = lambda one: np.hypot(np.log(one.sigma_y / sigma_y), np.log(one.steps / steps))  # noqa: E731
-    return sorted(fewer, key=distance)[:FROM]
+    return sorted(fewer, key=distance)[: FROM_OF_BLOCKS if task == "inpaint" else FROM]
 
 
 def gather(options: Options) -> None:
