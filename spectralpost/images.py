@@ -256,6 +256,11 @@ def _unit_pixels(path: Path, white_level: float | None) -> tuple[np.ndarray, flo
                 f"image {str(path)!r}: floating-point pixels from {low:g} to {high:g}; "
                 f"allowed is [0, 1]"
             )
+        if white_level is not None:
+            raise InputError(
+                f"white level = {white_level:g}: image {str(path)!r} has floating-point pixels, "
+                "whose white is 1"
+            )
         return pixels.astype(float), None
     if low < 0:
         raise InputError(f"image {str(path)!r}: has negative pixels, down to {low}")

@@ -706,9 +706,16 @@ def test_the_command_writes_beside_the_schedule(folder, capsys, monkeypatch):
     assert path.read_bytes() == before
     main(["export", f"{folder}/schedule.json", "--to", "csv", "--out", f"{folder}/other name.csv"])
     assert 'open("other name.csv"' in capsys.readouterr().out
-    with pytest.raises(SystemExit):
-        main(["export", f"{folder}/schedule.json", "--to", "python", "--out", f"{folder}/a-b.py"])
-    assert "a Python module is needed" in capsys.readouterr().err
+    for target, name, words in [
+        ("python", "a-b.py", "a Python module is needed"),
+        ("python", "import.py", "a Python module is needed"),
+        ("python", "numpy.py", "a Python module is needed"),
+        ("csv", "table.npz", "the target writes a .csv file"),
+        ("npz", "table", "the target writes a .npz file"),
+    ]:
+        with pytest.raises(SystemExit):
+            main(["export", f"{folder}/schedule.json", "--to", target, "--out", f"{folder}/{name}"])
+        assert words in capsys.readouterr().err and not (folder / name).exists()
     (folder / "prior.npz").unlink()
     with pytest.raises(SystemExit):
         main(["export", f"{folder}/schedule.json", "--to", "dps", "--out", f"{folder}/again.py"])

@@ -19,6 +19,7 @@ from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
 from spectralpost.gallery import (
     Entry,
+    Scores,
     gallery_entries,
     gallery_nearest,
     gallery_prior,
@@ -450,6 +451,25 @@ def test_nearest_says_what_is_lost(fake, tmp_path, capsys):
     np.testing.assert_allclose(found.w2, scores["learned"].w2, rtol=1e-12)
 
 
+@pytest.mark.parametrize(
+    ("keep", "learned", "said"),
+    [
+        (0.5, 0.1, "That is within its range."),
+        (0.5, 0.12, "That is more than 5 % worse"),
+        (0.1, 0.1, "It is made for keep = 0.5, not 0.1."),
+    ],
+)
+def test_within_its_range_is_what_is_like_its_own_problem(keep, learned, said, capsys):
+    """In all sizes, and within 5 % of its share of the constant's W2^2, which is a half."""
+    scores = {"learned": Scores(learned, 0.1), "tuned": Scores(0.2, 0.2)}
+    scores["published"] = Scores(None, None)
+    asked = command.Asked("a mask", {"sigma_y": 0.05, "keep": keep}, 2, scores)
+    command.present(command.Result("nearest", (made_up("inpaint", 0.05, 2),), asked, None))
+    found = capsys.readouterr().out
+    assert said in found
+    assert ("goes on from it" in found) == ("within its range" not in found)
+
+
 BAD = {
     "unknown name": ("gallery show magic", "name = 'magic': not in the gallery"),
     "no name": ("gallery show", "name a schedule"),
@@ -461,6 +481,11 @@ BAD = {
     "unknown sampler": (
         "gallery nearest --sampler magic --sigma-y 0.1 --steps 2",
         "sampler = 'magic': the gallery has diffpir, dps",
+    ),
+    "a kernel": (
+        "gallery nearest --sampler dps --degradation from_kernel --kernel kernel.csv "
+        "--sigma-y 0.1 --steps 2",
+        "degradation = 'from_kernel': the gallery has of dps denoise",
     ),
     "unknown degradation": (
         "gallery nearest --sampler dps --degradation rain --sigma-y 0.1 --steps 2",
@@ -486,6 +511,7 @@ def test_bad_input_is_one_line(name, fake, tmp_path, monkeypatch, capsys):
     arguments, message = BAD[name]
     monkeypatch.chdir(tmp_path)
     (tmp_path / "taken.json").write_text("")
+    (tmp_path / "kernel.csv").write_text("1,2\n3,4\n")
     (tmp_path / "other").mkdir()
     save_prior(tmp_path / "other" / "prior.npz", gallery_prior(4))
     before = sorted(tmp_path.rglob("*"))

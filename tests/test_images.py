@@ -306,6 +306,9 @@ def test_white_level(colour, tmp_path):
     for level in (0, -1, np.nan, 65536):
         with pytest.raises(InputError, match=rf"white level = {level}.*65535"):
             load_image(path, white_level=level)
+    path = write(tmp_path / "float.tif", (image / 4095).astype(np.float32))
+    with pytest.raises(InputError, match=r"white level = 4095.*float\.tif.*floating-point"):
+        load_image(path, white_level=4095)
 
 
 def test_little_use_of_the_range_is_said_once(tmp_path):

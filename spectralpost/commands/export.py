@@ -1,6 +1,8 @@
 """`spectralpost export`: a schedule as a file for another code."""
 
+import keyword
 import re
+import sys
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,9 +39,17 @@ def compute(options: Options, say: Say = quiet) -> Result:
         name = re.sub(r"\W", "_", f"{options.schedule.stem}_{target}", flags=re.ASCII)
         name = name if name.isidentifier() else f"_{name}"
         path = options.schedule.with_name(name + export.suffix)
-    if export.suffix == ".py" and not (path.suffix == ".py" and path.stem.isidentifier()):
+    if export.suffix == ".py" and not (path.suffix == ".py" and _can_be_imported(path.stem)):
         raise InputError(f"out = {shown(path)}: a Python module is needed, such as schedule.py")
+    if path.suffix != export.suffix:
+        raise InputError(f"out = {shown(path)}: the target writes a {export.suffix} file")
     return Result(path, export, target)
+
+
+def _can_be_imported(name: str) -> bool:
+    """As a module, by the side of those that its user needs."""
+    others = name in sys.stdlib_module_names or name in ("numpy", "torch")
+    return name.isidentifier() and not keyword.iskeyword(name) and not others
 
 
 def save(result: Result) -> None:

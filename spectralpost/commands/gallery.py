@@ -4,7 +4,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 from rich.table import Table
 
 from ..choices import choice
@@ -21,7 +20,8 @@ from ..gallery import (
     scores_of,
     tuned_of,
 )
-from ..gallery.entries import TASKS, entry_of
+from ..gallery.entries import SIZES, TASKS, entry_of
+from ..gallery.judged import WITHIN
 from ..learning import heuristic
 from ..noise import vp_linear
 from ..options import Gallery
@@ -39,7 +39,7 @@ class Asked(NamedTuple):
     """A problem that is none of the gallery's, and how the nearest schedule does there."""
 
     title: str
-    values: dict[str, float]  # sigma_y, and the size of the blur where the schedule's has one
+    values: dict[str, float]  # sigma_y, and the SIZES of the degradation
     steps: int
     scores: dict[str, Scores]  # by key of LABELS; "learned" is the schedule of the gallery
 
@@ -162,8 +162,8 @@ def _nearest(options: Gallery, say: Say) -> Result:
         "tuned": scores_of(sampler, problem, levels, constant),
         "published": scores_of(sampler, problem, levels, heuristic(sampler, problem, levels)),
     }
-    size = TASKS[entry.task].size
-    values = {"sigma_y": sigma_y} | ({} if size is None else {size: degradation.options[size]})
+    values = {"sigma_y": sigma_y}
+    values |= {name: value for name, value in degradation.options.items() if name in SIZES}
     words = "".join(f", {key} {value}" for key, value in degradation.options.items())
     title = f"{name}{words}, sigma_y {sigma_y:g}, {steps} steps"
     return Result("nearest", (entry,), Asked(title, values, steps, scores), options.out)
@@ -189,10 +189,10 @@ def _table(entries: tuple[Entry, ...]) -> Table:
         table.add_row(
             entry.name,
             _number(w2["learned"]),
-            _share(w2["learned"], w2["tuned"]),
-            _share(w2["learned"], w2["published"]),
+            _percent(_ratio(w2["learned"], w2["tuned"])),
+            _percent(_ratio(w2["learned"], w2["published"])),
             _number(energy["learned"]),
-            _share(energy["learned"], energy["tuned"]),
+            _percent(_ratio(energy["learned"], energy["tuned"])),
             "" if entry.measured is None else f"{100 + entry.measured['of_tuned'][0]:.0f} %",
             *("" if one is None else f"{one[0]:g} to {one[1]:g}" for one in ranges),
         )
@@ -226,17 +226,22 @@ def _show(entry: Entry) -> None:
 def _compare(entry: Entry, asked: Asked) -> None:
     console.print(f"Nearest: {entry.name}", soft_wrap=True)
     console.print(_scores_table(f"on {asked.title}", asked.scores, entry.name))
-    there, own = (
-        _share(scores["learned"], scores["tuned"])
-        for scores in ({label: one.w2 for label, one in asked.scores.items()}, entry.w2)
-    )
+    both = {label: one.w2 for label, one in asked.scores.items()}, entry.w2
+    shares = [_ratio(w2["learned"], w2["tuned"]) for w2 in both]
+    there, own = map(_percent, shares)
     lines = [f"W2^2 of the tuned constant's: {there} here, {own} on its own problem."]
     for name, value in asked.values.items():
-        low, high = entry.holds.get(name, (np.nan, np.nan))
-        if not low <= value <= high:
-            lines.append(f"{name} = {value:g} is outside of the range {low:g} to {high:g}.")
+        if name in entry.holds:
+            low, high = entry.holds[name]
+            if not low <= value <= high:
+                lines.append(f"{name} = {value:g} is outside of the range {low:g} to {high:g}.")
+        elif value != (own_value := TASKS[entry.task].options[name]):
+            lines.append(f"It is made for {name} = {own_value:g}, not {value:g}.")
     if asked.steps != entry.steps:
         lines.append(f"It has {entry.steps} steps, not {asked.steps}.")
+    worse = _ratio(*shares)
+    if len(lines) == 1 and (worse is None or worse > WITHIN):
+        lines.append("That is more than 5 % worse: another direction, or another mask.")
     if len(lines) == 1:
         lines.append("That is within its range.")
     else:
@@ -252,7 +257,7 @@ def _scores_table(title: str, scores: dict[str, Scores], learned: str = "learned
     for column in ("W2^2", "of tuned", "energy score"):
         table.add_column(column, justify="right")
     for label, one in scores.items():
-        share = _share(one.w2, scores["tuned"].w2)
+        share = _percent(_ratio(one.w2, scores["tuned"].w2))
         name = learned if label == "learned" else LABELS[label]
         table.add_row(name, _number(one.w2), share, _number(one.energy))
     return table
@@ -262,5 +267,9 @@ def _number(value: float | None) -> str:
     return "diverges" if value is None else f"{value:.4g}"
 
 
-def _share(value: float | None, of: float | None) -> str:
-    return "" if value is None or of is None else f"{100 * value / of:.3g} %"
+def _ratio(value: float | None, of: float | None) -> float | None:
+    return None if value is None or of is None else value / of
+
+
+def _percent(ratio: float | None) -> str:
+    return "" if ratio is None else f"{100 * ratio:.3g} %"

@@ -295,11 +295,12 @@ def _limit(grid: list["Axes"], values: np.ndarray, drawn: Drawn) -> None:
 
 
 def _plain_ticks(axis: Any, values: np.ndarray, most: int = 7) -> None:
-    """Numbers such as 0.02 along a logarithmic axis, few enough to be read."""
-    from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+    """Numbers such as 0.02 along a logarithmic axis, few enough to be read; between them ticks
+    without numbers, by which the axis is seen to be logarithmic."""
+    from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullFormatter
 
     low, high = float(values.min()), float(values.max())
-    for factors in ((1, 2, 5), (1, 3), (1,)):
+    for factors in ((1, 1.5, 2, 3, 5, 7), (1, 2, 5), (1, 3), (1,)):
         tens = range(int(np.floor(np.log10(low))) - 1, int(np.ceil(np.log10(high))) + 1)
         ticks = [f * 10.0**ten for ten in tens for f in factors]
         ticks = [tick for tick in ticks if low * 0.999 <= tick <= high * 1.001]
@@ -308,8 +309,9 @@ def _plain_ticks(axis: Any, values: np.ndarray, most: int = 7) -> None:
     if len(ticks) < 2:
         ticks = list(np.unique(values))[:: max(1, len(np.unique(values)) // 5)]
     axis.set_major_locator(FixedLocator(ticks))
-    axis.set_minor_locator(NullLocator())
+    axis.set_minor_locator(LogLocator(subs=range(2, 10)))
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+    axis.set_minor_formatter(NullFormatter())
 
 
 def _ticks_of_ratios(axis: Any, high: float) -> None:

@@ -189,7 +189,8 @@ def gallery_nearest(
     alike = [one for one in of_sampler if _alike(TASKS[one.task], degradation, words)]
     if not alike:
         have = ", ".join(dict.fromkeys(entry.task for entry in of_sampler))
-        given = "".join(f", {name} = {value}" for name, value in options.items())
+        simple = {name: one for name, one in options.items() if np.ndim(one) == 0}  # no kernels
+        given = "".join(f", {name} = {value}" for name, value in simple.items())
         raise InputError(
             f"degradation = {degradation!r}{given}: the gallery has of {sampler} {have}"
         )
