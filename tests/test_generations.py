@@ -247,13 +247,13 @@ def test_many_steps_begin_with_every_second(monkeypatch):
     monkeypatch.setattr(generations, "SHORT", 4)
     levels, seen = vp_linear(8), []
     guidance = dps().heuristic(PROBLEM, levels) | {"eta": jnp.linspace(1, 0.3, 8)}
-    explore = generations.Watch.explore
+    generation = generations._generation
 
-    def watched(self, loss, *arguments):
+    def watched(loss, *arguments):
         seen.append(loss.parameters)
-        return explore(self, loss, *arguments)
+        return generation(loss, *arguments)
 
-    monkeypatch.setattr(generations.Watch, "explore", watched)
+    monkeypatch.setattr(generations, "_generation", watched)
     result = learn(dps(), PROBLEM, levels, guidance, **BARE)
     assert result.loss < 0.999 * result.baselines["tuned_constant"]
     assert result.converged and result.guidance["zeta"].shape == (8,)

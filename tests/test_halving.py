@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 import spectralpost as sp
 from spectralpost.learning import halving
 from spectralpost.learning.baselines import NEAR, tuned_constants
-from spectralpost.learning.generations import Watch
 from spectralpost.learning.preparing import prepare, usual_growth
+from spectralpost.learning.search import Watch
 from spectralpost.noise import vp_linear
 from spectralpost.samplers import make_sampler
 

@@ -103,6 +103,7 @@ ORDERED = {
         "loss",
         "levenberg_marquardt",
         "lanes",
+        "search",
         "baselines",
         "generations",
         "preparing",

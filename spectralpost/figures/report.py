@@ -10,7 +10,7 @@ from jax import Array
 from ..affine import Transfer
 from ..algebra import diagonal
 from ..learning import LearnResult
-from ..learning.generations import CHUNK
+from ..learning.search import CHUNK
 from ..metrics import output_cov
 from ..noise import NoiseLevel, log_snr, step_pairs
 from ..problem import Problem, gain_along_prior, ideal_posterior

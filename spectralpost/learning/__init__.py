@@ -1,11 +1,11 @@
 """Learning schedules: one door, `learn`. Reading order: guidance, jacobian, gradient, parameters,
-loss, levenberg_marquardt, lanes, baselines, generations, preparing, learn, for_network,
-continuing."""
+loss, levenberg_marquardt, lanes, search, baselines, generations, preparing, halving, learn,
+for_network, continuing."""
 
 from .baselines import evaluate, evaluate_exact, heuristic, plateau, tuned_constant
 from .continuing import HasSchedule, starts_from
 from .for_network import ForNetwork, for_network
-from .generations import LEAST_SQUARES, Progress, Search, random_starts
+from .generations import random_starts
 from .gradient import loss_and_gradient
 from .guidance import constrain, low_pass, per_mode, unconstrain
 from .lanes import Method, advance, begin
@@ -13,3 +13,4 @@ from .learn import LearnResult, learn, sensitivity
 from .loss import Loss, Prices, Several, is_dense, loss_of
 from .parameters import LEVELS, Freedom, Parameters, Schedule, parameters_of, schedule_of
 from .preparing import Prepared, default_free, prepare
+from .search import LEAST_SQUARES, Progress, Search

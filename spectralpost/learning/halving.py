@@ -11,7 +11,6 @@ from functools import partial
 import jax
 import numpy as np
 
-from .generations import CHUNK, Search, Watch
 from .guidance import on_host
 from .lanes import (
     Lanes,
@@ -24,6 +23,7 @@ from .lanes import (
     taken,
 )
 from .loss import Loss
+from .search import CHUNK, Search, Watch
 
 # Searches of one program, for each device: so many, whatever is left of them, so that nothing is
 # compiled twice. A CPU is as fast with few: on the whole problem with one of each loss, which is

@@ -20,12 +20,13 @@ from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from . import generations
 from .baselines import evaluate, evaluate_exact
-from .generations import CHUNK, PATIENCE, Progress, Search, Watch
+from .generations import PATIENCE
 from .guidance import constrain, per_mode, unconstrain
 from .halving import halved, search_each
 from .loss import COARSE, Loss, Prices, Several, is_dense
 from .parameters import LEVELS, Freedom, parameters_of, schedule_of
 from .preparing import Prepared, coarse_of, default_free, first_starts, prepare
+from .search import CHUNK, Progress, Search, Watch
 
 
 class LearnResult(NamedTuple):
@@ -81,7 +82,7 @@ def learn(
     progress   called with a `Progress` at every look at the loss, see `Search`
     resume     `kept` of an earlier result of the same call, perhaps on other levels, or other
                schedules by `starts_from`: the search goes on from there, without exploring if
-               `search` says so, and then with the better half again and again
+               `search` says so
 
     Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
     equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory

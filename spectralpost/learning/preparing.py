@@ -20,11 +20,12 @@ from ..problem import Problem
 from ..samplers.base import Guidance, Sampler, check_guidance, check_weights
 from ..transfer import divides_by_norms, trajectory
 from .baselines import heuristic, tuned_constant
-from .generations import LEAST_SQUARES, Search, random_starts
+from .generations import random_starts
 from .gradient import CHUNK as LARGE
 from .lanes import Method, losses_of
 from .loss import Loss, Prices, Several, binned, is_dense, loss_of, with_scales
 from .parameters import LEVELS, Freedom, parameters_of
+from .search import LEAST_SQUARES, Search
 
 WATCHED = 400  # modes whose amplification is watched where there are very many
 # In blocks that are dense a search costs much, a loss little. Starts whose loss is looked at, of up

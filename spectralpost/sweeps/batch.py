@@ -19,12 +19,12 @@ from ..errors import InputError
 from ..kept_jit import kept_jit
 from ..learning import Freedom, Prices, Search
 from ..learning.baselines import tuned_constants
-from ..learning.generations import Watch
 from ..learning.halving import search_each
 from ..learning.lanes import next_power_of_two, spread, stacked, unstacked
 from ..learning.loss import Loss
 from ..learning.parameters import Parameters
 from ..learning.preparing import Prepared, first_starts, prepare, tuned, usual_growth
+from ..learning.search import Watch
 from ..literal_form import published
 from ..metrics import mse, perception, psnr, wasserstein2
 from ..noise import NoiseLevel
