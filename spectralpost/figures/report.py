@@ -10,7 +10,6 @@ from jax import Array
 from ..affine import Transfer
 from ..algebra import diagonal
 from ..learning import LearnResult
-from ..learning.search import CHUNK
 from ..metrics import output_cov
 from ..noise import NoiseLevel, log_snr, step_pairs
 from ..problem import Problem, gain_along_prior, ideal_posterior
@@ -151,7 +150,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
     found, refined = len(result.explored), len(result.history)
     if found:
         axes.plot(
-            CHUNK * np.arange(1, found + 1),
+            np.arange(1, found + 1),
             result.explored,
             LINES["learned"],
             color=COLOURS["learned"],
@@ -159,7 +158,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
             label="exploring (few bins), with prices",
         )
     axes.plot(
-        CHUNK * np.arange(found + 1, found + refined + 1),
+        np.arange(found + 1, found + refined + 1),
         result.history,
         LINES["learned"],
         color=COLOURS["learned"],
@@ -172,7 +171,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
         axes.axhline(value, color=COLOURS[label], linestyle=LINES[label], label=label)
     axes.set_yscale("log")
     axes.set_title("Loss while learning")
-    axes.set_xlabel("iteration")
+    axes.set_xlabel("chunk of iterations")
     axes.set_ylabel(objective)
     axes.legend()
 
