@@ -230,18 +230,21 @@ def _compare(entry: Entry, asked: Asked) -> None:
     shares = [_ratio(w2["learned"], w2["tuned"]) for w2 in both]
     there, own = map(_percent, shares)
     lines = [f"W2^2 of the tuned constant's: {there} here, {own} on its own problem."]
+    made_for = TASKS[entry.task].options
     for name, value in asked.values.items():
         if name in entry.holds:
             low, high = entry.holds[name]
             if not low <= value <= high:
                 lines.append(f"{name} = {value:g} is outside of the range {low:g} to {high:g}.")
-        elif value != (own_value := TASKS[entry.task].options[name]):
-            lines.append(f"It is made for {name} = {own_value:g}, not {value:g}.")
+        elif name in made_for and value != made_for[name]:
+            lines.append(f"It is made for {name} = {made_for[name]:g}, not {value:g}.")
     if asked.steps != entry.steps:
         lines.append(f"It has {entry.steps} steps, not {asked.steps}.")
     worse = _ratio(*shares)
-    if len(lines) == 1 and (worse is None or worse > WITHIN):
-        lines.append("That is more than 5 % worse: another direction, or another mask.")
+    if len(lines) == 1 and worse is None:
+        lines.append("Something diverges.")
+    elif len(lines) == 1 and worse > WITHIN:
+        lines.append(f"That is more than {WITHIN - 1:.0%} worse: another direction, or mask.")
     if len(lines) == 1:
         lines.append("That is within its range.")
     else:
