@@ -229,27 +229,25 @@ def _compare(entry: Entry, asked: Asked) -> None:
     both = {label: one.w2 for label, one in asked.scores.items()}, entry.w2
     shares = [_ratio(w2["learned"], w2["tuned"]) for w2 in both]
     there, own = map(_percent, shares)
-    lines = [f"W2^2 of the tuned constant's: {there} here, {own} on its own problem."]
-    made_for = TASKS[entry.task].options
+    made_for, differs = TASKS[entry.task].options, []
     for name, value in asked.values.items():
         if name in entry.holds:
             low, high = entry.holds[name]
             if not low <= value <= high:
-                lines.append(f"{name} = {value:g} is outside of the range {low:g} to {high:g}.")
+                differs.append(f"{name} = {value:g} is outside of the range {low:g} to {high:g}.")
         elif name in made_for and value != made_for[name]:
-            lines.append(f"It is made for {name} = {made_for[name]:g}, not {value:g}.")
+            differs.append(f"It is made for {name} = {made_for[name]:g}, not {value:g}.")
     if asked.steps != entry.steps:
-        lines.append(f"It has {entry.steps} steps, not {asked.steps}.")
+        differs.append(f"It has {entry.steps} steps, not {asked.steps}.")
     worse = _ratio(*shares)
-    if len(lines) == 1 and worse is None:
-        lines.append("Something diverges.")
-    elif len(lines) == 1 and worse > WITHIN:
-        lines.append(f"That is more than {WITHIN - 1:.0%} worse: another direction, or mask.")
-    if len(lines) == 1:
-        lines.append("That is within its range.")
-    else:
-        what = f"--limits network --sampler {entry.sampler} --start {entry.name}"
-        lines.append(f"`spectralpost design {what}` goes on from it for your problem.")
+    if not differs and worse is None:
+        differs = ["Something diverges."]
+    if not differs and worse is not None and worse > WITHIN:
+        differs = [f"That is more than {WITHIN - 1:.0%} worse: another direction, or mask."]
+    what = f"--limits network --sampler {entry.sampler} --start {entry.name}"
+    goes_on = f"`spectralpost design {what}` goes on from it for your problem."
+    lines = [f"W2^2 of the tuned constant's: {there} here, {own} on its own problem."]
+    lines += [*differs, goes_on] if differs else ["That is within its range."]
     console.print(" ".join(lines), soft_wrap=True)
 
 
