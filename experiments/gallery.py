@@ -74,7 +74,7 @@ from spectralpost.noise import grid_timesteps
 from spectralpost.samplers.base import Guidance
 
 # Schedules from which a search begins, each as it is and per unit of time; and of inpainting, where
-# an iteration takes long, and one that begins from the nearest alone ends as low.
+# an iteration takes long. (DDS in 20 steps ended as low from the nearest alone.)
 FROM, FROM_OF_BLOCKS = 4, 1
 # Blocks of inpainting, which stand for all 96: while learning, and where ranges are looked for.
 LEARNED, JUDGED = 32, 8

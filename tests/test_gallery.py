@@ -455,7 +455,7 @@ def test_nearest_says_what_is_lost(fake, tmp_path, capsys):
     ("keep", "learned", "said"),
     [
         (0.5, 0.1, "That is within its range."),
-        (0.5, 0.12, "That is more than 5% worse"),
+        (0.5, 0.12, "That is more than 5 % worse"),
         (0.5, None, "Something diverges."),
         (0.1, 0.1, "It is made for keep = 0.5, not 0.1."),
     ],

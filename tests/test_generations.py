@@ -279,7 +279,7 @@ def test_refining_goes_on_with_the_better_half(monkeypatch):
     monkeypatch.setattr(halving, "_advanced", watched)
     result = learn(dps(), PROBLEM, LEVELS, **BARE)
     counts = [len(before.loss) for before, _ in looks]
-    assert counts == [3, 2, 1, 1][: len(counts)] and len(counts) > 2 and result.converged
+    assert counts[:3] == [3, 2, 1] and set(counts[3:]) <= {1} and result.converged
     order = np.argsort(looks[0][1].loss)
     better = looks[0][1].vector[np.sort(order[:2])]
     np.testing.assert_array_equal(looks[1][0].vector, better)

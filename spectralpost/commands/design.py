@@ -230,9 +230,8 @@ def present(result: Result) -> None:
     for name, row in result.photo_rows.items():
         table.add_row(figures.LABELS[name], *(f"{value:.2f}" for value in row.values()))
     console.print(table)
-    losses = (
-        learned.search.final_losses
-    )  # of levels where these are learned; weights for rounded ones end as one
+    # Of levels where these are learned: weights for rounded ones begin from the best alone.
+    losses = learned.search.final_losses
     agreed = ""
     if len(losses) > 1:
         near = np.sum(losses <= 1.01 * losses[0])

@@ -189,10 +189,10 @@ def _table(entries: tuple[Entry, ...]) -> Table:
         table.add_row(
             entry.name,
             _number(w2["learned"]),
-            _percent(_ratio(w2["learned"], w2["tuned"])),
-            _percent(_ratio(w2["learned"], w2["published"])),
+            _share(w2["learned"], w2["tuned"]),
+            _share(w2["learned"], w2["published"]),
             _number(energy["learned"]),
-            _percent(_ratio(energy["learned"], energy["tuned"])),
+            _share(energy["learned"], energy["tuned"]),
             "" if entry.measured is None else f"{100 + entry.measured['of_tuned'][0]:.0f} %",
             *("" if one is None else f"{one[0]:g} to {one[1]:g}" for one in ranges),
         )
@@ -243,7 +243,9 @@ def _compare(entry: Entry, asked: Asked) -> None:
     if not differs and worse is None:
         differs = ["Something diverges."]
     if not differs and worse is not None and worse > WITHIN:
-        differs = [f"That is more than {WITHIN - 1:.0%} worse: another direction, or mask."]
+        differs = [
+            f"That is more than {100 * (WITHIN - 1):.0f} % worse: another direction, or mask."
+        ]
     what = f"--limits network --sampler {entry.sampler} --start {entry.name}"
     goes_on = f"`spectralpost design {what}` goes on from it for your problem."
     lines = [f"W2^2 of the tuned constant's: {there} here, {own} on its own problem."]
@@ -258,7 +260,7 @@ def _scores_table(title: str, scores: dict[str, Scores], learned: str = "learned
     for column in ("W2^2", "of tuned", "energy score"):
         table.add_column(column, justify="right")
     for label, one in scores.items():
-        share = _percent(_ratio(one.w2, scores["tuned"].w2))
+        share = _share(one.w2, scores["tuned"].w2)
         name = learned if label == "learned" else LABELS[label]
         table.add_row(name, _number(one.w2), share, _number(one.energy))
     return table
@@ -266,6 +268,10 @@ def _scores_table(title: str, scores: dict[str, Scores], learned: str = "learned
 
 def _number(value: float | None) -> str:
     return "diverges" if value is None else f"{value:.4g}"
+
+
+def _share(value: float | None, of: float | None) -> str:
+    return _percent(_ratio(value, of))
 
 
 def _ratio(value: float | None, of: float | None) -> float | None:
