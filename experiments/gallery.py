@@ -9,8 +9,8 @@ and the range is found in which it holds (`holds_between`).
 
     python experiments/gallery.py --out DIR     all; a run that is stopped goes on from where it was
     python experiments/gallery.py --out DIR --samplers dps --steps 10 20 --sigma-y 0.05
-    python experiments/gallery.py --begun N     N searches from random curves, made again from
-                                                schedules of fewer steps: what that costs and gives
+    python experiments/gallery.py --better      those from random curves made again from schedules
+                                                of fewer steps, in another DIR: the better one stays
     python experiments/gallery.py --neighbours  of the package's files: what a schedule costs at the
                                                 sigma_y of the next one
     python experiments/gallery.py --quick       four tiny cells, checked
@@ -102,8 +102,9 @@ class Options:
     seed: int = 0
     anew: bool = False
     """Learn those too that the gallery has already."""
-    begun: int = 0
-    """Only compare so many searches with those that begin from schedules of fewer steps."""
+    better: bool = False
+    """Learn those again that began from random curves, and have schedules of fewer steps to begin
+    from; the one with less W2 stays."""
     neighbours: bool = False
     """Only judge the files that there are."""
     quick: bool = False
@@ -121,8 +122,6 @@ def main(options: Options) -> None:
         return quick()
     if options.neighbours:
         return judge_neighbours(options)
-    if options.begun:
-        return judge_beginnings(options)
     build(options)
 
 
@@ -132,13 +131,21 @@ def build(options: Options) -> None:
     cells.mkdir(parents=True, exist_ok=True)
     check_settings(options)
     # Those of one compiled program one after the other, and of fewer steps first.
-    every = product(options.samplers, options.steps, options.tasks, options.sigma_y)
-    known = {} if options.anew else {entry.name for entry in gallery_entries(options.into)}
-    todo = [
+    every = [
         (name, task, sigma_y, steps)
-        for name, steps, task, sigma_y in every
-        if (label := entry_name(name, task, sigma_y, steps)) not in known
-        and not (cells / f"{label}.json").exists()
+        for name, steps, task, sigma_y in product(
+            options.samplers, options.steps, options.tasks, options.sigma_y
+        )
+    ]
+    known = set() if options.anew else {entry.name for entry in gallery_entries(options.into)}
+    if options.better:
+        chosen = {entry.name for entry in from_random_curves(options)}
+    else:
+        chosen = {entry_name(*what) for what in every} - known
+    todo = [
+        what
+        for what in every
+        if (label := entry_name(*what)) in chosen and not (cells / f"{label}.json").exists()
     ]
     print(f"{len(todo)} cells to compute", flush=True)
     began = time.perf_counter()
@@ -155,6 +162,8 @@ def build(options: Options) -> None:
             f"{left / 60:.0f} min left",
             flush=True,
         )
+    if options.better:
+        compare(options)
     gather(options)
 
 
@@ -188,6 +197,32 @@ def beginnings(name: str, task: str, sigma_y: float, steps: int, options: Option
     return sorted(fewer, key=distance)[: FROM_OF_BLOCKS if task == "inpaint" else FROM]
 
 
+def compare(options: Options) -> None:
+    """How much more W2 schedules have that were made again, from fewer steps."""
+    made = finished(options)
+    changes = {
+        old.name: 100 * (made[old.name].w2["learned"] / old.w2["learned"] - 1)
+        for old in from_random_curves(options)
+        if old.name in made
+    }
+    print("made again from schedules of fewer steps: W2^2, % more than from random curves")
+    for name, change in sorted(changes.items(), key=lambda one: one[1]):
+        if abs(change) >= 1:
+            print(f"{name:<32}{change:>9.1f}")
+    for sampler, steps in product(options.samplers, options.steps):
+        several = [
+            change
+            for name, change in changes.items()
+            if (made[name].sampler, made[name].steps) == (sampler, steps)
+        ]
+        if several:
+            least, median, most = np.quantile(several, [0, 0.5, 1])
+            print(
+                f"{sampler:<9}{steps:>4} steps: {len(several)}, median {median:.2f}, "
+                f"from {least:.2f} to {most:.2f}"
+            )
+
+
 def gather(options: Options) -> None:
     """Add all finished cells to the gallery, one file a sampler; of the same schedules as before,
     what was measured stays."""
@@ -200,7 +235,8 @@ def gather(options: Options) -> None:
         of_sampler = entries.setdefault(entry.sampler, {})
         old = of_sampler.get(entry.name)
         same = old is not None and old._replace(measured=None, began_from=entry.began_from) == entry
-        if not same:
+        worse = old is not None and options.better and old.w2["learned"] <= entry.w2["learned"]
+        if not same and not worse:
             of_sampler[entry.name] = entry
     for sampler, by_name in entries.items():
         of_sampler = list(by_name.values())
@@ -333,35 +369,18 @@ def few_blocks(problem: Problem, num: int) -> Problem:
     return pad_modes(representative_blocks(problem, num), num)
 
 
-def judge_beginnings(options: Options) -> None:
-    """Schedules that were found from random curves, evenly chosen among those of many steps: what a
-    search from schedules of fewer steps costs and gives in their place."""
-    entries = [
+def from_random_curves(options: Options) -> list[Entry]:
+    """The gallery's schedules whose search could have begun from schedules of fewer steps."""
+    return [
         one
         for one in gallery_entries(options.into)
         if one.began_from is None
         and one.sampler in options.samplers
         and one.task in options.tasks
+        and one.sigma_y in options.sigma_y
         and one.steps in options.steps
         and beginnings(one.sampler, one.task, one.sigma_y, one.steps, options)
     ]
-    if not entries:
-        raise InputError("begun: no schedule from random curves has one of fewer steps")
-    chosen = np.linspace(0, len(entries) - 1, min(options.begun, len(entries))).round().astype(int)
-    changes = []
-    print(f"{'schedule':<32}{'CPU s':>7}   W2^2, % more than from random curves")
-    for own in (entries[i] for i in chosen):
-        start = time.process_time()
-        what = own.sampler, own.task, own.sigma_y, own.steps
-        learned = searched(*what, beginnings(*what, options), options)
-        problem = problem_on(degradation_of(own.task, own.size), own.sigma_y)
-        grid, sampler = learned.grid, SAMPLERS[own.sampler]()
-        found = float(evaluate(sampler, problem, grid.levels, learned.result.guidance))
-        changes.append(100 * (found / own.w2["learned"] - 1))
-        seconds = time.process_time() - start
-        print(f"{own.name:<32}{seconds:>7.1f}{changes[-1]:>9.2f}", flush=True)
-    least, median, most = np.quantile(changes, [0, 0.5, 1])
-    print(f"median {median:.2f}, from {least:.2f} to {most:.2f}; mean {np.mean(changes):.2f}")
 
 
 def judge_neighbours(options: Options) -> None:
@@ -411,8 +430,18 @@ def quick() -> None:
             sys.exit("gallery: what was measured of a schedule is lost")
         if [len(entry.began_from or ()) for entry in entries] != [0, 2, 0, 2]:
             sys.exit("gallery: not begun from the schedules of fewer steps")
-        write_entries(into / "dps.json", [one._replace(began_from=None) for one in entries])
-        judge_beginnings(replace(tiny, begun=1))
+        # The same searches once more: a schedule that is half as good gives way, another does not.
+        poor = entries[1]._replace(w2=entries[1].w2 | {"learned": 2 * entries[1].w2["learned"]})
+        found = [
+            poor,
+            entries[3]._replace(w2=entries[3].w2 | {"learned": entries[3].w2["learned"] / 2}),
+        ]
+        found = {one.name: one._replace(began_from=None) for one in found}
+        write_entries(into / "dps.json", [found.get(one.name, one) for one in entries])
+        build(replace(tiny, better=True))
+        kept = [one.w2["learned"] for one in gallery_entries(into)]
+        if kept != [one.w2["learned"] for one in [*entries[:3], found[entries[3].name]]]:
+            sys.exit("gallery: the better one does not stay")
         for entry in entries:
             schedule = gallery_schedule(entry)
             problem = problem_on(schedule.degradation(), schedule.sigma_y)
