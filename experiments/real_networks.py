@@ -30,9 +30,15 @@ Every score is kept in DIR/cells.json once it is known: a run that is stopped go
 and one that asks for more computes what is missing; scores of cells that were computed before
 there were such take a restoration by the schedule that is kept. The table of all samplers:
 
-    python experiments/real_networks.py --data cifar10.npz --out DIR --schedules network \\
+    python experiments/real_networks.py --data cifar10.npz --out DIR \\
         --tasks gaussian motion --steps 10 20 50 \\
         --samplers dps pigdm mpgd diffpir dds reddiff dmps ilvr daps ddrm ddnm
+
+and of what each part of `for_network` buys:
+
+    python experiments/real_networks.py --data cifar10.npz --out DIR --steps 10 20 \\
+        --schedules bare limits "limits + levels" "limits + levels + J" \\
+        "limits + levels + J + scales" network
 """
 
 import json
@@ -168,8 +174,8 @@ class Options:
     """denoise: no blur; gaussian: blur of std 1.5 pixels; motion: blur along a line of 9 pixels;
     x2, x4: super-resolution, bicubic; inpaint: 3 of 10 pixels are known, at random; mosaic:
     Bayer's."""
-    schedules: tuple[str, ...] = LEARNED
-    """What to hold against them: those above, polished, real, 3 %, 30 %."""
+    schedules: tuple[str, ...] = ("network",)
+    """What to hold against them: those above, polished, real, 3 %, 30 %. The last is drawn."""
     images: int = 64
     """Test images restored, twice each."""
     size: int | None = None
