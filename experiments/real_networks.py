@@ -109,7 +109,7 @@ from spectralpost.samplers.base import Guidance
 
 BINS = 200
 ON_IMAGES = 32  # to polish and to tune on, of those that are kept out of the prior
-SEARCH = Search(starts=16)
+SEARCH = Search()
 FACTORS = 2.0 ** np.arange(-3, 3.5, 0.5)
 FARTHEST = 60.0  # per cent that the figure shows
 BLOCK_BINS = 400  # of super-resolution

@@ -21,7 +21,14 @@ from .denoiser_checks import all_finite, as_returned, check_finite
 from .errors import InputError, check_whole
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
-from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
+from .samplers.base import (
+    Guidance,
+    Measurement,
+    Sampler,
+    Step,
+    check_guidance,
+    check_weights,
+)
 
 # Of the relative residual; well below what sampling noise hides.
 CG_TOLERANCE, CG_ITERATIONS = 1e-6, 200
@@ -107,6 +114,7 @@ def restore(
     in_blocks = degradation.response.ndim > 1
     modes = None if in_blocks else degradation.response.size
     check_guidance(sampler, levels, guidance, modes, in_blocks)
+    check_weights(sampler, guidance)
     lead = y.ndim - len(degradation.measured)
     most, words = (2, "images, planes") if degradation.planes is None else (1, "images")
     if y.shape[lead:] != degradation.measured or not 0 <= lead <= most:

@@ -50,7 +50,7 @@ from .problem import (
     per_pixel,
     reflects,
 )
-from .samplers.base import Guidance, Sampler, check_guidance
+from .samplers.base import Guidance, Sampler, check_guidance, check_weights
 
 
 class Trajectory(NamedTuple):
@@ -185,6 +185,7 @@ def trajectory(
     in_blocks = problem.basis is not None
     modes = None if in_blocks else problem.spectrum.size
     check_guidance(sampler, levels, guidance, modes, in_blocks)
+    check_weights(sampler, guidance)
     # Outside of `jit` JAX compiles a loop anew at every call: once for samplers that compare equal.
     once = sampler.compares_by_call and is_concrete((problem, levels, guidance))
     return (_compiled if once else _trajectory)(sampler, problem, levels, guidance)

@@ -127,7 +127,7 @@ def test_other_optimizers_halve_on_the_whole_problem(optimizer):
 
 @pytest.mark.parametrize("name", ["dps", "pigdm", "diffpir", "mpgd", "ddrm", "dds"])
 def test_constants_found_on_few_bins_first_are_those_of_the_whole_problem(name):
-    """To a millionth of the loss: what a last grid leaves, `baselines.ENOUGH`."""
+    """To a millionth of the loss: what a last grid leaves, `zoom.ENOUGH`."""
     begun = prepare(make_sampler(name), [PROBLEM], LEVELS, tune=False)
     one = lambda tree: jax.tree.map(lambda leaf: np.asarray(leaf)[None], tree)  # noqa: E731
     assert begun.given.coarse.problems.spectrum.shape == (1, 64)

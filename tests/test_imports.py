@@ -104,6 +104,7 @@ ORDERED = {
         "levenberg_marquardt",
         "lanes",
         "search",
+        "zoom",
         "baselines",
         "generations",
         "preparing",

@@ -1,15 +1,14 @@
 """What a learned schedule is held against: published default, best constant, exact score."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..algebra import is_concrete
+from ..algebra import floating, is_concrete
 from ..chunks import average_of_chunks, num_chunks
 from ..errors import InputError
 from ..kept_jit import kept_jit
@@ -17,14 +16,14 @@ from ..merging import unique_modes
 from ..metrics import RESIDUALS, Objective, WeightedSum, kl, wasserstein2
 from ..noise import NoiseLevel, num_steps_of
 from ..problem import Problem
-from ..samplers.base import Guidance, Sampler
+from ..samplers.base import Guidance, Sampler, check_weights
 from ..samplers.exact import exact
 from ..transfer import in_chunks, sampler_transfer
-from .guidance import constant_grid
 from .lanes import FEW
 from .levenberg_marquardt import finite
 from .loss import Loss, is_dense
 from .parameters import schedule_of
+from .zoom import zoom
 
 EVERYWHERE = np.log(1e4)  # how far logs of constants are from those of the published ones at most
 NEAR = 0.2  # how far the best one on few bins may be from the best on the whole problem
@@ -33,7 +32,6 @@ WORSE = 1.02  # on few bins: such a constant is not the best on the whole proble
 # takes 2 to 3 to compile.
 SOON = 100_000
 PLATEAU = 256  # factors either way
-ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
 
 
 def evaluate(
@@ -46,7 +44,8 @@ def evaluate(
     """The objective of one schedule: levels [S + 1], guidance leaves [S] or by mode [S, F].
 
     Of large blocks the equal ones count as one, and for the metrics of this package that are
-    averages memory does not grow with their number.
+    averages memory does not grow with their number. Raises InputError for weights that the sampler
+    cannot have, and as `sampler_transfer`.
 
     >>> round(float(sp.evaluate(sampler, problem, levels, guidance)), 4)
     0.2056
@@ -54,6 +53,7 @@ def evaluate(
     >>> round(float(sp.psnr(error)), 1)  # dB
     12.3
     """
+    check_weights(sampler, floating(guidance)[0])
     return _evaluate(sampler, _once(problem, objective), levels, guidance, objective)
 
 
@@ -224,20 +224,20 @@ def _best_of_each(
     # Constant weights, and factors of the published constant: losses of the logarithms of these.
     kinds = (constants_at, np.zeros((cells, weights))), (factors_at, np.zeros((cells, 1)))
     if coarse is None:
-        found = [_zoom(partial(at, losses), dtype, ones, everywhere, 128) for at, ones in kinds]
+        found = [zoom(partial(at, losses), dtype, ones, everywhere, 128) for at, ones in kinds]
     else:
-        few = [_zoom(partial(at, coarse), np.float32, ones, everywhere, 128) for at, ones in kinds]
+        few = [zoom(partial(at, coarse), np.float32, ones, everywhere, 128) for at, ones in kinds]
         least_of_few = np.minimum(few[0][1], few[1][1])
         found = []
         for (at, ones), (centre, value) in zip(kinds, few, strict=True):
             reach = np.where(value > WORSE * least_of_few, 0, NEAR)
-            best, least = _zoom(partial(at, losses), dtype, centre, reach, FEW)
+            best, least = zoom(partial(at, losses), dtype, centre, reach, FEW)
             # Nowhere finite, or at the edge of where it was looked for: few bins have led astray.
             far = np.any(np.abs(best - centre) > 0.9 * NEAR, axis=1) | ~np.isfinite(least)
             astray = far & (reach > 0)
             if astray.any():
                 reach = np.where(astray, EVERYWHERE, 0)
-                again = _zoom(partial(at, losses), dtype, ones, reach, 128)
+                again = zoom(partial(at, losses), dtype, ones, reach, 128)
                 best = np.where(astray[:, None], again[0], best)
                 least = np.where(astray, again[1], least)
             found.append((best, least))
@@ -245,45 +245,6 @@ def _best_of_each(
     take = least <= least_published
     logs = constants.astype(dtype), log_factors[:, 0].astype(dtype)
     return (*logs, take), np.where(take, least, least_published)
-
-
-def _zoom(
-    losses: Callable[[np.ndarray], Array],
-    dtype: Any,
-    centre: np.ndarray,
-    reach: np.ndarray,
-    points: int,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise over centre +- reach, [N, num] and [N], by a grid that zooms in on its best point:
-    [N, num] and the least losses [N], of losses of points [N, grid, num] in their dtype.
-
-    points: of the first grid. No derivatives: the loss of a constant has cliffs where the sampler
-    becomes unstable. Once they are seen, few points of one number do.
-    """
-    (cells, num), best, best_loss = centre.shape, centre, np.full(len(centre), np.inf)
-    each, points = np.arange(cells), points if num == 1 else 128
-    while np.any(reach > ENOUGH):
-        grid = constant_grid(num, points)
-        tried = best[:, None] + reach[:, None, None] * grid
-        values = _in_batches(losses, tried.astype(dtype))
-        at = values.argmin(axis=1)
-        better = (values[each, at] < best_loss) & (reach > ENOUGH)
-        best = np.where(better[:, None], tried[each, at], best)
-        best_loss = np.where(better, values[each, at], best_loss)
-        # One and a half spacings of the grid around its best point, two of several weights; of
-        # many weights these are no zoom.
-        reach = reach * min((3 if num == 1 else 4) / points ** (1 / num), 0.8)
-        points = FEW if num == 1 else points
-    return best, best_loss
-
-
-def _in_batches(losses: Callable[[np.ndarray], Array], tried: np.ndarray) -> np.ndarray:
-    """losses of [N, grid, num] by FEW of the grid: one program, whatever the size of the grid."""
-    points = tried.shape[1]
-    last = np.repeat(tried[:, -1:], -points % FEW, axis=1)
-    parts = np.split(np.concatenate([tried, last], axis=1), range(FEW, points, FEW), axis=1)
-    found = [losses(part) for part in parts]  # all are asked for before the first is waited for
-    return np.concatenate([np.asarray(part) for part in found], axis=1)[:, :points]
 
 
 @kept_jit

@@ -179,18 +179,23 @@ def sensitivity(
     >>> sp.sensitivity(sampler, problem, levels, guidance, ("zeta",))["zeta"].shape
     (3,)
     """
-    u = unconstrain(sampler.constraint, {name: guidance[name] for name in free})
-    here = evaluate(sampler, problem, levels, guidance, objective)
-
-    def moved(name: str, shift: Array) -> Array:
-        weights = guidance | constrain(sampler.constraint, u | {name: u[name] + shift})
-        return evaluate(sampler, problem, levels, weights, objective)
-
+    if unknown := [name for name in free if name not in sampler.constraint]:
+        allowed = ", ".join(sampler.constraint)
+        raise InputError(f"free: {unknown[0]!r}: weights of {sampler.name} are {allowed}")
     change = {}
     for name in free:
-        shifts = 0.1 * jnp.eye(u[name].shape[0], dtype=u[name].dtype)
-        both = jax.lax.map(partial(moved, name), jnp.concatenate([shifts, -shifts]), batch_size=16)
-        change[name] = jnp.mean(both.reshape(2, -1), axis=0) / here - 1
+        own = unconstrain(sampler.constraint, {name: guidance[name]})
+
+        def moved(shift: Array, own: Guidance = own) -> Array:
+            shifted = jax.tree.map(lambda u: u + shift, own)
+            weights = guidance | constrain(sampler.constraint, shifted)
+            return evaluate(sampler, problem, levels, weights, objective)
+
+        shifts = 0.1 * jnp.eye(len(own[name]), dtype=own[name].dtype)
+        # Unmoved the same way: a weight on its boundary is not quite there (`from_weight`).
+        every = jnp.concatenate([jnp.zeros_like(shifts[:1]), shifts, -shifts])
+        here, *both = jnp.split(jax.lax.map(moved, every, batch_size=16), [1, 1 + len(shifts)])
+        change[name] = jnp.mean(jnp.stack(both), axis=0) / here - 1
     return change
 
 

@@ -272,10 +272,11 @@ def check_guidance(
 
 
 def check_weights(sampler: Sampler, guidance: Guidance) -> None:
-    """InputError unless all weights are finite and satisfy the sampler's constraints."""
+    """InputError unless all weights are finite and satisfy the sampler's constraints; of those that
+    JAX does not trace."""
     for name, weights in guidance.items():
-        if not is_concrete(weights):
-            continue
+        if not is_concrete(weights) or name not in sampler.constraint or not np.size(weights):
+            continue  # names and shapes are for `check_guidance`
         values, unit = np.asarray(weights), sampler.constraint[name] == "unit"
         if not np.all(np.isfinite(values)) or values.min() < 0 or (unit and values.max() > 1):
             allowed = "in [0, 1]" if unit else ">= 0"

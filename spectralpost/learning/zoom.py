@@ -1,0 +1,74 @@
+"""Minimise a loss with cliffs over one number or a few, by grids that zoom in; knows no sampler."""
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from jax import Array
+
+from .guidance import constant_grid
+from .lanes import FEW
+
+VALLEYS = 3  # of the first grid of one number are looked into
+ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
+
+
+def zoom(
+    losses: Callable[[np.ndarray], Array],
+    dtype: Any,
+    centre: np.ndarray,
+    reach: np.ndarray,
+    points: int,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Minimise over centre +- reach, [N, num] and [N], by a grid that zooms in on its best point:
+    [N, num] and the least losses [N], of losses of points [N, grid, num] in their dtype.
+
+    points: of the first grid. No derivatives: the loss of a constant has cliffs where the sampler
+    becomes unstable. Once they are seen, few points of one number do, in each of the lowest
+    valleys: of DPS in few steps the deepest is narrower than the spacing of the first grid.
+    """
+    cells, num = centre.shape
+    points = points if num == 1 else 128
+    best, best_loss = centre[:, None], np.full((cells, 1), np.inf)  # of each valley
+    while np.any(reach > ENOUGH):
+        grid = constant_grid(num, points)
+        tried = best[:, :, None] + reach[:, None, None, None] * grid  # [N, valleys, grid, num]
+        values = _in_batches(losses, tried.reshape(cells, -1, num).astype(dtype))
+        values = values.reshape(tried.shape[:3])
+        if num == 1 and best.shape[1] == 1:
+            at = _valleys(values[:, 0])
+            best, best_loss = (np.repeat(leaf, at.shape[1], axis=1) for leaf in (best, best_loss))
+            tried, values = np.repeat(tried, at.shape[1], 1), np.repeat(values, at.shape[1], 1)
+        else:
+            at = values.argmin(axis=2)
+        found = np.take_along_axis(values, at[..., None], axis=2)[..., 0]
+        where = np.take_along_axis(tried, at[..., None, None], axis=2)[:, :, 0]
+        better = (found < best_loss) & (reach > ENOUGH)[:, None]
+        best = np.where(better[..., None], where, best)
+        best_loss = np.where(better, found, best_loss)
+        # One and a half spacings of the grid around its best point, two of several weights; of
+        # many weights these are no zoom.
+        reach = reach * min((3 if num == 1 else 4) / points ** (1 / num), 0.8)
+        points = FEW if num == 1 else points
+    least = best_loss.argmin(axis=1)
+    return best[np.arange(cells), least], best_loss[np.arange(cells), least]
+
+
+def _valleys(values: np.ndarray) -> np.ndarray:
+    """Where the lowest local minima of losses along a line [N, points] are, [N, VALLEYS], the least
+    first; that one again where there are fewer."""
+    sides = np.pad(values, ((0, 0), (1, 1)), constant_values=np.inf)
+    low = (values <= sides[:, :-2]) & (values <= sides[:, 2:])
+    depth = np.where(low, values, np.inf)
+    order = np.argsort(depth, axis=1, kind="stable")[:, :VALLEYS]
+    there = np.isfinite(np.take_along_axis(depth, order, axis=1))
+    return np.where(there, order, order[:, :1])
+
+
+def _in_batches(losses: Callable[[np.ndarray], Array], tried: np.ndarray) -> np.ndarray:
+    """losses of [N, grid, num] by FEW of the grid: one program, whatever the size of the grid."""
+    points = tried.shape[1]
+    last = np.repeat(tried[:, -1:], -points % FEW, axis=1)
+    parts = np.split(np.concatenate([tried, last], axis=1), range(FEW, points, FEW), axis=1)
+    found = [losses(part) for part in parts]  # all are asked for before the first is waited for
+    return np.concatenate([np.asarray(part) for part in found], axis=1)[:, :points]
