@@ -19,8 +19,9 @@ SHORT: dict[str, tuple[str, tuple[str, ...], str]] = {
 def choice(options: Any, field: str, default: str = "") -> tuple[str, dict[str, Any]]:
     """The name that `options.<field>` chooses (or `default`), and the options given for it.
 
-    These are the name=value words of `<field>_options` and the short flags, which win. Hyphens in
-    the name count as underscores. Raises InputError for a short flag of another name.
+    These are the name=value words of `<field>_options` and the short flags. Hyphens in the name
+    count as underscores. Raises InputError for a short flag of another name, and for an option that
+    both give.
     """
     name = (getattr(options, field) or default).replace("-", "_")
     name = "from_kernel" if (field, name) == ("degradation", "kernel") else name
@@ -31,5 +32,7 @@ def choice(options: Any, field: str, default: str = "") -> tuple[str, dict[str, 
             only = " and ".join(names)
             raise InputError(f"{flag} = {value}: has no effect on {field} {name!r}, only on {only}")
         if value is not None:
+            if option in given:
+                raise InputError(f"{flag} = {value}: {field}-options give {option} as well")
             given[option] = value
     return name, given

@@ -76,8 +76,10 @@ def _run(arguments: list[str]) -> None:
     except InputError as error:
         print(f"spectralpost: {error}{origin}", file=sys.stderr)
         raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("spectralpost: interrupted; nothing was written", file=sys.stderr)
+    except KeyboardInterrupt as interrupt:
+        # A command that keeps its work says so.
+        kept = str(interrupt) or "nothing was written"
+        print(f"spectralpost: interrupted; {kept}", file=sys.stderr)
         raise SystemExit(130) from None
 
 

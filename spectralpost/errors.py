@@ -1,5 +1,6 @@
 """The one exception that means "the input is wrong", as opposed to "the program is wrong"."""
 
+import numbers
 import os
 import sys
 from contextlib import suppress
@@ -36,3 +37,8 @@ def check_whole(name: str, value: Any, minimum: int = 1) -> int:
         if number == value and number >= minimum and kind != "bool":
             return number
     raise InputError(f"{name} = {value}: must be a whole number >= {minimum}")
+
+
+def is_number(value: Any) -> bool:
+    """Whether it is a real number, Python's or NumPy's, and no bool; NaN and infinity are."""
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -28,9 +28,9 @@ from .denoiser_checks import check_made_for
 from .errors import InputError, check_whole
 from .images import PIXEL_RANGE, PixelRange, check_pixel_range, check_pixels
 from .learning.guidance import constrain, unconstrain
-from .learning.preparing import check_free, default_free
+from .learning.preparing import check_free, default_free, names_of
 from .noise import NoiseLevel, check_levels
-from .restoration import PixelDenoiser, measure, restore
+from .restoration import PixelDenoiser, measure, noise_strength, restore
 from .samplers.base import Guidance, Sampler, check_guidance, check_weights
 
 KEPT_OUT = 4  # one image in so many tells when to stop
@@ -100,8 +100,10 @@ def polish(
     (guidance,) = floating(guidance, dtype=x_0.dtype)
     check_guidance(sampler, levels, guidance)
     check_weights(sampler, guidance)
-    free = default_free(sampler) if free is None else tuple(free)
+    free = default_free(sampler) if free is None else names_of(free)
     check_free(sampler, free)
+    noise_strength(sigma_y, x_0.dtype)  # before what cannot look at it
+    seed = check_whole("seed", seed, 0)
 
     rng, key = np.random.default_rng(seed), jax.random.key(seed)
     order = rng.permutation(len(x_0))

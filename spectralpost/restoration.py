@@ -54,7 +54,7 @@ def measure(degradation: Degradation, x_0: ArrayLike, sigma_y: ArrayLike, key: A
     (4, 8, 8)
     """
     y = degradation.apply(x_0)
-    sigma_y = _noise_strength(sigma_y, y.dtype, zero_allowed=True)
+    sigma_y = noise_strength(sigma_y, y.dtype, zero_allowed=True)
     noise = jax.random.normal(key, y.shape, y.dtype)
     if degradation.response.ndim > 1:  # some of y may not be measured, as unknown pixels
         noise = degradation.from_measurement_modes(degradation.to_measurement_modes(noise))
@@ -124,7 +124,7 @@ def restore(
         )
     if is_concrete(y) and not np.all(np.isfinite(np.asarray(y))):
         raise InputError("measurement: NaN or infinite pixels")
-    sigma_y = _noise_strength(sigma_y, y.dtype)
+    sigma_y = noise_strength(sigma_y, y.dtype)
     if num_samples is not None:
         num_samples = check_whole("samples", num_samples)
     images = y if lead == most else y[None]
@@ -216,7 +216,7 @@ def _rows_of(array: Array, rows: Array) -> Array:
     return array[rows]
 
 
-def _noise_strength(sigma_y: ArrayLike, dtype: np.dtype, *, zero_allowed: bool = False) -> Array:
+def noise_strength(sigma_y: ArrayLike, dtype: np.dtype, *, zero_allowed: bool = False) -> Array:
     """sigma_y, a number, in the floating dtype of an image; InputError if it is none or wrong."""
     number = as_floating("sigma_y", sigma_y, dtype)
     if number.shape:

@@ -98,8 +98,8 @@ class Schedule:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schedule):
             return NotImplemented
-        one, two = (
-            json.dumps(_stored(schedule), sort_keys=True, default=lambda value: value.tolist())
+        one, two = (  # read back: 1 is 1.0
+            json.loads(json.dumps(_stored(schedule), default=lambda value: value.tolist()))
             for schedule in (self, other)
         )
         return one == two

@@ -340,7 +340,7 @@ def test_bad_input(prior):
             GaussianDenoiser.of(prior),
             "images: 2 calibrate to .* only; about .* are",
         ),
-        (images[:1], GaussianDenoiser.of(prior), "images: 1 calibrate to inf% only; about 64"),
+        (images[:1], GaussianDenoiser.of(prior), "images: 1 is too few; about 64"),
         (images[0], same, r"images of shape \(16, 16\)"),
         (images + 100, same, r"images: pixels from .* outside of the pixel range \[-9, 9\]"),
         (images * np.nan, same, "images: NaN or infinite pixels"),

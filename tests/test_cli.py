@@ -9,6 +9,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from commandline import QUICK, STEPS, compile_quickly, contents, workplace  # noqa: F401
 
@@ -110,6 +111,10 @@ BAD = {
     "degradation option of words": (
         f"{PLAIN} --degradation-options std=wide",
         "std = 'wide': must be a number",
+    ),
+    "degradation by flag and word": (
+        f"{PLAIN} --blur-std 3 --degradation-options std=2",
+        "blur_std = 3.0: degradation-options give std as well",
     ),
     "degradation twice": (
         f"{PLAIN} --degradation-options std=1 std=2",
@@ -325,6 +330,20 @@ def test_interruption(monkeypatch, capsys):
         main(["samplers"])
     assert end.value.code == 130
     assert capsys.readouterr().err == "spectralpost: interrupted; nothing was written\n"
+
+
+def test_interrupted_training_says_where_it_goes_on(monkeypatch, tmp_path, capsys):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("spectralpost.commands.train.train", interrupt)
+    np.save(tmp_path / "images.npy", np.arange(256, dtype=np.uint8).reshape(1, 16, 16))
+    with pytest.raises(SystemExit) as end:
+        main(["train", "--data", f"{tmp_path}/images.npy", "--checkpoints", "states"])
+    assert end.value.code == 130
+    assert "interrupted; the same command goes on from the last checkpoint in states" in (
+        " ".join(capsys.readouterr().err.split())
+    )
 
 
 def test_errors_of_the_program_keep_their_traceback(monkeypatch):

@@ -734,6 +734,8 @@ def test_restore_with_another_denoiser(denoiser, w, tmp_path, capsys, monkeypatc
         ("math:no_such_function", "denoiser = 'math:no_such_function': module 'math' has no"),
         ("math:pi", "denoiser = 'math:pi': is not a function"),
         ("operator:is_", "denoiser = 'operator:is_': returns bool; real images of shape"),
+        ("os:getcwd", "denoiser = 'os:getcwd': is no function (x_t, level) -> x_hat in JAX"),
+        ("math:hypot", "denoiser = 'math:hypot': is no function (x_t, level) -> x_hat in JAX"),
     ],
 )
 def test_bad_denoisers_are_refused(denoiser, message, w, tmp_path, capsys):

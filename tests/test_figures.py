@@ -293,6 +293,8 @@ def test_compare_figure():
         drawn = {line.get_label(): line.get_xdata() for line in axes.get_lines()}
         assert set(drawn) == {*schedules, *references[10]}
         assert np.all(np.asarray(drawn["published default"]) <= 1e4 * min(drawn["learned"]))
+    outside = [[text.get_text() for text in axes.texts] for axes in figure.axes]
+    assert outside == [["1e+30 \u2192"], []]
     names = [text.get_text() for text in figure.legends[0].get_texts()]
     assert names == [*schedules, "exact score, DDIM(0)"]
     assert figure.get_suptitle() == "a title"

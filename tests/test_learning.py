@@ -557,6 +557,33 @@ def test_other_objectives():
     np.testing.assert_allclose(found, result.loss, rtol=two_programs("dps"))
 
 
+def test_sensitivity_of_a_weight_does_not_depend_on_the_others_that_are_asked_for():
+    """Nor on where these are: eta on its boundary is a little below for the search alone."""
+    guidance = dps().heuristic(PROBLEM, LEVELS) | {"eta": jnp.ones(STEPS)}
+    alone = sensitivity(dps(), PROBLEM, LEVELS, guidance, ("zeta",))
+    both = sensitivity(dps(), PROBLEM, LEVELS, guidance, ("zeta", "eta"))
+    tiny = 1e4 * jnp.finfo(alone["zeta"].dtype).eps  # differences of nearly equal numbers
+    np.testing.assert_allclose(both["zeta"], alone["zeta"], rtol=tiny, atol=tiny)
+    # 10 % of odds of 10^-4.
+    assert np.all(np.abs(both["eta"]) < 1e-4)
+    with pytest.raises(InputError, match="free: 'lambda_': weights of dps are zeta, eta"):
+        sensitivity(dps(), PROBLEM, LEVELS, guidance, ("lambda_",))
+
+
+@pytest.mark.parametrize("weights, says", [(-0.1, "zeta: .* >= 0"), (np.nan, "zeta"), (2.0, "")])
+def test_weights_that_a_sampler_cannot_have_are_refused(weights, says):
+    """Before they are evaluated; under `jit` nobody can tell."""
+    good = dps().heuristic(PROBLEM, LEVELS)
+    guidance = good | {"zeta": np.full(STEPS, weights)}
+    if not says:
+        assert np.isfinite(evaluate(dps(), PROBLEM, LEVELS, guidance))
+        guidance, says = good | {"eta": np.full(STEPS, 2)}, r"eta: .* in \[0, 1\]"
+    for function in (evaluate, sp.sampler_transfer, sp.trajectory):
+        with pytest.raises(InputError, match=f"guidance.{says}"):
+            function(dps(), PROBLEM, LEVELS, guidance)
+    assert jax.jit(evaluate, static_argnums=0)(dps(), PROBLEM, LEVELS, guidance).shape == ()
+
+
 def test_sensitivity():
     """The loss of every schedule with one weight changed, one by one."""
     problem, levels = circular((12,)).problem, vp_linear(4)
@@ -594,9 +621,18 @@ def published(**changes):
     [
         ({"free": ("lambda_",)}, r"free = 'lambda_'.*zeta, eta"),
         ({"free": ()}, "free.*zeta, eta"),
+        ({"free": "lambda_"}, r"free = 'lambda_'.*zeta, eta"),
         ({"free": ("zeta", "zeta")}, "free.*zeta"),
         ({"search": Search(starts=0)}, "starts = 0"),
+        ({"search": Search(starts=2.5)}, "starts = 2.5: must be a whole number"),
         ({"search": Search(max_iterations=0)}, "max_iterations = 0"),
+        ({"search": Search(seed=-1)}, "seed = -1"),
+        ({"search": Search(tolerance=np.nan)}, "tolerance = nan: must be a number >= 0"),
+        ({"search": Search(optimizer="adam", learning_rate=0)}, "learning_rate = 0"),
+        ({"prices": Prices(scales=5)}, "scales = 5: must be a tuple"),
+        ({"prices": Prices(scales=np.array([5.0, 0.2]))}, r"scales = \[5. +0.2\]: must be a tuple"),
+        ({"prices": Prices(smoothness="a")}, "smoothness = a"),
+        ({"prices": Prices(max_amplification=None)}, "max_amplification = None"),
         ({"prices": Prices(max_amplification=0.0)}, "max_amplification"),
         ({"prices": Prices(max_amplification=-1.0)}, "max_amplification"),
         ({"prices": Prices(max_amplification=np.nan)}, "max_amplification"),

@@ -121,9 +121,13 @@ def test_bad_input(prior):
         (images * np.nan, {}, "images: NaN or infinite pixels"),
         (images, {"pixel_range": (9.0, -9.0)}, "low < high is needed"),
         (images, {"learning_rate": 0.0}, "learning_rate = 0.0: must be > 0 and finite"),
+        (images, {"seed": -1}, "seed = -1: must be a whole number >= 0"),
     ):
         with pytest.raises(sp.InputError, match=message):
             call(given, **others)
+    for sigma_y in (0.0, np.nan):
+        with pytest.raises(sp.InputError, match=f"sigma_y = {sigma_y}"):
+            sp.polish(sampler, denoiser, images, BLUR, sigma_y, LEVELS, guidance, **WIDE)
     with pytest.raises(sp.InputError, match="restores to NaN"):
         sp.polish(sampler, lambda x, t: x * jnp.nan, images, BLUR, 0.1, LEVELS, guidance, **WIDE)
 

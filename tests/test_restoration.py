@@ -452,6 +452,8 @@ def test_float32_image_in_float32_image_out(setup):
         ({"y": [["a"] * 8] * 8}, "real numbers are needed"),
         ({"guidance": {"weight": np.ones(3)}}, "needed are"),
         ({"guidance": {"weight": np.ones(2), "eta": np.ones(3)}}, "one weight per step"),
+        ({"guidance": {"weight": -np.ones(3), "eta": np.ones(3)}}, "weight: .* >= 0"),
+        ({"guidance": {"weight": np.ones(3), "eta": 2 * np.ones(3)}}, r"eta: .* \[0, 1\]"),
         ({"levels": NoiseLevel(jnp.ones(4), jnp.zeros(4))}, "sigma > 0"),
     ],
 )

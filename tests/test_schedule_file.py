@@ -640,6 +640,13 @@ def test_equal_schedules():
     assert replace(BANDED, band_knots=BANDED.band_knots + 1) != BANDED
 
 
+def test_whole_numbers_are_equal_to_what_is_read_back(tmp_path):
+    whole = replace(PLAIN, pixel_range=(-1, 1), guidance=jax.tree.map(np.ones_like, PLAIN.guidance))
+    whole = replace(whole, guidance={name: w.astype(int) for name, w in whole.guidance.items()})
+    save_schedule(tmp_path / "s.json", whole)
+    assert load_schedule(tmp_path / "s.json") == whole
+
+
 @pytest.mark.parametrize(
     ("text", "match"),
     [

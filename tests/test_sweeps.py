@@ -515,6 +515,14 @@ def test_the_command_plans_runs_and_refuses(tmp_path, capsys):
         with pytest.raises(SystemExit, match="2"):
             main(["sweep", str(file), *arguments])
         assert says in capsys.readouterr().err
+    # Where no cell can be computed the code says so; a dry run does before.
+    cells = [{"sampler": "dps", "steps": 2, "degradation": {"name": "downsample", "factor": 3}}]
+    file.write_text(yaml.safe_dump({**SMALL, "cells": cells}))
+    assert not main(["sweep", str(file), "--out", str(tmp_path / "none"), "--dry-run"])
+    assert "1 of 1 cells that were tried failed: factor = 3" in capsys.readouterr().out
+    with pytest.raises(SystemExit, match="1"):
+        main(["sweep", str(file), "--out", str(tmp_path / "none")])
+    assert "1 cells in" in capsys.readouterr().out
     file.write_text("axes: [")
     with pytest.raises(SystemExit, match="2"):
         main(["sweep", str(file), "--out", str(folder)])

@@ -128,7 +128,16 @@ def _checked(
     image: Any = jax.ShapeDtypeStruct(shape, np.float32)
     number: Any = jax.ShapeDtypeStruct((), np.float32)
     level, called = NoiseLevel(number, number), f"denoiser = {name!r}"
-    jax.eval_shape(lambda x, t: as_returned(denoiser(x, t), x, called), image, level)
+    try:
+        jax.eval_shape(lambda x, t: as_returned(denoiser(x, t), x, called), image, level)
+    except InputError:
+        raise
+    except (TypeError, ValueError) as error:  # the tracers' own errors are TypeErrors
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            f"{called}: is no function (x_t, level) -> x_hat in JAX ({reason}); for PyTorch there "
+            "is torch_denoiser"
+        ) from error
     return WithCovariance.of(denoiser, prior)
 
 

@@ -82,17 +82,21 @@ def present(result: Result) -> None:
             f"{progress.left} cells are left: the same command goes on with them", soft_wrap=True
         )
     console.print(f"results in {result.folder}", soft_wrap=True)
+    if progress.failed and progress.failed == progress.done:
+        raise SystemExit(1)
 
 
 def _in_words(grid: Grid, plan: Plan) -> str:
     kind = "learned" if grid.settings.learn else "evaluated"
     memory = f"; about {plan.memory / 2**20:.0f} MB" if plan.memory else ""
+    failed = f"\n{plan.failed} of {plan.tried} cells that were tried failed: {plan.error}"
     return (
         f"{grid.num_cells} cells, each {kind}, in {plan.batches} batches of up to {plan.size}: "
         f"{', '.join(plan.samplers)} at {', '.join(map(str, plan.steps))} steps\n"
         f"about {_time(plan.seconds)} in one process, of which {_time(plan.compiling)} are for "
         f"compiling {plan.programs} kinds of batches{memory}\n"
         f"(measured on this machine, a batch of the fewest and of the most steps)"
+        f"{failed if plan.failed else ''}"
     )
 
 

@@ -41,7 +41,13 @@ def compute(options: Train, say: Say = quiet) -> Result:
     def tell(progress: Progress) -> None:
         say(f"training: step {progress.step} of {progress.steps}, loss {progress.loss:.4f}")
 
-    trained = train(sets, recipe, options.checkpoints, tell)
+    try:
+        trained = train(sets, recipe, options.checkpoints, tell)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(
+            f"the same command goes on from the last checkpoint in {options.checkpoints}, "
+            "if there is one"
+        ) from None
     sizes = ", ".join("x".join(map(str, images.shape[:3])) for images in sets)
     data = f"{', '.join(Path(given).name for given in options.data)} ({sizes})"
     return Result(trained, recipe, data, tuple(notes))
@@ -81,7 +87,8 @@ def images_of(given: str, channels: Channels, patch: int, notes: list[str]) -> l
     """
     path, _, name = given.partition(".npz:")
     if name or given.endswith((".npz", ".npy")):
-        return [_in_channels(_stored(Path(path + ".npz" if name else given), name), channels)]
+        stored = _stored(Path(path + ".npz" if name else given), name)
+        return [_in_channels(given, stored, channels)]
     found = defaultdict(list)
     folder = stream_folder(given, channels, (0.0, 255.0), notice=notes.append)
     for file, image in folder:
@@ -115,11 +122,11 @@ def _stored(path: Path, name: str) -> np.ndarray:
         raise InputError(f"data = {str(path)!r}: cannot be read ({error})") from error
 
 
-def _in_channels(images: np.ndarray, channels: Channels) -> np.ndarray:
+def _in_channels(given: str, images: np.ndarray, channels: Channels) -> np.ndarray:
     if images.dtype != np.uint8 or images.ndim not in (3, 4):
         raise InputError(
-            f"data of shape {images.shape}, {images.dtype}: 8 bits [N, H, W] or [N, H, W, planes] "
-            "are needed"
+            f"data {given!r} of shape {images.shape}, {images.dtype}: 8 bits [N, H, W] or "
+            "[N, H, W, planes] are needed"
         )
     if images.ndim == 3:
         images = images[..., None]

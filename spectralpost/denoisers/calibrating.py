@@ -96,10 +96,8 @@ def calibrate(
         worst = max(worst, float(np.median(error / np.maximum(mean, np.finfo(float).tiny))))
     if worst > ENOUGH:
         needed = len(x_0) * (worst / ENOUGH) ** 2 if len(x_0) > 1 else 64
-        words = (
-            f"images: {len(x_0)} calibrate to {worst:.0%} only; about {needed:.0f} are needed for "
-            f"{ENOUGH:.0%}"
-        )
+        reached = f"{len(x_0)} calibrate to {worst:.0%} only" if len(x_0) > 1 else "1 is too few"
+        words = f"images: {reached}; about {needed:.0f} are needed for {ENOUGH:.0%}"
         if worst > TOO_FEW:
             raise InputError(words)
         if notice is not None:

@@ -234,6 +234,8 @@ def _check_sets(sets: Sequence[np.ndarray], recipe: Recipe) -> None:
                 f"data of shape {images.shape}, {images.dtype}: 8 bits [N, H, W, planes] with one "
                 "or three planes are needed"
             )
+        if np.all(images == images[0, 0, 0]):
+            raise InputError(f"data of shape {images.shape}: all pixels are alike")
         if images.shape[-1] != sets[0].shape[-1]:
             raise InputError("data: sets with one and with three planes")
         if len(images) < 1 / VALIDATION or _side(images, recipe.patch) < 16:

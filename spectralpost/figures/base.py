@@ -1,6 +1,7 @@
 """The style that all figures share, colours before all; an empty figure, legends, a file."""
 
 import os
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -119,7 +120,9 @@ def save_figure(
     # Text of an SVG stays text, which can be searched and edited; a PDF gets whole fonts.
     as_text: Any = {"svg.fonttype": "none", "pdf.fonttype": 42}
     try:
-        with matplotlib.rc_context(as_text):
+        with matplotlib.rc_context(as_text), warnings.catch_warnings():
+            # Letters of a file's name that the font lacks are boxes.
+            warnings.filterwarnings("ignore", message="Glyph .* missing")
             figure.savefig(path, dpi=dpi, format=format)
     except OSError as error:
         raise InputError(f"figure {str(path)!r}: cannot be written ({error.strerror})") from error

@@ -24,7 +24,7 @@ def compare_figure(
     markers = {"published default": "X", "tuned constant": "v", "learned": "o"}
     for axes, steps in zip(panels, sorted(losses), strict=True):
         best = min(loss["learned"] for loss in losses[steps].values())
-        # An unstable default may be off by 10^30: it is drawn at the edge.
+        # An unstable default may be off by 10^30: it is drawn at the edge, with its number.
         right = 1e4 * best
         for label, marker in markers.items():
             values = [min(losses[steps][name][label], right) for name in order]
@@ -37,6 +37,18 @@ def compare_figure(
                 label=label,
                 clip_on=False,
             )
+            for row, name in enumerate(order):
+                if losses[steps][name][label] > right:
+                    axes.annotate(
+                        f"{losses[steps][name][label]:.0e} \u2192",
+                        (right, row),
+                        (-7, 0),
+                        textcoords="offset points",
+                        color=COLOURS[label],
+                        fontsize=7,
+                        ha="right",
+                        va="center",
+                    )
         for line, (name, loss) in zip((":", "--"), references[steps].items(), strict=False):
             axes.axvline(loss, color=COLOURS["exact reference"], linestyle=line, label=name)
         axes.set_xscale("log")

@@ -61,7 +61,9 @@ def heat_map_figure(panels: dict[str, np.ndarray], x: Axis, y: Axis, drawn: Draw
         image = axes.imshow(
             shown, origin="lower", aspect="auto", cmap=_colours(drawn.is_ratio), norm=norm
         )
-        axes.set_facecolor("0.85")
+        # Hatched: grey alone is in the middle of the scale.
+        axes.set_facecolor("white")
+        axes.patch.set(hatch="////", edgecolor="0.6", linewidth=0)
         axes.set_title(name, fontsize=10)
         _name_values(
             axes, x, y if axes in _left(grid) else y._replace(labels=("",) * len(y.labels))
@@ -71,14 +73,16 @@ def heat_map_figure(panels: dict[str, np.ndarray], x: Axis, y: Axis, drawn: Draw
     _name_axes(figure, grid, x.name, y.name)
     assert image is not None
     bar = figure.colorbar(image, ax=list(grid), extend=ends)
-    bar.set_label(fill(drawn.words + "; grey: no cells", int(13 * height)))
+    bar.set_label(fill(drawn.words + "; hatched: no cells", int(13 * height)))
     low, high = (float(end) for end in norm.inverse(np.asarray([0.0, 1.0])))
     if drawn.is_ratio:
         _ticks_of_ratios(bar.ax.yaxis, high)
         # 1 is white whatever there is; of the scale only what the cells need is shown.
         found = np.concatenate([one[np.isfinite(one)] for one in panels.values()])
         if found.size and ends == "neither":
-            bar.ax.set_ylim(min(float(found.min()), 1.0), max(float(found.max()), 1.0))
+            low, high = min(float(found.min()), 1.0), max(float(found.max()), 1.0)
+            if low < high:  # else all are 1
+                bar.ax.set_ylim(low, high)
     elif drawn.log:
         _plain_ticks(bar.ax.yaxis, np.asarray([low, high]))
     return figure

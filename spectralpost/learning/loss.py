@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..errors import InputError
+from ..errors import InputError, is_number
 from ..merging import bin_modes, pad_modes, stack_problems
 from ..merging_blocks import representative_blocks
 from ..metrics import Objective, residuals_of
@@ -57,13 +57,13 @@ class Prices(NamedTuple):
     scales: tuple[float, ...] = ()
 
     def check(self) -> None:
-        if not self.max_amplification >= 1:
+        if not (is_number(self.max_amplification) and self.max_amplification >= 1):
             raise InputError(f"max_amplification = {self.max_amplification}: must be >= 1")
-        if not 0 <= self.smoothness < np.inf:
+        if not (is_number(self.smoothness) and 0 <= self.smoothness < np.inf):
             raise InputError(f"smoothness = {self.smoothness}: must be a number >= 0")
-        if not all(0 < scale < np.inf for scale in self.scales):
-            given = ", ".join(f"{scale:g}" for scale in self.scales)
-            raise InputError(f"scales = {given}: must be finite numbers > 0")
+        several = isinstance(self.scales, Sequence) and not isinstance(self.scales, str)
+        if not (several and all(is_number(one) and 0 < one < np.inf for one in self.scales)):
+            raise InputError(f"scales = {self.scales}: must be a tuple of finite numbers > 0")
 
 
 class Several(NamedTuple):

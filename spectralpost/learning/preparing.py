@@ -66,7 +66,7 @@ def prepare(
     if not problems:
         raise InputError("problem: one at least is needed")
     prices.check()
-    free = default_free(sampler) if free is None else tuple(free)
+    free = default_free(sampler) if free is None else names_of(free)
     check_free(sampler, free, freedom.levels)
     given = heuristic(sampler, problems[0], levels) if guidance is None else guidance
     (given,) = floating(given, dtype=levels.alpha.dtype)
@@ -197,6 +197,11 @@ def _method(
             "sampler without norms; allowed here are lbfgs, adam"
         )
     return LEAST_SQUARES if applies else Method("lbfgs", 0.0)
+
+
+def names_of(free: Sequence[str]) -> tuple[str, ...]:
+    """Several names, or one alone."""
+    return (free,) if isinstance(free, str) else tuple(free)
 
 
 def check_free(sampler: Sampler, free: tuple[str, ...], levels: bool = False) -> None:

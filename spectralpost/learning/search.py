@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeVar
 
 from threadpoolctl import ThreadpoolController
 
-from ..errors import InputError
+from ..errors import InputError, check_whole, is_number
 from .lanes import Method, Optimizer
 
 T = TypeVar("T")
@@ -60,10 +60,13 @@ class Search(NamedTuple):
         return -(-self.max_iterations // CHUNK)
 
     def check(self) -> None:
-        if self.starts < 1:
-            raise InputError(f"starts = {self.starts}: must be >= 1")
-        if self.max_iterations < 1:
-            raise InputError(f"max_iterations = {self.max_iterations}: must be >= 1")
+        check_whole("starts", self.starts)
+        check_whole("max_iterations", self.max_iterations)
+        check_whole("seed", self.seed, 0)
+        if not (is_number(self.tolerance) and self.tolerance >= 0):
+            raise InputError(f"tolerance = {self.tolerance}: must be a number >= 0")
+        if not (is_number(self.learning_rate) and 0 < self.learning_rate < float("inf")):
+            raise InputError(f"learning_rate = {self.learning_rate}: must be > 0 and finite")
         if self.optimizer not in ("auto", "lm", "lbfgs", "adam"):
             raise InputError(f"optimizer = {self.optimizer!r}: allowed are auto, lm, lbfgs, adam")
 

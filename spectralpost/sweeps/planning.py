@@ -28,6 +28,9 @@ class Plan(NamedTuple):
     seconds: float  # of one process, compiling included
     compiling: float  # seconds
     memory: int  # bytes, the most of one process; 0 where the system does not tell
+    tried: int  # cells of the batches that were measured
+    failed: int  # of these
+    error: str  # of the last of these
 
 
 def planned(grid: Grid, size: int | None = None) -> Plan:
@@ -37,9 +40,9 @@ def planned(grid: Grid, size: int | None = None) -> Plan:
     counts, examples = _kinds(grid, min(size, MEASURED))
     steps = {key: cells[0]["steps"] for key, cells in examples.items()}
     few, many = min(steps, key=lambda key: steps[key]), max(steps, key=lambda key: steps[key])
-    compiling, running = {}, {}
+    compiling, running, errors = {}, {}, {}
     for key in {few, many}:
-        first, second = (_seconds(grid, examples[key]) for _ in range(2))
+        first, second = (_seconds(grid, examples[key], errors) for _ in range(2))
         compiling[key], running[key] = first - second, second / len(examples[key])
     ratio = steps[many] / steps[few]
     power = np.log(running[many] / running[few]) / np.log(ratio) if ratio > 1 else 0
@@ -56,6 +59,9 @@ def planned(grid: Grid, size: int | None = None) -> Plan:
         seconds=float(cells) + compiled,
         compiling=compiled,
         memory=_peak(),
+        tried=sum(len(examples[key]) for key in {few, many}),
+        failed=len(errors),
+        error=next(reversed(errors.values()), ""),
     )
 
 
@@ -81,10 +87,18 @@ def _kinds(grid: Grid, few: int) -> tuple[dict[Any, int], dict[Any, list[Mapping
     return {key: count * grid.num_cells // part for key, count in counts.items()}, examples
 
 
-def _seconds(grid: Grid, cells: list[Mapping[str, Any]]) -> float:
+def _seconds(grid: Grid, cells: list[Mapping[str, Any]], errors: dict[str, str]) -> float:
+    """Of a batch; the errors of its cells are added."""
     begun = time.perf_counter()
-    run_batch(cells, grid.settings)
-    return time.perf_counter() - begun
+    parts = run_batch(cells, grid.settings)
+    seconds = time.perf_counter() - begun
+    for part in parts:
+        errors |= {
+            name: error
+            for name, error in zip(part["cell"], part.get("error", ()), strict=False)
+            if error
+        }
+    return seconds
 
 
 def _peak() -> int:
