@@ -124,12 +124,14 @@ def parse(arguments: Sequence[str]) -> Any:
 def _config_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
     """The file of `--config`, and the arguments without it: it says what the defaults are."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
-    parser.add_argument("--config", metavar="FILE.yaml")
+    parser.add_argument("--config", metavar="FILE.yaml", action="append", default=[])
     try:
         known, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError as error:
         raise InputError(f"--config: a YAML file is needed ({error.message})") from error
-    return known.config, rest
+    if len(known.config) > 1:
+        raise InputError(f"--config: one file is allowed, not {len(known.config)}")
+    return (known.config[0] if known.config else None), rest
 
 
 def _one_line(text: str) -> str:

@@ -1,4 +1,4 @@
-"""The options of a command as the YAML of a `--config` file, and back."""
+"""YAML files, whose keys stand there once; the options of a command as one of `--config`."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -22,20 +22,37 @@ def to_yaml(options: Any) -> str:
     return yaml.safe_dump(values, sort_keys=False)
 
 
+def read_yaml(path: str | Path) -> Any:
+    """What a YAML file holds. Raises OSError; and ValueError, with the reason, for what is none, or
+    names a key twice, of which YAML's own reader takes the last."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        def construct_mapping(self, node: Any, deep: bool = False) -> dict:
+            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            twice = [str(key) for i, key in enumerate(keys) if key in keys[:i]]
+            if twice:
+                line = node.start_mark.line + 1
+                raise yaml.YAMLError(f"{twice[0]} is given twice in what begins in line {line}")
+            return super().construct_mapping(node, deep)
+
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
+
+
 def from_yaml(path: str, kind: type) -> dict[str, Any]:
     """The values of a `--config` file for one of the classes above, name -> value.
 
     Raises InputError if it cannot be read, or holds an unknown name or a value of another type.
     """
-    import yaml
-
     try:
-        values = yaml.safe_load(Path(path).read_text())
+        values = read_yaml(path)
     except OSError as error:
         raise InputError(f"config {path!r}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:
-        message = " ".join(str(error).split())
-        raise InputError(f"config {path!r}: not a YAML file ({message})") from error
+    except ValueError as error:
+        raise InputError(f"config {path!r}: not a YAML file ({error})") from error
     if not isinstance(values, dict):
         raise InputError(f"config {path!r}: must hold `option: value` lines")
     types = get_type_hints(kind, include_extras=True)

@@ -245,6 +245,11 @@ BAD = {
     "broken config": ("design --config {w}/broken.yaml --out {out}", r"broken\.yaml.*not a YAML"),
     "binary config": ("design --config {w}/binary.yaml --out {out}", r"binary\.yaml.*not a YAML"),
     "config of a list": ("design --config {w}/list.yaml --out {out}", r"list\.yaml"),
+    "option twice in config": (
+        "design --config {w}/twice.yaml --out {out}",
+        r"twice\.yaml.*steps is given twice in what begins in line 1",
+    ),
+    "two configs": ("design --config a.yaml --config b.yaml --out {out}", "one file is allowed"),
     "empty config": ("design --config {w}/empty.yaml --out {out}", r"empty\.yaml"),
     "unknown key": ("design --config {w}/unknown.yaml --out {out}", "'sharpness'.*steps"),
     "wrong type in config": (

@@ -527,3 +527,7 @@ def test_the_command_plans_runs_and_refuses(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["sweep", str(file), "--out", str(folder)])
     assert "is no YAML" in capsys.readouterr().err
+    file.write_text("size: 8\naxes: {sampler: dps, steps: 2, steps: 3}\n")
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", str(file), "--out", str(folder)])
+    assert "steps is given twice in what begins in line 2" in capsys.readouterr().err

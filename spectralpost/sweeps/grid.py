@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..config_file import read_yaml
 from ..errors import InputError, shown
 from ..samplers.base import Sampler
 from .axes import (
@@ -111,15 +112,12 @@ class Grid(NamedTuple):
 
 def load_grid(path: Path) -> Grid:
     """The grid in a YAML file. Raises InputError, with the place, for whatever is wrong with it."""
-    import yaml
-
     try:
-        given = yaml.safe_load(path.read_text(encoding="utf-8"))
+        given = read_yaml(path)
     except OSError as error:
         raise InputError(f"grid {shown(path)}: cannot be read ({error.strerror})") from error
-    except (yaml.YAMLError, ValueError) as error:
-        reason = str(error).splitlines()[0]
-        raise InputError(f"grid {shown(path)}: is no YAML ({reason})") from error
+    except ValueError as error:
+        raise InputError(f"grid {shown(path)}: is no YAML ({error})") from error
     return grid_of(given)
 
 
