@@ -156,10 +156,14 @@ def polish(
 def energy_score(samples: Array, x_0: Array) -> Array:
     """Of two samples [2, N, C, H, W] of each image x_0 [N, C, H, W]: [N], in pixel units.
 
+    Raises InputError for other shapes.
+
     >>> two = sp.draw(prior, 6).reshape(2, 1, 3, 8, 8)  # samples of one image of three planes
     >>> sp.energy_score(jax.numpy.asarray(two), jax.numpy.asarray(x_0[None, :3])).shape
     (1,)
     """
+    if samples.shape != (2, *x_0.shape):
+        raise InputError(f"samples of shape {samples.shape}: {(2, *x_0.shape)} is needed")
     tiny = jnp.finfo(x_0.dtype).tiny  # equal samples have no gradient; NaN stays NaN
 
     def rms(x: Array) -> Array:

@@ -33,6 +33,13 @@ def test_energy_score_is_least_for_the_law_itself():
         assert worse.mean() > 4 * worse.std() / np.sqrt(worse.size)
 
 
+def test_energy_score_of_two_samples_an_image_alone():
+    x_0 = np.zeros((4, 1, 8, 8))
+    for shape in ((3, 4, 1, 8, 8), (2, 1, 1, 8, 8), (4, 1, 8, 8)):
+        with pytest.raises(sp.InputError, match=r"samples of shape .* \(2, 4, 1, 8, 8\) is needed"):
+            sp.energy_score(np.zeros(shape), x_0)
+
+
 def test_energy_score_is_predicted(prior):
     """By the moments of its two norms exactly; and itself, as norms of many modes vary little."""
     sampler, denoiser = sp.SAMPLERS["diffpir"](), sp.GaussianDenoiser.of(prior)
