@@ -82,6 +82,7 @@ FROM, FROM_OF_BLOCKS = 4, 2
 # where ranges are looked for.
 LEARNED, JUDGED = 16, 8
 LOST = 1e-4  # of W2, relative, by rounding weights
+GAIN = 0.01  # of W2, relative, for which a schedule gives way to another; what was measured goes
 FACTORS = 1.1 ** np.arange(-7, 8)  # of sigma_y and of the blur's size: nearly 2 either way
 
 
@@ -193,7 +194,7 @@ def known_entries(options: Options) -> dict[str, Entry]:
     entries = {} if options.anew else {one.name: one for one in gallery_entries(options.into)}
     for new in finished(options).values():
         old = entries.get(new.name)
-        if old is None or not options.better or new.w2["learned"] < old.w2["learned"]:
+        if old is None or not options.better or new.w2["learned"] < (1 - GAIN) * old.w2["learned"]:
             entries[new.name] = new
     return entries
 

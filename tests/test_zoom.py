@@ -15,8 +15,10 @@ REACH = np.log(1e4)
 
 
 def found_by_zoom(losses, num=1):
-    where, least = zoom(losses, np.float64, np.zeros((1, num)), np.full(1, REACH), 128)
-    return where[0], least[0]
+    where, least = zoom(losses, np.float64, np.zeros((1, 1, num)), np.full(1, REACH), 128)
+    assert where.shape == (*least.shape, num)
+    at = least[0].argmin()
+    return where[0, at], least[0, at]
 
 
 def test_a_narrow_valley_that_is_deeper_is_found():

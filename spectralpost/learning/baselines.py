@@ -222,29 +222,35 @@ def _best_of_each(
         return _losses_of_each(losses, given, ones, logs[..., 0], False)
 
     # Constant weights, and factors of the published constant: losses of the logarithms of these.
-    kinds = (constants_at, np.zeros((cells, weights))), (factors_at, np.zeros((cells, 1)))
+    kinds = (constants_at, np.zeros((cells, 1, weights))), (factors_at, np.zeros((cells, 1, 1)))
     if coarse is None:
         found = [zoom(partial(at, losses), dtype, ones, everywhere, 128) for at, ones in kinds]
     else:
         few = [zoom(partial(at, coarse), np.float32, ones, everywhere, 128) for at, ones in kinds]
-        least_of_few = np.minimum(few[0][1], few[1][1])
+        least_of_few = np.minimum(*(value.min(axis=1) for _, value in few))
         found = []
-        for (at, ones), (centre, value) in zip(kinds, few, strict=True):
-            reach = np.where(value > WORSE * least_of_few, 0, NEAR)
-            best, least = zoom(partial(at, losses), dtype, centre, reach, FEW)
+        for (at, ones), (centres, value) in zip(kinds, few, strict=True):
+            reach = np.where(value.min(axis=1) > WORSE * least_of_few, 0, NEAR)
+            best, least = zoom(partial(at, losses), dtype, centres, reach, FEW)
             # Nowhere finite, or at the edge of where it was looked for: few bins have led astray.
-            far = np.any(np.abs(best - centre) > 0.9 * NEAR, axis=1) | ~np.isfinite(least)
-            astray = far & (reach > 0)
+            far = np.any(np.abs(best - centres) > 0.9 * NEAR, axis=2) | ~np.isfinite(least)
+            astray = np.take_along_axis(far, least.argmin(axis=1)[:, None], 1)[:, 0] & (reach > 0)
             if astray.any():
                 reach = np.where(astray, EVERYWHERE, 0)
                 again = zoom(partial(at, losses), dtype, ones, reach, 128)
-                best = np.where(astray[:, None], again[0], best)
-                least = np.where(astray, again[1], least)
+                best = np.where(astray[:, None, None], again[0], best)
+                least = np.where(astray[:, None], again[1], least)
             found.append((best, least))
-    (constants, least), (log_factors, least_published) = found
+    (constants, least), (log_factors, least_published) = (_lowest(*one) for one in found)
     take = least <= least_published
     logs = constants.astype(dtype), log_factors[:, 0].astype(dtype)
     return (*logs, take), np.where(take, least, least_published)
+
+
+def _lowest(where: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of the valleys of `zoom` the lowest, [N, num] and [N]."""
+    rows, at = np.arange(len(losses)), losses.argmin(axis=1)
+    return where[rows, at], losses[rows, at]
 
 
 @kept_jit

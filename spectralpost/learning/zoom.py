@@ -16,20 +16,21 @@ ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of it
 def zoom(
     losses: Callable[[np.ndarray], Array],
     dtype: Any,
-    centre: np.ndarray,
+    centres: np.ndarray,
     reach: np.ndarray,
     points: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise over centre +- reach, [N, num] and [N], by a grid that zooms in on its best point:
-    [N, num] and the least losses [N], of losses of points [N, grid, num] in their dtype.
+    """Minimise over centres +- reach, [N, valleys, num] and [N], by grids that zoom in on their
+    best points: these, [N, valleys, num], and the losses there, [N, valleys], of losses of points
+    [N, grid, num] in their dtype.
 
     points: of the first grid. No derivatives: the loss of a constant has cliffs where the sampler
-    becomes unstable. Once they are seen, few points of one number do, in each of the lowest
-    valleys: of DPS in few steps the deepest is narrower than the spacing of the first grid.
+    becomes unstable. Once they are seen, few points of one number do, in each of the lowest VALLEYS
+    of a line: of DPS in few steps the deepest is narrower than the spacing of the first grid.
     """
-    cells, num = centre.shape
+    cells, _, num = centres.shape
     points = points if num == 1 else 128
-    best, best_loss = centre[:, None], np.full((cells, 1), np.inf)  # of each valley
+    best, best_loss = centres, np.full(centres.shape[:2], np.inf)
     while np.any(reach > ENOUGH):
         grid = constant_grid(num, points)
         tried = best[:, :, None] + reach[:, None, None, None] * grid  # [N, valleys, grid, num]
@@ -37,8 +38,8 @@ def zoom(
         values = values.reshape(tried.shape[:3])
         if num == 1 and best.shape[1] == 1:
             at = _valleys(values[:, 0])
-            best, best_loss = (np.repeat(leaf, at.shape[1], axis=1) for leaf in (best, best_loss))
-            tried, values = np.repeat(tried, at.shape[1], 1), np.repeat(values, at.shape[1], 1)
+            every = best, best_loss, tried, values
+            best, best_loss, tried, values = (np.repeat(one, at.shape[1], axis=1) for one in every)
         else:
             at = values.argmin(axis=2)
         found = np.take_along_axis(values, at[..., None], axis=2)[..., 0]
@@ -50,8 +51,7 @@ def zoom(
         # many weights these are no zoom.
         reach = reach * min((3 if num == 1 else 4) / points ** (1 / num), 0.8)
         points = FEW if num == 1 else points
-    least = best_loss.argmin(axis=1)
-    return best[np.arange(cells), least], best_loss[np.arange(cells), least]
+    return best, best_loss
 
 
 def _valleys(values: np.ndarray) -> np.ndarray:
