@@ -19,9 +19,9 @@ SHORT: dict[str, tuple[str, tuple[str, ...], str]] = {
 def choice(options: Any, field: str, default: str = "") -> tuple[str, dict[str, Any]]:
     """The name that `options.<field>` chooses (or `default`), and the options given for it.
 
-    These are the name=value words of `<field>_options` and the short flags. Hyphens in the name
-    count as underscores. Raises InputError for a short flag of another name, and for an option that
-    both give.
+    These are the name=value words of `<field>_options` and the short flags, which win: the words
+    may be a `--config` file's. Hyphens in the name count as underscores. Raises InputError for a
+    short flag of another name.
     """
     name = (getattr(options, field) or default).replace("-", "_")
     name = "from_kernel" if (field, name) == ("degradation", "kernel") else name
@@ -32,7 +32,5 @@ def choice(options: Any, field: str, default: str = "") -> tuple[str, dict[str, 
             only = " and ".join(names)
             raise InputError(f"{flag} = {value}: has no effect on {field} {name!r}, only on {only}")
         if value is not None:
-            if option in given:
-                raise InputError(f"{flag} = {value}: {field}-options give {option} as well")
             given[option] = value
     return name, given

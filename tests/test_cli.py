@@ -112,10 +112,6 @@ BAD = {
         f"{PLAIN} --degradation-options std=wide",
         "std = 'wide': must be a number",
     ),
-    "degradation by flag and word": (
-        f"{PLAIN} --blur-std 3 --degradation-options std=2",
-        "blur_std = 3.0: degradation-options give std as well",
-    ),
     "degradation twice": (
         f"{PLAIN} --degradation-options std=1 std=2",
         "std is given twice",

@@ -704,7 +704,9 @@ def test_scales_are_more_problems():
     found = float(evaluate(pigdm(), problem, levels, scaled.guidance, wasserstein2))
     assert scaled.loss == pytest.approx(found, rel=1e-9)
     assert alone.loss < scaled.loss < scaled.baselines["tuned_constant"]
-    with pytest.raises(InputError, match="scales = 5, -1: must be finite numbers > 0"):
+    with pytest.raises(
+        InputError, match=r"scales = \(5.0, -1.0\): must be a tuple of finite numbers > 0"
+    ):
         learn(pigdm(), problem, levels, prices=sp.Prices(scales=(5.0, -1.0)))
 
 
