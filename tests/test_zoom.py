@@ -22,7 +22,7 @@ def found_by_zoom(losses, num=1):
 
 
 def test_a_narrow_valley_that_is_deeper_is_found():
-    """Half as wide as two spacings of the first grid, which sees a little of it."""
+    """Its floor is narrower than the spacing of the first grid, which sees its walls alone."""
 
     def losses(x):
         x = x[..., 0]
@@ -59,4 +59,4 @@ def test_no_constant_of_a_fine_grid_is_better(steps):
     fine = np.asarray(losses(np.exp(np.linspace(-REACH, REACH, 8192))))
     few = Search(starts=1, max_iterations=1, optimizer="adam")
     tuned = learn(sampler, problem, levels, search=few).baselines["tuned_constant"]
-    assert tuned <= np.nanmin(fine) * (1 + 1e-3)
+    assert tuned <= np.nanmin(fine) * (1 + 1e-5)

@@ -19,7 +19,7 @@ from ..problem import Problem
 from ..samplers.base import Guidance, Sampler, check_weights
 from ..samplers.exact import exact
 from ..transfer import in_chunks, sampler_transfer
-from .lanes import FEW
+from .lanes import FEW, best_of_each
 from .levenberg_marquardt import finite
 from .loss import Loss, is_dense
 from .parameters import schedule_of
@@ -241,16 +241,10 @@ def _best_of_each(
                 best = np.where(astray[:, None, None], again[0], best)
                 least = np.where(astray[:, None], again[1], least)
             found.append((best, least))
-    (constants, least), (log_factors, least_published) = (_lowest(*one) for one in found)
+    (constants, least), (log_factors, least_published) = (best_of_each(*one) for one in found)
     take = least <= least_published
     logs = constants.astype(dtype), log_factors[:, 0].astype(dtype)
     return (*logs, take), np.where(take, least, least_published)
-
-
-def _lowest(where: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of the valleys of `zoom` the lowest, [N, num] and [N]."""
-    rows, at = np.arange(len(losses)), losses.argmin(axis=1)
-    return where[rows, at], losses[rows, at]
 
 
 @kept_jit

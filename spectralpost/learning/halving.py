@@ -17,6 +17,7 @@ from .lanes import (
     Method,
     advance_each,
     begin,
+    best_of_each,
     losses_of_each,
     next_power_of_two,
     spread,
@@ -57,25 +58,19 @@ def search_each(
     found = np.asarray(starts)
     if coarse is not None:
         reached, cost, _ = halved(coarse, method, found, search, watch, EXPLORING, explores=True)
-        found = _best(reached, cost)[0][:, None]
+        found = best_of_each(reached, cost)[0][:, None]
     candidates = np.concatenate([found, constants[:, None]], axis=1)
     candidates = candidates.astype(losses.parameters.levels.alpha.dtype)
     # A search that begins from the constant ends no worse: what it costs takes no program then.
     begun = np.any(np.all(found == constants[:, None], axis=2), axis=1)
     cost = None if coarse is None and begun.all() else losses_of_each(losses, candidates)
     if coarse is not None:
-        found = _best(candidates, np.asarray(cost))[0][:, None]
+        found = best_of_each(candidates, np.asarray(cost))[0][:, None]
     reached, least, ended = halved(losses, method, found, search, watch, chunk)
     if cost is not None:
         reached = np.concatenate([reached, candidates], axis=1)
         least = np.concatenate([least, cost], axis=1)
-    return *_best(reached, least), ended
-
-
-def _best(vectors: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Of [N, n, P] and [N, n]: [N, P] and [N]."""
-    rows, at = np.arange(len(losses)), losses.argmin(axis=1)
-    return vectors[rows, at], losses[rows, at]
+    return *best_of_each(reached, least), ended
 
 
 def halved(

@@ -95,6 +95,12 @@ def losses_of_each(losses: Loss, vectors: Array) -> Array:
     return jax.vmap(losses_of)(losses, vectors)
 
 
+def best_of_each(vectors: np.ndarray, losses: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of n candidates each the one of least loss: of [N, n, P] and [N, n], [N, P] and [N]."""
+    rows, at = np.arange(len(losses)), losses.argmin(axis=1)
+    return vectors[rows, at], losses[rows, at]
+
+
 def next_power_of_two(num: int) -> int:
     """The least that is num or more: programs of few shapes."""
     return 1 << (num - 1).bit_length()

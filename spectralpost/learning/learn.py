@@ -25,7 +25,15 @@ from .guidance import constrain, per_mode, unconstrain
 from .halving import halved, search_each
 from .loss import COARSE, Loss, Prices, Several, is_dense
 from .parameters import LEVELS, Freedom, parameters_of, schedule_of
-from .preparing import Prepared, coarse_of, default_free, first_starts, prepare
+from .preparing import (
+    Prepared,
+    check_free,
+    coarse_of,
+    default_free,
+    first_starts,
+    names_of,
+    prepare,
+)
 from .search import CHUNK, Progress, Search, Watch
 
 
@@ -179,9 +187,8 @@ def sensitivity(
     >>> sp.sensitivity(sampler, problem, levels, guidance, ("zeta",))["zeta"].shape
     (3,)
     """
-    if unknown := [name for name in free if name not in sampler.constraint]:
-        allowed = ", ".join(sampler.constraint)
-        raise InputError(f"free: {unknown[0]!r}: weights of {sampler.name} are {allowed}")
+    free = names_of(free)
+    check_free(sampler, free, levels=True)  # there may be none where levels are
     change = {}
     for name in free:
         own = unconstrain(sampler.constraint, {name: guidance[name]})
