@@ -628,6 +628,10 @@ def published(**changes):
         ({"search": Search(seed=-1)}, "seed = -1"),
         ({"search": Search(tolerance=np.nan)}, "tolerance = nan: must be a number >= 0"),
         ({"search": Search(optimizer="adam", learning_rate=0)}, "learning_rate = 0"),
+        ({"prices": {"smoothness": 0.1}}, r"prices = \{'smoothness': 0.1\}: must be Prices"),
+        ({"freedom": ("levels",)}, r"freedom = \('levels',\): must be Freedom"),
+        ({"several": True}, "several = True: must be Several"),
+        ({"search": 12}, "search = 12: must be Search"),
         ({"prices": Prices(scales=5)}, "scales = 5: must be a tuple"),
         ({"prices": Prices(scales=np.array([5.0, 0.2]))}, r"scales = \[5. +0.2\]: must be a tuple"),
         ({"prices": Prices(smoothness="a")}, "smoothness = a"),
@@ -653,6 +657,12 @@ def test_bad_options(options, match):
     with pytest.raises(InputError, match=match) as caught:
         learn(dps(), PROBLEM, LEVELS, **options)
     assert "\n" not in str(caught.value)
+
+
+def test_whole_numbers_may_be_floats():
+    given = [Search(starts=2, max_iterations=20), Search(starts=2.0, max_iterations=20.0, seed=0.0)]
+    first, second = (learn(dps(), PROBLEM, LEVELS, search=search) for search in given)
+    assert first.loss == second.loss
 
 
 def test_bad_levels():

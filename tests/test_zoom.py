@@ -8,14 +8,14 @@ from cases import circular
 
 from spectralpost import SAMPLERS, evaluate, vp_linear
 from spectralpost.learning import Search, learn
-from spectralpost.learning.zoom import ENOUGH, zoom
+from spectralpost.learning.zoom import ENOUGH, scan
 
 pytestmark = pytest.mark.usefixtures("quick")
 REACH = np.log(1e4)
 
 
 def found_by_zoom(losses, num=1):
-    where, least = zoom(losses, np.float64, np.zeros((1, 1, num)), np.full(1, REACH), 128)
+    where, least = scan(losses, np.float64, np.zeros((1, num)), np.full(1, REACH))
     assert where.shape == (*least.shape, num)
     at = least[0].argmin()
     return where[0, at], least[0, at]
@@ -44,6 +44,18 @@ def test_infinite_losses_and_several_numbers():
     assert found_by_zoom(cliff)[1] == pytest.approx(-0.3, abs=ENOUGH)
 
 
+def test_a_narrow_valley_in_a_plane_is_found():
+    """Of the first number, wherever the second is, which has its best value far from the centre."""
+
+    def losses(x):
+        x, y = x[..., 0], x[..., 1]
+        return np.minimum(1 + (x - 1) ** 2, 0.5 + 60 * np.abs(x + 2.03)) + 0.1 * (y - 3) ** 2
+
+    where, least = found_by_zoom(losses, 2)
+    assert abs(where[0] + 2.03) < ENOUGH and least < 0.5 + 60 * ENOUGH
+    assert abs(where[1] - 3) < ENOUGH**0.5
+
+
 @pytest.mark.parametrize("steps", [3, 4, 6])
 def test_no_constant_of_a_fine_grid_is_better(steps):
     """DPS in few steps, whose deepest valley may be narrow."""
@@ -60,3 +72,5 @@ def test_no_constant_of_a_fine_grid_is_better(steps):
     few = Search(starts=1, max_iterations=1, optimizer="adam")
     tuned = learn(sampler, problem, levels, search=few).baselines["tuned_constant"]
     assert tuned <= np.nanmin(fine) * (1 + 1e-5)
+    more = learn(sampler, problem, levels, free=("zeta", "eta"), search=few)
+    assert more.baselines["tuned_constant"] <= tuned * (1 + 1e-5)

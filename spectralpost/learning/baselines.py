@@ -23,10 +23,9 @@ from .lanes import FEW, best_of_each
 from .levenberg_marquardt import finite
 from .loss import Loss, is_dense
 from .parameters import schedule_of
-from .zoom import zoom
+from .zoom import NEAR, scan, zoom
 
 EVERYWHERE = np.log(1e4)  # how far logs of constants are from those of the published ones at most
-NEAR = 0.2  # how far the best one on few bins may be from the best on the whole problem
 WORSE = 1.02  # on few bins: such a constant is not the best on the whole problem
 # Modes times steps up to which few bins do not pay: here they save 0.4 CPU s, and one more program
 # takes 2 to 3 to compile.
@@ -222,11 +221,11 @@ def _best_of_each(
         return _losses_of_each(losses, given, ones, logs[..., 0], False)
 
     # Constant weights, and factors of the published constant: losses of the logarithms of these.
-    kinds = (constants_at, np.zeros((cells, 1, weights))), (factors_at, np.zeros((cells, 1, 1)))
+    kinds = (constants_at, np.zeros((cells, weights))), (factors_at, np.zeros((cells, 1)))
     if coarse is None:
-        found = [zoom(partial(at, losses), dtype, ones, everywhere, 128) for at, ones in kinds]
+        found = [scan(partial(at, losses), dtype, ones, everywhere) for at, ones in kinds]
     else:
-        few = [zoom(partial(at, coarse), np.float32, ones, everywhere, 128) for at, ones in kinds]
+        few = [scan(partial(at, coarse), np.float32, ones, everywhere) for at, ones in kinds]
         least_of_few = np.minimum(*(value.min(axis=1) for _, value in few))
         found = []
         for (at, ones), (centres, value) in zip(kinds, few, strict=True):
@@ -237,7 +236,7 @@ def _best_of_each(
             astray = np.take_along_axis(far, least.argmin(axis=1)[:, None], 1)[:, 0] & (reach > 0)
             if astray.any():
                 reach = np.where(astray, EVERYWHERE, 0)
-                again = zoom(partial(at, losses), dtype, ones, reach, 128)
+                again = scan(partial(at, losses), dtype, ones, reach)
                 best = np.where(astray[:, None, None], again[0], best)
                 least = np.where(astray[:, None], again[1], least)
             found.append((best, least))

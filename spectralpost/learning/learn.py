@@ -111,7 +111,15 @@ def learn(
     >>> {name: weights.shape for name, weights in result.guidance.items()}
     {'eta': (3,), 'zeta': (3,)}
     """
-    search.check()
+    for name, given, kind in (
+        ("freedom", freedom, Freedom),
+        ("prices", prices, Prices),
+        ("several", several, Several),
+        ("search", search, Search),
+    ):
+        if not isinstance(given, kind):
+            raise InputError(f"{name} = {given!r}: must be {kind.__name__}(...)")
+    search = search.checked()
     drop_compiled_programs_if_crowded()
     problems = [problem] if isinstance(problem, Problem) else list(problem)
     levels, *problems = floating(levels, *problems)

@@ -59,16 +59,19 @@ class Search(NamedTuple):
     def max_chunks(self) -> int:
         return -(-self.max_iterations // CHUNK)
 
-    def check(self) -> None:
-        check_whole("starts", self.starts)
-        check_whole("max_iterations", self.max_iterations)
-        check_whole("seed", self.seed, 0)
+    def checked(self) -> "Search":
+        """With whole numbers as ints; InputError for what no search can be made with."""
         if not (is_number(self.tolerance) and self.tolerance >= 0):
             raise InputError(f"tolerance = {self.tolerance}: must be a number >= 0")
         if not (is_number(self.learning_rate) and 0 < self.learning_rate < float("inf")):
             raise InputError(f"learning_rate = {self.learning_rate}: must be > 0 and finite")
         if self.optimizer not in ("auto", "lm", "lbfgs", "adam"):
             raise InputError(f"optimizer = {self.optimizer!r}: allowed are auto, lm, lbfgs, adam")
+        return self._replace(
+            starts=check_whole("starts", self.starts),
+            max_iterations=check_whole("max_iterations", self.max_iterations),
+            seed=check_whole("seed", self.seed, 0),
+        )
 
 
 class Progress(NamedTuple):

@@ -7,10 +7,45 @@ import numpy as np
 from jax import Array
 
 from .guidance import constant_grid
-from .lanes import FEW
+from .lanes import FEW, best_of_each
 
 VALLEYS = 3  # of the first grid of one number are looked into
+NEAR = 0.2  # around what was found: on other bins, or of numbers one at a time
 ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
+
+
+def scan(
+    losses: Callable[[np.ndarray], Array], dtype: Any, centre: np.ndarray, reach: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """`zoom` over all of centre [N, num] +- reach; of several numbers along each of them as well.
+
+    A grid of 128 points over two numbers is no finer than one of 11 over each, and deep valleys are
+    narrow: so each number in turn is zoomed in on by itself, twice, from the centre and from what
+    the grid finds; and then all of them, near the best.
+    """
+    best, least = zoom(losses, dtype, centre[:, None], reach, 128)
+    num = centre.shape[1]
+    if num == 1:
+        return best, least
+    candidates = [(best[:, 0], least[:, 0])]
+    for at in (centre, best[:, 0]):
+        lowest = np.full(len(at), np.inf)
+        for i in [*range(num)] * 2:
+
+            def along(line: np.ndarray, at: np.ndarray = at, i: int = i) -> Array:
+                points = np.repeat(at[:, None].astype(line.dtype), line.shape[1], axis=1)
+                points[..., i] = line[..., 0]
+                return losses(points)
+
+            where, found = best_of_each(*zoom(along, dtype, centre[:, None, i : i + 1], reach, 128))
+            at = at.copy()
+            at[:, i] = np.where(found < lowest, where[:, 0], at[:, i])
+            lowest = np.minimum(found, lowest)
+        candidates.append((at, lowest))
+    at, lowest = best_of_each(*(np.stack(part, axis=1) for part in zip(*candidates, strict=True)))
+    near, found = zoom(losses, dtype, at[:, None], np.minimum(reach, NEAR), 128)
+    better = found < lowest[:, None]
+    return np.where(better[..., None], near, at[:, None]), np.minimum(found, lowest[:, None])
 
 
 def zoom(
