@@ -369,7 +369,8 @@ def ranges(
 
     def holds(axis: str) -> tuple[float, float]:
         several = values[axis]
-        own = several.index(sigma_y if axis == "sigma_y" else options_of_task[axis])
+        value = sigma_y if axis == "sigma_y" else options_of_task[axis]
+        own = int(np.argmin(np.abs(np.asarray(several) - value)))  # they are rounded
         return holds_between(several, lambda i: gain_at(axis, several[i]), own)
 
     return {axis: holds(axis) for axis in values}

@@ -202,8 +202,12 @@ def main(options: Options) -> None:
     if options.size is not None:
         train, test = cut(train, options.size), cut(test, options.size)
     test = test[: options.images]
-    # What is restored from the training images is kept out of the prior.
-    network, priors = network_and_priors(options.denoiser, train[options.images :])
+    # What is restored, polished and tuned on from the training images is kept out of the prior, and
+    # what is polished and tuned on out of what is restored.
+    first = options.images if options.split == "train" else 0
+    clean = train[first : first + ON_IMAGES]
+    kept_out = max(options.images, first + ON_IMAGES)
+    network, priors = network_and_priors(options.denoiser, train[kept_out:])
     folder = options.out or Path("runs/real_networks")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "cells.json"
@@ -222,7 +226,7 @@ def main(options: Options) -> None:
         if missing := [one for one in labels if not {*wanted} <= {*cell.get(one, {})}]:
             degradation = TASKS[task](test.shape[2:])
             problems = [small(learning_problem(one, degradation, sigma_y)) for one in priors]
-            given = degradation, problems, network, test, missing, train[:ON_IMAGES]
+            given = degradation, problems, network, test, missing, clean
             found = of_cell(name, steps, *given, kept=cell)
             for label, scores in found:
                 cell[label] = scores

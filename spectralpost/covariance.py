@@ -13,9 +13,9 @@ from jax.typing import ArrayLike
 
 from .algebra import as_floating, floating, matmul
 from .degradations import Degradation
-from .degradations.base import check_shape, numbers
+from .degradations.base import numbers
 from .degradations.dense import LARGEST
-from .errors import InputError
+from .errors import InputError, check_shape
 from .noise import NoiseLevel
 from .prior import denoiser_gain, denoiser_variance
 from .problem import Problem, make_problem

@@ -39,6 +39,17 @@ def check_whole(name: str, value: Any, minimum: int = 1) -> int:
     raise InputError(f"{name} = {value}: must be a whole number >= {minimum}")
 
 
+def check_shape(shape: Any, minimum: int = 1) -> tuple[int, ...]:
+    """The size of a plane as a tuple of whole numbers >= minimum, or InputError."""
+    try:
+        sizes = tuple(shape)
+    except TypeError as error:
+        raise InputError(f"shape = {shape}: the sizes of all axes are needed") from error
+    if not sizes:
+        raise InputError(f"shape = {shape}: at least one axis is needed")
+    return tuple(check_whole("size in shape", size, minimum) for size in sizes)
+
+
 def is_number(value: Any) -> bool:
     """Whether it is a real number, Python's or NumPy's, and no bool; NaN and infinity are."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

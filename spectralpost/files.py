@@ -68,20 +68,21 @@ def kept_json(path: str | os.PathLike[str] | None, compute: Callable[[], Any]) -
 
 @contextmanager
 def locked_file(path: str | os.PathLike[str]) -> Iterator[bool]:
-    """Yields whether this process alone has the file, made if need be, until the body ends; the
-    system frees it when a process ends in any way. Where the system knows no locks, the file itself
-    is the lock, and has to be deleted after a kill."""
+    """Yields whether this process alone has the file, made if need be, until the body ends; then it
+    is removed. The system frees it when a process ends in any way. Where the system knows no locks,
+    the file itself is the lock, and has to be deleted after a kill."""
+    path, opened = Path(path), None
+    while path.parent.is_dir():
+        with suppress(FileNotFoundError):  # whoever had it has removed it just now: once more
+            opened = _opened_alone(path)
+            break
+    else:
+        raise InputError(f"file {shown(path)}: there is no folder {shown(path.parent)}")
     try:
-        opened, created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), True
-    except FileExistsError:
-        opened, created = os.open(path, os.O_RDWR), False
-    try:
-        ours = _locked(opened, created)
-        yield ours
-        if ours and fcntl is None:
-            os.unlink(path)
+        yield opened is not None
     finally:
-        os.close(opened)
+        if opened is not None:
+            _give_back(path, opened)
 
 
 # ---------------------------------------------------------------------------------- results folders
@@ -190,22 +191,33 @@ def _claim(final: Path, made: list[Path], undo: ExitStack) -> bool:
     for _ in range(100):  # each time another run must end just then
         _make_parents(final.parent, made)
         claim = _claim_file(final)
-        try:
-            try:
-                opened, created = os.open(claim, os.O_RDWR | os.O_CREAT | os.O_EXCL), True
-            except FileExistsError:
-                opened, created = os.open(claim, os.O_RDWR), False
-        except FileNotFoundError:  # a run that failed has removed it, or its new parents
-            continue
+        with suppress(FileNotFoundError):  # a run that failed has removed it, or its new parents
+            opened = _opened_alone(claim)
+            if opened is not None:
+                undo.callback(_give_back, claim, opened)
+            return opened is not None
+    raise InputError(f"out = {shown(final)}: its folder disappears again and again")
+
+
+def _opened_alone(path: Path) -> int | None:
+    """A file, made if need be, opened and locked by this process; None if another has it.
+
+    Raises FileNotFoundError if another removes it meanwhile."""
+    try:
+        opened, created = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL), True
+    except FileExistsError:
+        opened, created = os.open(path, os.O_RDWR), False
+    try:
         if not _locked(opened, created):
             os.close(opened)
-            return False
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(opened), os.stat(claim)):
-                undo.callback(_give_back, claim, opened)
-                return True
-        os.close(opened)  # a run has removed it between our opening and locking it
-    raise InputError(f"out = {shown(final)}: its folder disappears again and again")
+            return None
+        # Between our opening and our locking it another may have removed it and made a new one.
+        if not os.path.samestat(os.fstat(opened), os.stat(path)):
+            raise FileNotFoundError(path)
+    except OSError:
+        os.close(opened)
+        raise
+    return opened
 
 
 def _locked(opened: int, created: bool) -> bool:

@@ -8,11 +8,19 @@ import jax.numpy as jnp
 from jax import Array
 
 from .affine import Transfer, compose
+from .algebra import floating
 from .errors import InputError
 from .noise import NoiseLevel, step_pairs
 from .problem import Problem
-from .samplers.base import Conversion, Guidance, Sampler, check_guidance
-from .transfer import norms_asked, sampler_transfer, start_transfer, step_transfer, trajectory
+from .samplers.base import Conversion, Guidance, Sampler
+from .transfer import (
+    checked,
+    norms_asked,
+    sampler_transfer,
+    start_transfer,
+    step_transfer,
+    trajectory,
+)
 
 
 def to_literal(
@@ -28,7 +36,7 @@ def to_literal(
     [0.3, 0.3, 0.3]
     """
     literal, convert, _ = _literal(sampler)
-    check_guidance(sampler, levels, guidance, problem.spectrum.size)
+    problem, levels, guidance = checked(sampler, problem, levels, guidance)
     t, s = step_pairs(levels)
     one = jnp.ones((t.alpha.shape[0], 1), problem.spectrum.dtype)
     # The norms do not depend on the weight that is converted (see `Sampler`): any number will do.
@@ -73,6 +81,7 @@ def _from_literal(
 ) -> tuple[Guidance, Transfer]:
     """`from_literal`, and the transfer that the literal form and it both have."""
     literal, _, convert = _literal(sampler)
+    problem, levels, literal_guidance = floating(problem, levels, literal_guidance)
     run = trajectory(literal, problem, levels, literal_guidance)
     return convert(literal_guidance, run.norms, levels), run.total
 

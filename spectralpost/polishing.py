@@ -31,7 +31,7 @@ from .learning.guidance import constrain, unconstrain
 from .learning.preparing import check_free, default_free, names_of
 from .noise import NoiseLevel, check_levels
 from .restoration import PixelDenoiser, measure, noise_strength, restore
-from .samplers.base import Guidance, Sampler, check_guidance, check_weights
+from .samplers.base import Guidance, Sampler, check_guidance
 
 KEPT_OUT = 4  # one image in so many tells when to stop
 
@@ -99,7 +99,6 @@ def polish(
     levels = check_levels(levels, x_0.dtype)
     (guidance,) = floating(guidance, dtype=x_0.dtype)
     check_guidance(sampler, levels, guidance)
-    check_weights(sampler, guidance)
     free = default_free(sampler) if free is None else names_of(free)
     check_free(sampler, free)
     noise_strength(sigma_y, x_0.dtype)  # before what cannot look at it

@@ -27,7 +27,7 @@ from jax import Array
 
 from .algebra import einsum, safe_divide
 from .calibration import Profile
-from .errors import InputError
+from .errors import InputError, check_shape
 from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range
 from .noise import NoiseLevel
 from .spectra import batches, mean_and_spectrum, on_grid
@@ -119,7 +119,8 @@ def power_law(
     >>> sp.power_law((8, 8), colour=True).spectrum.shape
     (3, 8, 8)
     """
-    f = frequency(_check_shape(shape))
+    shape = _check_shape(shape)
+    f = frequency(shape)
     with np.errstate(over="ignore"):  # refused below
         density = np.maximum(f, 1 / max(shape)) ** -float(exponent)
     source = f"power law, exponent {exponent:g}, std {std:g}"
@@ -147,7 +148,8 @@ def matern(
     """
     if not (length > 0 and smoothness > 0):
         raise InputError(f"length = {length}, smoothness = {smoothness}: both must be > 0")
-    f = frequency(_check_shape(shape))
+    shape = _check_shape(shape)
+    f = frequency(shape)
     decay = smoothness + len(shape) / 2
     with np.errstate(over="ignore", divide="ignore"):  # refused below
         density = (2 * smoothness / np.float64(length) ** 2 + 4 * np.pi**2 * f**2) ** -decay
@@ -208,6 +210,7 @@ def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
     >>> sp.resized(prior, (16, 12)).shape
     (16, 12)
     """
+    shape = check_shape(shape, 2)
     if shape == prior.shape:
         return prior
     if len(shape) != len(prior.shape):
@@ -266,8 +269,9 @@ def frequency(shape: tuple[int, ...]) -> np.ndarray:
 
 
 def _check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    if not 1 <= len(shape) <= 2 or any(n % 1 != 0 or n < 2 for n in shape):
-        raise InputError(f"shape = {shape}: one or two whole numbers >= 2 are needed")
+    shape = check_shape(shape, 2)
+    if len(shape) > 2:
+        raise InputError(f"shape = {shape}: one or two axes are needed")
     if math.prod(shape) > MAX_VALUES:
         raise InputError(f"shape = {shape}: at most {MAX_VALUES} pixels")
     return shape

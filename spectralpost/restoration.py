@@ -27,7 +27,6 @@ from .samplers.base import (
     Sampler,
     Step,
     check_guidance,
-    check_weights,
 )
 
 # Of the relative residual; well below what sampling noise hides.
@@ -114,7 +113,6 @@ def restore(
     in_blocks = degradation.response.ndim > 1
     modes = None if in_blocks else degradation.response.size
     check_guidance(sampler, levels, guidance, modes, in_blocks)
-    check_weights(sampler, guidance)
     lead = y.ndim - len(degradation.measured)
     most, words = (2, "images, planes") if degradation.planes is None else (1, "images")
     if y.shape[lead:] != degradation.measured or not 0 <= lead <= most:

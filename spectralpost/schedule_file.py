@@ -30,7 +30,7 @@ from .noise import NoiseLevel
 from .plain_json import brief, check_size, plain, read_json
 from .problem import Problem
 from .samplers import make_sampler
-from .samplers.base import Guidance, Sampler, check_guidance, check_weights
+from .samplers.base import Guidance, Sampler, check_guidance
 from .schedule_checks import (
     check_bands,
     check_degradation,
@@ -335,7 +335,6 @@ def _check_schedule(schedule: Schedule) -> None:
     sampler = check_sampler(schedule.sampler_name, schedule.sampler_options)
     check_bands(guidance, knots)
     check_guidance(sampler, levels, guidance, None if knots is None else knots.size)
-    check_weights(sampler, guidance)
     if schedule.timesteps is not None:
         check_timesteps(schedule.timesteps, levels, schedule.grid)
     check_sizes(schedule.shape, schedule.channels, schedule.sigma_y, schedule.pixel_range)

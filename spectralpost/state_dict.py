@@ -66,6 +66,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         content, stored = (_archive if data[:4] == b"PK\3\4" else _older_layout)(data)
         if not isinstance(content, dict) or not content:
             raise ValueError("not a dictionary of tensors")
+        if sum(_size_of(tensor) for tensor in content.values()) > LARGEST:  # they may share numbers
+            raise ValueError(f"tensors of more than {LARGEST} bytes")
         return {_text(name): _array(tensor, stored) for name, tensor in content.items()}
     except Exception as error:  # parsers raise all kinds for bytes that are not theirs
         reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
@@ -183,6 +185,13 @@ def _storage(about: Any) -> _Storage:
     if kind != "storage" or not isinstance(of, _Global) or view not in ([], [None]):
         raise ValueError("a storage of an unknown kind")
     return _Storage(_text(key), _DTYPES[of.name], size)
+
+
+def _size_of(tensor: Any) -> int:
+    """Bytes of a tensor; 0 of what is none."""
+    if not isinstance(tensor, _Tensor) or not isinstance(tensor.storage, _Storage):
+        return 0
+    return math.prod(tensor.shape) * tensor.storage.dtype.itemsize
 
 
 def _array(tensor: Any, stored: Mapping[str, bytes]) -> np.ndarray:

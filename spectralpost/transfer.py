@@ -50,7 +50,7 @@ from .problem import (
     per_pixel,
     reflects,
 )
-from .samplers.base import Guidance, Sampler, check_guidance, check_weights
+from .samplers.base import Guidance, Sampler, check_guidance, check_names
 
 
 class Trajectory(NamedTuple):
@@ -71,13 +71,15 @@ def step_transfer(
 ) -> Transfer:
     """Transfer of one step t -> s, from (x_t, y) to x_s.
 
-    `norms` are the norms that the sampler divides by, in order (see `mean_field_norms`).
+    `norms` are the norms that the sampler divides by, in order (see `mean_field_norms`). Raises
+    InputError unless guidance_t has just the sampler's weights.
 
     >>> t, s = sp.NoiseLevel(0.6, 0.8), sp.NoiseLevel(0.8, 0.6)
     >>> step = sp.step_transfer(sampler, problem, t, s, {"zeta": 1.0, "eta": 1.0})
     >>> step.state_gain.shape == problem.spectrum.shape
     True
     """
+    check_names(sampler, guidance_t)
     problem, t, s, guidance_t = floating(problem, t, s, guidance_t)
     of = partial(affine, sampler, problem, t)
     return _step(of, sampler, problem, t, s, guidance_t, norms)
@@ -162,7 +164,20 @@ def mean_field_norms(
 
 def divides_by_norms(sampler: Sampler, problem: Problem) -> bool:
     """Whether the update asks for the norm of a whole image, which makes modes depend on others."""
-    return _num_norms(sampler, problem.spectrum.shape, problem.spectrum.dtype) > 0
+    return _num_norms(sampler, problem) > 0
+
+
+def checked(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+) -> tuple[Problem, NoiseLevel, Guidance]:
+    """All in their widest floating dtype; InputError for what is no grid, and for weights that the
+    sampler does not have or cannot have: as far as JAX does not trace them, so before `jit`."""
+    check_levels(levels)
+    problem, levels, guidance = floating(problem, levels, guidance)
+    in_blocks = problem.basis is not None
+    modes = None if in_blocks else problem.spectrum.size
+    check_guidance(sampler, levels, guidance, modes, in_blocks)
+    return problem, levels, guidance
 
 
 def in_chunks(sampler: Sampler, problem: Problem) -> bool:
@@ -180,12 +195,7 @@ def trajectory(
     >>> run.amplification.shape  # [S]
     (3,)
     """
-    check_levels(levels)
-    problem, levels, guidance = floating(problem, levels, guidance)
-    in_blocks = problem.basis is not None
-    modes = None if in_blocks else problem.spectrum.size
-    check_guidance(sampler, levels, guidance, modes, in_blocks)
-    check_weights(sampler, guidance)
+    problem, levels, guidance = checked(sampler, problem, levels, guidance)
     # Outside of `jit` JAX compiles a loop anew at every call: once for samplers that compare equal.
     once = sampler.compares_by_call and is_concrete((problem, levels, guidance))
     return (_compiled if once else _trajectory)(sampler, problem, levels, guidance)
@@ -288,15 +298,21 @@ def norms_asked(
         model_update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
         return seen
 
-    for i in range(_num_norms(sampler, problem.spectrum.shape, problem.spectrum.dtype)):
+    for i in range(_num_norms(sampler, problem)):
         u = affine_after(law, sampler, problem, t, lambda *inputs, i=i: asked(*inputs)[i])
         norms.append(safe_sqrt(second_moment(problem, u)))
     return norms
 
 
+def _num_norms(sampler: Sampler, problem: Problem) -> int:
+    """How many norms a step divides by: a trace of the update, kept, as searches ask often, unless
+    the sampler closes over a problem, whose arrays would be kept with it."""
+    count = _counted_norms if sampler.compares_by_call else _counted_norms.__wrapped__
+    return count(sampler, problem.spectrum.shape, problem.spectrum.dtype)
+
+
 @lru_cache(maxsize=256)
-def _num_norms(sampler: Sampler, shape: tuple[int, ...], dtype: np.dtype) -> int:
-    """How many norms a step divides by: a trace of the update, kept, as searches ask often."""
+def _counted_norms(sampler: Sampler, shape: tuple[int, ...], dtype: np.dtype) -> int:
     count = 0
 
     def norm(u: Array) -> Array:

@@ -16,11 +16,15 @@ from cases import EPS
 
 from spectralpost.degradations import (
     DEGRADATIONS,
+    downsample,
     from_kernel,
     gaussian_blur,
     identity,
+    inpaint,
     make_degradation,
+    mosaic,
     motion_blur,
+    mri,
     uniform_blur,
 )
 from spectralpost.errors import InputError
@@ -229,6 +233,8 @@ def test_options_of_another_type_are_the_same_options():
         (motion_blur((9, 8), 3, 45), motion_blur((9.0, 8), 3.0, np.int64(45))),
         (from_kernel(kernel, (9, 8)), from_kernel(kernel.tolist(), (9, 8))),
         (from_kernel(np.ones((2, 2), int), (9, 8)), from_kernel([[1, 1], [1, 1]], (9, 8))),
+        (downsample((9, 8), 1, "gaussian", std=2), downsample([9, 8], 1, "gaussian", std=2.0)),
+        (downsample((9, 8), 1, [[1, 2]]), downsample((9, 8), 1.0, np.array([[1.0, 2.0]]))),
     ):
         assert one == other and hash(one) == hash(other)
         assert one.shape == (9, 8)
@@ -297,6 +303,16 @@ def test_float32_images_stay_float32():
         (lambda: identity((8, 8)).apply(np.ones((8, 9))), "last axes have to be"),
         (lambda: identity((8, 8)).from_modes(np.ones(63)), "last axes have to be"),
         (lambda: identity((8, 8)).to_modes(np.ones(8)), "last axes have to be"),
+        (lambda: downsample((8, 8), 2, [[1, 2], [3]]), "kernel: must be an array of numbers"),
+        (lambda: downsample((8, 8), 2, "none", offset=2), "offset = 2: allowed are 0 to 1"),
+        (lambda: downsample((8, 8), 2, "none", offset=0.5), "offset = 0.5: must be a whole number"),
+        (lambda: mosaic((8, 8), 3.0), r"pattern of shape \(\)"),
+        (lambda: inpaint((8, 8), keep="a"), "keep = a"),
+        (lambda: inpaint((8, 8), np.ones((8, 8)), keep=0.2), "keep = 0.2: is of mask = 'random'"),
+        (lambda: inpaint((8, 8), np.ones((8, 8)), planes=3), "planes = 3: is of mask = 'random'"),
+        (lambda: inpaint((8, 8), "box", seed=1), "seed = 1: is of mask = 'random'"),
+        (lambda: inpaint((8, 8), size=3), "size = 3: is of mask = 'box'"),
+        (lambda: mri((8, 8), mask=np.ones((8, 8)), centre=0.1), "centre = 0.1: has no effect"),
         (lambda: make_degradation("blur", (8, 8)), "allowed are identity"),
         (lambda: make_degradation("gaussian_blur", (8, 8), sigma=1.0), "options"),
     ],

@@ -153,6 +153,9 @@ def test_gaussian_above_any_function(getkey):
     t = level_at(0.6)
     np.testing.assert_allclose(ours(images, t), GaussianDenoiser.of(prior)(images, t), atol=1e-12)
     np.testing.assert_allclose(ours(images, level_at(0.4)), images * np.sqrt(1.16), rtol=1e-12)
+    for bad, message in ((lambda x_t, t: None, "NoneType"), (lambda x_t, t: x_t[1:], "the shape")):
+        with pytest.raises(InputError, match=f"denoiser: returns {message}"):
+            GaussianAbove.of(bad, prior, 0.5)(images, level_at(0.4))
     with pytest.raises(InputError, match="limit = 0"):
         GaussianAbove.of(lambda x_t, t: x_t, prior, 0.0)
 
@@ -274,12 +277,15 @@ def archive_of(path, pickled: bytes, compression=zipfile.ZIP_STORED, **members: 
     return path
 
 
-def pickled_tensor(size: int, shape: tuple[float, ...], strides: tuple[int, ...]) -> bytes:
-    """{"a": a tensor of the storage "0"}, as instructions of a pickle."""
+def pickled_tensor(
+    size: int, shape: tuple[float, ...], strides: tuple[int, ...], names: str = "a"
+) -> bytes:
+    """{"a": a tensor of the storage "0"}, as instructions of a pickle; the same of more names."""
     of = lambda value: pickle.dumps(value, 2)[2:-1]  # noqa: E731
     storage = b"(" + of("storage") + b"ctorch\nFloatStorage\n" + of("0") + of("cpu") + of(size)
     call = b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage + b"tQ" + of(0) + of(shape)
-    return b"\x80\x02}" + of("a") + call + of(strides) + of(False) + of({}) + b"tRs."
+    tensor = call + of(strides) + of(False) + of({}) + b"tR"
+    return b"\x80\x02}" + b"".join(of(name) + tensor + b"s" for name in names) + b"."
 
 
 def test_a_tensor_written_by_hand(tmp_path):
@@ -306,6 +312,18 @@ def test_a_tensor_written_by_hand(tmp_path):
 def test_tensors_that_lie_about_their_size(size, shape, strides, tmp_path):
     numbers = np.zeros(6, np.float32).tobytes()
     refused(archive_of(tmp_path / "a", pickled_tensor(size, shape, strides), **{"0": numbers}))
+
+
+def test_tensors_that_share_their_numbers_are_no_way_to_fill_the_memory(tmp_path, monkeypatch):
+    numbers = np.zeros(4096, np.float32).tobytes()
+    one, three = (
+        archive_of(tmp_path / names, pickled_tensor(4096, (4096,), (1,), names), **{"0": numbers})
+        for names in ("a", "abc")
+    )
+    monkeypatch.setattr("spectralpost.state_dict.LARGEST", 2 * 4 * 4096)
+    assert three.stat().st_size < 2 * 4 * 4096  # the file itself is not too large
+    assert read_state_dict(one)["a"].shape == (4096,)
+    refused(three)
 
 
 def test_malicious_files(tmp_path, capsys):

@@ -16,6 +16,7 @@ from spectralpost.errors import InputError, encodable, shown
 from spectralpost.files import (
     check_free,
     kept_json,
+    locked_file,
     results_folder,
     whole_file,
 )
@@ -409,6 +410,12 @@ def test_results_on_a_file_system_without_locks(kind, tmp_path, monkeypatch):
             assert first.path != second.path
     assert sorted(os.listdir()) == ["out", "runs"]
     assert len(os.listdir("runs")) == 2
+    for _ in range(2):
+        with locked_file("lock") as ours, locked_file("lock") as theirs:
+            assert ours and not theirs
+        with pytest.raises(RuntimeError), locked_file("lock"):
+            raise RuntimeError
+    assert not os.path.exists("lock")
 
 
 # ------------------------------------------------------------------------- processes side by side
@@ -522,6 +529,23 @@ def test_a_claim_that_vanishes_between_opening_and_locking(tmp_path, monkeypatch
     with results_folder(tmp_path / "out", "design"):
         assert count and (tmp_path / ".out.claim").exists()
     assert os.listdir(tmp_path) == ["out"]
+
+
+def test_a_lock_that_vanishes_between_opening_and_locking(tmp_path, monkeypatch):
+    real, count = files.fcntl.flock, []
+
+    def late(opened, how):
+        if not count:
+            count.append(opened)
+            (tmp_path / "lock").unlink()
+        real(opened, how)
+
+    monkeypatch.setattr(files.fcntl, "flock", late)
+    with locked_file(tmp_path / "lock") as ours:
+        assert ours and count and (tmp_path / "lock").exists()
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(InputError, match="there is no folder"), locked_file(tmp_path / "a" / "b"):
+        pytest.fail("the body ran")
 
 
 @pytest.mark.parametrize("existed", [False, True])

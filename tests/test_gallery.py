@@ -503,6 +503,7 @@ BAD = {
     "flag of another": ("gallery --degradation x4 --blur-std 2", "blur_std = 2.0: has no effect"),
     "no folder": ("gallery show dps-denoise-s0.1-2 --out no/x.json", "no folder 'no'"),
     "file that exists": ("gallery show dps-denoise-s0.1-2 --out taken.json", "exists"),
+    "a filter of one": ("gallery show dps-denoise-s0.1-2 --steps 10", "steps = 10: has no effect"),
     "another prior": ("gallery show dps-denoise-s0.1-2 --out other/x.json", "another prior"),
 }
 

@@ -20,7 +20,7 @@ from spectralpost.literal_form import from_literal, to_literal
 from spectralpost.noise import NoiseLevel, vp_linear
 from spectralpost.problem import make_problem
 from spectralpost.samplers import SAMPLERS
-from spectralpost.samplers.base import check_guidance, check_weights
+from spectralpost.samplers.base import check_guidance
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.exact import exact
 from spectralpost.transfer import sampler_transfer
@@ -46,7 +46,6 @@ def missing(name: str, factory, rows: dict, steps: dict, page: str) -> list[str]
     try:
         given = sampler.heuristic(PROBLEM, LEVELS)
         check_guidance(sampler, LEVELS, given)
-        check_weights(sampler, given)
     except ValueError as error:
         found.append(f"spectralpost/samplers/{name}.py: defaults ({error})")
     if name not in rows:

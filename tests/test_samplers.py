@@ -503,6 +503,14 @@ def test_amplification_of_an_estimate_of_the_clean_signal():
         lambda: freehunch(jacobian=float("inf")),
         lambda: freehunch(jacobian="denoiser"),
         lambda: mcg(scale=float("nan")),
+        lambda: dps(scale=float("inf")),
+        lambda: dps(normalised="false"),
+        lambda: dds(cg_steps=True),
+        *(
+            lambda name=name, bad=bad: SAMPLERS[name](threshold=bad)
+            for name in ("ddnm", "ilvr", "mcg", "pigdm", "reddiff")
+            for bad in (-1.0, "0.03")
+        ),
         lambda: mcg(level="T"),
         lambda: ilvr(low_pass="none"),
         lambda: ilvr(level="T"),

@@ -8,6 +8,7 @@ import sys
 import time
 from contextlib import contextmanager
 
+import jax
 import numpy as np
 import pytest
 import yaml
@@ -285,7 +286,7 @@ def test_a_cell_that_cannot_be_computed_says_so_and_the_others_end(tmp_path):
     assert "factor = 3: does not divide" in errors[1] and "not finite" in errors[2]
 
 
-def test_priors_of_images_and_of_files(tmp_path):
+def test_priors_of_images_and_of_files(tmp_path, monkeypatch):
     """A cell's problem is that of the prior that the images have; what is no prior is an error."""
     images = np.random.default_rng(0).uniform(size=(3, 16, 24))
     (tmp_path / "images").mkdir()
@@ -306,7 +307,17 @@ def test_priors_of_images_and_of_files(tmp_path):
         {**SMALL, "bins": 64, "tune": False, "axes": {"sampler": "dps", "prior": priors}}
     )
     cells = list(grid.cells())
-    rows = computed(cells, grid.settings)
+    made, reads = [], images_of.stream_folder
+    monkeypatch.setattr(
+        "spectralpost.sweeps.priors.stream_folder", lambda *of: made.append(of) or reads(*of)
+    )
+    jax.config.update("jax_enable_x64", False)
+    try:
+        rows = computed(cells, grid.settings)
+        assert not jax.config.read("jax_enable_x64")  # a sweep leaves it as it was
+    finally:
+        jax.config.update("jax_enable_x64", True)
+    assert len(made) == 1  # of two degradations
     blur = make_degradation("gaussian_blur", (8, 8))
     problem, _ = sp.unique_modes(sp.image_problem(prior, blur, 0.05))
     case = case_of(cells[0], grid.settings)
@@ -347,6 +358,11 @@ def test_a_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
     added = run_sweep(more, folder, extend=True)
     assert added.progress.done == 8
     assert rows_of(folder).keys() == hashes(grid) | hashes(more)
+    # Both are grids of the folder now, and what goes wrong while it is open keeps its own name.
+    assert run_sweep(grid, folder).progress.before == 16
+    assert run_sweep(more, folder).progress.done == 0
+    with pytest.raises(BrokenPipeError), running.opened(folder, grid):
+        raise BrokenPipeError
     table = pq.read_table(folder / "parts")  # of one schema
     assert table["prior.length"].null_count == 16 and table["prior.exponent"].null_count == 8
     (folder / "parts" / "other.parquet").write_bytes(b"PAR1")

@@ -1,6 +1,8 @@
 """Transfer functions against the published algorithms, written out densely in pixels."""
 
 import functools
+import gc
+import weakref
 
 import dense
 import jax
@@ -26,6 +28,7 @@ from cases import (
     total_and_steps,
 )
 
+import spectralpost as sp
 from spectralpost.affine import Transfer, compose, identity_transfer, solver
 from spectralpost.errors import InputError
 from spectralpost.learning import low_pass
@@ -35,7 +38,9 @@ from spectralpost.problem import basis_matrix, denoise, make_problem
 from spectralpost.samplers import SAMPLERS, make_sampler
 from spectralpost.samplers.base import Measurement, Step, check_guidance
 from spectralpost.samplers.dps import dps
+from spectralpost.samplers.exact import exact
 from spectralpost.transfer import (
+    divides_by_norms,
     mean_field_norms,
     sampler_transfer,
     start_transfer,
@@ -232,6 +237,72 @@ def test_guidance_must_fit():
             check_guidance(sampler, levels, bad)
         with pytest.raises(InputError, match=message):
             sampler_transfer(sampler, circular().problem, levels, bad)
+
+
+GOOD = {"zeta": np.full(3, 0.2), "eta": np.ones(3)}
+ASKED = {
+    "sampler_transfer": lambda problem, levels, guidance: sampler_transfer(
+        make_sampler("dps"), problem, levels, guidance
+    ),
+    "evaluate": lambda problem, levels, guidance: sp.evaluate(
+        make_sampler("dps"), problem, levels, guidance
+    ),
+    "plateau": lambda problem, levels, guidance: sp.plateau(
+        make_sampler("dps"), problem, levels, guidance
+    ),
+    "sensitivity": lambda problem, levels, guidance: sp.sensitivity(
+        make_sampler("dps"), problem, levels, guidance, ("zeta",)
+    ),
+    "loss_and_gradient": lambda problem, levels, guidance: sp.loss_and_gradient(
+        make_sampler("dps"), problem, levels, guidance, ("zeta",)
+    ),
+    "to_literal": lambda problem, levels, guidance: sp.to_literal(
+        make_sampler("dps"), problem, levels, guidance
+    ),
+    "evaluate_exact": lambda problem, levels, guidance: sp.evaluate_exact(
+        problem, levels, guidance["eta"]
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_whoever_takes_a_schedule_checks_it(name):
+    """Levels that are no grid, and weights that a sampler cannot have, compiled or not; plain lists
+    are arrays."""
+    ask, problem, levels = ASKED[name], circular().problem, vp_linear(3)
+    first = jax.tree.leaves(ask(problem, levels, GOOD))
+    again = jax.tree.leaves(ask(problem, levels, {key: one.tolist() for key, one in GOOD.items()}))
+    for one, other in zip(first, again, strict=True):
+        np.testing.assert_array_equal(one, other)
+    stuck = NoiseLevel(np.array([0.1, 0.5, 0.5, 1.0]), np.array([0.9, 0.5, 0.5, 0.0]))
+    for bad in (NoiseLevel(*(one[::-1] for one in levels)), stuck):
+        with pytest.raises(InputError, match="levels"):
+            ask(problem, bad, GOOD)
+        with pytest.raises(InputError, match="levels"):
+            sp.heuristic(make_sampler("dps"), problem, bad)
+    weight = "eta" if name == "evaluate_exact" else "zeta"
+    with pytest.raises(InputError, match=rf"guidance\.{weight}: all values must be finite"):
+        ask(problem, levels, GOOD | {weight: np.array([-1.0, 0.2, 0.3])})
+
+
+def test_one_step_names_the_weight_that_it_lacks():
+    t, s = NoiseLevel(0.6, 0.8), NoiseLevel(0.8, 0.6)
+    with pytest.raises(InputError, match=r"\['eta', 'zeta'\]"):
+        step_transfer(make_sampler("dps"), circular().problem, t, s, {"zeta": 1.0})
+
+
+def test_what_a_sampler_closes_over_is_not_kept():
+    """`exact` knows a whole problem: it goes with it."""
+    gone = []
+    for i in range(3):
+        problem = sp.make_problem(np.full(10, i + 1.0), np.ones(10), 0.1)
+        sampler = exact(problem)
+        assert sp.evaluate_exact(problem, vp_linear(2), np.zeros(2)) > 0
+        assert not divides_by_norms(sampler, problem)
+        gone.append(weakref.ref(sampler))
+        del sampler, problem
+    gc.collect()
+    assert [one() for one in gone] == [None] * 3
 
 
 def test_make_sampler_errors():

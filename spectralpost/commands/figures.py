@@ -78,9 +78,7 @@ def compute(options: Figures, say: Say = quiet) -> Result:
     with locked_file(folder / LOCK) as ours:
         if not ours:
             raise InputError(f"out = {shown(folder)}: another run makes its figures there")
-        result = _all(names, folder, made, options, say)
-    (folder / LOCK).unlink(missing_ok=True)
-    return result
+        return _all(names, folder, made, options, say)
 
 
 def save(result: Result) -> None:

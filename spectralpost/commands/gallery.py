@@ -64,6 +64,10 @@ def compute(options: Gallery, say: Say = quiet) -> Result:
     if options.action == "show":
         if options.name is None:
             raise InputError("gallery show: name a schedule; `spectralpost gallery` lists them")
+        usual = Gallery("show", options.name, out=options.out)
+        for field, value in vars(options).items():
+            if value != vars(usual)[field]:
+                raise InputError(f"{field} = {value}: has no effect on gallery show")
         return Result("show", (entry_of(options.name),), None, options.out)
     return _nearest(options, say)
 

@@ -107,9 +107,10 @@ def denoiser_of(name: str, prior: Prior, shape: tuple[int, ...]) -> PixelDenoise
     if module == "ffdnet":
         return _checked(name, load_ffdnet(Path(rest), prior), prior, shape)
     try:
-        sys.path.insert(0, "")  # a module of the folder that one is in, as with python -m
+        if "" not in sys.path:
+            sys.path.insert(0, "")  # a module of the folder that one is in, as with python -m
         found: Any = getattr(import_module(module), rest)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, SyntaxError) as error:
         raise InputError(f"denoiser = {name!r}: {error}") from error
     if not callable(found):
         raise InputError(f"denoiser = {name!r}: is not a function (x_t, level) -> x_hat")

@@ -10,14 +10,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, grid_timesteps
 from ..prior import Prior
 from ..prior_file import save_prior
 from ..schedule_file import Schedule, provenance, save_schedule
 from ..sweep_options import SweepBest
 from ..sweeps.batch import METRICS, SCHEDULES
+from ..sweeps.case import prior_of
 from ..sweeps.dataset import manifest_of
-from ..sweeps.finding import cells_of, prior_of
+from ..sweeps.finding import cells_of
 from ..sweeps.reading import Cells, axes_in, grids_of, metrics_in, read_cells, selected, take
 from ..sweeps.summary import (
     best_of_each,
@@ -174,12 +175,14 @@ def _schedule(cell: Mapping[str, Any], size: int, row: Mapping[str, Any], prior:
     found = {one: row[f"{one}_{metric}"] for one in SCHEDULES}
     words = [f"{name}={value}" for name, value in options["grid"].items()]
     learned = label == "learned" and cell["learn_levels"]
+    steps = grid_timesteps(cell["grid"]["name"], cell["steps"], **options["grid"])
     return Schedule(
         sampler_name=cell["sampler"]["name"],
         sampler_options=options["sampler"],
         levels=NoiseLevel(jnp.asarray(row["alpha"]), jnp.asarray(row["sigma"])),
         grid=", ".join([cell["grid"]["name"], *words, *(["levels learned"] if learned else [])]),
         guidance=weights,
+        timesteps=None if learned or steps is None else tuple(int(one) for one in steps),
         degradation_name=cell["degradation"]["name"],
         degradation_options=options["degradation"],
         shape=(size, size),

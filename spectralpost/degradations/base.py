@@ -24,7 +24,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import as_floating
-from ..errors import InputError, check_whole
+from ..errors import InputError
 
 
 class Orthogonal(NamedTuple):
@@ -132,17 +132,6 @@ class Degradation:
 @jax.jit
 def scale(factor: Array | np.ndarray, x: Array) -> Array:
     return jnp.broadcast_to(factor.astype(x.dtype), x.shape) * x
-
-
-def check_shape(shape: tuple[int, ...]) -> tuple[int, ...]:
-    """The size of a plane as a tuple of whole numbers >= 1, or InputError."""
-    try:
-        sizes = tuple(shape)
-    except TypeError as error:
-        raise InputError(f"shape = {shape}: the sizes of all axes are needed") from error
-    if not sizes:
-        raise InputError(f"shape = {shape}: at least one axis is needed")
-    return tuple(check_whole("size in shape", size) for size in sizes)
 
 
 def numbers(name: str, value: ArrayLike) -> np.ndarray:

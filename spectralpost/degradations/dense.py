@@ -15,19 +15,19 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import matmul
-from ..errors import InputError, check_whole
-from .base import Degradation, Eigenvectors, Orthogonal, check_shape, mask_array, numbers, times
+from ..errors import InputError, check_shape, check_whole, is_number
+from .base import Degradation, Eigenvectors, Orthogonal, mask_array, numbers, times
 from .circular import RESPONSE_FLOOR, hartley_matrix
 
 LARGEST = 1024  # pixels, 32x32: matrices of 8 MB
-MASKS = ("random", "box")
+MASKS, KEEP = ("random", "box"), 0.5
 TOLERANCE = 1e-4  # of the largest number: what single precision may do to a sum of many
 
 
 def inpaint(
     shape: tuple[int, ...],
     mask: str | ArrayLike = "random",
-    keep: float = 0.5,
+    keep: float = KEEP,
     size: int | None = None,
     seed: int = 0,
     planes: int | None = None,
@@ -49,12 +49,21 @@ def inpaint(
     """
     shape = check_shape(shape)
     n, options = int(np.prod(shape)), {}
+    kind = mask if isinstance(mask, str) else "an array"
+    for name, value, default, of in (
+        ("keep", keep, KEEP, "random"),
+        ("seed", seed, 0, "random"),
+        ("planes", planes, None, "random"),
+        ("size", size, None, "box"),
+    ):
+        if value != default and kind in (*MASKS, "an array") and kind != of:
+            raise InputError(f"{name} = {value}: is of mask = {of!r} alone")
     if not isinstance(mask, str):
         known = mask_array(mask, shape, of_planes=True)
         planes = None if known.shape == shape else len(known)
         options = {"mask": known.astype(int).tolist()}
     elif mask == "random":
-        if not 0 < keep <= 1:
+        if not (is_number(keep) and 0 < keep <= 1):
             raise InputError(f"keep = {keep}: must be > 0 and <= 1")
         seed = check_whole("seed", seed, 0)
         known = np.zeros((1 if planes is None else check_whole("planes", planes), n))
@@ -73,8 +82,6 @@ def inpaint(
         options = {"mask": mask} if size is None else {"mask": mask, "size": size}
     else:
         raise InputError(f"mask = {mask!r}: allowed are {', '.join(MASKS)}, or an array")
-    if planes is not None and options["mask"] == "box":
-        raise InputError(f"planes = {planes}: is of mask = 'random' alone")
     known = known.reshape(1, -1)
     if not known.any():
         raise InputError("mask: knows no pixel")

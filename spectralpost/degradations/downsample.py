@@ -20,8 +20,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import reflected, reflection
-from ..errors import InputError, check_whole
-from .base import Degradation, Eigenvectors, Orthogonal, check_shape, scale, times
+from ..errors import InputError, check_shape, check_whole
+from .base import Degradation, Eigenvectors, Orthogonal, scale, times
 from .circular import (
     RESPONSE_FLOOR,
     gaussian_on_grid,
@@ -63,9 +63,8 @@ def downsample(
         raise InputError(f"factor = {factor}: does not divide the size {times(shape)}")
     options: dict = {"factor": factor}
     named = isinstance(kernel, str)
-    options["kernel"] = kernel if named else np.asarray(kernel).tolist()
-    whole = isinstance(offset, int) and not isinstance(offset, bool)
-    if not (whole and 0 <= offset < factor):
+    offset = check_whole("offset", offset, 0)
+    if offset >= factor:
         raise InputError(f"offset = {offset}: allowed are 0 to {factor - 1}, below factor")
     if named and kernel not in KERNELS:
         raise InputError(f"kernel = {kernel!r}: allowed are {', '.join(KERNELS)}, or an array")
@@ -73,12 +72,16 @@ def downsample(
         raise InputError(f"std = {std}: is of kernel = 'gaussian' alone")
     if offset and named and kernel in ("bicubic", "average"):
         raise InputError(f"offset = {offset}: {kernel} has its own place, the middle of a square")
+    if named:
+        options["kernel"] = kernel
     if not named:
-        blur = on_grid(kernel_array(kernel, shape), shape)
+        given = kernel_array(kernel, shape)
+        options["kernel"] = given.tolist()
+        blur = on_grid(given, shape)
     elif kernel == "gaussian":
         std = factor / 2 if std is None else std
-        options["std"] = std
         blur = gaussian_on_grid(shape, std)
+        options["std"] = float(std)
     else:
         blur = np.ones((1,) * len(shape))
         for axis, n in enumerate(shape):

@@ -19,8 +19,8 @@ imaginary parts, the sampling S has S^T S = V diag(h^2) V^T, and H^T y = S^T k.
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..errors import InputError, check_whole
-from .base import Degradation, check_shape, mask_array
+from ..errors import InputError, check_shape, check_whole
+from .base import Degradation, mask_array
 from .circular import by_frequency, mirrored
 
 
@@ -59,6 +59,10 @@ def mri(
     (4, 8, 8)
     """
     shape = check_shape(shape)
+    given = {"acceleration": (acceleration, 4.0), "centre": (centre, 0.08), "seed": (seed, 0)}
+    for name, (value, default) in given.items():
+        if mask is not None and value != default:
+            raise InputError(f"{name} = {value}: has no effect on a mask that is given")
     if mask is None:
         sampled = np.broadcast_to(_lines(shape[-1], acceleration, centre, seed), shape)
         options = {"acceleration": float(acceleration), "centre": float(centre), "seed": int(seed)}

@@ -17,8 +17,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import matmul
-from ..errors import InputError
-from .base import Degradation, Eigenvectors, Orthogonal, check_shape, numbers, times
+from ..errors import InputError, check_shape
+from .base import Degradation, Eigenvectors, Orthogonal, numbers, times
 from .circular import RESPONSE_FLOOR, hartley
 from .downsample import aliased, unaliased
 
@@ -46,7 +46,8 @@ def mosaic(shape: tuple[int, ...], pattern: str | ArrayLike = "RGGB") -> Degrada
     if len(shape) != 2:
         raise InputError(f"shape = {shape}: a mosaic is for two dimensions")
     if not isinstance(pattern, str):
-        shares, stored = numbers("pattern", pattern), np.asarray(pattern).tolist()
+        shares = numbers("pattern", pattern)
+        stored = shares.tolist()
     elif pattern == "grey":
         shares, stored = np.array(GREY).reshape(1, 1, 3), pattern
     elif pattern in BAYER:
@@ -57,7 +58,7 @@ def mosaic(shape: tuple[int, ...], pattern: str | ArrayLike = "RGGB") -> Degrada
         raise InputError(
             f"pattern = {pattern!r}: allowed are {allowed}, or an array [p, p, planes]"
         )
-    p = len(shares)
+    p = len(shares) if shares.ndim else 0
     if shares.ndim != 3 or shares.shape[1] != p or p not in (1, 2):
         raise InputError(f"pattern of shape {shares.shape}: [1, 1, planes] or [2, 2, planes]")
     if any(n % p for n in shape):

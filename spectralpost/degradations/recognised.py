@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..errors import InputError
-from .base import Degradation, check_shape, times
+from ..errors import InputError, check_shape
+from .base import Degradation, times
 from .circular import from_kernel, identity
 from .dense import LARGEST, TOLERANCE, asked, from_matrix, inpaint
 from .downsample import downsample

@@ -61,16 +61,15 @@ class Checkpoints:
 
     def save(self, step: int, state: Any, losses: list[tuple[int, float]]) -> None:
         args = self.ocp.args
-        self.manager.save(
-            step,
-            args=args.Composite(state=args.StandardSave(state), losses=args.JsonSave(losses)),
-        )
+        both = args.Composite(state=args.StandardSave(state), losses=args.JsonSave(losses))
+        with self._one_line("written"):
+            self.manager.save(step, args=both)
 
     def close(self) -> None:
         self.manager.close()
 
     @contextmanager
-    def _one_line(self) -> Iterator[None]:
+    def _one_line(self, done: str = "used, perhaps damaged") -> Iterator[None]:
         """InputError for whatever is wrong with the states."""
         try:
             yield
@@ -78,7 +77,7 @@ class Checkpoints:
         except Exception as error:
             words = f"{type(error).__name__}: {error}".splitlines()[0][:SAID]
             raise InputError(
-                f"checkpoints {str(self.folder)!r}: cannot be used, perhaps damaged ({words}); "
+                f"checkpoints {str(self.folder)!r}: cannot be {done} ({words}); "
                 "choose another folder"
             ) from error
 

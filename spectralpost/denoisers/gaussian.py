@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..algebra import as_floating, einsum, floating
+from ..denoiser_checks import as_returned
 from ..errors import InputError
 from ..noise import NoiseLevel
 from ..prior import Prior, denoiser_gain, denoiser_variance
@@ -91,10 +92,10 @@ class GaussianAbove(Generic[D]):
         inside = t.sigma <= limit * t.alpha
         # Where both are evaluated (levels that differ within a batch) the one that is not taken
         # must stay finite.
-        alpha, sigma = jnp.where(inside, t.alpha, 1), jnp.where(inside, t.sigma, limit)
+        within = NoiseLevel(jnp.where(inside, t.alpha, 1), jnp.where(inside, t.sigma, limit))
         return jax.lax.cond(
             inside,
-            lambda x_t: self.denoiser(x_t, NoiseLevel(alpha, sigma)).astype(x_t.dtype),
+            lambda x_t: as_returned(self.denoiser(x_t, within), x_t).astype(x_t.dtype),
             lambda x_t: self.gaussian(x_t, t),
             x_t,
         )

@@ -1,6 +1,7 @@
 """A learned schedule, and what it does to each frequency."""
 
 from functools import partial
+from itertools import cycle
 from typing import TYPE_CHECKING
 
 import jax
@@ -112,9 +113,9 @@ def _draw_schedule(
         LABELS["tuned_constant"]: result.baseline_guidance["tuned_constant"],
         LABELS["learned"]: result.guidance,
     }
-    markers = ("o", "s", "^", "v")
+    marked = list(zip(result.free, cycle("os^vDPX"), strict=False))
     for label, guidance in curves.items():
-        for name, marker in zip(result.free, markers, strict=False):
+        for name, marker in marked:
             axes.plot(
                 position,
                 np.maximum(np.asarray(guidance[name]), 1e-6),
@@ -124,7 +125,7 @@ def _draw_schedule(
                 markersize=4,
                 label=f"{name}, {label}" if len(result.free) > 1 else label,
             )
-    for name, marker in zip(result.free, markers, strict=False):
+    for name, marker in marked:
         weights = np.maximum(np.asarray(result.guidance[name]), 1e-6)
         idle = np.asarray(sensitivity.get(name, np.inf)) < HARDLY + 0 * weights
         if idle.any():

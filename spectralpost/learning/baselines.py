@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..algebra import floating, is_concrete
+from ..algebra import is_concrete
 from ..chunks import average_of_chunks, num_chunks
 from ..errors import InputError
 from ..kept_jit import kept_jit
 from ..merging import unique_modes
 from ..metrics import RESIDUALS, Objective, WeightedSum, kl, wasserstein2
-from ..noise import NoiseLevel, num_steps_of
+from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..problem import Problem
-from ..samplers.base import Guidance, Sampler, check_weights
+from ..samplers.base import Guidance, Sampler, check_guidance
 from ..samplers.exact import exact
-from ..transfer import in_chunks, sampler_transfer
+from ..transfer import checked, in_chunks, sampler_transfer
 from .lanes import FEW, best_of_each
 from .levenberg_marquardt import finite
 from .loss import Loss, is_dense
@@ -43,8 +43,7 @@ def evaluate(
     """The objective of one schedule: levels [S + 1], guidance leaves [S] or by mode [S, F].
 
     Of large blocks the equal ones count as one, and for the metrics of this package that are
-    averages memory does not grow with their number. Raises InputError for weights that the sampler
-    cannot have, and as `sampler_transfer`.
+    averages memory does not grow with their number. Raises InputError as `sampler_transfer`.
 
     >>> round(float(sp.evaluate(sampler, problem, levels, guidance)), 4)
     0.2056
@@ -52,18 +51,21 @@ def evaluate(
     >>> round(float(sp.psnr(error)), 1)  # dB
     12.3
     """
-    check_weights(sampler, floating(guidance)[0])
+    checked(sampler, problem, levels, guidance)
     return _evaluate(sampler, _once(problem, objective), levels, guidance, objective)
 
 
 def evaluate_exact(
     problem: Problem, levels: NoiseLevel, eta: Array, objective: Objective = wasserstein2
 ) -> Array:
-    """The objective of the exact conditional denoiser in DDIM(eta), eta [S].
+    """The objective of the exact conditional denoiser in DDIM(eta), eta [S]. Raises InputError as
+    `sampler_transfer`.
 
     >>> round(float(sp.evaluate_exact(problem, levels, guidance["eta"])), 4)
     0.0699
     """
+    check_levels(levels)
+    check_guidance(exact(problem), levels, {"eta": eta})
     return _evaluate(None, _once(problem, objective), levels, {"eta": eta}, objective)
 
 
@@ -98,15 +100,23 @@ def _evaluate(
     return average_of_chunks(of, problem, num)
 
 
-@partial(kept_jit, static_argnames="sampler")
 def heuristic(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0
 ) -> Guidance:
     """`Sampler.heuristic`, compiled: the published default, its constant times factor, [S].
+    Raises InputError for what is no grid.
 
     >>> {name: weights.shape for name, weights in sp.heuristic(sampler, problem, levels).items()}
     {'eta': (3,), 'zeta': (3,)}
     """
+    check_levels(levels)
+    return _heuristic(sampler, problem, levels, factor)
+
+
+@partial(kept_jit, static_argnames="sampler")
+def _heuristic(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, factor: float | Array
+) -> Guidance:
     return sampler.heuristic(problem, levels, factor)
 
 
@@ -127,7 +137,7 @@ def plateau(
     network of others ended at the weak end, by LPIPS; on the network of this package the least W2^2
     is best, by energy score (docs/real_networks.md). Weak is small, but for `lambda_` of DiffPIR,
     which is large then. Raises InputError for within <= 0, names of other
-    weights, and a schedule that diverges.
+    weights, and a schedule that diverges; and as `sampler_transfer`.
 
     >>> constant = sp.learn(sampler, problem, levels).baseline_guidance["tuned_constant"]
     >>> low, high = sp.plateau(sampler, problem, levels, constant)
@@ -141,6 +151,7 @@ def plateau(
     if not chosen or any(name not in scalable for name in chosen):
         have = ", ".join(scalable) or "none"
         raise InputError(f"names = {', '.join(chosen) or 'none'}: weights >= 0 of it are {have}")
+    problem, levels, guidance = checked(sampler, problem, levels, guidance)
     factors = np.exp(np.linspace(-1, 1, 2 * PLATEAU + 1) * np.log(1e3))
     factors = factors.astype(problem.spectrum.dtype)
     losses = np.asarray(_of_factors(sampler, problem, levels, guidance, factors, chosen))

@@ -24,10 +24,10 @@ from ..algebra import floating, matmul
 from ..chunks import share_of, split_problem
 from ..errors import InputError
 from ..metrics import Objective, wasserstein2
-from ..noise import NoiseLevel, step_pairs
+from ..noise import NoiseLevel, check_levels, step_pairs
 from ..problem import Problem, num_pixels
 from ..samplers.base import Guidance, Sampler, check_guidance
-from ..transfer import divides_by_norms, start_transfer, step_transfer
+from ..transfer import in_chunks, start_transfer, step_transfer
 
 CHUNK = 4096  # modes: the arrays of a step stay in a core's cache
 
@@ -37,7 +37,6 @@ def chunk_size() -> int:
     return CHUNK if jax.default_backend() == "cpu" else 64 * CHUNK
 
 
-@partial(jax.jit, static_argnames=("sampler", "free", "objective", "chunk"))
 def loss_and_gradient(
     sampler: Sampler,
     problem: Problem,
@@ -58,13 +57,15 @@ def loss_and_gradient(
 
     chunk counts the numbers of a gain: a block of k modes has k^2, and one block at least is taken.
 
-    For samplers that do not divide by norms: raises InputError otherwise; `jax.grad` of
-    `sampler_transfer` is for these, and for `exact`, which knows the whole problem.
+    Raises InputError as `sampler_transfer`, and for samplers that divide by norms or remember, and
+    `exact`, which knows the whole problem: `jax.grad` of `sampler_transfer` is for these.
 
     >>> loss, gradient = sp.loss_and_gradient(sampler, problem, levels, guidance, ("zeta",))
     >>> round(float(loss), 4), gradient["zeta"].shape
     (0.2056, (3,))
     """
+    check_levels(levels)
+    problem, levels, guidance = floating(problem, levels, guidance)
     check_guidance(sampler, levels, guidance)
     for name in free:
         if name not in guidance:
@@ -72,12 +73,24 @@ def loss_and_gradient(
     chunk = chunk_size() if chunk is None else chunk
     if chunk < 1:
         raise InputError(f"chunk = {chunk}: must be >= 1")
-    if sampler.memory or divides_by_norms(sampler, problem):
+    if sampler.memory or not in_chunks(sampler, problem):
         raise InputError(
-            "loss_and_gradient: needs a sampler without norms and memory; "
-            "jax.grad goes through sampler_transfer for all others"
+            f"sampler = {sampler.name}: loss_and_gradient needs one without norms and memory that "
+            "knows no whole problem; jax.grad goes through sampler_transfer for all others"
         )
-    problem, levels, guidance = floating(problem, levels, guidance)
+    return _loss_and_gradient(sampler, problem, levels, guidance, tuple(free), objective, chunk)
+
+
+@partial(jax.jit, static_argnames=("sampler", "free", "objective", "chunk"))
+def _loss_and_gradient(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    free: tuple[str, ...],
+    objective: Objective,
+    chunk: int,
+) -> tuple[Array, Guidance]:
     num_devices = jax.local_device_count()
     rows, *modes = problem.spectrum.shape
     chunk = max(chunk // math.prod(modes) ** 2, 1)  # blocks

@@ -18,6 +18,7 @@ from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
+from ..transfer import checked
 from . import generations
 from .baselines import evaluate, evaluate_exact
 from .generations import PATIENCE
@@ -178,7 +179,6 @@ def learn(
     )
 
 
-@partial(kept_jit, static_argnames=("sampler", "free", "objective"))
 def sensitivity(
     sampler: Sampler,
     problem: Problem,
@@ -190,13 +190,27 @@ def sensitivity(
     """How much each weight of each step matters: name -> [S], for the names in `free`.
 
     The relative increase of the objective when that one weight is changed by 10 % (a unit weight:
-    its odds), mean of up and down; near 0 where the loss does not care.
+    its odds), mean of up and down; near 0 where the loss does not care. Raises InputError for other
+    names, and as `sampler_transfer`.
 
     >>> sp.sensitivity(sampler, problem, levels, guidance, ("zeta",))["zeta"].shape
     (3,)
     """
     free = names_of(free)
     check_free(sampler, free, levels=True)  # there may be none where levels are
+    problem, levels, guidance = checked(sampler, problem, levels, guidance)
+    return _sensitivity(sampler, problem, levels, guidance, free, objective)
+
+
+@partial(kept_jit, static_argnames=("sampler", "free", "objective"))
+def _sensitivity(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    free: tuple[str, ...],
+    objective: Objective,
+) -> Guidance:
     change = {}
     for name in free:
         own = unconstrain(sampler.constraint, {name: guidance[name]})

@@ -15,7 +15,7 @@ import numpy as np
 from jax import Array
 
 from ..algebra import einsum, matmul
-from ..errors import InputError
+from ..errors import InputError, check_whole
 from ..kept_jit import kept_jit
 from ..noise import Curve, NoiseLevel, curve_of, moved_positions, num_steps_of, on_curve, respaced
 from ..problem import Problem
@@ -54,16 +54,18 @@ class Freedom(NamedTuple):
     bands: int | None = None
     held: bool = False
 
-    def check(self, levels: NoiseLevel, problems: Sequence[Problem]) -> None:
-        for name, value in {"knots": self.knots, "bands": self.bands}.items():
-            if value is not None and (isinstance(value, bool) or int(value) != value or value < 1):
-                raise InputError(f"{name} = {value}: must be a whole number >= 1")
+    def checked(self, levels: NoiseLevel, problems: Sequence[Problem]) -> "Freedom":
+        """With whole numbers as ints; InputError for what there cannot be."""
         if self.held and not self.levels:
             raise InputError("held = True: without levels = True they stay as they are anyway")
         if self.levels and num_steps_of(levels) < 2:
             raise InputError("levels: one step has no gap between noise levels to learn")
         if self.bands is not None and problems[0].basis is not None:
             raise InputError(f"bands = {self.bands}: weights by band need independent modes")
+        given = {name: getattr(self, name) for name in ("knots", "bands")}
+        return self._replace(
+            **{name: check_whole(name, one) for name, one in given.items() if one is not None}
+        )
 
 
 class Schedule(NamedTuple):

@@ -17,8 +17,8 @@ from ..kept_jit import kept_jit
 from ..metrics import Objective, residuals_of, wasserstein2
 from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..problem import Problem
-from ..samplers.base import Guidance, Sampler, check_guidance, check_weights
-from ..transfer import divides_by_norms, trajectory
+from ..samplers.base import Guidance, Sampler, check_guidance
+from ..transfer import divides_by_norms, in_chunks, trajectory
 from .baselines import heuristic, tuned_constant
 from .generations import random_starts
 from .gradient import CHUNK as LARGE
@@ -71,15 +71,14 @@ def prepare(
     given = heuristic(sampler, problems[0], levels) if guidance is None else guidance
     (given,) = floating(given, dtype=levels.alpha.dtype)
     check_guidance(sampler, levels, given)
-    check_weights(sampler, given)
     method = _method(search, sampler, problems[0], objective)
-    freedom.check(levels, problems)
+    freedom = freedom.checked(levels, problems)
 
     rows, blocks = problems[0].spectrum.shape[0], problems[0].basis is not None
     everything, together = with_scales(problems, several, prices.scales)
     plain = len(everything) == 1 and freedom.bands is None and not freedom.levels and not blocks
     chunked = plain and rows > 2 * LARGE and method.optimizer != "lm"
-    chunked = chunked and not (sampler.memory or divides_by_norms(sampler, problems[0]))
+    chunked = chunked and not sampler.memory and in_chunks(sampler, problems[0])
     # Nobody who tunes a constant looks at amplification or scales: the baseline is free of them.
     unlimited = loss_of(
         parameters_of(sampler, levels, given, free, knots=1),

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from ..algebra import float_dtype, is_concrete
-from ..errors import InputError
+from ..errors import InputError, is_number
 from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..problem import Problem
 
@@ -183,7 +183,8 @@ def factory(make: Callable[..., Sampler]) -> Callable[..., Sampler]:
     Gives every choice of options one spelling (defaults filled in, lists of files as tuples) and
     keeps what it makes, so that `dps(scale=0.3) is dps()`. An argument without a default is what a
     sampler closes over: those are made anew at each call, and equal only themselves.
-    InputError for an option that is not a number, a word, True, False, None or a tuple of these.
+    InputError for an option that is not a number, a word, True, False, None or a tuple of these,
+    and for one of type bool that is neither True nor False.
     """
     signature = inspect.signature(make)
 
@@ -200,8 +201,11 @@ def factory(make: Callable[..., Sampler]) -> Callable[..., Sampler]:
         bound.apply_defaults()
         closed_over, plain = [], {}
         for name, value in bound.arguments.items():
-            if signature.parameters[name].default is inspect.Parameter.empty:
+            parameter = signature.parameters[name]
+            if parameter.default is inspect.Parameter.empty:
                 closed_over.append(value)
+            elif parameter.annotation is bool and not isinstance(value, bool):
+                raise InputError(f"{name} = {value!r}: must be true or false")
             else:
                 plain[name] = _plain(name, value)
         return new(*closed_over, **plain) if closed_over else kept(**plain)
@@ -230,14 +234,23 @@ def check_choice(name: str, value: object, allowed: tuple[str, ...]) -> None:
 
 def check_count(name: str, value: object) -> None:
     """InputError unless an option is a whole number >= 1."""
-    if not (isinstance(value, int) and value >= 1):
+    if not (isinstance(value, int) and value >= 1) or isinstance(value, bool):
         raise InputError(f"{name} = {value!r}: must be a whole number >= 1")
 
 
-def check_scale(scale: float) -> None:
-    """InputError unless a sampler's option `scale` is a number >= 0."""
-    if isinstance(scale, bool) or not isinstance(scale, int | float) or not scale >= 0:
-        raise InputError(f"scale = {scale!r}: must be a number >= 0")
+def check_nonnegative(name: str, value: object) -> None:
+    """InputError unless an option is a finite number >= 0."""
+    if not (is_number(value) and 0 <= value < float("inf")):
+        raise InputError(f"{name} = {value!r}: must be a finite number >= 0")
+
+
+def check_names(sampler: Sampler, guidance: Guidance) -> None:
+    """InputError unless guidance has just the sampler's weights."""
+    if set(guidance) != set(sampler.constraint):
+        raise InputError(
+            f"guidance of {sampler.name}: has {sorted(guidance)}, needed are "
+            f"{sorted(sampler.constraint)}"
+        )
 
 
 def check_guidance(
@@ -247,16 +260,14 @@ def check_guidance(
     modes: int | None = None,
     in_blocks: bool = False,
 ) -> None:
-    """InputError unless guidance has just the sampler's weights, each of shape [S].
+    """InputError unless guidance has just the sampler's weights, each of shape [S] and, where JAX
+    does not trace them, finite and as `Sampler.constraint` says.
 
     For `modes` independent modes also [S, modes]: a weight of its own for each. `in_blocks`: there
     are none as modes fall into blocks, which the message says.
     """
+    check_names(sampler, guidance)
     wanted, steps = sampler.constraint, num_steps_of(levels)
-    if set(guidance) != set(wanted):
-        raise InputError(
-            f"guidance of {sampler.name}: has {sorted(guidance)}, needed are {sorted(wanted)}"
-        )
     for name, weights in guidance.items():
         allowed: list[tuple[int, ...]] = [(steps,)]
         if modes is not None:
@@ -269,15 +280,9 @@ def check_guidance(
                 f"guidance {name!r} of shape {np.shape(weights)}: ({steps},) is needed, one weight "
                 "per step" + (reason if in_blocks else "")
             )
-
-
-def check_weights(sampler: Sampler, guidance: Guidance) -> None:
-    """InputError unless all weights are finite and satisfy the sampler's constraints; of those that
-    JAX does not trace."""
-    for name, weights in guidance.items():
-        if not is_concrete(weights) or name not in sampler.constraint or not np.size(weights):
-            continue  # names and shapes are for `check_guidance`
-        values, unit = np.asarray(weights), sampler.constraint[name] == "unit"
+        if not is_concrete(weights) or not np.size(weights):
+            continue
+        values, unit = np.asarray(weights), wanted[name] == "unit"
         if not np.all(np.isfinite(values)) or values.min() < 0 or (unit and values.max() > 1):
-            allowed = "in [0, 1]" if unit else ">= 0"
-            raise InputError(f"guidance.{name}: all values must be finite and {allowed}")
+            interval = "in [0, 1]" if unit else ">= 0"
+            raise InputError(f"guidance.{name}: all values must be finite and {interval}")

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from .base import Denoise, Measurement, Sampler, Step, constant, factory
+from .base import Denoise, Measurement, Sampler, Step, check_nonnegative, constant, factory
 from .steps import ddnm_step, noise_estimate, pseudo_inverse, svd_step
 
 
@@ -36,6 +36,7 @@ def ddnm(*, noiseless: bool = False, threshold: float = 0.03) -> Sampler:
 
     Weights: eta in [0, 1], default 0.85, of the type of `ddnm_step`.
     """
+    check_nonnegative("threshold", threshold)
 
     def plus(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
         eta = step.guidance["eta"]

@@ -5,7 +5,7 @@ from typing import Any
 from jax import Array
 
 from ..errors import InputError
-from .base import Denoise, Measurement, Sampler, Step, check_scale, constant, factory
+from .base import Denoise, Measurement, Sampler, Step, check_nonnegative, constant, factory
 from .steps import (
     ddim_step,
     extrapolated,
@@ -63,7 +63,7 @@ def dps(
     0, plain DPS. The default zeta is the official scale, converted by the mean-field norm at each
     step.
     """
-    check_scale(scale)
+    check_nonnegative("scale", scale)
     if not isinstance(momentum, bool):
         raise InputError(f"momentum = {momentum!r}: must be true or false; values are a weight")
 

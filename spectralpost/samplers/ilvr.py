@@ -7,7 +7,17 @@ from jax import Array
 
 from ..algebra import safe_sqrt
 from ..noise import NoiseLevel
-from .base import Denoise, Guidance, Measurement, Sampler, Step, check_choice, constant, factory
+from .base import (
+    Denoise,
+    Guidance,
+    Measurement,
+    Sampler,
+    Step,
+    check_choice,
+    check_nonnegative,
+    constant,
+    factory,
+)
 from .steps import ddim_std, ddim_step, noise_estimate, projection, pseudo_inverse
 
 
@@ -40,6 +50,7 @@ def ilvr(
     Weights: weight in [0, 1], default 1 and 0 at the last step, as by default there; eta in [0, 1],
     default 1.
     """
+    check_nonnegative("threshold", threshold)
     check_choice("low_pass", low_pass, ("response", "projection"))
     check_choice("level", level, ("t", "s"))
 

@@ -4,7 +4,16 @@ from typing import Literal
 
 from jax import Array
 
-from .base import Denoise, Measurement, Sampler, Step, check_choice, check_scale, constant, factory
+from .base import (
+    Denoise,
+    Measurement,
+    Sampler,
+    Step,
+    check_choice,
+    check_nonnegative,
+    constant,
+    factory,
+)
 from .steps import (
     ddim_step,
     misfit_descent,
@@ -43,7 +52,8 @@ def mcg(
     Weights: zeta (or scale) >= 0; eta in [0, 1], default 1. The default zeta is the official scale,
     converted by the mean-field norm at each step.
     """
-    check_scale(scale)
+    check_nonnegative("threshold", threshold)
+    check_nonnegative("scale", scale)
     check_choice("level", level, ("t", "s"))
 
     def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:

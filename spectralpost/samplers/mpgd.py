@@ -6,7 +6,16 @@ from jax import Array
 
 from ..noise import NoiseLevel, num_steps_of, step_pairs
 from ..problem import Problem
-from .base import Denoise, Guidance, Measurement, Sampler, Step, check_scale, constant, factory
+from .base import (
+    Denoise,
+    Guidance,
+    Measurement,
+    Sampler,
+    Step,
+    check_nonnegative,
+    constant,
+    factory,
+)
 from .steps import ddim_step, extrapolated, noise_estimate, norm_conversion, remembering
 
 
@@ -37,7 +46,7 @@ def mpgd(
     the mean-field norm at each step.
     """
     if scale is not None:
-        check_scale(scale)
+        check_nonnegative("scale", scale)
 
     def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
         h, weight = measurement.response, step.guidance["scale"]

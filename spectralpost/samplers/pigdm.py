@@ -5,7 +5,16 @@ from typing import Any
 from jax import Array
 
 from ..noise import NoiseLevel
-from .base import Denoise, Measurement, Sampler, Step, constant, factory, pure_noise
+from .base import (
+    Denoise,
+    Measurement,
+    Sampler,
+    Step,
+    check_nonnegative,
+    constant,
+    factory,
+    pure_noise,
+)
 from .steps import (
     ddim_step,
     denoise_with_vjp,
@@ -45,6 +54,7 @@ def pigdm(
     Weights: weight >= 0, default 1; eta in [0, 1], default 0; with multistep extrapolation,
     extrapolation_2, ... >= 0.
     """
+    check_nonnegative("threshold", threshold)
 
     def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
         t, s, x_t, y, _, guidance = step

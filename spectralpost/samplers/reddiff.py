@@ -5,7 +5,16 @@ from jax import Array
 
 from ..noise import NoiseLevel
 from ..problem import Problem, num_pixels
-from .base import Denoise, Guidance, Measurement, Sampler, Step, constant, factory
+from .base import (
+    Denoise,
+    Guidance,
+    Measurement,
+    Sampler,
+    Step,
+    check_nonnegative,
+    constant,
+    factory,
+)
 from .steps import norm_conversion, pseudo_inverse
 
 
@@ -34,6 +43,8 @@ def reddiff(*, lr: float = 0.1, normalised: bool = False, threshold: float = 0.0
 
     Weights: lr >= 0; lambda_ >= 0, default 0.25.
     """
+    check_nonnegative("lr", lr)
+    check_nonnegative("threshold", threshold)
 
     def update(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
         t, _, mu, y, eps, guidance = step

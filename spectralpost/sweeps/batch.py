@@ -5,7 +5,8 @@ Each cell's result is what `evaluate`, `tuned_constant` and `learn` give for it 
 """
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -50,6 +51,18 @@ def batch_key(cell: Mapping[str, Any]) -> Any:
     return as_text(cell["sampler"]), free, *static, cell["degradation"]["name"]
 
 
+@contextmanager
+def _in_double_precision() -> Iterator[None]:
+    """The setting of the process, as programs in other threads need it, given back at the end."""
+    before = jax.config.read("jax_enable_x64")
+    jax.config.update("jax_enable_x64", True)
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_x64", before)
+
+
+@_in_double_precision()
 def run_batch(cells: Sequence[Mapping[str, Any]], settings: Settings) -> list[Columns]:
     """The columns of all cells of one `batch_key`, each cell once, in one or several parts.
 

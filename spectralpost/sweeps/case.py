@@ -14,6 +14,7 @@ from ..inpainting import learning_problem
 from ..learning.lanes import next_power_of_two, stacked
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..noise import Curve, NoiseLevel, curve_of, make_grid
+from ..prior import Prior
 from ..problem import Problem
 from ..samplers.base import Sampler
 from .axes import as_text, sampler_of
@@ -68,14 +69,22 @@ def _merged(degradation: str, prior: str, octave: int, size: int, bins: int) -> 
     return jax.tree.map(np.asarray, pad_modes(small, next_power_of_two(len(small.spectrum))))
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=64)  # not merged: of large images they are large
 def _unmerged(degradation: str, prior: str, size: int) -> Problem:
-    shape = (size, size)
-    (of_h, h), (of_prior, options) = (_split(json.loads(one)) for one in (degradation, prior))
-    problem = learning_problem(
-        PRIORS[of_prior](shape, **options), make_degradation(of_h, shape, **h), 1.0
-    )
-    return unique_modes(problem)[0]
+    name, options = _split(json.loads(degradation))
+    blur = make_degradation(name, (size, size), **options)
+    return unique_modes(learning_problem(_prior(prior, size), blur, 1.0))[0]
+
+
+def prior_of(cell: Mapping[str, Any], settings: Settings) -> Prior:
+    """The prior of a cell."""
+    return _prior(as_text(cell["prior"]), settings.size)
+
+
+@lru_cache(maxsize=16)
+def _prior(prior: str, size: int) -> Prior:
+    name, options = _split(json.loads(prior))
+    return PRIORS[name]((size, size), **options)
 
 
 @lru_cache(maxsize=1024)

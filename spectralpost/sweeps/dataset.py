@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -43,42 +43,46 @@ def opened(folder: Path, grid: Grid, *, extend: bool = False) -> Iterator[Datase
     writes to, or that cannot be written.
     """
     need("pyarrow")
+    with ExitStack() as lock:
+        try:
+            dataset = _opened(folder, grid, extend, lock)
+        except OSError as error:
+            raise InputError(f"out = {shown(folder)}: cannot be written ({error})") from error
+        yield dataset
+
+
+def _opened(folder: Path, grid: Grid, extend: bool, lock: ExitStack) -> Dataset:
+    """`opened`; `lock` gives the folder back."""
     columns = columns_of_grid(grid)
-    try:
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"out = {shown(folder)}: is not a folder")
-        foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists()
-        if foreign and set(os.listdir(folder)) - {LOCK, PARTS}:
-            raise InputError(f"out = {shown(folder)}: holds other files; choose a new folder")
-        (folder / PARTS).mkdir(parents=True, exist_ok=True)
-        with locked_file(folder / LOCK) as ours:
-            if not ours:
-                raise InputError(f"out = {shown(folder)}: another sweep writes there")
-            grids = []
-            if (folder / MANIFEST).exists():
-                before = manifest_of(folder)
-                columns = _together(before["columns"], columns)
-                if before["hash"] != grid.hash and not extend:
-                    raise InputError(
-                        f"out = {shown(folder)}: is of another grid; choose a new folder, or "
-                        "--extend this one"
-                    )
-                grids = [one for one in before["grids"] if one != grid.given]
-            manifest = {
-                "format": FORMAT,
-                "version": VERSION,
-                "grid": grid.given,
-                "grids": [*grids, grid.given],
-                "hash": grid.hash,
-                "columns": columns,
-            }
-            with whole_file(folder / MANIFEST, overwrite=True) as temporary:
-                temporary.write_text(json.dumps(manifest, indent=1) + "\n")
-            if grids:
-                _give_columns(folder, columns)
-            yield Dataset(folder, columns)
-    except OSError as error:
-        raise InputError(f"out = {shown(folder)}: cannot be written ({error})") from error
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"out = {shown(folder)}: is not a folder")
+    foreign = folder.is_dir() and any(folder.iterdir()) and not (folder / MANIFEST).exists()
+    if foreign and set(os.listdir(folder)) - {LOCK, PARTS}:
+        raise InputError(f"out = {shown(folder)}: holds other files; choose a new folder")
+    (folder / PARTS).mkdir(parents=True, exist_ok=True)
+    if not lock.enter_context(locked_file(folder / LOCK)):
+        raise InputError(f"out = {shown(folder)}: another sweep writes there")
+    grids, given = [], json.loads(json.dumps(grid.given))
+    if (folder / MANIFEST).exists():
+        before = manifest_of(folder)
+        columns = _together(before["columns"], columns)
+        if given not in before["grids"] and not extend:
+            raise InputError(
+                f"out = {shown(folder)}: is of another grid; choose a new folder, or "
+                "--extend this one"
+            )
+        grids = [one for one in before["grids"] if one != given]
+    manifest = {
+        "format": FORMAT,
+        "version": VERSION,
+        "grids": [*grids, given],
+        "columns": columns,
+    }
+    with whole_file(folder / MANIFEST, overwrite=True) as temporary:
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+    if grids:
+        _give_columns(folder, columns)
+    return Dataset(folder, columns)
 
 
 def _give_columns(folder: Path, columns: dict[str, str]) -> None:

@@ -7,10 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..prior import Prior
 from .axes import TABLES, columns_of
 from .grid import Grid, Settings, cell_hash
-from .priors import PRIORS
 
 NUMBERS = ("steps", "sigma_y", "factor")  # axes of which every cell has a number
 Found = tuple[dict[str, Any], Settings]
@@ -33,11 +31,6 @@ def cells_of(grids: Sequence[Grid], rows: Sequence[Mapping[str, Any]]) -> dict[s
     for name in wanted.keys() - found.keys():
         raise InputError(f"sweep: its grids have no cell {name}")
     return found
-
-
-def prior_of(cell: Mapping[str, Any], settings: Settings) -> Prior:
-    options = {key: value for key, value in cell["prior"].items() if key != "name"}
-    return PRIORS[cell["prior"]["name"]]((settings.size, settings.size), **options)
 
 
 def _look(grid: Grid, rows: Mapping[str, Mapping[str, Any]], found: dict[str, Found]) -> None:

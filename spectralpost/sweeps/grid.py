@@ -64,11 +64,6 @@ class Grid(NamedTuple):
             entries = list(self.choices["sampler"])
         return tuple(dict.fromkeys(sampler_of(entry) for entry in entries))
 
-    @property
-    def hash(self) -> str:
-        """Of the file's contents: equal for the same sweep."""
-        return hashlib.sha256(as_text(self.given).encode()).hexdigest()[:16]
-
     def cells(self) -> Iterator[dict[str, Any]]:
         """Axis -> value of each cell."""
         if self.design == "list":

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from itertools import islice
 from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from .batch import batch_key, run_batch
@@ -35,7 +34,6 @@ class Plan(NamedTuple):
 
 def planned(grid: Grid, size: int | None = None) -> Plan:
     """The plan of a grid. Runs a batch of the fewest and one of the most steps, twice each."""
-    jax.config.update("jax_enable_x64", True)
     size = size or (LEARNED if grid.settings.learn else EVALUATED)
     counts, examples = _kinds(grid, min(size, MEASURED))
     steps = {key: cells[0]["steps"] for key, cells in examples.items()}

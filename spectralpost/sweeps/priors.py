@@ -1,10 +1,9 @@
 """The priors of a sweep: formulas, image folders, stored ones; of one plane."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
-
-import numpy as np
 
 from ..errors import InputError, shown
 from ..images import built_in_photographs, stream_folder, tiles
@@ -26,13 +25,11 @@ def images(
         else stream_folder(folder, "luminance")
     )
 
-    def planes() -> Iterator[np.ndarray]:
-        for _, image in found:
-            yield tiles(image, size)[:, 0]
-
-    if not any(map(len, planes())):
+    planes = (tiles(image, size)[:, 0] for _, image in found)
+    first = next(filter(len, planes), None)
+    if first is None:
         raise InputError(f"size = {size}: no image is that large")
-    return from_images(planes(), window=window)
+    return from_images(chain([first], planes), window=window)
 
 
 def file(shape: tuple[int, int], path: str) -> Prior:

@@ -123,7 +123,6 @@ def run_task(
     folder: str, columns: dict[str, str], cells: Sequence[Mapping[str, Any]], settings: Settings
 ) -> tuple[int, list[str]]:
     """Compute a batch and write its part: how many cells, and the errors of those that failed."""
-    jax.config.update("jax_enable_x64", True)
     _make_room(batch_key(cells[0]))
     made = {"seed": settings.seed, "spectralpost": _version(), "jax": jax.__version__}
     found = [
