@@ -1,4 +1,4 @@
-"""YAML files, whose keys stand there once; the options of a command as one of `--config`."""
+"""YAML files, a key of which may be given once only; options to and from `--config`."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -43,7 +43,7 @@ def read_yaml(path: str | Path) -> Any:
 
 
 def from_yaml(path: str, kind: type) -> dict[str, Any]:
-    """The values of a `--config` file for one of the classes above, name -> value.
+    """The values of a `--config` file for a class of options, name -> value.
 
     Raises InputError if it cannot be read, or holds an unknown name or a value of another type.
     """

@@ -4,7 +4,7 @@ import numbers
 import os
 import sys
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeGuard
 
 
 class InputError(ValueError):
@@ -50,6 +50,6 @@ def check_shape(shape: Any, minimum: int = 1) -> tuple[int, ...]:
     return tuple(check_whole("size in shape", size, minimum) for size in sizes)
 
 
-def is_number(value: Any) -> bool:
+def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a real number, Python's or NumPy's, and no bool; NaN and infinity are."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

@@ -14,7 +14,7 @@ A *grid* of S steps is a `NoiseLevel` whose leaves have shape [S + 1]: noisiest 
 end (alpha = 1, sigma = 0) last.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, Literal, NamedTuple, get_args
 
 import jax
@@ -249,6 +249,16 @@ def respaced(curve: Curve, levels: NoiseLevel, log_factors: Array) -> NoiseLevel
     return jax.tree.map(
         lambda leaf, new: jnp.concatenate([leaf[:1], new, leaf[-1:]]), levels, moved
     )
+
+
+def at_timesteps(timesteps: Iterable[int], train_levels: NoiseLevel) -> NoiseLevel:
+    """The levels of some time steps of a training grid, and its clean end, [S + 1].
+
+    train_levels   as in `nearest_timesteps`
+    """
+    last = num_steps_of(train_levels)
+    rows = np.append(last - 1 - np.asarray(list(timesteps)), last)
+    return NoiseLevel(*(jnp.asarray(np.asarray(part)[rows]) for part in train_levels))
 
 
 def nearest_timesteps(levels: NoiseLevel, train_levels: NoiseLevel) -> np.ndarray:

@@ -10,7 +10,7 @@ from jax import Array
 from .degradations import DEGRADATIONS, make_degradation
 from .errors import InputError
 from .images import PixelRange, check_pixel_range
-from .noise import NoiseLevel, check_levels, num_steps_of, training_grid
+from .noise import NoiseLevel, at_timesteps, check_levels, num_steps_of, training_grid
 from .plain_json import brief
 from .samplers import SAMPLERS, make_sampler
 from .samplers.base import Guidance, Sampler
@@ -71,9 +71,9 @@ def check_timesteps(timesteps: tuple[int, ...], levels: NoiseLevel, grid: str) -
             )
     if trained is None:
         return
-    rows = largest - 1 - np.asarray(timesteps)  # noisiest first
+    known = at_timesteps(timesteps, trained)
     for field_name in ("alpha", "sigma"):
-        wanted = np.asarray(getattr(trained, field_name), float)[rows] ** 2
+        wanted = np.asarray(getattr(known, field_name), float)[:-1] ** 2
         found = np.asarray(getattr(levels, field_name), float)[:-1] ** 2
         wrong = np.flatnonzero(~(np.abs(found - wanted) <= 1e-6))
         if wrong.size:

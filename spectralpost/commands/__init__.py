@@ -1,4 +1,4 @@
-"""The commands of the command line, one a file, and what they share (`inputs`, `console`).
+"""The commands of the command line, one a file, and the modules that they share.
 
 A command is three functions: `compute(options, say)` returns a result and prints nothing, `write`
 puts it into a folder, `present` prints it. One that only lists something, or fills a folder while

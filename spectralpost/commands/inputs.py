@@ -23,6 +23,7 @@ from ..merging import bin_modes, unique_modes
 from ..noise import (
     GRIDS,
     NoiseLevel,
+    at_timesteps,
     grid_timesteps,
     make_grid,
     nearest_timesteps,
@@ -165,8 +166,7 @@ def rounded(grid: Grid, learned: NoiseLevel) -> Grid:
         return grid._replace(levels=learned, label=label)
     trained = training_grid(grid.name, **grid.options)
     timesteps = nearest_timesteps(learned, trained)
-    rows = np.append(trained.alpha.size - 2 - timesteps, trained.alpha.size - 1)  # noisiest first
-    levels = NoiseLevel(trained.alpha[rows], trained.sigma[rows])
+    levels = at_timesteps(timesteps, trained)
     return grid._replace(levels=levels, timesteps=tuple(timesteps.tolist()), label=label)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..schedule_file import Schedule
-from .base import Export, Weights, check_clean_end, check_sampler, fresh_share, levels_of, module
+from .base import Export, Weights, check_clean_end, check_sampler, fresh_shares, levels_of, module
 from .diffpir import check_solvable
 
 LEVELS = '''
@@ -118,7 +118,7 @@ def to_azula(schedule: Schedule, weights: Weights) -> Export:
     else:
         check_solvable("azula", weights)
         parts, name = [LEVELS.replace("IMPORTS", DIFFPIR_IMPORTS), DIFFPIR], "ScheduledDiffPIR"
-        eta = np.asarray(weights["zeta"]) / fresh_share(schedule)
+        eta = np.asarray(weights["zeta"]) / fresh_shares(schedule)
         numbers = {"SIGMA_Y": schedule.sigma_y, "LMBDA": np.asarray(weights["lambda_"]), "ETA": eta}
         note = "# iterations: of the linear solver, enough to solve"
     title = f"For azula 0.11: {schedule.sampler_name} by step."

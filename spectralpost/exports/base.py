@@ -6,12 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 from numpy.typing import NDArray
 
 from ..errors import InputError
-from ..noise import num_steps_of, vp_linear
+from ..noise import TRAIN_STEPS, NoiseLevel, at_timesteps, num_steps_of, step_pairs, vp_linear
 from ..samplers import make_sampler
+from ..samplers.steps import fresh_share
 from ..schedule_file import Schedule
 
 Weights = Mapping[str, NDArray[np.float64]]  # name -> [S]
@@ -110,9 +112,12 @@ def check_time_steps(target: str, schedule: Schedule) -> tuple[int, ...]:
         raise InputError(
             f"target = {target!r}: indexes by time step, which the schedule's levels are not"
         )
-    known = np.asarray(vp_linear(1000).alpha, float)[:-1][::-1]  # by time step
-    if max(steps) >= known.size or not np.allclose(
-        known[list(steps)] ** 2, np.asarray(schedule.levels.alpha, float)[:-1] ** 2, 0, 1e-6
+    trained = vp_linear(TRAIN_STEPS)
+    if max(steps) >= TRAIN_STEPS or not np.allclose(
+        np.asarray(at_timesteps(steps, trained).alpha, float)[:-1] ** 2,
+        np.asarray(schedule.levels.alpha, float)[:-1] ** 2,
+        rtol=0,
+        atol=1e-6,
     ):
         raise InputError(
             f"target = {target!r}: knows 1000 time steps of linear beta, 1e-4 to 0.02; the "
@@ -132,10 +137,14 @@ def levels_of(schedule: Schedule) -> dict[str, NDArray[np.float64]]:
     }
 
 
-def fresh_share(schedule: Schedule) -> NDArray[np.float64]:
-    """[S] tau^2 = 1 - (alpha_t sigma_s / (alpha_s sigma_t))^2, the share of fresh noise in DDPM."""
-    alpha, sigma = levels_of(schedule).values()
-    return 1 - (alpha[:-1] * sigma[1:] / (alpha[1:] * sigma[:-1])) ** 2
+def steps_of(schedule: Schedule) -> tuple[NoiseLevel, NoiseLevel]:
+    """The levels t and s of all steps, in double precision on the host, [S] each."""
+    return step_pairs(jax.tree.map(lambda leaf: np.asarray(leaf, float), schedule.levels))
+
+
+def fresh_shares(schedule: Schedule) -> NDArray[np.float64]:
+    """[S] `fresh_share` of each step."""
+    return np.asarray(fresh_share(*steps_of(schedule)))
 
 
 def assignment(name: str, values: Any) -> str:

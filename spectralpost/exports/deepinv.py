@@ -10,11 +10,11 @@ from .base import (
     check_range,
     check_sampler,
     check_vp,
-    fresh_share,
+    fresh_shares,
     levels_of,
     module,
 )
-from .diffpir import check_solvable, rho_of
+from .diffpir import check_solvable, rhos_of
 
 # Of its VariancePreservingDiffusion: beta grows linearly from the first to the second.
 BETA_MIN, BETA_MAX = 0.1, 20.0
@@ -136,7 +136,7 @@ def score_step(schedule: Schedule, eta: np.ndarray) -> np.ndarray:
     is alpha_t times that by x_t, and it is divided by alpha_t.
     """
     alpha, sigma = levels_of(schedule).values()
-    fresh = fresh_share(schedule)
+    fresh = fresh_shares(schedule)
     kept = np.sqrt(1 - fresh) * np.sqrt(np.maximum(1 - eta**2 * fresh, 0))
     return alpha[1:] * sigma[:-1] ** 2 / alpha[:-1] * (1 - kept)
 
@@ -147,7 +147,7 @@ def _diffpir(schedule: Schedule, weights: Weights) -> Export:
         schedule,
         "For deepinv 0.5: DiffPIR, rho and zeta by step.",
         [DIFFPIR],
-        RHO=rho_of(schedule, weights),
+        RHO=rhos_of(schedule, weights),
         ZETA=np.asarray(weights["zeta"]),
         **levels_of(schedule),
     )

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..errors import InputError
+from ..samplers.diffpir import rho_of
 from ..schedule_file import Schedule
 from .base import (
     Export,
@@ -13,6 +14,7 @@ from .base import (
     check_time_steps,
     levels_of,
     module,
+    steps_of,
 )
 from .operators import FILTERS, check_known
 
@@ -45,13 +47,9 @@ def sample(x, predict_x0, data_step):
 '''
 
 
-def rho_of(schedule: Schedule, weights: Weights) -> np.ndarray:
-    """[S] lambda sigma_y^2 alpha_t^2 / sigma_t^2 of argmin ||y - H x||^2 + rho ||x - x_hat||^2.
-
-    The same whatever the pixel range is: both terms scale alike.
-    """
-    alpha, sigma = (one[:-1] for one in levels_of(schedule).values())
-    return np.asarray(weights["lambda_"]) * (schedule.sigma_y * alpha / sigma) ** 2
+def rhos_of(schedule: Schedule, weights: Weights) -> np.ndarray:
+    """[S] `diffpir.rho_of` of each step."""
+    return np.asarray(rho_of(weights["lambda_"], schedule.sigma_y, steps_of(schedule)[0]))
 
 
 def check_solvable(target: str, weights: Weights) -> None:
@@ -76,7 +74,7 @@ def to_diffpir(schedule: Schedule, weights: Weights) -> Export:
         "For yuanzhi-zhu/DiffPIR: rho and zeta for each step.",
         [CODE],
         TIMESTEPS=timesteps,
-        RHOS=rho_of(schedule, weights),
+        RHOS=rhos_of(schedule, weights),
         ZETA=np.asarray(weights["zeta"]),
         **levels_of(schedule),
     )

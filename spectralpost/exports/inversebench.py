@@ -13,7 +13,7 @@ from .base import (
     levels_of,
     module,
 )
-from .diffpir import check_solvable, rho_of
+from .diffpir import check_solvable, rhos_of
 from .loop import DDIM
 
 BASE = '''
@@ -120,7 +120,7 @@ def to_inversebench(schedule: Schedule, weights: Weights) -> Export:
         parts, name = [BASE, DDIM, DPS], "ScheduledDPS"
     else:
         check_solvable("inversebench", weights)
-        numbers |= {"RHO": rho_of(schedule, weights), "ZETA": np.asarray(weights["zeta"])}
+        numbers |= {"RHO": rhos_of(schedule, weights), "ZETA": np.asarray(weights["zeta"])}
         parts, name = [BASE, DIFFPIR], "ScheduledDiffPIR"
     title = f"For devzhk/InverseBench: {schedule.sampler_name} by step."
     usage = (

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+from typing import Any, cast
 
 import numpy as np
 
@@ -56,7 +57,7 @@ def to_npz(schedule: Schedule, weights: Weights) -> Export:
     }
     arrays["problem"] = np.asarray(json.dumps(problem))
     file = io.BytesIO()
-    np.savez(file, allow_pickle=False, **arrays)
+    np.savez(file, **cast("dict[str, Any]", arrays))
     first = _shown(weights)
     usage = (
         "import json, numpy as np",

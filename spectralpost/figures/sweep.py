@@ -227,14 +227,13 @@ def _colours(is_ratio: bool) -> Any:
     return colormaps["RdBu_r" if is_ratio else "cividis"].copy()
 
 
-def _name_values(axes: "Axes", x: Axis, y: Axis | None = None, left: bool = True) -> None:
+def _name_values(axes: "Axes", x: Axis, y: Axis | None = None) -> None:
     panel = axes.get_window_extent().width / 100 - 0.5  # inches, nearly
     long = 11 * panel < (max(map(len, x.labels)) + 2) * len(x.labels)
     turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if long else {}
     axes.set_xticks(range(len(x.labels)), x.labels, fontsize=8, **turned)
     if y is not None:
-        labels = y.labels if left else [""] * len(y.labels)
-        axes.set_yticks(range(len(y.labels)), labels, fontsize=8)
+        axes.set_yticks(range(len(y.labels)), y.labels, fontsize=8)
 
 
 def _write_numbers(axes: "Axes", values: np.ndarray, image: Any, drawn: Drawn) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from ..degradations import DEGRADATIONS, make_degradation
 from ..errors import InputError, shown
 from ..files import whole_file
-from ..noise import TRAIN_STEPS, NoiseLevel, vp_linear
+from ..noise import TRAIN_STEPS, NoiseLevel, at_timesteps, vp_linear
 from ..plain_json import plain, read_json
 from ..prior import Prior, power_law
 from ..samplers import SAMPLERS
@@ -153,9 +153,7 @@ def gallery_schedule(entry: Entry | str) -> Schedule:
 
 def levels_at(timesteps: Iterable[int]) -> NoiseLevel:
     """The levels of these time steps of 1000, and the clean end, [S + 1]."""
-    trained = vp_linear(TRAIN_STEPS)
-    rows = np.append(TRAIN_STEPS - 1 - np.asarray(list(timesteps)), TRAIN_STEPS)
-    return NoiseLevel(*(jnp.asarray(np.asarray(part)[rows]) for part in trained))
+    return at_timesteps(timesteps, vp_linear(TRAIN_STEPS))
 
 
 def gallery_nearest(

@@ -1,5 +1,5 @@
 """Learning schedules: one door, `learn`. Reading order: guidance, jacobian, gradient, parameters,
-loss, levenberg_marquardt, lanes, search, baselines, generations, preparing, halving, learn,
+loss, levenberg_marquardt, lanes, search, zoom, baselines, generations, preparing, halving, learn,
 for_network, continuing."""
 
 from .baselines import evaluate, evaluate_exact, heuristic, plateau, tuned_constant

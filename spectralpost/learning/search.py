@@ -30,6 +30,7 @@ class Search(NamedTuple):
     starts          searches run side by side: from the given schedule, from the tuned constant, and
                     from random smooth curves around these two. The landscape has many minima
     max_iterations  of exploring, and of refining, each rounded up to a multiple of 20
+                    (without `explore` of 15, and of 4)
     tolerance       the last search stops once its loss falls by less than this fraction in 20
                     iterations
     optimizer       "lm": Levenberg-Marquardt, for objectives that are sums of squares (all metrics

@@ -55,11 +55,13 @@ def zoom(
     reach: np.ndarray,
     points: int,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Minimise over centres +- reach, [N, valleys, num] and [N], by grids that zoom in on their
-    best points: these, [N, valleys, num], and the losses there, [N, valleys], of losses of points
-    [N, grid, num] in their dtype.
+    """Minimise over centres [N, valleys, num] +- reach [N], by grids that zoom in on their best
+    points. Returns these, [N, valleys, num], and their losses, [N, valleys].
 
-    points: of the first grid. No derivatives: the loss of a constant has cliffs where the sampler
+    losses  of points [N, grid, num], of this dtype
+    points  of the first grid
+
+     No derivatives: the loss of a constant has cliffs where the sampler
     becomes unstable. Once they are seen, few points of one number do, in each of the lowest VALLEYS
     of a line: of DPS in few steps the deepest is narrower than the spacing of the first grid.
     """

@@ -5,8 +5,17 @@ from typing import Any
 from jax import Array
 
 from ..algebra import safe_divide, safe_sqrt
+from ..noise import NoiseLevel
 from .base import Denoise, Measurement, Sampler, Step, constant, factory
 from .steps import ddnm_step, extrapolated, noise_estimate, remembering
+
+
+def rho_of(lambda_: Any, sigma_y: float | Array, t: NoiseLevel) -> Array:
+    """rho = lambda_ sigma_y^2 alpha_t^2 / sigma_t^2 of argmin ||y - H x||^2 + rho ||x - x_hat||^2.
+
+    The same whatever the pixel range is: both terms scale alike.
+    """
+    return lambda_ * (sigma_y * t.alpha / t.sigma) ** 2
 
 
 @factory
@@ -39,7 +48,7 @@ def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> S
         t, _, x_t, y, _, guidance = step
         h = measurement.response
         x_hat = denoise(x_t, t)
-        rho = guidance["lambda_"] * (measurement.sigma_y * t.alpha / t.sigma) ** 2
+        rho = rho_of(guidance["lambda_"], measurement.sigma_y, t)
         # Guarded for rho = 0 (a rectified flow starts at alpha = 0) where h = 0 too.
         x_hat = x_hat + safe_divide(h, h**2 + rho) * (y - h * x_hat)
         base = extrapolated(step, x_hat, before)

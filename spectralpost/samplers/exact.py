@@ -55,7 +55,7 @@ def exact(problem: Problem, kind: Kind = "score") -> Sampler:
         one = identity_gain(problem.spectrum)
         cov = condition(problem, denoiser_cov(problem, t)).cov
         tau2 = fresh_share(t, s)
-        a = s.alpha - t.alpha**2 * s.sigma**2 / (s.alpha * t.sigma**2)
+        a = s.alpha * tau2
         spread = apply_gain(root(s.sigma**2 * tau2 * one + a**2 * cov), eps)
         return ddim_step(step, x_hat, eps_hat, jnp.ones_like(tau2), draw=False) + spread
 

@@ -171,7 +171,7 @@ def heun_step(denoise: Denoise, step: Step) -> Array:
     t, s, x_t = step.t, step.s, step.x_t
     x_hat = denoise(x_t, t)
     eps_t = noise_estimate(x_t, x_hat, t)
-    euler = s.alpha * x_hat + s.sigma * eps_t
+    euler = ddim_step(step, x_hat, eps_t, jnp.zeros_like(t.sigma), draw=False)
     exists = (t.alpha > 0) & (s.sigma > 0)
     end = NoiseLevel(s.alpha, jnp.where(exists, s.sigma, 1))
     eps_s = noise_estimate(euler, denoise(euler, end), end)
