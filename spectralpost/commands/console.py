@@ -67,10 +67,12 @@ def print_wide(table: Table, width: int) -> None:
 @contextmanager
 def progress_line() -> Iterator[Say]:
     """Yields a function that shows a text on the terminal until the next one, or the end."""
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
     terminal = Console(stderr=True)
-    disable = not terminal.is_terminal
-    with Progress(*columns, console=terminal, transient=True, disable=disable) as bar:
+    if not terminal.is_terminal:  # rich below 14.3 writes an empty line even if disabled
+        yield quiet
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=terminal, transient=True) as bar:
         task = bar.add_task("", total=None)
         yield lambda text: bar.update(task, description=text)
 
