@@ -32,6 +32,7 @@ class Dataset(NamedTuple):
 
     folder: Path
     columns: dict[str, str]  # name -> type, as in the manifest
+    shared: bool  # it holds cells of other grids, too
 
 
 @contextmanager
@@ -82,7 +83,7 @@ def _opened(folder: Path, grid: Grid, extend: bool, lock: ExitStack) -> Dataset:
         temporary.write_text(json.dumps(manifest, indent=1) + "\n")
     if grids:
         _give_columns(folder, columns)
-    return Dataset(folder, columns)
+    return Dataset(folder, columns, bool(grids))
 
 
 def _give_columns(folder: Path, columns: dict[str, str]) -> None:

@@ -94,6 +94,8 @@ def run_sweep(
     folder = Path(os.path.abspath(folder))
     with opened(folder, grid, extend=extend) as dataset, ExitStack() as stack:
         known = finished(folder)
+        if dataset.shared:
+            known &= {cell_hash(cell, grid.settings) for cell in grid.cells()}
         todo = batches(grid, known, size)
         engine = stack.enter_context(_engine(workers, scheduler, scheduler_file))
         return _through(engine, dataset, grid, todo, known, tell)
