@@ -205,8 +205,8 @@ def main(options: Options) -> None:
     # What is restored, polished and tuned on from the training images is kept out of the prior, and
     # what is polished and tuned on out of what is restored.
     first = options.images if options.split == "train" else 0
-    clean = train[first : first + ON_IMAGES]
-    kept_out = max(options.images, first + ON_IMAGES)
+    clean = train[first : first + min(ON_IMAGES, len(train) // 4)]
+    kept_out = max(options.images, first + len(clean))
     network, priors = network_and_priors(options.denoiser, train[kept_out:])
     folder = options.out or Path("runs/real_networks")
     folder.mkdir(parents=True, exist_ok=True)

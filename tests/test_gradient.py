@@ -24,6 +24,9 @@ from spectralpost.samplers.mcg import mcg
 from spectralpost.samplers.mpgd import mpgd
 from spectralpost.transfer import divides_by_norms, sampler_transfer
 
+compiled_engine = jax.jit(
+    loss_and_gradient, static_argnames=("sampler", "free", "objective", "chunk")
+)
 STEPS, MODES = 5, 29  # a prime number: no chunk divides it
 
 OBJECTIVES = {
@@ -183,11 +186,11 @@ import jax
 jax.config.update("jax_num_cpu_devices", 2)
 import conftest
 from compiling import quick_compilation
-from test_gradient import few_chunks, loss_and_gradient
+from test_gradient import compiled_engine, few_chunks
 
 assert jax.local_device_count() == 2
 arguments, chunk = few_chunks()
-lowered = loss_and_gradient.lower(*arguments, chunk=chunk)
+lowered = compiled_engine.lower(*arguments, chunk=chunk)
 assert "num_partitions = 2" in lowered.as_text(), "one device does it all"
 _, *dynamic, _ = arguments
 with quick_compilation():
@@ -247,7 +250,7 @@ def test_memory_does_not_grow_with_modes():
         compiled = function.lower(*arguments, **options).compile()
         return compiled.memory_analysis().temp_size_in_bytes
 
-    few, many = (temporary(loss_and_gradient, num, chunk=chunk) for num in modes)
+    few, many = (temporary(compiled_engine, num, chunk=chunk) for num in modes)
     state = np.dtype(float).itemsize * (modes[1] - modes[0])
     assert many - few < 5 * state  # spectrum, response, mean, weight, and what fills them up
     assert temporary(compiled_reference, modes[1]) > steps * state

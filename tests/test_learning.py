@@ -292,8 +292,9 @@ def test_plateau_of_a_tuned_constant(name, weight):
         plateau(sampler, PROBLEM, LEVELS, constant, 0)
     with pytest.raises(InputError, match=f"names = eta: .*{weight}"):
         plateau(sampler, PROBLEM, LEVELS, constant, within, ["eta"])
-    with pytest.raises(InputError, match="diverges"):
-        plateau(sampler, PROBLEM, LEVELS, constant | {weight: np.nan * constant[weight]})
+    if weight == "zeta":  # no lambda_ is too large
+        with pytest.raises(InputError, match="diverges"):
+            plateau(sampler, PROBLEM, LEVELS, constant | {weight: 1e200 + 0 * constant[weight]})
 
 
 def test_tuned_constants_of_two_weights():

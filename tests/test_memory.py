@@ -385,5 +385,5 @@ def test_all_weights_of_most_estimates_are_learned_and_polished():
 
 def test_chunks_are_for_samplers_without_memory():
     problem = circular((4, 3)).problem
-    with pytest.raises(InputError, match="a sampler without norms and memory"):
+    with pytest.raises(InputError, match="needs one without norms and memory"):
         sp.loss_and_gradient(SAMPLER, problem, LEVELS, weights(6), ("zeta",))

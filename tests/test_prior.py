@@ -266,9 +266,17 @@ def test_matern_2d_decay():
 
 @pytest.mark.parametrize("make", [power_law, matern])
 def test_formula_errors(make):
-    for shape in ((), (4, 4, 4), (1, 4), (4.5, 4), (0,)):
-        with pytest.raises(InputError, match="whole numbers >= 2"):
+    for shape, message in (
+        ((), "at least one axis"),
+        ((4, 4, 4), "one or two axes"),
+        ((1, 4), "whole number >= 2"),
+        ((4.5, 4), "whole number >= 2"),
+        ((0,), "whole number >= 2"),
+        (8, "sizes of all axes"),
+    ):
+        with pytest.raises(InputError, match=message):
             make(shape)
+    assert make((8.0, 4)).shape == (8, 4)
     with pytest.raises(InputError, match="at most 33554432 pixels"):
         make((10**6, 10**6))
     for std in (0.0, -1.0, np.nan, np.inf, 1e200):

@@ -44,6 +44,29 @@ FREQUENCIES = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5)  # cycles p
 WIDE = 14.0  # inches of four panels side by side, or six small ones
 
 # Of a page in a browser, light and dark.
+PAGE_STYLE = """
+:root { color-scheme: light dark; --text: #1d1d1f; --dim: #5c5c66; --page: #fff; --box: #f3f3f5;
+  --line: #d8d8de; --link: #0060a8; --bad: #b03000; }
+@media (prefers-color-scheme: dark) { :root { --text: #e6e6ea; --dim: #a0a0aa; --page: #17181b;
+  --box: #24252a; --line: #3b3c44; --link: #6cb6f0; --bad: #ff9066; } }
+body { margin: 0 auto; max-width: 66rem; padding: 1rem 1.5rem 4rem; color: var(--text);
+  background: var(--page); font: 16px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.7rem; } h2 { font-size: 1.3rem; margin: 0 0 .7rem; }
+a { color: var(--link); }
+section { border-top: 1px solid var(--line); margin-top: 2.2rem; padding-top: 1.4rem; }
+img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff;
+  border-radius: 4px; }
+figure { margin: 0; } figcaption { margin: .8rem 0; max-width: 50rem; }
+pre, .table { overflow-x: auto; background: var(--box); border-radius: 4px; }
+pre { padding: .6rem .8rem; font-size: .85rem; }
+.dim { color: var(--dim); font-size: .9rem; } .bad { color: var(--bad); }
+.table { max-height: 30rem; }
+table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
+th, td { padding: .15rem .7rem; text-align: right; white-space: nowrap; }
+th[scope=row] { text-align: left; font-weight: normal; }
+thead th { position: sticky; top: 0; background: var(--box); border-bottom: 1px solid var(--line); }
+summary { cursor: pointer; margin: .4rem 0; }
+"""
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":

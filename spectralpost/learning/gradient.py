@@ -78,11 +78,12 @@ def loss_and_gradient(
             f"sampler = {sampler.name}: loss_and_gradient needs one without norms and memory that "
             "knows no whole problem; jax.grad goes through sampler_transfer for all others"
         )
-    return _loss_and_gradient(sampler, problem, levels, guidance, tuple(free), objective, chunk)
+    devices = jax.local_device_count()
+    return _by_chunks(sampler, problem, levels, guidance, tuple(free), objective, chunk, devices)
 
 
-@partial(jax.jit, static_argnames=("sampler", "free", "objective", "chunk"))
-def _loss_and_gradient(
+@partial(jax.jit, static_argnames=("sampler", "free", "objective", "chunk", "num_devices"))
+def _by_chunks(
     sampler: Sampler,
     problem: Problem,
     levels: NoiseLevel,
@@ -90,8 +91,9 @@ def _loss_and_gradient(
     free: tuple[str, ...],
     objective: Objective,
     chunk: int,
+    num_devices: int,
 ) -> tuple[Array, Guidance]:
-    num_devices = jax.local_device_count()
+    """`loss_and_gradient`, with num_devices at most."""
     rows, *modes = problem.spectrum.shape
     chunk = max(chunk // math.prod(modes) ** 2, 1)  # blocks
     if rows < num_devices * chunk:
