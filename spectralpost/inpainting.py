@@ -91,8 +91,8 @@ def inpainting_problem(
     carry over.
     Where planes have masks of their own, blocks are of all planes, [B, C k], and holes of any size
     are seen through tiles of 4x4 pixels. Of masks that repeat every 1, 2 or 4 pixels, each tile its
-    own mirror image (as all of one or two pixels are), no more than blocks of similar spectrum is
-    lost.
+    own mirror image (pixel -i modulo 4 as pixel i, so all that repeat every one or two), no more
+    than blocks of similar spectrum is lost.
     Raises InputError for a degradation without a mask, a tile larger than the image, and as
     `image_problem`.
 
@@ -253,8 +253,9 @@ def _has_large_holes(mask: np.ndarray) -> bool:
 
 
 def _tiles(masks: np.ndarray, size: int, num: int) -> np.ndarray:
-    """Tiles [num, C k] of masks [C, *shape], 0 or 1, each its own mirror image; fewer where there
-    are no more. Of `TRIED` at random places those that know about as many pixels as masks do."""
+    """Tiles [num, C k] of masks [C, *shape], 0 or 1, each its own mirror image: pixel -i, modulo
+    the tile, is as pixel i. Of `TRIED` at random places those that know most nearly as many pixels
+    as masks do; fewer where there are no more of these."""
     random, tiles, shape = np.random.default_rng(0), [], masks.shape[1:]
     mirrored = np.arange(size ** len(shape)).reshape((size,) * len(shape))
     mirrored = np.roll(np.flip(mirrored), 1, axis=range(mirrored.ndim)).ravel()
@@ -268,7 +269,7 @@ def _tiles(masks: np.ndarray, size: int, num: int) -> np.ndarray:
         return np.ones((1, tiles[0].size))
     gap = np.rint(np.abs(some.mean(axis=1) - masks.mean()) * tiles[0].size)  # in pixels
     order = np.lexsort((random.permutation(len(some)), gap))
-    return some[order[:num]].astype(float)
+    return some[order[:num]][gap[order[:num]] == gap.min()].astype(float)
 
 
 def _alike(spectrum: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from .algebra import float_dtype, floating, is_concrete, namespace
-from .errors import InputError, check_whole
+from .errors import InputError, check_whole, is_number
 from .signatures import checked_options, options_of
 
 Spacing = Literal["uniform", "leading", "trailing", "quadratic"]
@@ -79,7 +79,8 @@ def vp_linear(
     >>> levels.alpha.shape, float(levels.sigma[-1])
     ((4,), 0.0)
     """
-    betas = np.linspace(beta_start, beta_end, train_steps)
+    _check_between(0, 1, beta_start=beta_start, beta_end=beta_end)
+    betas = np.linspace(beta_start, beta_end, check_whole("train_steps", train_steps))
     return _vp_grid(np.cumprod(1 - betas), vp_timesteps(num_steps, spacing, train_steps))
 
 
@@ -100,6 +101,10 @@ def vp_cosine(
     >>> sp.vp_cosine(3).sigma.shape
     (4,)
     """
+    if not (is_number(offset) and 0 <= offset < np.inf):
+        raise InputError(f"offset = {offset}: must be >= 0 and finite")
+    _check_between(0, 1, max_beta=max_beta)
+    train_steps = check_whole("train_steps", train_steps)
     f = np.cos((np.arange(train_steps + 1) / train_steps + offset) / (1 + offset) * np.pi / 2) ** 2
     betas = np.minimum(1 - f[1:] / f[:-1], max_beta)
     return _vp_grid(np.cumprod(1 - betas), vp_timesteps(num_steps, spacing, train_steps))
@@ -148,12 +153,14 @@ def ve_karras(
     [80.0, 2.515, 0.002, 0.0]
     """
     num_steps = check_whole("steps", num_steps)
-    if not 0 < sigma_min < sigma_max:
-        raise InputError(
-            f"sigma_min = {sigma_min}, sigma_max = {sigma_max}: 0 < sigma_min < sigma_max is needed"
-        )
-    ends = sigma_max ** (1 / rho), sigma_min ** (1 / rho)
-    sigma = np.append(np.linspace(*ends, num_steps) ** rho, 0.0)
+    _check_between(0, np.inf, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
+    if not sigma_min < sigma_max:
+        raise InputError(f"sigma_min = {sigma_min}: must be below sigma_max = {sigma_max}")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):  # refused below
+        ends = np.float64(sigma_max) ** (1 / rho), np.float64(sigma_min) ** (1 / rho)
+        sigma = np.append(np.linspace(*ends, num_steps) ** rho, 0.0)
+    if not (np.all(np.isfinite(sigma)) and np.all(np.diff(sigma) < 0)):
+        raise InputError(f"rho = {rho}: double precision does not hold these levels")
     return NoiseLevel(jnp.asarray(np.ones(num_steps + 1)), jnp.asarray(sigma))
 
 
@@ -167,11 +174,18 @@ def rectified_flow(num_steps: int, *, shift: float = 1.0) -> NoiseLevel:
     [1.0, 0.667, 0.333, 0.0]
     """
     num_steps = check_whole("steps", num_steps)
-    if not shift > 0:
-        raise InputError(f"shift = {shift}: must be > 0")
+    _check_between(0, np.inf, shift=shift)
     u = np.linspace(1, 0, num_steps + 1)
     sigma = shift * u / (1 + (shift - 1) * u)
     return NoiseLevel(jnp.asarray(1 - sigma), jnp.asarray(sigma))
+
+
+def _check_between(low: float, high: float, **options: float) -> None:
+    """InputError unless all options are numbers strictly between the two."""
+    for name, value in options.items():
+        if not (is_number(value) and low < value < high):
+            words = f"must be > {low:g} and " + ("finite" if np.isinf(high) else f"< {high:g}")
+            raise InputError(f"{name} = {value}: {words}")
 
 
 GRIDS: dict[str, Callable[..., NoiseLevel]] = {

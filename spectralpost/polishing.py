@@ -161,6 +161,7 @@ def energy_score(samples: Array, x_0: Array) -> Array:
     >>> sp.energy_score(jax.numpy.asarray(two), jax.numpy.asarray(x_0[None, :3])).shape
     (1,)
     """
+    samples, x_0 = floating(samples, x_0)
     if samples.shape != (2, *x_0.shape):
         raise InputError(f"samples of shape {samples.shape}: {(2, *x_0.shape)} is needed")
     tiny = jnp.finfo(x_0.dtype).tiny  # equal samples have no gradient; NaN stays NaN

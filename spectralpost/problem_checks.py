@@ -32,7 +32,8 @@ def check_array(
         return
     numbers = np.asarray(value)
     if not np.all(np.isfinite(numbers)):
-        raise InputError(f"{name}: has NaN or infinite values")
+        words = "has NaN or infinite values" if shape else f"is {numbers:g}, must be finite"
+        raise InputError(f"{name}: {words}")
     if minimum is not None and numbers.min() < minimum:
         raise InputError(f"{name} = {numbers.min():g}: must be >= {minimum:g}")
     if above is not None and numbers.min() <= above:

@@ -720,6 +720,9 @@ def test_the_command_writes_beside_the_schedule(folder, capsys, monkeypatch):
     with pytest.raises(SystemExit):
         main(["export", f"{folder}/schedule.json", "--to", "dps", "--out", f"{folder}/again.py"])
     assert "prior.npz" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["export", f"{folder}/schedule.json", "--to", "csv", "--prior", "no.npz"])
+    assert "has no effect on target 'csv'" in capsys.readouterr().err
     main(["export", f"{folder}/schedule.json", "--to", "python"])  # divides by no norm
     names = {one.name for one in folder.iterdir()}
     assert names == {"schedule.json", "schedule_dps.py", "other name.csv", "schedule_python.py"}

@@ -85,6 +85,20 @@ def test_tiles_are_their_own_mirror_images_and_of_the_mask():
         assert np.any(np.all(windows[:, half] == tile[half], axis=1))
 
 
+@pytest.mark.parametrize("every", [2, 4])
+def test_rows_that_repeat_are_the_dense_problem(every):
+    """Few tiles know as many pixels as the mask: none is taken that knows others."""
+    mask = np.zeros((16, 16))
+    mask[::every] = 1
+    prior, degradation = sp.power_law(mask.shape, mean=0.3), sp.inpaint(mask.shape, mask)
+    whole = sp.image_problem(prior, degradation, 0.1)
+    blocks = inpainting_problem(prior, degradation, 0.1, num_blocks=mask.size)
+    sampler = sp.SAMPLERS["pigdm"]()
+    guidance = sampler.heuristic(whole, LEVELS)
+    found, wanted = (evaluate(sampler, one, LEVELS, guidance) for one in (blocks, whole))
+    np.testing.assert_allclose(found, wanted, rtol=1e3 * mask.size * np.finfo(float).eps)
+
+
 def test_holes_are_large_where_chance_makes_none():
     def large(**mask):
         known = sp.inpaint((48, 48), **mask).response.reshape(48, 48) > 0

@@ -1,5 +1,7 @@
 """Grids of noise levels against published numbers."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -128,10 +130,21 @@ def test_grid_errors():
         (lambda: vp_linear(1001), "only 1000 time steps"),
         (lambda: vp_linear(10, "cosine"), "allowed are uniform, leading, trailing, quadratic"),
         (lambda: vp_linear(1000, "quadratic"), "visit a time step twice"),
-        (lambda: ve_karras(5, sigma_min=0.0), "0 < sigma_min < sigma_max"),
-        (lambda: ve_karras(5, sigma_min=2.0, sigma_max=1.0), "0 < sigma_min < sigma_max"),
-        (lambda: rectified_flow(5, shift=0.0), "must be > 0"),
-        (lambda: rectified_flow(5, shift=float("nan")), "must be > 0"),
+        (lambda: vp_linear(5, beta_start=-1), "beta_start = -1: must be > 0 and < 1"),
+        (lambda: vp_linear(5, beta_end=2.0), "beta_end = 2.0: must be > 0 and < 1"),
+        (lambda: vp_linear(5, train_steps=0), "train_steps = 0: must be a whole number >= 1"),
+        (lambda: vp_cosine(5, offset=-1.0), "offset = -1.0: must be >= 0"),
+        (lambda: vp_cosine(5, offset=math.inf), "offset = inf: must be >= 0 and finite"),
+        (lambda: vp_cosine(5, max_beta=0), "max_beta = 0: must be > 0 and < 1"),
+        (lambda: ve_karras(5, sigma_min=0.0), "sigma_min = 0.0: must be > 0 and finite"),
+        (lambda: ve_karras(5, sigma_max=math.inf), "sigma_max = inf: must be > 0 and finite"),
+        (lambda: ve_karras(5, sigma_min=2.0, sigma_max=1.0), "sigma_min = 2.0: must be below"),
+        (lambda: ve_karras(5, rho=0.0), "rho = 0.0: must be > 0 and finite"),
+        (lambda: ve_karras(5, rho=-1), "rho = -1: must be > 0 and finite"),
+        (lambda: ve_karras(5, rho=1e-3), "rho = 0.001: double precision does not hold"),
+        (lambda: rectified_flow(5, shift=0.0), "shift = 0.0: must be > 0"),
+        (lambda: rectified_flow(5, shift=math.nan), "shift = nan: must be > 0"),
+        (lambda: rectified_flow(5, shift=math.inf), "shift = inf: must be > 0 and finite"),
     ):
         with pytest.raises(InputError, match=message):
             call()

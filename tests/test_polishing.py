@@ -38,6 +38,9 @@ def test_energy_score_of_two_samples_an_image_alone():
     for shape in ((3, 4, 1, 8, 8), (2, 1, 1, 8, 8), (4, 1, 8, 8)):
         with pytest.raises(sp.InputError, match=r"samples of shape .* \(2, 4, 1, 8, 8\) is needed"):
             sp.energy_score(np.zeros(shape), x_0)
+    whole = np.arange(2 * x_0.size).reshape(2, *x_0.shape)
+    of_floats = sp.energy_score(whole.astype(float), np.zeros(x_0.shape))
+    np.testing.assert_array_equal(sp.energy_score(whole, np.zeros(x_0.shape, int)), of_floats)
 
 
 def test_energy_score_is_predicted(prior):

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 
 import spectralpost
+from spectralpost.degradations import downsample
 from spectralpost.errors import InputError
 from spectralpost.learning import per_mode
 from spectralpost.learning.guidance import band_knots
@@ -558,6 +559,11 @@ def test_weights_by_band_of_a_problem(tmp_path):
     for name, weights in wanted.items():
         assert bits(guidance[name]) == bits(weights)
     assert FLOW.guidance_for(problem) is FLOW.guidance
+    with pytest.raises(InputError, match="'lambda_' of shape .*: 3 bands have knots"):
+        per_mode(constraint, schedule.guidance, problem, schedule.band_knots[:3])
+    blocks = image_problem(matern((8, 8), length=3.0), downsample((8, 8), 2), 0.1)
+    with pytest.raises(InputError, match="by band are for independent modes, not blocks"):
+        schedule.guidance_for(blocks)
 
 
 @pytest.mark.parametrize(

@@ -535,6 +535,8 @@ def test_a_report_of_a_sweep_that_is_not_learned_says_nothing_of_it(tmp_path, ca
     assert not (folder / "report" / "heat_map.png").exists()
     assert is_drawn(folder / "report" / "lines.png")
     refused(f"sweep-report {folder} --metric learned_w2", "no cell has it; there are", capsys)
+    ratio = "--ratio learned/tuned"
+    refused(f"sweep-report {folder} {ratio}", "no cell has learned; there are published", capsys)
     assert "report-2" in ran(f"sweep-report {folder}", capsys)
 
 

@@ -157,8 +157,8 @@ def test_an_option_with_values_of_several_types_is_a_column_of_text(tmp_path):
         ({"size": 0}, "size = 0"),
         ({"learn": 1}, "learn = 1: must be true or false"),
         ({"design": "grid"}, "design = 'grid': allowed are product"),
-        ({"num": 5}, "num: how many cells"),
-        ({"design": "sobol"}, "num: how many cells"),
+        ({"num": 5}, "num: is of random and sobol designs"),
+        ({"design": "sobol"}, "num: is missing"),
         ({"cells": []}, "a list design has cells, and no axes"),
         ({"axes": []}, "axes: names with values"),
         ({"axes": {"steps": 3}}, "needs the axis 'sampler'"),
@@ -178,6 +178,7 @@ def test_an_option_with_values_of_several_types_is_a_column_of_text(tmp_path):
         ({"axes": {"sampler": "dps", "sigma_y": [0.1, -1]}}, "axes.sigma_y = -1: must be > 0"),
         ({"axes": {"sampler": "dps", "sigma_y": [True]}}, "axes.sigma_y = True"),
         ({"axes": {"sampler": "dps", "steps": 2.5}}, "axes.steps = 2.5"),
+        ({"axes": {"sampler": "dps", "free": ["weight"]}}, "free: unknown weight 'weight'"),
         ({"axes": {"sampler": "dps", "objective": "kl"}}, "axes.objective = 'kl'"),
         ({"axes": {"sampler": "dps", "sigma_y": {"from": 1, "to": 2}}}, "a range needs a design"),
         (
@@ -526,11 +527,13 @@ def test_the_command_plans_runs_and_refuses(tmp_path, capsys):
         (["--out", str(tmp_path / "grid.yaml")], "is not a folder"),
         (["--out", str(tmp_path)], "holds other files"),
         (["--out", str(folder), "--workers", "-1"], "workers = -1"),
+        (["--out", str(tmp_path / "no"), "--scheduler-file", "nofile"], "'nofile': is not there"),
         (["--out", str(folder), "--workers", "1", "--scheduler", "x"], "name one of them"),
     ):
         with pytest.raises(SystemExit, match="2"):
             main(["sweep", str(file), *arguments])
         assert says in capsys.readouterr().err
+    assert not (tmp_path / "no").exists()
     # Where no cell can be computed the code says so; a dry run does before.
     cells = [{"sampler": "dps", "steps": 2, "degradation": {"name": "downsample", "factor": 3}}]
     file.write_text(yaml.safe_dump({**SMALL, "cells": cells}))

@@ -74,7 +74,8 @@ def compute(options: Compare, say: Say = quiet) -> Result:
     names = options.samplers or tuple(name for name in SAMPLERS if name != "exact")
     for given, values in {"samplers": names, "steps": options.steps}.items():
         if len(set(values)) < len(values) or not values:
-            raise InputError(f"{given} = {' '.join(map(str, values))}: name each one once")
+            words = " ".join(map(str, values)) or "nothing"
+            raise InputError(f"{given} = {words}: name one at least, and each once")
     if "exact" in names:
         raise InputError("samplers: 'exact' is the reference of every run, leave it out")
     samplers = [make_sampler(name) for name in names]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ..degradations import make_degradation
+from ..errors import InputError
 from ..inpainting import learning_problem
 from ..learning import Prices, default_free, for_network, heuristic
 from ..options import Evaluate
@@ -23,8 +24,16 @@ class Result(NamedTuple):
     notes: tuple[str, ...]  # what there is to say of the files
 
 
+LEARNED_WITH = ("starts", "bins", "seed", "limits")
+
+
 def compute(options: Evaluate, say: Say = quiet) -> Result:
     """Evaluate a schedule on another problem, and learn one for it."""
+    if not options.relearn:
+        for field, usual in vars(Evaluate(options.schedule)).items():
+            if field in LEARNED_WITH and getattr(options, field) != usual:
+                value = getattr(options, field)
+                raise InputError(f"{field} = {value}: has no effect without learning")
     schedule = load_schedule(options.schedule)
     notes: set[str] = set()
     own = schedule.degradation_name, schedule.degradation_options

@@ -29,6 +29,8 @@ def compute(options: Options, say: Say = quiet) -> Result:
     del say
     schedule, target = load_schedule(options.schedule), options.to
     problem = None
+    if options.prior is not None and not needs_problem(schedule, target):
+        raise InputError(f"prior = {shown(options.prior)}: has no effect on target {target!r}")
     if needs_problem(schedule, target):
         prior = stored_prior(options.schedule, options.prior, schedule)
         degradation, channels = schedule.degradation(prior.shape), schedule.channels

@@ -278,9 +278,10 @@ def stored_prior(schedule_path: Path, prior_path: Path | None, schedule: Schedul
     """The prior of a schedule; InputError if the file beside it is another one."""
     prior = load_prior(prior_path or schedule_path.with_name("prior.npz"))
     if prior_path is None and prior.hash != schedule.prior_hash:
+        made_for = f"was made for {schedule.prior_hash}" if schedule.prior_hash else "names none"
         raise InputError(
             f"prior {str(schedule_path.with_name('prior.npz'))!r}: hash {prior.hash}, the schedule "
-            f"was made for {schedule.prior_hash}; name the prior with --prior"
+            f"{made_for}; name the prior with --prior"
         )
     if prior.pixel_range != schedule.pixel_range:
         raise InputError(

@@ -96,6 +96,11 @@ def compute(options: SweepReport, say: Say = quiet) -> Result:
     reasons = counted(selected(every, chosen & ~good).error)
     del every
     metric, axes = options.metric or "learned_w2", varying(cells)
+    have = _by_schedule(cells, kind)
+    if missing := [label for label in over or () if label not in have]:
+        raise InputError(
+            f"ratio = {options.ratio!r}: no cell has {missing[0]}; there are {', '.join(have)}"
+        )
     if cells.num:
         metric = metric_of(options.metric, kinds, cells)
     view = None

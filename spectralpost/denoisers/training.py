@@ -52,9 +52,9 @@ class Recipe(NamedTuple):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: must be >= 1")
         if self.patch < 4 or self.patch % 4:
-            raise InputError(f"patch = {self.patch}: must be divisible by 4")
+            raise InputError(f"patch = {self.patch}: must be >= 4 and divisible by 4")
         if not 0 < self.learning_rate < 1:
-            raise InputError(f"learning_rate = {self.learning_rate}: must be between 0 and 1")
+            raise InputError(f"learning_rate = {self.learning_rate}: must be > 0 and < 1")
 
 
 class Progress(NamedTuple):

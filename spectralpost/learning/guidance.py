@@ -162,7 +162,8 @@ def per_mode(
 ) -> Guidance:
     """The same schedule with leaves [S, bands] spread over the modes of a problem, [S, F].
 
-    What a sampler takes for independent modes. Leaves [S] stay as they are.
+    What a sampler takes for independent modes. Leaves [S] stay as they are. Raises InputError for
+    blocks, and for other numbers of knots than of bands.
 
     >>> by_band = guidance | {"zeta": jax.numpy.ones((3, 2))}  # two bands
     >>> knots = jax.numpy.asarray([-1.0, 1.0])
@@ -170,11 +171,17 @@ def per_mode(
     (3, 15)
     """
     problem, guidance, knots = floating(problem, guidance, knots)
+    if problem.basis is not None:
+        raise InputError("guidance: weights by band are for independent modes, not blocks")
     membership = band_membership(problem, knots)
 
     def spread(name: str, weights: Array) -> Array:
         if weights.ndim == 1:
             return weights
+        if weights.shape[-1] != len(knots):
+            raise InputError(
+                f"guidance {name!r} of shape {weights.shape}: {len(knots)} bands have knots"
+            )
         tiny = jnp.finfo(weights.dtype).tiny
         u = jnp.log(jnp.maximum(weights, tiny))
         if constraint[name] == "unit":

@@ -137,13 +137,17 @@ def grid_of(given: Any) -> Grid:
         raise InputError(f"grid: a {design} design has {wanted}, and no {other}")
     drawn = design in ("random", "sobol")
     if drawn != ("num" in given):
-        raise InputError(f"num: how many cells to draw, of random and sobol designs ({design})")
+        raise InputError(
+            "num: is missing, how many cells are to be drawn"
+            if drawn
+            else f"num: is of random and sobol designs, not of design = {design!r}"
+        )
     if design == "list":
         cells = given["cells"]
         if not isinstance(cells, list) or not cells:
             raise InputError("cells: a list of one cell at least is needed")
         listed = tuple(_listed(f"cells[{i}]", cell) for i, cell in enumerate(cells))
-        return Grid(settings, design, {"": listed}, len(listed), given)
+        return _checked(Grid(settings, design, {"": listed}, len(listed), given))
     axes = mapping("axes", given["axes"])
     for axis in axes:
         if axis not in AXES:
@@ -160,7 +164,20 @@ def grid_of(given: Any) -> Grid:
         num = math.prod(len(values) for values in choices.values())
     if num > MOST:
         raise InputError(f"grid: {num} cells; at most {MOST} are possible")
-    return Grid(settings, design, choices, num, given)
+    return _checked(Grid(settings, design, choices, num, given))
+
+
+def _checked(grid: Grid) -> Grid:
+    """InputError for a weight to learn that none of its samplers has."""
+    listed = grid.choices[""] if grid.design == "list" else ()
+    free = [cell["free"] for cell in listed] if listed else grid.choices["free"]
+    known = {name for sampler in grid.samplers for name in sampler.constraint}
+    for name in (name for names in free for name in names or ()):
+        if name not in known:
+            raise InputError(
+                f"free: unknown weight {name!r}; allowed are {', '.join(sorted(known))}"
+            )
+    return grid
 
 
 def cell_hash(cell: Mapping[str, Any], settings: Settings) -> str:

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ..compiled import drop_compiled_programs_if_crowded
-from ..errors import InputError
+from ..errors import InputError, shown
 from .batch import batch_key, run_batch
 from .dataset import Dataset, finished, need, opened, write_part
 from .grid import Grid, Settings, cell_hash
@@ -92,12 +92,13 @@ def run_sweep(
     """
     size = batch_size or (LEARNED if grid.settings.learn else EVALUATED)
     folder = Path(os.path.abspath(folder))
-    with opened(folder, grid, extend=extend) as dataset, ExitStack() as stack:
+    with ExitStack() as stack:  # a cluster that does not answer leaves no folder
+        engine = stack.enter_context(_engine(workers, scheduler, scheduler_file))
+        dataset = stack.enter_context(opened(folder, grid, extend=extend))
         known = finished(folder)
         if dataset.shared:
             known &= {cell_hash(cell, grid.settings) for cell in grid.cells()}
         todo = batches(grid, known, size)
-        engine = stack.enter_context(_engine(workers, scheduler, scheduler_file))
         return _through(engine, dataset, grid, todo, known, tell)
 
 
@@ -207,6 +208,8 @@ def _engine(workers: int, scheduler: str | None, scheduler_file: Path | None) ->
             finally:
                 threads.shutdown(cancel_futures=True)  # the one that runs comes to its end
         return
+    if scheduler_file is not None and not scheduler_file.is_file():  # dask would wait for it
+        raise InputError(f"scheduler_file = {shown(scheduler_file)}: is not there")
     need("distributed")
     from dask import config
     from distributed import Client, LocalCluster, wait
