@@ -203,14 +203,8 @@ BAD = {
     ),
     "prior of another range": (f"{EVALUATE} --prior {{w}}/unit.npz", r"range \(0\.0, 1\.0\)"),
     "evaluate sigma_y 0": (f"{EVALUATE} --sigma-y 0", "sigma_y = 0"),
-    "evaluate, learning nothing": (
-        f"{EVALUATE} --no-relearn --starts 4",
-        "starts = 4: has no effect",
-    ),
-    "karras of no rho": (
-        f"{DESIGN} --grid ve-karras --grid-options rho=0",
-        r"rho = 0.*must be > 0",
-    ),
+    "evaluate without learning": (f"{EVALUATE} --no-relearn --starts 4", "starts = 4: has no eff"),
+    "no rho": (f"{DESIGN} --grid ve-karras --grid-options rho=0", r"rho = 0.*must be > 0"),
     "evaluate another blur": (f"{EVALUATE} --blur-size 3", "blur_size = 3: has no effect"),
     "evaluate without a kernel": (f"{EVALUATE} --degradation kernel", "needs --kernel"),
     # restore

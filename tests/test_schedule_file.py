@@ -559,7 +559,7 @@ def test_weights_by_band_of_a_problem(tmp_path):
     for name, weights in wanted.items():
         assert bits(guidance[name]) == bits(weights)
     assert FLOW.guidance_for(problem) is FLOW.guidance
-    with pytest.raises(InputError, match="'lambda_' of shape .*: 3 bands have knots"):
+    with pytest.raises(InputError, match=r"'lambda_' of shape .*: 3 bands have knots"):
         per_mode(constraint, schedule.guidance, problem, schedule.band_knots[:3])
     blocks = image_problem(matern((8, 8), length=3.0), downsample((8, 8), 2), 0.1)
     with pytest.raises(InputError, match="by band are for independent modes, not blocks"):
