@@ -11,7 +11,7 @@ from jax import Array
 
 from .errors import InputError
 from .images import PixelRange
-from .noise import NoiseLevel
+from .noise import NoiseLevel, noisy_variance
 
 
 def as_returned(x_hat: Any, x_t: Array, name: str = "denoiser") -> Array:
@@ -86,7 +86,7 @@ def _finite_at(function: Any, shape: tuple[int, ...], arrays: Any, levels: Noise
     mean, variance = jnp.mean(y), jnp.var(y)
 
     def one(t: NoiseLevel) -> Array:
-        x_t = t.alpha * mean + jnp.sqrt(t.alpha**2 * variance + t.sigma**2) * eps
+        x_t = t.alpha * mean + jnp.sqrt(noisy_variance(variance, t)) * eps
         return all_finite(denoiser(x_t, t))
 
     return jax.lax.map(one, levels)

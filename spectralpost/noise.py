@@ -265,6 +265,11 @@ def respaced(curve: Curve, levels: NoiseLevel, log_factors: Array) -> NoiseLevel
     )
 
 
+def noisy_variance(variance: float | Array, level: NoiseLevel) -> Array:
+    """Variance of x_t where x_0 has `variance`: alpha^2 variance + sigma^2."""
+    return level.alpha**2 * variance + level.sigma**2
+
+
 def at_timesteps(timesteps: Iterable[int], train_levels: NoiseLevel) -> NoiseLevel:
     """The levels of some time steps of a training grid, and its clean end, [S + 1].
 

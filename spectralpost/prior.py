@@ -29,7 +29,7 @@ from .algebra import einsum, safe_divide
 from .calibration import Profile
 from .errors import InputError, check_shape
 from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range
-from .noise import NoiseLevel
+from .noise import NoiseLevel, noisy_variance
 from .spectra import batches, mean_and_spectrum, on_grid
 
 # Of the variance of natural colours: green against magenta, yellow against blue, grey. Close to
@@ -91,11 +91,6 @@ def denoiser_gain(spectrum: Array, level: NoiseLevel) -> Array:
 def denoiser_variance(spectrum: Array, level: NoiseLevel) -> Array:
     """Var(x_0 | x_t), mode by mode: sigma^2 spectrum / (alpha^2 spectrum + sigma^2)."""
     return safe_divide(level.sigma**2 * spectrum, noisy_variance(spectrum, level))
-
-
-def noisy_variance(variance: Array, level: NoiseLevel) -> Array:
-    """Variance of x_t where x_0 has `variance`: alpha^2 variance + sigma^2."""
-    return level.alpha**2 * variance + level.sigma**2
 
 
 def power_law(

@@ -39,8 +39,7 @@ from .algebra import (
 )
 from .chunks import num_chunks, split_problem
 from .kept_jit import kept_jit
-from .noise import NoiseLevel, check_levels, step_pairs
-from .prior import noisy_variance
+from .noise import NoiseLevel, check_levels, noisy_variance, step_pairs
 from .problem import (
     Problem,
     along_prior,

@@ -27,7 +27,7 @@ from ..algebra import as_floating, floating
 from ..errors import InputError
 from ..files import whole_file
 from ..images import PIXEL_RANGE, PixelRange, check_pixel_range
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, noisy_variance
 
 SHIPPED = Path(__file__).with_name("unet.msgpack")
 LARGEST = 2**26  # bytes of a file
@@ -164,7 +164,7 @@ class UNetDenoiser:
         """x_hat of images [N, planes, H, W] in [-1, 1]; levels of all images, or one each [N]."""
         levels = (jnp.broadcast_to(leaf, x_t.shape[:1]) for leaf in t)
         alpha, sigma = (leaf[:, None, None, None] for leaf in levels)
-        v = alpha**2 * DATA_STD**2 + sigma**2
+        v = noisy_variance(DATA_STD**2, NoiseLevel(alpha, sigma))
         log_ratio = jnp.log(sigma) - jnp.log(alpha)
         level = jnp.clip(log_ratio[:, 0, 0, 0], -LOG_RANGE, LOG_RANGE) / 4
         with jax.numpy_rank_promotion("allow"):  # flax adds biases

@@ -18,6 +18,7 @@ from ..algebra import matmul
 from ..errors import InputError
 from ..learning.guidance import constrain, from_weight
 from ..noise import NoiseLevel, log_snr, num_steps_of, step_pairs
+from ..prior import denoiser_gain, denoiser_variance
 from ..problem import Problem, measurement_cov, num_pixels
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
@@ -108,11 +109,10 @@ def features_of(problem: Problem, levels: NoiseLevel) -> Array:
     variance = jnp.sum(pixels * spectrum)
 
     def of_step(t: NoiseLevel, s: NoiseLevel) -> Array:
-        x_var = t.alpha**2 * spectrum + t.sigma**2
-        v = t.sigma**2 * spectrum / x_var  # posterior variance of the denoiser
+        v = denoiser_variance(spectrum, t)
         informed = h2 * v / (h2 * v + noise)  # of it, what y tells
         left = noise * v / (h2 * v + noise)
-        gain2 = h2 * (t.alpha * spectrum / x_var) ** 2  # of the guidance of DPS
+        gain2 = h2 * denoiser_gain(spectrum, t) ** 2  # of the guidance of DPS
         shares = jnp.stack([pixels, pixels * spectrum, pixels * v, pixels * informed * v])
         shares = shares / jnp.sum(shares, axis=1, keepdims=True)
         ratios = [h2 * v / (h2 * v + k * noise) for k in (0.1, 1.0, 10.0)]
