@@ -8,14 +8,14 @@ from cases import circular
 
 from spectralpost import SAMPLERS, evaluate, vp_linear
 from spectralpost.learning import Search, learn
-from spectralpost.learning.zoom import ENOUGH, scan
+from spectralpost.learning.zoom import ENOUGH, look_everywhere
 
 pytestmark = pytest.mark.usefixtures("quick")
 REACH = np.log(1e4)
 
 
 def found_by_zoom(losses, num=1):
-    where, least = scan(losses, np.float64, np.zeros((1, num)), np.full(1, REACH))
+    where, least = look_everywhere(losses, np.float64, np.zeros((1, num)), np.full(1, REACH))
     assert where.shape == (*least.shape, num)
     at = least[0].argmin()
     return where[0, at], least[0, at]

@@ -23,7 +23,7 @@ from .lanes import FEW, best_of_each
 from .levenberg_marquardt import finite
 from .loss import Loss, is_dense
 from .parameters import schedule_of
-from .zoom import NEAR, scan, zoom
+from .zoom import NEAR, look_everywhere, zoom
 
 EVERYWHERE = np.log(1e4)  # how far logs of constants are from those of the published ones at most
 WORSE = 1.02  # on few bins: such a constant is not the best on the whole problem
@@ -51,7 +51,7 @@ def evaluate(
     >>> round(float(sp.psnr(error)), 1)  # dB
     12.3
     """
-    checked(sampler, problem, levels, guidance)
+    problem, levels, guidance = checked(sampler, problem, levels, guidance)
     return _evaluate(sampler, _once(problem, objective), levels, guidance, objective)
 
 
@@ -234,9 +234,13 @@ def _best_of_each(
     # Constant weights, and factors of the published constant: losses of the logarithms of these.
     kinds = (constants_at, np.zeros((cells, weights))), (factors_at, np.zeros((cells, 1)))
     if coarse is None:
-        found = [scan(partial(at, losses), dtype, ones, everywhere) for at, ones in kinds]
+        found = [
+            look_everywhere(partial(at, losses), dtype, ones, everywhere) for at, ones in kinds
+        ]
     else:
-        few = [scan(partial(at, coarse), np.float32, ones, everywhere) for at, ones in kinds]
+        few = [
+            look_everywhere(partial(at, coarse), np.float32, ones, everywhere) for at, ones in kinds
+        ]
         least_of_few = np.minimum(*(value.min(axis=1) for _, value in few))
         found = []
         for (at, ones), (centres, value) in zip(kinds, few, strict=True):
@@ -247,7 +251,7 @@ def _best_of_each(
             astray = np.take_along_axis(far, least.argmin(axis=1)[:, None], 1)[:, 0] & (reach > 0)
             if astray.any():
                 reach = np.where(astray, EVERYWHERE, 0)
-                again = scan(partial(at, losses), dtype, ones, reach)
+                again = look_everywhere(partial(at, losses), dtype, ones, reach)
                 best = np.where(astray[:, None, None], again[0], best)
                 least = np.where(astray[:, None], again[1], least)
             found.append((best, least))

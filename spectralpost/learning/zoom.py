@@ -14,7 +14,7 @@ NEAR = 0.2  # around what was found: on other bins, or of numbers one at a time
 ENOUGH = 2e-3  # a last grid of this reach finds a loss within a millionth of its curvature
 
 
-def scan(
+def look_everywhere(
     losses: Callable[[np.ndarray], Array], dtype: Any, centre: np.ndarray, reach: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """`zoom` over all of centre [N, num] +- reach; of several numbers along each of them as well.
@@ -31,13 +31,8 @@ def scan(
     for at in (centre, best[:, 0]):
         lowest = np.full(len(at), np.inf)
         for i in [*range(num)] * 2:
-
-            def along(line: np.ndarray, at: np.ndarray = at, i: int = i) -> Array:
-                points = np.repeat(at[:, None].astype(line.dtype), line.shape[1], axis=1)
-                points[..., i] = line[..., 0]
-                return losses(points)
-
-            where, found = best_of_each(*zoom(along, dtype, centre[:, None, i : i + 1], reach, 128))
+            along, middle = _along(losses, at, i), centre[:, None, i : i + 1]
+            where, found = best_of_each(*zoom(along, dtype, middle, reach, 128))
             at = at.copy()
             at[:, i] = np.where(found < lowest, where[:, 0], at[:, i])
             lowest = np.minimum(found, lowest)
@@ -61,7 +56,7 @@ def zoom(
     losses  of points [N, grid, num], of this dtype
     points  of the first grid
 
-     No derivatives: the loss of a constant has cliffs where the sampler
+    No derivatives: the loss of a constant has cliffs where the sampler
     becomes unstable. Once they are seen, few points of one number do, in each of the lowest VALLEYS
     of a line: of DPS in few steps the deepest is narrower than the spacing of the first grid.
     """
@@ -89,6 +84,19 @@ def zoom(
         reach = reach * min((3 if num == 1 else 4) / points ** (1 / num), 0.8)
         points = FEW if num == 1 else points
     return best, best_loss
+
+
+def _along(
+    losses: Callable[[np.ndarray], Array], at: np.ndarray, i: int
+) -> Callable[[np.ndarray], Array]:
+    """The losses of number i alone, [N, grid, 1], the others as in `at` [N, num]."""
+
+    def along(line: np.ndarray) -> Array:
+        points = np.repeat(at[:, None].astype(line.dtype), line.shape[1], axis=1)
+        points[..., i] = line[..., 0]
+        return losses(points)
+
+    return along
 
 
 def _valleys(values: np.ndarray) -> np.ndarray:
