@@ -203,7 +203,7 @@ def main(options: Options) -> None:
         train, test = cut(train, options.size), cut(test, options.size)
     test = test[: options.images]
     # What is restored, polished and tuned on from the training images is kept out of the prior, and
-    # what is polished and tuned on out of what is restored.
+    # what is polished and tuned on (a quarter at most) out of what is restored.
     first = options.images if options.split == "train" else 0
     clean = train[first : first + min(ON_IMAGES, len(train) // 4)]
     kept_out = max(options.images, first + len(clean))

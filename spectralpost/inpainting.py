@@ -268,8 +268,8 @@ def _tiles(masks: np.ndarray, size: int, num: int) -> np.ndarray:
     if not some.size:  # a mask that hides nothing, or all but a corner
         return np.ones((1, tiles[0].size))
     gap = np.rint(np.abs(some.mean(axis=1) - masks.mean()) * tiles[0].size)  # in pixels
-    order = np.lexsort((random.permutation(len(some)), gap))
-    return some[order[:num]][gap[order[:num]] == gap.min()].astype(float)
+    order = np.lexsort((random.permutation(len(some)), gap))[:num]
+    return some[order[gap[order] == gap.min()]].astype(float)
 
 
 def _alike(spectrum: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

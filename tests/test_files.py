@@ -515,34 +515,32 @@ def test_a_run_that_fails_takes_new_parents_from_below_another(tmp_path, monkeyp
     assert count and os.listdir(tmp_path / "runs" / "out") == ["a"]
 
 
-def test_a_claim_that_vanishes_between_opening_and_locking(tmp_path, monkeypatch):
-    """Its run has ended just then: a lock on a file without name would protect nothing."""
-    real, count = files.fcntl.flock, []
+def vanishing(monkeypatch, path):
+    """The file is removed between the first opening and locking; what was locked, in order."""
+    real, locked = files.fcntl.flock, []
 
     def late(opened, how):
-        if not count:
-            count.append(opened)
-            (tmp_path / ".out.claim").unlink()
+        if not locked:
+            path.unlink()
+        locked.append(opened)
         real(opened, how)
 
     monkeypatch.setattr(files.fcntl, "flock", late)
+    return locked
+
+
+def test_a_claim_that_vanishes_between_opening_and_locking(tmp_path, monkeypatch):
+    """Its run has ended just then: a lock on a file without name would protect nothing."""
+    count = vanishing(monkeypatch, tmp_path / ".out.claim")
     with results_folder(tmp_path / "out", "design"):
-        assert count and (tmp_path / ".out.claim").exists()
+        assert len(count) == 2 and (tmp_path / ".out.claim").exists()
     assert os.listdir(tmp_path) == ["out"]
 
 
 def test_a_lock_that_vanishes_between_opening_and_locking(tmp_path, monkeypatch):
-    real, count = files.fcntl.flock, []
-
-    def late(opened, how):
-        if not count:
-            count.append(opened)
-            (tmp_path / "lock").unlink()
-        real(opened, how)
-
-    monkeypatch.setattr(files.fcntl, "flock", late)
+    count = vanishing(monkeypatch, tmp_path / "lock")
     with locked_file(tmp_path / "lock") as ours:
-        assert ours and count and (tmp_path / "lock").exists()
+        assert ours and len(count) == 2 and (tmp_path / "lock").exists()
     assert os.listdir(tmp_path) == []
     with pytest.raises(InputError, match="there is no folder"), locked_file(tmp_path / "a" / "b"):
         pytest.fail("the body ran")

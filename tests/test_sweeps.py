@@ -318,7 +318,9 @@ def test_priors_of_images_and_of_files(tmp_path, monkeypatch):
         assert not jax.config.read("jax_enable_x64")  # a sweep leaves it as it was
     finally:
         jax.config.update("jax_enable_x64", True)
-    assert len(made) == 1  # of two degradations
+    other = cells[0] | {"degradation": {"name": "gaussian_blur", "std": 1.5}}
+    case_of(other, grid.settings)
+    assert len(made) == 1  # the prior of two degradations
     blur = make_degradation("gaussian_blur", (8, 8))
     problem, _ = sp.unique_modes(sp.image_problem(prior, blur, 0.05))
     case = case_of(cells[0], grid.settings)

@@ -7,13 +7,12 @@ from typing import NamedTuple
 import jax.numpy as jnp
 
 from ..degradations import make_degradation
-from ..errors import InputError
 from ..inpainting import learning_problem
 from ..learning import Prices, default_free, for_network, heuristic
 from ..options import Evaluate
 from ..schedule_file import load_schedule
 from .console import Say, console, learn_with_progress, metric_table, metrics_of, quiet, transfer_of
-from .inputs import degradation_choice, merged, stored_prior
+from .inputs import check_unused, degradation_choice, merged, stored_prior
 
 
 class Result(NamedTuple):
@@ -30,10 +29,7 @@ LEARNED_WITH = ("starts", "bins", "seed", "limits")
 def compute(options: Evaluate, say: Say = quiet) -> Result:
     """Evaluate a schedule on another problem, and learn one for it."""
     if not options.relearn:
-        for field, usual in vars(Evaluate(options.schedule)).items():
-            if field in LEARNED_WITH and getattr(options, field) != usual:
-                value = getattr(options, field)
-                raise InputError(f"{field} = {value}: has no effect without learning")
+        check_unused(options, Evaluate(options.schedule), LEARNED_WITH, "evaluate --no-relearn")
     schedule = load_schedule(options.schedule)
     notes: set[str] = set()
     own = schedule.degradation_name, schedule.degradation_options

@@ -29,12 +29,12 @@ def compute(options: Options, say: Say = quiet) -> Result:
     del say
     schedule, target = load_schedule(options.schedule), options.to
     problem = None
-    if options.prior is not None and not needs_problem(schedule, target):
-        raise InputError(f"prior = {shown(options.prior)}: has no effect on target {target!r}")
     if needs_problem(schedule, target):
         prior = stored_prior(options.schedule, options.prior, schedule)
         degradation, channels = schedule.degradation(prior.shape), schedule.channels
         problem = learning_problem(prior, degradation, schedule.sigma_y, channels=channels)
+    elif options.prior is not None:
+        raise InputError(f"prior = {shown(options.prior)}: has no effect on target {target!r}")
     export = export_schedule(schedule, target, problem)
     path = options.out
     if path is None:

@@ -28,7 +28,7 @@ from ..options import Gallery
 from ..prior_file import load_prior, save_prior
 from ..schedule_file import save_schedule
 from .console import Say, console, print_wide, quiet
-from .inputs import degradation_choice
+from .inputs import check_unused, degradation_choice
 
 USUAL = "gaussian_blur"  # as elsewhere, where a flag such as --blur-std comes alone
 WIDTH = 150  # of the list
@@ -65,9 +65,7 @@ def compute(options: Gallery, say: Say = quiet) -> Result:
         if options.name is None:
             raise InputError("gallery show: name a schedule; `spectralpost gallery` lists them")
         usual = Gallery("show", options.name, out=options.out)
-        for field, value in vars(options).items():
-            if value != vars(usual)[field]:
-                raise InputError(f"{field} = {value}: has no effect on gallery show")
+        check_unused(options, usual, vars(usual), "gallery show")
         return Result("show", (entry_of(options.name),), None, options.out)
     return _nearest(options, say)
 

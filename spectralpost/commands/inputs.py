@@ -1,7 +1,7 @@
 """What options stand for: sampler, noise levels, degradation, prior, problem."""
 
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -272,6 +272,13 @@ def _changed(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str,
     parameters = options_of(factory)
     typed = {name: fitted(value, parameters[name].annotation) for name, value in given.items()}
     return {name: value for name, value in typed.items() if value != parameters[name].default}
+
+
+def check_unused(options: Any, usual: Any, fields: Iterable[str], on: str) -> None:
+    """InputError for a field that differs from the usual options, where it has no effect."""
+    for field in fields:
+        if (value := getattr(options, field)) != getattr(usual, field):
+            raise InputError(f"{field} = {value}: has no effect on {on}")
 
 
 def stored_prior(schedule_path: Path, prior_path: Path | None, schedule: Schedule) -> Prior:

@@ -16,7 +16,7 @@ from ..merging import unique_modes
 from ..metrics import RESIDUALS, Objective, WeightedSum, kl, wasserstein2
 from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..problem import Problem
-from ..samplers.base import Guidance, Sampler, check_guidance
+from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
 from ..transfer import checked, in_chunks, sampler_transfer
 from .lanes import FEW, best_of_each
@@ -64,9 +64,8 @@ def evaluate_exact(
     >>> round(float(sp.evaluate_exact(problem, levels, guidance["eta"])), 4)
     0.0699
     """
-    check_levels(levels)
-    check_guidance(exact(problem), levels, {"eta": eta})
-    return _evaluate(None, _once(problem, objective), levels, {"eta": eta}, objective)
+    problem, levels, guidance = checked(exact(problem), problem, levels, {"eta": eta})
+    return _evaluate(None, _once(problem, objective), levels, guidance, objective)
 
 
 def is_average(objective: Objective) -> bool:

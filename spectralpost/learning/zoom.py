@@ -56,9 +56,9 @@ def zoom(
     losses  of points [N, grid, num], of this dtype
     points  of the first grid
 
-    No derivatives: the loss of a constant has cliffs where the sampler
-    becomes unstable. Once they are seen, few points of one number do, in each of the lowest VALLEYS
-    of a line: of DPS in few steps the deepest is narrower than the spacing of the first grid.
+    No derivatives: the loss of a constant has cliffs where the sampler becomes unstable. Once they
+    are seen, few points of one number do, in each of the lowest VALLEYS of a line: of DPS in few
+    steps the deepest is narrower than the spacing of the first grid.
     """
     cells, _, num = centres.shape
     points = points if num == 1 else 128
