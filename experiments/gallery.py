@@ -40,16 +40,18 @@ from spectralpost import (
     SAMPLERS,
     Degradation,
     InputError,
+    Learned,
     Problem,
+    Search,
     evaluate,
     gallery_entries,
     gallery_schedule,
     heuristic,
     keep_compiled_programs,
+    learn_on_grid,
+    noise_grid,
     vp_linear,
 )
-from spectralpost.commands.console import Learned, learn_on_grid
-from spectralpost.commands.inputs import Grid
 from spectralpost.degradations import make_degradation
 from spectralpost.files import whole_file
 from spectralpost.gallery import (
@@ -70,7 +72,6 @@ from spectralpost.gallery import (
 from spectralpost.learning import is_dense
 from spectralpost.merging import pad_modes
 from spectralpost.merging_blocks import representative_blocks
-from spectralpost.noise import grid_timesteps
 from spectralpost.samplers.base import Guidance
 
 # Schedules from which a search begins, those of fewer steps as they are and per unit of time; and
@@ -300,20 +301,16 @@ def searched(
     name: str, task: str, sigma_y: float, steps: int, begin: Sequence[Entry], options: Options
 ) -> Learned:
     """The schedule of a cell, as `design` learns it for a network, and what `learn` says of it."""
-    sampler, levels = SAMPLERS[name](), vp_linear(steps)
+    sampler = SAMPLERS[name]()
     whole = problem_on(degradation_of(task, options.size), sigma_y, options.bins)
     small = few_blocks(whole, LEARNED)
-    timesteps = tuple(grid_timesteps(GRID, steps).tolist())
     return learn_on_grid(
         sampler,
         small,
-        Grid(levels, timesteps, GRID, GRID, {}),
-        lambda levels: heuristic(sampler, small, levels),
-        None,
-        starts=options.starts,
-        seed=options.seed,
+        noise_grid(GRID, steps),
         network=True,
         schedules=[gallery_schedule(one) for one in begin],
+        search=Search(options.starts, seed=options.seed),
     )
 
 

@@ -49,6 +49,7 @@ from .inpainting import inpainting_problem as inpainting_problem
 from .inpainting import learning_problem as learning_problem
 from .inpainting import mode_frequency as mode_frequency
 from .learning import Freedom as Freedom
+from .learning import Learned as Learned
 from .learning import LearnResult as LearnResult
 from .learning import Prices as Prices
 from .learning import Search as Search
@@ -59,6 +60,7 @@ from .learning import evaluate_exact as evaluate_exact
 from .learning import for_network as for_network
 from .learning import heuristic as heuristic
 from .learning import learn as learn
+from .learning import learn_on_grid as learn_on_grid
 from .learning import loss_and_gradient as loss_and_gradient
 from .learning import low_pass as low_pass
 from .learning import per_mode as per_mode
@@ -84,6 +86,8 @@ from .noise import rectified_flow as rectified_flow
 from .noise import ve_karras as ve_karras
 from .noise import vp_cosine as vp_cosine
 from .noise import vp_linear as vp_linear
+from .noise_grid import NoiseGrid as NoiseGrid
+from .noise_grid import noise_grid as noise_grid
 from .polishing import Polished as Polished
 from .polishing import energy_score as energy_score
 from .polishing import polish as polish
@@ -93,6 +97,8 @@ from .prior import from_images as from_images
 from .prior import matern as matern
 from .prior import power_law as power_law
 from .prior import resized as resized
+from .prior_file import load_prior as load_prior
+from .prior_file import save_prior as save_prior
 from .problem import Posterior as Posterior
 from .problem import Problem as Problem
 from .problem import ideal_posterior as ideal_posterior
@@ -105,7 +111,7 @@ from .samplers import SAMPLERS as SAMPLERS
 from .samplers.base import Measurement as Measurement
 from .samplers.base import Sampler as Sampler
 from .samplers.base import Step as Step
-from .schedule_file import Schedule as Schedule
+from .schedule import Schedule as Schedule
 from .schedule_file import load_schedule as load_schedule
 from .schedule_file import save_schedule as save_schedule
 from .transfer import Trajectory as Trajectory

@@ -14,8 +14,8 @@ A *grid* of S steps is a `NoiseLevel` whose leaves have shape [S + 1]: noisiest 
 end (alpha = 1, sigma = 0) last.
 """
 
-from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple, get_args
+from collections.abc import Iterable
+from typing import Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,6 @@ from jax import Array
 
 from .algebra import float_dtype, floating, is_concrete, namespace
 from .errors import InputError, check_whole, is_number
-from .signatures import checked_options, options_of
 
 Spacing = Literal["uniform", "leading", "trailing", "quadratic"]
 Curve = Literal["vp", "ve", "flow"]
@@ -186,35 +185,6 @@ def _check_between(low: float, high: float, **options: float) -> None:
         if not (is_number(value) and low < value < high):
             words = f"must be > {low:g} and " + ("finite" if np.isinf(high) else f"< {high:g}")
             raise InputError(f"{name} = {value}: {words}")
-
-
-GRIDS: dict[str, Callable[..., NoiseLevel]] = {
-    "vp_linear": vp_linear,
-    "vp_cosine": vp_cosine,
-    "ve_karras": ve_karras,
-    "rectified_flow": rectified_flow,
-}
-
-
-def make_grid(name: str, num_steps: int, /, **options: Any) -> NoiseLevel:
-    """GRIDS[name](num_steps, **options), for options from a file: see `checked_options`."""
-    checked = checked_options("grid", GRIDS, name, options, own=("num_steps",))
-    return GRIDS[name](num_steps, **checked)
-
-
-def grid_timesteps(name: str, num_steps: int, /, **options: Any) -> np.ndarray | None:
-    """The time steps that `make_grid` visits, descending; None for a grid that has none."""
-    checked = checked_options("grid", GRIDS, name, options, own=("num_steps",))
-    if "spacing" not in options_of(GRIDS[name]):
-        return None
-    chosen = {key: checked[key] for key in ("spacing", "train_steps") if key in checked}
-    return vp_timesteps(num_steps, **chosen)
-
-
-def training_grid(name: str, /, **options: Any) -> NoiseLevel:
-    """All levels on which a network of a grid with time steps was trained, noisiest first."""
-    train_steps = options.get("train_steps", TRAIN_STEPS)
-    return make_grid(name, train_steps, **options | {"spacing": "uniform"})
 
 
 def curve_of(levels: NoiseLevel) -> Curve:

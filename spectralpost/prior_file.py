@@ -16,7 +16,10 @@ from .prior import MAX_VALUES, MAX_VARIANCE, Prior
 
 
 def save_prior(path: str | os.PathLike[str], prior: Prior) -> None:
-    """Write a prior as .npz (plain arrays, no pickle); InputError if the file exists."""
+    """Write a prior as .npz (plain arrays, no pickle); InputError if the file exists.
+
+    >>> sp.save_prior("a prior.npz", prior)
+    """
     arrays: dict[str, Any] = {name: np.asarray(getattr(prior, name)) for name in _STORED}
     if prior.calibration is not None:
         arrays |= prior.calibration._asdict()
@@ -31,6 +34,10 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
 
     Raises InputError if the file is missing, is not one, or holds what no prior has: other types or
     shapes, numbers that are not finite, a negative spectrum, more than `MAX_VALUES` values.
+
+    >>> sp.save_prior("prior.npz", prior)
+    >>> sp.load_prior("prior.npz").hash == prior.hash
+    True
     """
     name = f"prior {str(path)!r}"
     if not os.path.isfile(path):

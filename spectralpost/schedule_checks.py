@@ -10,7 +10,8 @@ from jax import Array
 from .degradations import DEGRADATIONS, make_degradation
 from .errors import InputError
 from .images import PixelRange, check_pixel_range
-from .noise import NoiseLevel, at_timesteps, check_levels, num_steps_of, training_grid
+from .noise import NoiseLevel, at_timesteps, check_levels, num_steps_of
+from .noise_grid import training_levels
 from .plain_json import brief
 from .samplers import SAMPLERS, make_sampler
 from .samplers.base import Guidance, Sampler
@@ -94,7 +95,7 @@ def _trained_on(grid: str) -> NoiseLevel | None:
         steps = options.get("train_steps", 1)
         if isinstance(steps, int | float) and steps > LARGEST_STEPS:  # no network has so many
             return None
-        return training_grid(name.replace("-", "_"), **options)
+        return training_levels(name.replace("-", "_"), **options)
     except (InputError, RecursionError):  # the user's own words, or a grid without time steps
         return None
 

@@ -11,26 +11,18 @@ LARGEST_SHAPE, LARGEST_CHANNELS, and sizes from SMALLEST to LARGEST for sigma_y 
 
 import json
 import os
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from importlib.metadata import version
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from .degradations import Degradation, make_degradation
 from .errors import InputError, encodable, shown
 from .files import whole_file
-from .images import PIXEL_RANGE, PixelRange
-from .learning import per_mode
 from .noise import NoiseLevel
 from .plain_json import brief, check_size, plain, read_json
-from .problem import Problem
-from .samplers import make_sampler
-from .samplers.base import Guidance, Sampler, check_guidance
+from .samplers.base import check_guidance
+from .schedule import AXES, FORMAT, FORMAT_VERSION, Schedule
 from .schedule_checks import (
     check_bands,
     check_degradation,
@@ -40,18 +32,6 @@ from .schedule_checks import (
     check_timesteps,
 )
 
-FORMAT = "spectralpost schedule"
-FORMAT_VERSION = 2
-
-CONVENTION = (
-    "x_t = alpha_t x_0 + sigma_t eps; step i goes from level i to level i + 1 with guidance[i]; "
-    "weights multiply the terms of sampler.update in squared-residual form, for pixels in "
-    "problem.pixel_range"
-)
-BANDS = (
-    "log(h^2 spectrum / sigma_y^2) of a mode; between evenly spaced knots log weights (of weights "
-    "in [0, 1] their logits) are linear in it, beyond them constant"
-)
 KINDS = {
     int: "a whole number",
     float: "a number",
@@ -60,92 +40,6 @@ KINDS = {
     dict: "an object",
     type(None): "null",
 }
-AXES = {1: ["step"], 2: ["step", "band"]}
-
-
-@dataclass(frozen=True, eq=False)
-class Schedule:
-    """A guidance schedule with the problem that it was made for.
-
-    Step i goes from level i to level i + 1. `timesteps` [S] index the network's training grid at
-    the levels where it is called, None where the grid has none (VE, rectified flow). All planes
-    share the weights. Equal schedules are those whose files are equal.
-
-    >>> schedule.sampler() == sampler, schedule.degradation() == blur
-    (True, True)
-    """
-
-    sampler_name: str
-    levels: NoiseLevel  # leaves [S + 1]
-    guidance: Guidance  # name -> [S], or by band [S, bands]
-    degradation_name: str
-    shape: tuple[int, ...]  # height, width of a plane
-    sigma_y: float  # in units of pixel_range
-    channels: int = 1
-    pixel_range: PixelRange = PIXEL_RANGE
-    sampler_options: dict[str, Any] = field(default_factory=dict)
-    degradation_options: dict[str, Any] = field(default_factory=dict)
-    timesteps: tuple[int, ...] | None = None
-    grid: str = ""  # how the levels were made, in words
-    prior_source: str = ""
-    prior_hash: str = ""
-    objective: str = ""
-    loss: float | None = None
-    baselines: dict[str, float] = field(default_factory=dict)
-    provenance: dict[str, Any] = field(default_factory=dict)
-    band_knots: Array | None = None  # [bands], of weights by band (`guidance.band_knots`)
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Schedule):
-            return NotImplemented
-        one, two = (  # read back: 1 is 1.0
-            json.loads(json.dumps(_stored(schedule), default=lambda value: value.tolist()))
-            for schedule in (self, other)
-        )
-        return one == two
-
-    def sampler(self) -> Sampler:
-        """The sampler with the options that the schedule was made for."""
-        return make_sampler(self.sampler_name, **self.sampler_options)
-
-    def degradation(self, shape: tuple[int, ...] | None = None) -> Degradation:
-        """The degradation, on images of another size if `shape` is given."""
-        return make_degradation(
-            self.degradation_name, shape or self.shape, **self.degradation_options
-        )
-
-    def degradation_of(self, measured: tuple[int, ...]) -> Degradation:
-        """The degradation on the images whose measurements have planes of this shape.
-
-        InputError where those of the schedule's degradation are no planes.
-        """
-        own = self.degradation()
-        plane = own.measured[-len(own.shape) :]
-        if plane == measured:
-            return own
-        if len(plane) != len(measured):
-            raise InputError(
-                f"measurement of shape {measured}: {own.name} gives {own.measured}, which is no "
-                "image; `sp.restore` takes it"
-            )
-        times = [n // m for n, m in zip(own.shape, plane, strict=True)]
-        return self.degradation(tuple(m * n for m, n in zip(measured, times, strict=True)))
-
-    def guidance_for(self, problem: Problem) -> Guidance:
-        """What samplers take for a problem: leaves [S], and [S, F] of weights by band."""
-        if self.band_knots is None:
-            return self.guidance
-        return per_mode(self.sampler().constraint, self.guidance, problem, self.band_knots)
-
-
-def provenance(seed: int | None = None) -> dict[str, Any]:
-    """Who made a schedule: package versions, seed and date."""
-    return {
-        "spectralpost": version("spectralpost"),
-        "jax": jax.__version__,
-        "seed": seed,
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-    }
 
 
 def save_schedule(
@@ -158,7 +52,7 @@ def save_schedule(
 
     >>> sp.save_schedule("a schedule.json", schedule)
     """
-    stored = plain(_stored(schedule))
+    stored = plain(schedule.as_json())
     parsed = _parse(stored)
     _check_schedule(parsed)
     sampler = parsed.sampler()
@@ -184,44 +78,6 @@ def load_schedule(path: str | os.PathLike[str]) -> Schedule:
         message = message if len(message) < 400 else message[:400] + "..."
         raise InputError(encodable(f"schedule {shown(path)}: {message}")) from error
     return schedule
-
-
-def _stored(schedule: Schedule) -> dict[str, Any]:
-    """The JSON of a schedule, with NumPy's numbers in it."""
-    return {
-        "format": FORMAT,
-        "format_version": FORMAT_VERSION,
-        "convention": CONVENTION,
-        "sampler": {"name": schedule.sampler_name, "options": schedule.sampler_options},
-        "levels": {
-            "grid": schedule.grid,
-            "timestep": schedule.timesteps,
-            "alpha": np.asarray(schedule.levels.alpha),
-            "sigma": np.asarray(schedule.levels.sigma),
-        },
-        "guidance": {
-            name: {"axes": AXES.get(np.ndim(weights), []), "weights": np.asarray(weights)}
-            for name, weights in schedule.guidance.items()
-        },
-        "bands": None
-        if schedule.band_knots is None
-        else {"position": BANDS, "knots": np.asarray(schedule.band_knots)},
-        "problem": {
-            "degradation": schedule.degradation_name,
-            "degradation_options": schedule.degradation_options,
-            "shape": schedule.shape,
-            "channels": schedule.channels,
-            "sigma_y": schedule.sigma_y,
-            "pixel_range": schedule.pixel_range,
-        },
-        "prior": {"source": schedule.prior_source, "hash": schedule.prior_hash},
-        "objective": {
-            "name": schedule.objective,
-            "value": schedule.loss,
-            "baselines": schedule.baselines,
-        },
-        "provenance": schedule.provenance,
-    }
 
 
 # ---------------------------------------------------------------------------------------- reading

@@ -88,6 +88,13 @@ def options_of(
     return {name: parameter for name, parameter in parameters.items() if name not in own}
 
 
+def changed_options(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are not the factory's defaults: files name no others."""
+    parameters = options_of(factory)
+    typed = {name: fitted(value, parameters[name].annotation) for name, value in given.items()}
+    return {name: value for name, value in typed.items() if value != parameters[name].default}
+
+
 def fitted(value: Any, wanted: Any) -> Any:
     """A value read from YAML or JSON as the type `wanted`; TypeError says what is needed instead.
 

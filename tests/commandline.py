@@ -14,7 +14,7 @@ from compiling import quick_compilation
 from pictures import texture, write
 
 from spectralpost.cli import main
-from spectralpost.commands import console
+from spectralpost.commands import inputs
 from spectralpost.learning import Search
 from spectralpost.prior import Prior, power_law
 from spectralpost.prior_file import save_prior
@@ -36,7 +36,7 @@ def compile_quickly():
 def by_adam(monkeypatch):
     """Commands search by Adam: all that they are given reaches the search, of which half is
     compiled, with levels a quarter. `designed` is found as by default."""
-    monkeypatch.setattr(console, "Search", functools.partial(Search, optimizer="adam"))
+    monkeypatch.setattr(inputs, "Search", functools.partial(Search, optimizer="adam"))
 
 
 @pytest.fixture(scope="module", name="w")

@@ -19,7 +19,7 @@ from spectralpost.prior import Prior
 from spectralpost.problem import Problem, image_problem
 from spectralpost.samplers import make_sampler
 from spectralpost.samplers.base import Guidance
-from spectralpost.schedule_file import Schedule
+from spectralpost.schedule import Schedule
 from spectralpost.transfer import sampler_transfer
 
 SHAPE = (4, 4)

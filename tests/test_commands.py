@@ -32,13 +32,14 @@ import spectralpost as sp
 from spectralpost import metrics
 from spectralpost.choices import choice
 from spectralpost.cli import main
-from spectralpost.commands import compare, console, tradeoff
-from spectralpost.commands.inputs import complete, degradation_choice, grid_of, inputs_of
+from spectralpost.commands import compare, evaluate, tradeoff
+from spectralpost.commands.inputs import complete, degradation_choice, grid_of, inputs_of, search_of
 from spectralpost.degradations import DEGRADATIONS, gaussian_blur
 from spectralpost.errors import InputError
 from spectralpost.images import load_image, save_image
-from spectralpost.learning import Freedom, Search, default_free, generations, halving
-from spectralpost.noise import GRIDS, vp_linear, vp_timesteps
+from spectralpost.learning import Search, default_free, generations, halving
+from spectralpost.noise import vp_linear, vp_timesteps
+from spectralpost.noise_grid import GRIDS
 from spectralpost.options import Compare, Design, Evaluate, Tradeoff
 from spectralpost.prior import Prior
 from spectralpost.prior_file import load_prior, save_prior
@@ -400,14 +401,10 @@ def test_levels_of_tradeoff_are_those_of_its_metrics(w, capsys):
     assert "time steps " + " ".join(map(str, grid.timesteps)) in out
 
 
-def test_commands_search_as_learn_does(monkeypatch):
+def test_commands_search_as_learn_does():
     """By default as many starts and iterations."""
-    calls = []
-    monkeypatch.setattr(console, "learn", lambda *args, **kwargs: calls.append(kwargs))
-    for kind in (Design, Compare, Tradeoff, Evaluate):
-        assert kind.starts == Search().starts
-    console.learn_with_progress(*4 * [None], starts=Design.starts)
-    assert calls[0]["search"] == Search() and calls[0]["freedom"] == Freedom()
+    for options in (Design(), Compare(), Tradeoff(), Evaluate(Path("schedule.json"))):
+        assert search_of(options) == Search()
 
 
 # ---------------------------------------------------------------------------- evaluate and restore
@@ -472,7 +469,7 @@ def test_evaluate_learns_within_the_schedules_limits(
         asked.append((sampler, levels, free, others["prices"]))
         raise InputError("enough")
 
-    monkeypatch.setattr(console, "learn", learn)
+    monkeypatch.setattr(evaluate, "learn", learn)
     prior = w / "designed" / "prior.npz"
     command = f"evaluate {tmp_path}/schedule.json --prior {prior} --sigma-y 0.3 {option}"
     with pytest.raises(SystemExit):

@@ -32,7 +32,8 @@ from spectralpost.metrics import mse
 from spectralpost.noise import rectified_flow, ve_karras, vp_cosine
 from spectralpost.options import Export as Options
 from spectralpost.prior_file import save_prior
-from spectralpost.schedule_file import Schedule, save_schedule
+from spectralpost.schedule import Schedule
+from spectralpost.schedule_file import save_schedule
 from spectralpost.transfer import sampler_transfer
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -368,7 +368,7 @@ def test_weights_are_rounded_as_little_as_is_needed(builder):
     sampler, levels = SAMPLERS["ddrm"](), vp_linear(3)
     problem = problem_on(make_degradation("identity", (8, 8)), 0.1)
     guidance = {"eta": jnp.array([0.123456789, 0.7, 1 / 3]), "eta_b": jnp.array([0.9, 0.1, 2 / 3])}
-    timesteps = builder.grid_timesteps("vp_linear", 3)
+    timesteps = builder.noise_grid("vp_linear", 3).timesteps
     short = builder.rounded(sampler, problem, timesteps, guidance)
     assert max(len(repr(one)) for weights in short.values() for one in weights) < 9
     both = [evaluate(sampler, problem, levels, w) for w in (guidance, builder.as_arrays(short))]

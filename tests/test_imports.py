@@ -27,6 +27,7 @@ READING_ORDER = (
     "torch_call",
     "algebra",
     "noise",
+    "noise_grid",
     "calibration",
     "pixels",
     "images",
@@ -55,6 +56,7 @@ READING_ORDER = (
     "restoration",
     "polishing",
     "borders",
+    "schedule",
     "schedule_checks",
     "schedule_file",
     "gallery",
@@ -112,16 +114,16 @@ ORDERED = {
         "learn",
         "for_network",
         "continuing",
+        "on_grid",
     ),
 }
 
 
-# What scripts need of files inside of folders: `docs/add-a-sampler.md` names the first two; the
-# gallery learns as `design` does, and the network is named as for it; images are put into
-# coordinates of tiles; a benchmark times parts of a sweep.
+# What scripts need of files inside of folders: `docs/add-a-sampler.md` names the first two; a
+# network is named as for `design`; images are put into coordinates of tiles; a benchmark times
+# parts of a sweep.
 INNER = {"samplers.base", "samplers.steps"}
 INNER_OF = {
-    "gallery": {"commands.console", "commands.inputs"},
     "inpainting": {"degradations.circular", "degradations.downsample"},
     "real_networks": {"commands.inputs"},
     "sweep_throughput": {"sweeps.batch", "sweeps.case", "sweeps.grid", "sweeps.running"},

@@ -11,13 +11,10 @@ from cases import EPS
 from spectralpost.algebra import safe_divide, safe_sqrt
 from spectralpost.errors import InputError
 from spectralpost.noise import (
-    GRIDS,
     NoiseLevel,
     check_levels,
     curve_of,
-    grid_timesteps,
     log_snr,
-    make_grid,
     moved_positions,
     nearest_timesteps,
     num_steps_of,
@@ -25,7 +22,6 @@ from spectralpost.noise import (
     rectified_flow,
     respaced,
     step_pairs,
-    training_grid,
     ve_karras,
     vp_cosine,
     vp_linear,
@@ -303,33 +299,3 @@ def test_nearest_timesteps_collide():
     assert timesteps(ratio[9] - 1 + 1e-3 * np.arange(10)) == list(range(9, -1, -1))
     with pytest.raises(InputError, match="steps = 11"):
         timesteps(ratio[9] - 1 + 1e-3 * np.arange(11))
-
-
-# ------------------------------------------------------------------------------------------ by name
-
-
-@pytest.mark.parametrize("name", GRIDS)
-def test_grids_by_name(name):
-    np.testing.assert_array_equal(make_grid(name, 5).sigma, GRIDS[name](5).sigma)
-    timesteps = grid_timesteps(name, 5)
-    assert (timesteps is None) == (name not in ("vp_linear", "vp_cosine"))
-    for options, message in (
-        ({"steps": 3}, f"grid '{name}': has no option 'steps'"),
-        ({"num_steps": 3}, "has no option 'num_steps'"),
-    ):
-        with pytest.raises(InputError, match=message):
-            make_grid(name, 5, **options)
-    with pytest.raises(InputError, match="grid = 'linear': allowed are vp_linear"):
-        make_grid("linear", 5)
-
-
-@pytest.mark.parametrize("options", [{}, {"train_steps": 100, "beta_end": 0.1}])
-def test_levels_of_a_grid_are_among_those_of_training(options):
-    """Row T - 1 - t of the training grid is time step t, whatever the spacing of the grid is."""
-    options = options | {"spacing": "trailing"}
-    trained = training_grid("vp_linear", **options)
-    timesteps = grid_timesteps("vp_linear", 5, **options)
-    rows = num_steps_of(trained) - 1 - timesteps
-    levels = make_grid("vp_linear", 5, **options)
-    np.testing.assert_array_equal(levels.sigma[:-1], trained.sigma[rows])
-    np.testing.assert_array_equal(nearest_timesteps(levels, trained), timesteps)

@@ -24,6 +24,7 @@ from spectralpost.learning.guidance import band_knots
 from spectralpost.noise import NoiseLevel, rectified_flow, vp_cosine, vp_linear, vp_timesteps
 from spectralpost.prior import matern
 from spectralpost.problem import image_problem
+from spectralpost.schedule import Schedule, provenance
 from spectralpost.schedule_checks import (
     LARGEST_CHANNELS,
     LARGEST_SHAPE,
@@ -31,7 +32,7 @@ from spectralpost.schedule_checks import (
     _smaller,
     check_degradation,
 )
-from spectralpost.schedule_file import Schedule, load_schedule, provenance, save_schedule
+from spectralpost.schedule_file import load_schedule, save_schedule
 from spectralpost.signatures import as_words
 from spectralpost.transfer import sampler_transfer
 

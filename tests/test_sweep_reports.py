@@ -12,7 +12,7 @@ import pytest
 from spectralpost.cli import main
 from spectralpost.errors import InputError
 from spectralpost.metrics import wasserstein2
-from spectralpost.noise import grid_timesteps
+from spectralpost.noise import vp_timesteps
 from spectralpost.prior_file import load_prior
 from spectralpost.schedule_file import load_schedule
 from spectralpost.sweeps.axes import columns_of
@@ -590,7 +590,7 @@ def test_schedules_of_the_best_cells_come_back(learned, tmp_path, capsys):
         assert schedule.baselines["tuned_constant"] == row["tuned_w2"]
         assert schedule.degradation_options == {"std": row["degradation.std"]}
         if not cell["learn_levels"]:
-            assert list(schedule.timesteps) == list(grid_timesteps("vp_linear", cell["steps"]))
+            assert list(schedule.timesteps) == list(vp_timesteps(cell["steps"]))
         assert schedule.sigma_y == row["sigma_y"] == float(line["sigma_y"])
 
 

@@ -14,7 +14,7 @@ from ..denoiser_use import denoiser_calls
 from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
 from ..inpainting import is_exact
-from ..learning import heuristic
+from ..learning import heuristic, learn
 from ..noise import NoiseLevel, num_steps_of
 from ..options import Compare
 from ..prior import draw
@@ -27,14 +27,14 @@ from .console import (
     Say,
     console,
     has_room,
-    learn_with_progress,
     metrics_of,
     modes_in_words,
     print_wide,
     quiet,
     transfer_of,
+    watched,
 )
-from .inputs import Inputs, grid_of, inputs_of, title_of
+from .inputs import Inputs, grid_of, inputs_of, search_of, title_of
 
 SCHEDULES = ("heuristic", "tuned_constant", "learned")
 REFERENCES = {
@@ -143,15 +143,13 @@ def _learned_row(
 ) -> Row:
     problem, steps = inputs.problem, num_steps_of(levels)
     begin = time.perf_counter()
-    learned = learn_with_progress(
+    learned = learn(
         sampler,
         inputs.small,
         levels,
         heuristic(sampler, problem, levels),
-        starts=options.starts,
-        seed=options.seed,
-        say=say,
-        title=title,
+        search=search_of(options),
+        progress=watched(say, title),
     )
     seconds = time.perf_counter() - begin
     schedules = learned.baseline_guidance | {"learned": learned.guidance}

@@ -1,10 +1,9 @@
-"""What the commands share: learning with a line of progress, and what they print."""
+"""What the commands share: a line of progress, and what they print."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
@@ -18,30 +17,16 @@ from ..affine import Transfer
 from ..degradations import Degradation
 from ..inpainting import is_exact
 from ..kept_jit import kept_jit
-from ..learning import (
-    Freedom,
-    HasSchedule,
-    LearnResult,
-    Prices,
-    Search,
-    default_free,
-    for_network,
-    learn,
-    starts_from,
-)
 from ..learning import Progress as SearchProgress
-from ..learning.preparing import check_free
-from ..metrics import Objective, wasserstein2
 from ..noise import NoiseLevel
-from ..options import STARTS
+from ..noise_grid import NoiseGrid
 from ..prior import Prior
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import Kind, exact
 from ..transfer import sampler_transfer
-from .inputs import Grid, Inputs, rounded
+from .inputs import Inputs
 
-AS_GIVEN, BARE = Freedom(), Prices()  # what `learn` takes by default
 PIXELS_AT_ONCE = 2**17  # of one plane
 Say = Callable[[str], None]  # shows a text that says how far a command is
 
@@ -82,24 +67,8 @@ def quiet(text: str) -> None:
     del text
 
 
-def learn_with_progress(
-    sampler: Sampler,
-    problem: Problem,
-    levels: NoiseLevel,
-    guidance: Guidance,
-    free: tuple[str, ...] | None = None,
-    *,
-    objective: Objective = wasserstein2,
-    freedom: Freedom = AS_GIVEN,
-    prices: Prices = BARE,
-    starts: int = STARTS,
-    seed: int = 0,
-    explore: bool = True,
-    resume: Guidance | None = None,
-    say: Say = quiet,
-    title: str = "learning",
-) -> LearnResult:
-    """`learn` as all commands call it, telling how far it is."""
+def watched(say: Say, title: str = "learning") -> Callable[[SearchProgress], None]:
+    """Says that learning begins; what `learn` takes as `progress`."""
     say(f"{title}: compiling and looking for the best constant")
 
     def progress(news: SearchProgress) -> None:
@@ -108,77 +77,7 @@ def learn_with_progress(
             "left unless better is found (Ctrl-C: take this)"
         )
 
-    return learn(
-        sampler,
-        problem,
-        levels,
-        guidance,
-        free,
-        objective=objective,
-        freedom=freedom,
-        prices=prices,
-        search=Search(starts=starts, seed=seed, explore=explore),
-        progress=progress,
-        resume=resume,
-    )
-
-
-class Learned(NamedTuple):
-    """A schedule for the levels that a network knows."""
-
-    grid: Grid  # its levels
-    result: LearnResult  # on these
-    search: LearnResult  # the one to go on with: where levels are learned, before rounding them
-
-
-def learn_on_grid(
-    sampler: Sampler,
-    problem: Problem,
-    grid: Grid,
-    start: Callable[[NoiseLevel], Guidance],
-    free: tuple[str, ...] | None,
-    *,
-    learn_levels: bool = False,
-    network: bool = False,
-    schedules: Sequence[HasSchedule] = (),
-    **others: Any,
-) -> Learned:
-    """Learn weights; with learn_levels levels and weights, then weights for the rounded levels.
-
-    start      the schedule to begin with, for levels
-    network    as `for_network` says, levels included
-    schedules  to begin from in place of exploring, see `starts_from`
-    others     of `learn_with_progress`
-    """
-    levels = grid.levels
-    if free is not None:  # before a search of levels alone, after which there is nothing to learn
-        check_free(sampler, free)
-    if network:
-        chosen = for_network(sampler, levels)
-        free = chosen["free"] if free is None else free
-        others["prices"] = chosen["prices"]
-        learn_levels |= chosen["freedom"].levels
-    if schedules:
-        names = default_free(sampler) if free is None else free
-        begin = starts_from(sampler, schedules, levels, names, learn_levels)
-        others |= {"resume": begin, "explore": False}
-    if not learn_levels:
-        result = learn_with_progress(sampler, problem, levels, start(levels), free, **others)
-        return Learned(grid, result, result)
-    search = learn_with_progress(
-        sampler, problem, levels, start(levels), free, freedom=Freedom(levels=True), **others
-    )
-    grid = rounded(grid, search.levels)
-    others |= {"resume": None}
-    if network:  # what was found, of smooth weights, is nearly right: no need to explore again
-        best = {name: kept[:1] for name, kept in search.kept.items()}
-        held = Freedom(levels=True, held=True)
-        others |= {"resume": best, "explore": False, "freedom": held}
-    result = learn_with_progress(sampler, problem, grid.levels, start(grid.levels), free, **others)
-    if network:  # it went on
-        history = np.append(search.history, result.history)
-        result = result._replace(explored=search.explored, history=history)
-    return Learned(grid, result, search)
+    return progress
 
 
 def modes_in_words(inputs: Inputs) -> str:
@@ -189,7 +88,7 @@ def modes_in_words(inputs: Inputs) -> str:
     return f"{len(small)} blocks of {small.shape[1]} modes, a model of the mask"
 
 
-def levels_in_words(grid: Grid) -> str:
+def levels_in_words(grid: NoiseGrid) -> str:
     if grid.timesteps is not None:
         return "time steps " + " ".join(map(str, grid.timesteps))
     return "sigma " + " ".join(f"{sigma:.3g}" for sigma in np.asarray(grid.levels.sigma))

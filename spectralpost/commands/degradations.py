@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from rich.table import Table
 
 from ..degradations import DEGRADATIONS
-from ..noise import GRIDS
+from ..noise_grid import GRIDS
 from ..options import Degradations
 from ..signatures import as_words, options_of
 from .console import Say, console, quiet

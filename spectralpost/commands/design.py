@@ -15,25 +15,34 @@ from ..affine import Transfer
 from ..errors import InputError
 from ..gallery import gallery_schedule
 from ..inpainting import is_exact, mode_frequency
-from ..learning import LEVELS, LearnResult, default_free, evaluate, heuristic, sensitivity
+from ..learning import (
+    LEVELS,
+    Learned,
+    LearnResult,
+    default_free,
+    evaluate,
+    heuristic,
+    learn_on_grid,
+    sensitivity,
+)
 from ..noise import NoiseLevel
 from ..options import Design
 from ..polishing import Polished
 from ..prior_file import save_prior
 from ..samplers.base import Guidance, Sampler
-from ..schedule_file import Schedule, load_schedule, provenance, save_schedule
+from ..schedule import Schedule, provenance
+from ..schedule_file import load_schedule, save_schedule
 from .calibration import calibrated
 from .console import (
-    Learned,
     Say,
     console,
-    learn_on_grid,
     levels_in_words,
     metric_table,
     metrics_of,
     modes_in_words,
     quiet,
     transfer_of,
+    watched,
 )
 from .inputs import (
     Inputs,
@@ -43,6 +52,7 @@ from .inputs import (
     grid_of,
     inputs_of,
     sampler_of,
+    search_of,
     title_of,
 )
 from .photograph import check_borders, prediction_in_words, restored_photograph
@@ -74,7 +84,7 @@ class Result(NamedTuple):
 
 def compute(options: Design, say: Say = quiet) -> Result:
     """Learn a schedule, hold it against the baselines, restore a photograph with it."""
-    sampler, sampler_options = sampler_of(options)
+    sampler = sampler_of(options)
     free, grid = free_weights(options), grid_of(options, options.steps)
     _check_eta(options, sampler)
     if options.eta is not None and free is None:
@@ -109,13 +119,12 @@ def compute(options: Design, say: Say = quiet) -> Result:
         grid,
         start,
         free,
-        starts=options.starts,
-        seed=options.seed,
         learn_levels=options.learn_levels,
-        resume=resume,
         network=network,
         schedules=begin,
-        say=say,
+        search=search_of(options),
+        progress=watched(say),
+        resume=resume,
     )
     grid, result, polished = learned.grid, learned.result, None
     if clean is not None:
@@ -138,21 +147,14 @@ def compute(options: Design, say: Say = quiet) -> Result:
     panels, photo_rows = restored_photograph(
         options, sampler, inputs, grid, schedules, transfers, denoiser
     )
-    schedule = Schedule(
-        sampler_name=sampler.name,
-        sampler_options=sampler_options,
-        levels=grid.levels,
-        timesteps=grid.timesteps,
-        grid=grid.label,
-        guidance=result.guidance,
-        degradation_name=inputs.degradation.name,
-        degradation_options=inputs.degradation.options,
-        shape=prior.shape,
+    schedule = Schedule.of(
+        sampler,
+        prior,
+        inputs.degradation,
+        options.sigma_y,
+        grid,
+        result.guidance,
         channels=len(inputs.photo),
-        sigma_y=options.sigma_y,
-        pixel_range=prior.pixel_range,
-        prior_source=prior.source,
-        prior_hash=prior.hash,
         objective="wasserstein2" if polished is None else "wasserstein2, polished",
         loss=rows["learned"]["W2^2"],
         baselines={name: rows[name]["W2^2"] for name in figures.LABELS if name != "learned"},

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 
 from ..degradations import make_degradation
 from ..inpainting import learning_problem
-from ..learning import Prices, default_free, for_network, heuristic
+from ..learning import Prices, default_free, for_network, heuristic, learn
 from ..options import Evaluate
 from ..schedule_file import load_schedule
-from .console import Say, console, learn_with_progress, metric_table, metrics_of, quiet, transfer_of
-from .inputs import check_unused, degradation_choice, merged, stored_prior
+from .console import Say, console, metric_table, metrics_of, quiet, transfer_of, watched
+from .inputs import check_unused, degradation_choice, merged, search_of, stored_prior
 
 
 class Result(NamedTuple):
@@ -57,16 +57,15 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
             why = "as is the schedule; --limits bare for the model's optimum"
             why = why if options.limits == "auto" else "as asked for"
             notes.add(f"learned within limits = network, {why}")
-        learned = learn_with_progress(
+        learned = learn(
             sampler,
             merged(problem, options.bins),
             levels,
             published,
             free,
             prices=prices,
-            starts=options.starts,
-            seed=options.seed,
-            say=say,
+            search=search_of(options),
+            progress=watched(say),
         )
         schedules["tuned constant"] = learned.baseline_guidance["tuned_constant"]
         schedules["learned for this problem"] = learned.guidance

@@ -19,40 +19,31 @@ from ..denoisers.gaussian import GaussianDenoiser, WithCovariance
 from ..denoisers.unet import load_unet
 from ..errors import InputError
 from ..inpainting import learning_problem
+from ..learning import Search
 from ..merging import bin_modes, unique_modes
-from ..noise import (
-    GRIDS,
-    NoiseLevel,
-    at_timesteps,
-    grid_timesteps,
-    make_grid,
-    nearest_timesteps,
-    training_grid,
+from ..noise import NoiseLevel
+from ..noise_grid import GRIDS, NoiseGrid, noise_grid
+from ..options import (
+    Compare,
+    DegradationOptions,
+    Design,
+    LearningOptions,
+    ProblemOptions,
+    Tradeoff,
 )
-from ..options import Compare, DegradationOptions, Design, ProblemOptions, Tradeoff
 from ..prior import Prior, excess_kurtosis, from_images
 from ..prior_file import load_prior
 from ..problem import Problem
 from ..restoration import PixelDenoiser
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
-from ..schedule_file import Schedule
-from ..signatures import as_words, checked_options, fitted, options_of
+from ..schedule import Schedule
+from ..signatures import as_words, checked_options, options_of
 from .option_files import with_files_read
 
 BUILT_IN_SIZE = 128
 
 Options = TypeVar("Options")
-
-
-class Grid(NamedTuple):
-    """The noise levels of a run."""
-
-    levels: NoiseLevel  # [S + 1]
-    timesteps: tuple[int, ...] | None  # of a vp grid, [S]
-    label: str  # for people
-    name: str  # in GRIDS
-    options: dict[str, Any]
 
 
 class Inputs(NamedTuple):
@@ -83,13 +74,12 @@ def inputs_of(options: Design | Compare | Tradeoff, photo: Path | None = None) -
     )
 
 
-def sampler_of(options: Design | Tradeoff) -> tuple[Sampler, dict[str, Any]]:
-    """The sampler to learn for, and its options."""
+def sampler_of(options: Design | Tradeoff) -> Sampler:
+    """The sampler to learn for."""
     name, given = choice(options, "sampler")
     if name == "exact":
         raise InputError("sampler = 'exact': is a reference, with nothing to learn")
-    sampler = make_sampler(name, **given)
-    return sampler, _changed(SAMPLERS[name], given)
+    return make_sampler(name, **given)
 
 
 def denoiser_of(name: str, prior: Prior, shape: tuple[int, ...]) -> PixelDenoiser:
@@ -150,24 +140,13 @@ def free_weights(options: Design | Tradeoff) -> tuple[str, ...] | None:
     return options.free
 
 
-def grid_of(options: ProblemOptions, steps: int) -> Grid:
+def search_of(options: LearningOptions) -> Search:
+    return Search(options.starts, seed=options.seed)
+
+
+def grid_of(options: ProblemOptions, steps: int) -> NoiseGrid:
     name, given = choice(options, "grid")
-    levels, timesteps = make_grid(name, steps, **given), grid_timesteps(name, steps, **given)
-    label = ", ".join([name, *as_words(_changed(GRIDS[name], given))])
-    return Grid(
-        levels, None if timesteps is None else tuple(timesteps.tolist()), label, name, given
-    )
-
-
-def rounded(grid: Grid, learned: NoiseLevel) -> Grid:
-    """The grid with learned levels: of a vp grid the nearest that the network knows."""
-    label = f"{grid.label}, learned"
-    if grid.timesteps is None:
-        return grid._replace(levels=learned, label=label)
-    trained = training_grid(grid.name, **grid.options)
-    timesteps = nearest_timesteps(learned, trained)
-    levels = at_timesteps(timesteps, trained)
-    return grid._replace(levels=levels, timesteps=tuple(timesteps.tolist()), label=label)
+    return noise_grid(name, steps, **given)
 
 
 def degradation_choice(
@@ -265,13 +244,6 @@ def title_of(options: ProblemOptions, steps: int, inputs: Inputs, grid: str) -> 
         f"{steps} steps ({grid}), {inputs.degradation.name}, "
         f"sigma_y = {options.sigma_y:g} in [{low:g}, {high:g}]"
     )
-
-
-def _changed(factory: Callable[..., Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """The options that are not the factory's defaults: files name no others."""
-    parameters = options_of(factory)
-    typed = {name: fitted(value, parameters[name].annotation) for name, value in given.items()}
-    return {name: value for name, value in typed.items() if value != parameters[name].default}
 
 
 def check_unused(options: Any, usual: Any, fields: Iterable[str], on: str) -> None:

@@ -13,13 +13,14 @@ from ..degradations import Degradation
 from ..errors import InputError
 from ..inpainting import is_exact
 from ..kept_jit import kept_jit
+from ..noise_grid import NoiseGrid
 from ..options import Design
 from ..prior import has_pixelwise_mean
 from ..problem import image_modes
 from ..restoration import PixelDenoiser, measure, restore
 from ..samplers.base import Guidance, Sampler
 from .console import batch_for, image_psnr, measurement_panel
-from .inputs import Grid, Inputs
+from .inputs import Inputs
 
 MEAN_OF = 8  # samples
 
@@ -63,7 +64,7 @@ def restored_photograph(
     options: Design,
     sampler: Sampler,
     inputs: Inputs,
-    grid: Grid,
+    grid: NoiseGrid,
     schedules: dict[str, Guidance],
     transfers: dict[str, Transfer],
     denoiser: PixelDenoiser,

@@ -10,10 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..errors import InputError
-from ..noise import NoiseLevel, grid_timesteps
+from ..noise import NoiseLevel
+from ..noise_grid import noise_grid
 from ..prior import Prior
 from ..prior_file import save_prior
-from ..schedule_file import Schedule, provenance, save_schedule
+from ..schedule import Schedule, provenance
+from ..schedule_file import save_schedule
 from ..sweep_options import SweepBest
 from ..sweeps.batch import METRICS, SCHEDULES
 from ..sweeps.case import prior_of
@@ -173,16 +175,15 @@ def _schedule(cell: Mapping[str, Any], size: int, row: Mapping[str, Any], prior:
     names = {"published": "heuristic", "tuned": "tuned_constant", "exact": "exact"}
     metric = {"wasserstein2": "w2"}.get(cell["objective"], cell["objective"])
     found = {one: row[f"{one}_{metric}"] for one in SCHEDULES}
-    words = [f"{name}={value}" for name, value in options["grid"].items()]
+    grid = noise_grid(cell["grid"]["name"], cell["steps"], **options["grid"])
     learned = label == "learned" and cell["learn_levels"]
-    steps = grid_timesteps(cell["grid"]["name"], cell["steps"], **options["grid"])
     return Schedule(
         sampler_name=cell["sampler"]["name"],
         sampler_options=options["sampler"],
         levels=NoiseLevel(jnp.asarray(row["alpha"]), jnp.asarray(row["sigma"])),
-        grid=", ".join([cell["grid"]["name"], *words, *(["levels learned"] if learned else [])]),
+        grid=f"{grid.label}, levels learned" if learned else grid.label,
         guidance=weights,
-        timesteps=None if learned or steps is None else tuple(int(one) for one in steps),
+        timesteps=None if learned else grid.timesteps,
         degradation_name=cell["degradation"]["name"],
         degradation_options=options["degradation"],
         shape=(size, size),

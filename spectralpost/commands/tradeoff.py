@@ -10,19 +10,20 @@ from rich.table import Table
 
 from .. import figures, metrics
 from ..errors import InputError
-from ..learning import heuristic
+from ..learning import heuristic, learn_on_grid
+from ..noise_grid import NoiseGrid
 from ..options import Tradeoff
 from ..samplers.base import Guidance
 from .console import (
     Say,
     console,
-    learn_on_grid,
     levels_in_words,
     metrics_of,
     quiet,
     transfer_of,
+    watched,
 )
-from .inputs import Grid, free_weights, grid_of, inputs_of, sampler_of, title_of
+from .inputs import free_weights, grid_of, inputs_of, sampler_of, search_of, title_of
 
 LEAST = "least mse at this perception"
 
@@ -31,7 +32,7 @@ class Result(NamedTuple):
     """Schedules from least error to most realistic images, and what theory allows."""
 
     title: str
-    schedules: dict[str, tuple[Grid, Guidance]]  # each for levels of its own
+    schedules: dict[str, tuple[NoiseGrid, Guidance]]  # each for levels of its own
     rows: dict[str, dict[str, float]]  # their metrics
     best: metrics.Tradeoff
     notes: tuple[str, ...]  # what there is to say of the files
@@ -42,7 +43,7 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
     if not options.prices or not all(0 <= price < np.inf for price in options.prices):
         given = " ".join(map(str, options.prices))
         raise InputError(f"prices = {given}: one or more numbers >= 0 are needed")
-    sampler, _ = sampler_of(options)
+    sampler = sampler_of(options)
     free = free_weights(options) or tuple(sampler.constraint)
     grid = grid_of(options, options.steps)
     inputs = inputs_of(options)
@@ -61,12 +62,10 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
             grid,
             start,
             free,
-            starts=options.starts,
-            seed=options.seed,
             learn_levels=options.learn_levels,
             objective=objective,
-            say=say,
-            title=title,
+            search=search_of(options),
+            progress=watched(say, title),
         )
         if objective is metrics.wasserstein2:
             constant = learned.search.baseline_guidance["tuned_constant"]

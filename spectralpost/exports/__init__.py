@@ -9,7 +9,7 @@ import numpy as np
 from ..errors import InputError
 from ..literal_form import to_literal
 from ..problem import Problem
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 from .azula import to_azula
 from .base import Export, Target, check_steps_alone
 from .deepinv import to_deepinv

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..errors import InputError
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 from .base import Export, Weights, check_clean_end, check_sampler, fresh_shares, levels_of, module
 from .diffpir import check_solvable
 

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..noise import TRAIN_STEPS, NoiseLevel, at_timesteps, num_steps_of, step_pairs, vp_linear
 from ..samplers import make_sampler
 from ..samplers.steps import fresh_share
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 
 Weights = Mapping[str, NDArray[np.float64]]  # name -> [S]
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..samplers.diffpir import rho_of
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 from .base import (
     Export,
     Weights,

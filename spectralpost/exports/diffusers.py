@@ -1,6 +1,6 @@
 """A loop on a network and a scheduler of diffusers."""
 
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 from .base import (
     Export,
     Weights,

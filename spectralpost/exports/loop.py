@@ -6,7 +6,7 @@ They use +, -, *, / and ** of arrays, and comparison, so that they run on NumPy,
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 from .base import Weights, levels_of
 
 Given = Mapping[str, Any]  # the options of a sampler

@@ -9,7 +9,7 @@ where they decimate. Their classes for any matrix are built by none of their pro
 import numpy as np
 
 from ..errors import InputError
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 
 FILTERS = ("gaussian_blur", "uniform_blur", "motion_blur", "from_kernel")
 SVD = ("identity", *FILTERS, "downsample", "inpaint")

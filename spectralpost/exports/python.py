@@ -1,6 +1,6 @@
 """A Python file without dependencies: the numbers, and a loop that runs them."""
 
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 from .base import Export, Weights, check_sampler, module
 from .loop import LOOPS, loop, memory_numbers, numbers_of, step_of
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 from .base import (
     Export,
     Weights,

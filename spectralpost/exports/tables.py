@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import numpy as np
 
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 from .base import Export, Weights, check_steps_alone, levels_of
 
 

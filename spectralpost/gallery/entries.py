@@ -23,7 +23,7 @@ from ..noise import TRAIN_STEPS, NoiseLevel, at_timesteps, vp_linear
 from ..plain_json import plain, read_json
 from ..prior import Prior, power_law
 from ..samplers import SAMPLERS
-from ..schedule_file import Schedule
+from ..schedule import Schedule
 from ..signatures import options_of
 
 FOLDER = Path(__file__).parent

@@ -1,6 +1,6 @@
 """Learning schedules: one door, `learn`. Reading order: guidance, jacobian, gradient, parameters,
 loss, levenberg_marquardt, lanes, search, zoom, baselines, generations, preparing, halving, learn,
-for_network, continuing."""
+for_network, continuing, on_grid."""
 
 from .baselines import evaluate, evaluate_exact, heuristic, plateau, tuned_constant
 from .continuing import HasSchedule, starts_from
@@ -11,6 +11,7 @@ from .guidance import constrain, low_pass, per_mode, unconstrain
 from .lanes import Method, advance, begin
 from .learn import LearnResult, learn, sensitivity
 from .loss import Loss, Prices, Several, is_dense, loss_of
+from .on_grid import Learned, learn_on_grid
 from .parameters import LEVELS, Freedom, Parameters, Schedule, parameters_of, schedule_of
 from .preparing import Prepared, default_free, prepare
 from .search import LEAST_SQUARES, Progress, Search

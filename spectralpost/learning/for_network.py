@@ -31,7 +31,8 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
 
     `learn(sampler, problem, levels, **for_network(sampler, levels))`, with the problem of a
     calibrated prior (`calibrate`). Without them `learn` finds the optimum of the model, for its own
-    denoiser.
+    denoiser. Levels that it learns are between those that the network was trained on:
+    `learn_on_grid(..., network=True)` asks for the same and rounds them.
 
     Neighbouring steps are alike, and the schedule also serves images of 5 times and 1/5 of the
     spectrum, so that no step relies on another to undo what it did with a slope that the network

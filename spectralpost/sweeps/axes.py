@@ -15,7 +15,7 @@ import numpy as np
 from ..degradations import DEGRADATIONS
 from ..errors import InputError
 from ..metrics import mse, perception, wasserstein2
-from ..noise import GRIDS
+from ..noise_grid import GRIDS
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
 from ..signatures import checked_options

@@ -13,7 +13,8 @@ from ..degradations import make_degradation
 from ..inpainting import learning_problem
 from ..learning.lanes import next_power_of_two, stacked
 from ..merging import bin_modes, pad_modes, unique_modes
-from ..noise import Curve, NoiseLevel, curve_of, make_grid
+from ..noise import Curve, NoiseLevel, curve_of
+from ..noise_grid import noise_grid
 from ..prior import Prior
 from ..problem import Problem
 from ..samplers.base import Sampler
@@ -90,7 +91,7 @@ def _prior(prior: str, size: int) -> Prior:
 @lru_cache(maxsize=1024)
 def _levels(grid: str, steps: int) -> tuple[NoiseLevel, Curve]:
     name, options = _split(json.loads(grid))
-    levels = jax.tree.map(np.asarray, make_grid(name, steps, **options))
+    levels = jax.tree.map(np.asarray, noise_grid(name, steps, **options).levels)
     return levels, curve_of(levels)
 
 
