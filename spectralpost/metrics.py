@@ -30,7 +30,7 @@ from .algebra import (
     safe_divide,
     safe_sqrt,
 )
-from .errors import InputError
+from .errors import InputError, is_number
 from .images import PIXEL_RANGE, PixelRange
 from .problem import (
     Problem,
@@ -235,7 +235,7 @@ class WeightedSum:
 
     def __post_init__(self) -> None:
         values = [weight for _, weight in self.terms()]
-        if not all(0 <= value < float("inf") for value in values) or not any(values):
+        if not all(is_number(one) and 0 <= one < float("inf") for one in values) or not any(values):
             raise InputError(f"objective = {self}: weights must be >= 0, and one of them > 0")
 
     def terms(self) -> list[tuple[Callable[..., Array], float]]:

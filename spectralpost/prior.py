@@ -115,6 +115,7 @@ def power_law(
     (3, 8, 8)
     """
     shape = _check_shape(shape)
+    _check_numbers(exponent=exponent, std=std, mean=mean)
     f = frequency(shape)
     with np.errstate(over="ignore"):  # refused below
         density = np.maximum(f, 1 / max(shape)) ** -float(exponent)
@@ -141,6 +142,7 @@ def matern(
     >>> round(float(sp.matern((8, 8), length=3.0, std=0.5).spectrum.mean()), 3)  # std^2
     0.25
     """
+    _check_numbers(length=length, smoothness=smoothness, std=std, mean=mean)
     if not (length > 0 and smoothness > 0):
         raise InputError(f"length = {length}, smoothness = {smoothness}: both must be > 0")
     shape = _check_shape(shape)
@@ -219,6 +221,12 @@ def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
     source = f"{prior.source}, resized from {'x'.join(map(str, prior.shape))}"
     mean = means[..., 0].reshape(*planes, *(1 for _ in shape)) + np.zeros(shape)
     return replace(prior, spectrum=spectrum, mean=mean, source=source)
+
+
+def _check_numbers(**options: float) -> None:
+    for name, value in options.items():
+        if np.ndim(value) > 0 or np.asarray(value).dtype.kind not in "iuf":
+            raise InputError(f"{name} = {value!r}: must be a number")
 
 
 def _with_std(

@@ -2,7 +2,6 @@
 begun with half of the steps, or soon done."""
 
 import functools
-import importlib
 
 import chex
 import jax
@@ -23,6 +22,7 @@ from spectralpost.learning import (
     loss_of,
     parameters_of,
     preparing,
+    searching,
 )
 from spectralpost.learning.generations import (
     AGREED_PATIENCE,
@@ -36,8 +36,6 @@ from spectralpost.noise import nearest_timesteps, vp_linear
 from spectralpost.problem import make_problem
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
-
-LEARN = importlib.import_module("spectralpost.learning.learn")  # the file; the name is a function's
 
 STEPS, MODES = 5, 12
 LEVELS = vp_linear(STEPS)
@@ -193,7 +191,7 @@ def test_resumed_searches_go_on(when):
 
 def test_resumed_searches_do_not_lose_what_bins_hide(monkeypatch):
     """Exploring goes on with a problem of few bins, on which the best schedule is another one."""
-    monkeypatch.setattr(LEARN, "COARSE", 3)
+    monkeypatch.setattr(searching, "COARSE", 3)
     first = learn(dps(), PROBLEM, LEVELS, **BARE)
     again = learn(dps(), PROBLEM, LEVELS, resume=first.kept, **BARE)
     assert again.loss <= first.loss * (1 + 1e-9)

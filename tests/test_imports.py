@@ -111,6 +111,7 @@ ORDERED = {
         "generations",
         "preparing",
         "halving",
+        "searching",
         "learn",
         "for_network",
         "continuing",

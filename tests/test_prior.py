@@ -295,6 +295,19 @@ def test_matern_errors():
             matern((4, 4), **options)
 
 
+@pytest.mark.parametrize("bad", ["2", None, True, [1.0]])
+def test_formulas_take_numbers(bad):
+    for make, names in (
+        (power_law, ("exponent", "std", "mean")),
+        (matern, ("length", "smoothness", "std", "mean")),
+    ):
+        for name in names:
+            with pytest.raises(InputError, match=f"{name} = .*: must be a number"):
+                make((4, 4), **{name: bad})
+        one, other = (make((4, 4), std=std).spectrum for std in (np.float32(0.5), 0.5))
+        np.testing.assert_allclose(one, other, rtol=EPS)
+
+
 @pytest.mark.parametrize("exponent", [1e4, -1e300, np.nan])
 def test_power_law_beyond_floating_point(exponent):
     with pytest.raises(InputError, match="beyond the range"):

@@ -72,7 +72,13 @@ def test_weighted_sum():
     np.testing.assert_allclose(squares, wanted, rtol=100 * EPS)
     assert WeightedSum(mse=1.0) == WeightedSum(mse=1.0) != WeightedSum(mse=2.0)
     assert hash(WeightedSum(mse=1.0)) == hash(WeightedSum(mse=1.0))
-    for bad in ({}, {"mse": -1.0}, {"mse": float("nan")}, {"perception": float("inf")}):
+    for bad in (
+        {},
+        {"mse": -1.0},
+        {"mse": float("nan")},
+        {"perception": float("inf")},
+        {"mse": "1"},
+    ):
         with pytest.raises(InputError, match="weights must be >= 0"):
             WeightedSum(**bad)
 

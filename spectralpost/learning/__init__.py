@@ -1,6 +1,6 @@
 """Learning schedules: one door, `learn`. Reading order: guidance, jacobian, gradient, parameters,
-loss, levenberg_marquardt, lanes, search, zoom, baselines, generations, preparing, halving, learn,
-for_network, continuing, on_grid."""
+loss, levenberg_marquardt, lanes, search, zoom, baselines, generations, preparing, halving,
+searching, learn, for_network, continuing, on_grid."""
 
 from .baselines import evaluate, evaluate_exact, heuristic, plateau, tuned_constant
 from .continuing import HasSchedule, starts_from

@@ -1,7 +1,6 @@
 """Learn a guidance schedule: minimise a closed-form loss through the whole sampling trajectory."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -19,23 +18,13 @@ from ..noise import NoiseLevel
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..transfer import checked
-from . import generations
 from .baselines import evaluate, evaluate_exact
-from .generations import PATIENCE
 from .guidance import constrain, per_mode, unconstrain
-from .halving import halved, search_each
-from .loss import COARSE, Loss, Prices, Several, is_dense
-from .parameters import LEVELS, Freedom, parameters_of, schedule_of
-from .preparing import (
-    Prepared,
-    check_free,
-    coarse_of,
-    default_free,
-    first_starts,
-    names_of,
-    prepare,
-)
-from .search import CHUNK, Progress, Search, Watch
+from .loss import Loss, Prices, Several
+from .parameters import Freedom, schedule_of
+from .preparing import check_free, names_of, prepare
+from .search import Progress, Search, Watch
+from .searching import searched
 
 
 class LearnResult(NamedTuple):
@@ -137,7 +126,7 @@ def learn(
         search=search,
     )
     loss, watch = prepared.loss, Watch(progress)
-    vectors, final, converged = _searched(prepared, search, watch, resume)
+    vectors, final, converged = searched(prepared, search, watch, resume)
     learned, knots = schedule_of(loss.parameters, vectors[0]), loss.parameters.band_knots
     if freedom.held:
         learned = learned._replace(levels=levels)
@@ -226,107 +215,3 @@ def _sensitivity(
         here, *both = jnp.split(jax.lax.map(moved, every, batch_size=16), [1, 1 + len(shifts)])
         change[name] = jnp.mean(jnp.stack(both), axis=0) / here - 1
     return change
-
-
-def _searched(
-    prepared: Prepared, search: Search, watch: Watch, resume: Guidance | None
-) -> tuple[np.ndarray, np.ndarray, bool]:
-    """All vectors that were refined, best first, [n, P], what they cost, [n], and whether the
-    search ended by itself."""
-    loss, method, coarse = prepared.loss, prepared.method, coarse_of(prepared)
-    one = partial(jax.tree.map, lambda leaf: np.asarray(leaf)[None])
-    # Generations of large blocks would take minutes.
-    dense = coarse is not None and is_dense(loss.problems)
-    if resume is None and (dense or not search.explore):
-        starts, constant = first_starts(prepared, search)
-        stack, chunk = (one(loss), coarse and one(coarse)), CHUNK if dense else None
-        return search_each(*stack, method, starts[None], constant[None], search, watch, chunk)
-    starts = _starts(prepared, search, watch, resume)
-    (reached,), (cost,), ended = halved(one(loss), method, starts[None], search, watch, CHUNK)
-    order = np.argsort(cost, kind="stable")
-    return reached[order], cost[order], ended
-
-
-def _starts(
-    prepared: Prepared, search: Search, watch: Watch, resume: Guidance | None
-) -> np.ndarray:
-    """Where refining begins: what exploring finds, else the given starts, [n, P]."""
-    loss, method = prepared.loss, prepared.method
-    starts = None if resume is None else loss.parameters.fit(_checked(resume, loss))
-    if not search.explore or method.optimizer != "lm" or is_dense(loss.problems):
-        given, constant = first_starts(prepared, search)
-        return given if starts is None else np.concatenate([starts, constant[None]])
-    if starts is None and not loss.parameters.weights:
-        starts = first_starts(prepared, search)[0]
-    coarse, centres = loss.on_bins(COARSE), (prepared.heuristic, prepared.constant)
-    plain, usual = _plain(coarse, prepared), default_free(loss.parameters.sampler)
-    if starts is None:
-        found = generations.explore(plain, _single(centres), search, watch)
-        starts = loss.parameters.fit_weights(found)
-        names = tuple(name for name in loss.parameters.weights if name in usual)
-        if plain is not coarse and 0 < len(names) < len(loss.parameters.weights):
-            fewer = _found_with_fewer(coarse, names, prepared, search, watch)
-            starts = np.concatenate([loss.parameters.fit(fewer), starts])
-    if resume is not None or plain is not coarse:
-        starts, _ = generations.generations(coarse, starts, search, watch, PATIENCE)
-    # The tuned constant once more: refining cannot end above it, prices included.
-    return np.concatenate([starts, first_starts(prepared, search)[1][None]])
-
-
-def _plain(loss: Loss, prepared: Prepared) -> Loss:
-    """The loss of one weight a step on the levels as given; the same object if that is all."""
-    parameters = loss.parameters
-    if LEVELS not in parameters.basis and parameters.band_knots is None:
-        return loss
-    guidance = _single(prepared.heuristic)
-    plain = parameters_of(
-        parameters.sampler, parameters.levels, guidance, parameters.weights, knots=parameters.knots
-    )
-    return replace(loss, parameters=plain)
-
-
-def _found_with_fewer(
-    coarse: Loss, names: tuple[str, ...], prepared: Prepared, search: Search, watch: Watch
-) -> dict[str, np.ndarray]:
-    """Numbers to begin from: the weights `names` and levels learned, all other weights as given.
-
-    On levels as given the best eta is little, on learned ones much: a search for all at once ends
-    in between. By band, weights are those of one band.
-    """
-    parameters, given = coarse.parameters, _single(prepared.heuristic)
-    sampler, levels = parameters.sampler, parameters.levels
-    few = parameters_of(
-        sampler,
-        levels,
-        given,
-        names,
-        learn_levels=LEVELS in parameters.basis,
-        knots=parameters.knots,
-    )
-    loss = replace(coarse, parameters=few)
-    centres = given, _single(prepared.constant)
-    found = generations.explore(_plain(loss, prepared), centres, search, watch)
-    starts = few.fit_weights(found)
-    starts, _ = generations.generations(loss, starts, search, watch, PATIENCE)
-    u = few.numbers(starts)
-    others = [name for name in parameters.weights if name not in names]
-    rest = unconstrain(sampler.constraint, {name: given[name] for name in others})
-    u |= {name: np.tile(np.asarray(one), (len(starts), 1)) for name, one in rest.items()}
-    if parameters.band_knots is not None:
-        bands = len(parameters.band_knots)
-        u |= {name: np.repeat(u[name][:, :, None], bands, axis=2) for name in parameters.weights}
-    return u
-
-
-def _single(tree):
-    """All arrays in single precision, which does for exploring, in less time."""
-    return jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), tree)
-
-
-def _checked(resume: Guidance, loss: Loss) -> dict[str, np.ndarray]:
-    """Numbers to go on from; InputError if they are of another search."""
-    have = {name: np.shape(u)[1:] for name, u in resume.items()}
-    want = {name: basis.shape[:-1] for name, basis in loss.parameters.basis.items()}
-    if have != want:
-        raise InputError(f"resume: a search of {have}; this one is of {want}")
-    return {name: np.asarray(u) for name, u in resume.items()}
