@@ -51,7 +51,8 @@ import tyro
 import spectralpost as sp
 from spectralpost.figures import Format, save_with_caption, tradeoffs_figure
 from spectralpost.files import kept_json
-from spectralpost.metrics import Objective, Tradeoff
+from spectralpost.metrics import Tradeoff
+from spectralpost.objectives import Objective
 from spectralpost.samplers.base import Guidance
 
 Row = dict[str, float]  # metrics of a schedule

@@ -207,7 +207,7 @@ def learned(
     problem: sp.Problem,
     levels: sp.NoiseLevel,
     eta: float,
-    objective: sp.metrics.Objective,
+    objective: sp.objectives.Objective,
     options: Options,
 ) -> sp.LearnResult:
     return sp.learn(

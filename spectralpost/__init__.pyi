@@ -71,7 +71,6 @@ from .literal_form import from_literal as from_literal
 from .literal_form import to_literal as to_literal
 from .merging import bin_modes as bin_modes
 from .merging import unique_modes as unique_modes
-from .metrics import WeightedSum as WeightedSum
 from .metrics import kl as kl
 from .metrics import mse as mse
 from .metrics import optimal_tradeoff as optimal_tradeoff
@@ -88,6 +87,7 @@ from .noise import vp_cosine as vp_cosine
 from .noise import vp_linear as vp_linear
 from .noise_grid import NoiseGrid as NoiseGrid
 from .noise_grid import noise_grid as noise_grid
+from .objectives import WeightedSum as WeightedSum
 from .polishing import Polished as Polished
 from .polishing import energy_score as energy_score
 from .polishing import polish as polish

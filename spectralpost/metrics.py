@@ -5,8 +5,6 @@ pixel, in squared units of the pixel range where it is a squared distance. `bias
 of the output minus the posterior mean, a function of y; `cov` the output's covariance given y.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
 
@@ -30,8 +28,8 @@ from .algebra import (
     safe_divide,
     safe_sqrt,
 )
-from .errors import InputError, is_number
-from .images import PIXEL_RANGE, PixelRange
+from .errors import InputError
+from .images import PIXEL_RANGE, PixelRange, check_pixel_range
 from .problem import (
     Problem,
     basis_matrix,
@@ -42,9 +40,6 @@ from .problem import (
     per_pixel,
     prior_cov,
 )
-
-# What `learn` minimises: a number per pixel, of a problem and a whole sampler's transfer.
-Objective = Callable[[Problem, Transfer], Array]
 
 
 class ModeError(NamedTuple):
@@ -84,6 +79,8 @@ def wasserstein2(problem: Problem, transfer: Transfer, y: ArrayLike | None = Non
         bias2 = mode_error(problem, transfer).bias2
     else:
         y = as_floating("y", y, ideal.gain.dtype)
+        if y.shape != problem.spectrum.shape:
+            raise InputError(f"y of shape {y.shape}: {problem.spectrum.shape} is needed, as modes")
         bias2 = (apply_gain(transfer.data_gain - ideal.gain, y) + transfer.offset) ** 2
     return per_pixel(problem, bias2) + _bures(problem, output_cov(transfer), ideal.cov)
 
@@ -173,6 +170,7 @@ def psnr(mean_squared_error: ArrayLike, pixel_range: PixelRange = PIXEL_RANGE) -
     >>> round(float(sp.psnr(0.01)), 2)  # of pixels in [-1, 1]
     26.02
     """
+    check_pixel_range(pixel_range)
     low, high = map(float, pixel_range)
     error = as_floating("mean squared error", mean_squared_error)
     return 10 * jnp.log10((high - low) ** 2 / error)
@@ -206,55 +204,6 @@ def perception_residuals(problem: Problem, transfer: Transfer) -> Array:
     """`perception` is the sum of the squares of these, [2 F] | [B (k^2 + k + 1)]."""
     cov = output_cov(transfer) + congruence(transfer.data_gain, measurement_cov(problem))
     return _shared_out(problem, [*_bures_residuals(cov, prior_cov(problem)), transfer.offset])
-
-
-# Metrics that are sums of squares, which Levenberg-Marquardt minimises.
-RESIDUALS: dict[Callable[..., Array], Callable[[Problem, Transfer], Array]] = {
-    wasserstein2: wasserstein2_residuals,
-    mse: mse_residuals,
-    perception: perception_residuals,
-}
-
-
-def residuals_of(objective: Objective) -> Callable[[Problem, Transfer], Array] | None:
-    """The square roots of an objective that is a sum of squares, or None."""
-    return RESIDUALS.get(objective) or getattr(objective, "residuals", None)
-
-
-@dataclass(frozen=True)
-class WeightedSum:
-    """An objective for `learn`: the sum of `weights` times `wasserstein2`, `mse`, `perception`.
-
-    `WeightedSum(mse=1.0, perception=0.5)` buys realistic images for half of their price in error;
-    equal weights make equal objectives, so nothing is compiled twice.
-    """
-
-    wasserstein2: float = 0.0
-    mse: float = 0.0
-    perception: float = 0.0
-
-    def __post_init__(self) -> None:
-        values = [weight for _, weight in self.terms()]
-        if not all(is_number(one) and 0 <= one < float("inf") for one in values) or not any(values):
-            raise InputError(f"objective = {self}: weights must be >= 0, and one of them > 0")
-
-    def terms(self) -> list[tuple[Callable[..., Array], float]]:
-        """The metrics and their weights."""
-        return [(metric, getattr(self, metric.__name__)) for metric in RESIDUALS]
-
-    def __call__(self, problem: Problem, transfer: Transfer) -> Array:
-        used = [weight * metric(problem, transfer) for metric, weight in self.terms() if weight]
-        return jnp.sum(jnp.stack(used))
-
-    def residuals(self, problem: Problem, transfer: Transfer) -> Array:
-        """The square roots, as in RESIDUALS."""
-        return jnp.concatenate(
-            [
-                weight**0.5 * RESIDUALS[metric](problem, transfer)
-                for metric, weight in self.terms()
-                if weight
-            ]
-        )
 
 
 class Tradeoff(NamedTuple):

@@ -27,7 +27,8 @@ from jax import Array
 
 from .algebra import einsum, safe_divide
 from .calibration import Profile
-from .errors import InputError, check_shape
+from .degradations.circular import mirrored
+from .errors import InputError, check_shape, check_whole
 from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range
 from .noise import NoiseLevel, noisy_variance
 from .spectra import batches, mean_and_spectrum, on_grid
@@ -37,13 +38,18 @@ from .spectra import batches, mean_and_spectrum, on_grid
 SHARES = (0.01, 0.16, 0.83)
 AXES = np.array([[1, -2, 1], [1, 0, -1], [1, 1, 1]]).T / np.sqrt([6, 2, 3])
 
+UNEVEN = 1e-6  # of the largest value: what single precision may do to a spectrum
 MAX_VALUES = 2**25  # of a stored prior: a square of 5792 pixels, 256 MiB
 MAX_VARIANCE = WIDTHS[1] ** 2 * MAX_VALUES  # of a mode: all pixels swing alike, as far as allowed
 
 
 @dataclass(frozen=True, eq=False)
 class Prior:
-    """A stationary Gaussian prior, for each plane alike, or (axes given) for colour images."""
+    """A stationary Gaussian prior, for each plane alike, or (axes given) for colour images.
+
+    Raises InputError for a spectrum that is no variance of a real field (negative, not finite, or
+    not the same at f and -f), and a mean of another shape.
+    """
 
     spectrum: np.ndarray  # [H, W] (or [n] for signals), variances >= 0, FFT order; axes: [C, H, W]
     mean: np.ndarray  # [H, W]; axes: [C, H, W], along them
@@ -52,6 +58,24 @@ class Prior:
     calibration: Profile | None = None  # of the denoiser that is used with it, see `calibrate`
     # [C, C], orthonormal: column a holds the planes' shares of axis a; the least variance first.
     axes: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        spectrum, mean = np.asarray(self.spectrum), np.asarray(self.mean)
+        object.__setattr__(self, "spectrum", spectrum)
+        object.__setattr__(self, "mean", mean)
+        for name, one in (("spectrum", spectrum), ("mean", mean)):
+            if one.dtype.kind not in "iuf" or one.size == 0 or not np.all(np.isfinite(one)):
+                raise InputError(f"{name} of a prior: must be finite numbers")
+        if mean.shape != spectrum.shape:
+            raise InputError(f"mean of shape {mean.shape}, spectrum {spectrum.shape}")
+        if spectrum.min() < 0:
+            raise InputError(f"spectrum of a prior: {spectrum.min():g}, must be >= 0")
+        uneven = max(np.abs(x - mirrored(x)).max() for x in spectrum.reshape(-1, *self.shape))
+        if uneven > UNEVEN * spectrum.max():
+            raise InputError(
+                f"spectrum of a prior: differs by {uneven:g} at f and -f, where a real field has "
+                "the same variance (FFT order: frequency 0 first)"
+            )
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -289,9 +313,12 @@ def has_pixelwise_mean(prior: Prior) -> bool:
 def draw(prior: Prior, num: int, seed: int = 0) -> np.ndarray:
     """Independent samples of the prior, [num, *shape], of colour [num, C, H, W].
 
+    Raises InputError for num < 1 or seed < 0, or if one is not a whole number.
+
     >>> sp.draw(prior, 4, seed=0).shape
     (4, 8, 8)
     """
+    num, seed = check_whole("num", num), check_whole("seed", seed, 0)
     white = np.random.default_rng(seed).normal(size=(num, *prior.spectrum.shape))
     axes = tuple(range(-len(prior.shape), 0))
     shaped = np.sqrt(prior.spectrum) * np.fft.fftn(white, axes=axes)

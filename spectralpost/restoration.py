@@ -80,7 +80,10 @@ def restore(
     denoiser     (x_t, t) -> x_hat on images, differentiable where the sampler asks for its
                  derivative: `GaussianDenoiser.of(prior)` or a network. Levels are those of the
                  grid; DAPS also asks for others with alpha = 1, for x_t / alpha_t. Free Hunch asks
-                 for the covariance of images as well: `WithCovariance.of(network, prior)`
+                 for the covariance of images as well: `WithCovariance.of(network, prior)`. A pytree
+                 (flax's modules, `jax.tree_util.Partial`) may change between calls; a function, or
+                 any other object that can be called, is a constant of the compiled program: what
+                 changes inside of it is not seen
     y            one measurement [*measured] or [C, *measured] (of a blur: [H, W]), or a batch
                  [N, C, *measured], whose images do not influence each other. Planes of one image
                  share norms where a sampler uses them. Of a degradation that takes planes together
@@ -120,6 +123,8 @@ def restore(
             f"measurement of shape {y.shape}: {degradation.measured}, with up to {most} axes "
             f"before ({words}), is needed"
         )
+    if y.size == 0:
+        raise InputError(f"measurement of shape {y.shape}: no pixels")
     if is_concrete(y) and not np.all(np.isfinite(np.asarray(y))):
         raise InputError("measurement: NaN or infinite pixels")
     sigma_y = noise_strength(sigma_y, y.dtype)

@@ -84,7 +84,7 @@ class Schedule:
 
         others  fields that these do not say: `channels` (default: those of the prior, of a mosaic
                 or a matrix over planes, else 1), `loss`, `provenance`, ...
-        Raises InputError for a sampler that no factory of `SAMPLERS` made.
+        Raises InputError for a sampler or degradation that no function of the tables made.
 
         >>> made = sp.Schedule.of(
         ...     sampler, prior, blur, 0.1, sp.noise_grid("vp_linear", 3), guidance
@@ -94,6 +94,11 @@ class Schedule:
         """
         if not sampler.compares_by_call or sampler.name not in SAMPLERS:
             raise InputError(f"sampler {sampler.name!r}: a file can name only those of SAMPLERS")
+        if not degradation.is_made:
+            raise InputError(
+                f"degradation {degradation.name!r}: was put together or changed by hand, which a "
+                "file cannot say"
+            )
         planes = degradation.planes or (1 if prior.axes is None else len(prior.axes))
         schedule = cls(
             sampler_name=sampler.name,

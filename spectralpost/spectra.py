@@ -62,7 +62,8 @@ def batches(
     or sets of them [..., H, W]. Raises InputError for another shape and for two sizes.
     """
     ndim, needed = (3, "planes, H, W]") if colour else (2, "H, W]")
-    if isinstance(planes, np.ndarray):
+    if hasattr(planes, "ndim"):  # an array, NumPy's or JAX's
+        planes = np.asarray(planes)
         if planes.ndim != ndim + 1 or 0 in planes.shape:
             kind = "images" if colour else "planes"
             raise InputError(f"{kind} of shape {planes.shape}: [N, {needed} with N >= 1 is needed")
@@ -70,6 +71,8 @@ def batches(
     shape = None
     for given in planes:
         some = np.asarray(given)
+        if some.dtype.kind not in "biuf":
+            raise InputError(f"planes of dtype {some.dtype}: real numbers are needed")
         if some.ndim < ndim or 0 in some.shape[-2:]:
             raise InputError(f"a plane of shape {some.shape}: [{needed} is needed")
         shape = shape or some.shape[-ndim:]

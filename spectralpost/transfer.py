@@ -139,8 +139,9 @@ def sampler_transfer(
 
     levels [S + 1], guidance leaves [S] (or [S, F], see `guidance.per_mode`), all computed in the
     widest floating dtype of problem, levels and guidance. Differentiable in everything but the
-    sampler. Raises InputError if levels are no grid, or guidance lacks a weight, has an unknown
-    one, or one of another length.
+    sampler; where noise is the square root of a weight (zeta of DiffPIR) its derivative counts as 0
+    at weight 0, not as the one-sided one. Raises InputError if levels are no grid, or guidance
+    lacks a weight, has an unknown one, or one of another length.
 
     >>> transfer = sp.sampler_transfer(sampler, problem, levels, guidance)
     >>> transfer.data_gain.shape, transfer.noise_cov.shape  # of each mode

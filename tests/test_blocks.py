@@ -27,7 +27,8 @@ from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError
 from spectralpost.learning import prepare
 from spectralpost.learning.jacobian import linearise
-from spectralpost.metrics import RESIDUALS, wasserstein2_residuals
+from spectralpost.metrics import wasserstein2_residuals
+from spectralpost.objectives import RESIDUALS
 from spectralpost.prior_file import save_prior
 from spectralpost.problem import basis_matrix, prior_cov
 from spectralpost.transfer import sampler_transfer, step_transfer, trajectory

@@ -1,6 +1,7 @@
 """Degradations by their singular value decomposition, against direct convolution."""
 
 import copy
+import dataclasses
 import json
 import pickle
 from functools import partial
@@ -218,6 +219,19 @@ def test_equal_by_name_options_and_shape(shape):
         assert [one == other for other in second] == [i == j for j in range(len(second))]
         assert one != one.name
     assert len({*first, *second}) == len(first)
+
+
+def test_what_is_changed_by_hand_equals_nothing_else():
+    """Its functions cannot be compared; copies keep the change."""
+    blur = gaussian_blur((8, 6), 1.0)
+    half = dataclasses.replace(blur, response=blur.response / 2)
+    assert half == half and half != blur and blur != half and len({half, blur, half}) == 2
+    assert half != dataclasses.replace(blur, response=blur.response / 2)
+    copied = copy.copy(half)
+    np.testing.assert_array_equal(copied.response, half.response)
+    assert copied != half and copied != blur
+    x = np.random.default_rng(0).normal(size=(8, 6))
+    np.testing.assert_allclose(copied.apply(x), blur.apply(x) / 2, atol=10 * EPS)
 
 
 def pickled(degradation):

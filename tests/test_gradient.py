@@ -13,9 +13,12 @@ import pytest
 from cases import EPS, ROWS, VARIANTS, random_guidance
 
 from spectralpost.errors import InputError
+from spectralpost.learning import Search, prepare
+from spectralpost.learning.gradient import CHUNK as LARGE
 from spectralpost.learning.gradient import chunked_loss, loss_and_gradient
-from spectralpost.metrics import WeightedSum, kl, mse, perception, wasserstein2
+from spectralpost.metrics import kl, mse, perception, predicted_energy_score, wasserstein2
 from spectralpost.noise import NoiseLevel, vp_linear
+from spectralpost.objectives import WeightedSum
 from spectralpost.problem import Problem, make_problem
 from spectralpost.samplers import SAMPLERS
 from spectralpost.samplers.diffpir import diffpir
@@ -236,6 +239,24 @@ def test_what_it_is_not_for():
     by_mode = guidance | {"zeta": jnp.full((STEPS, MODES), 0.1)}
     with pytest.raises(InputError, match="one weight per step"):
         loss_and_gradient(dps(), problem, levels, by_mode, ("zeta",))
+    usual = dps(), problem, levels, guidance, ("zeta",)
+    with pytest.raises(InputError, match="predicted_energy_score: no average over modes"):
+        loss_and_gradient(*usual, predicted_energy_score)
+    for chunk in (0, 2.5, "8"):
+        with pytest.raises(InputError, match=f"chunk = {chunk}: .* whole number >= 1"):
+            loss_and_gradient(*usual, chunk=chunk)
+
+
+def test_a_search_goes_by_chunks_for_averages_alone():
+    """Of very many modes; else all modes at once, as one chunk would not know of the others."""
+    problem, levels = random_problem(2 * LARGE + 1), vp_linear(2)
+    mine = lambda problem, transfer: jnp.max(transfer.offset)  # noqa: E731
+    search, objectives = Search(optimizer="adam"), (kl, predicted_energy_score, mine)
+    losses = [
+        prepare(dps(), [problem], levels, objective=one, search=search, tune=False).loss
+        for one in objectives
+    ]
+    assert [loss.watched is not None for loss in losses] == [True, False, False]
 
 
 def test_memory_does_not_grow_with_modes():

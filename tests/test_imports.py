@@ -50,6 +50,7 @@ READING_ORDER = (
     "denoiser_use",
     "literal_form",
     "metrics",
+    "objectives",
     "learning",
     "designers",
     "denoisers",

@@ -569,6 +569,15 @@ def test_sensitivity_of_a_weight_does_not_depend_on_the_others_that_are_asked_fo
     assert np.all(np.abs(both["eta"]) < 1e-4)
     with pytest.raises(InputError, match="free = 'lambda_': dps has the weights zeta, eta"):
         sensitivity(dps(), PROBLEM, LEVELS, guidance, ("lambda_",))
+    by_mode = guidance | {"zeta": jnp.ones((STEPS, PROBLEM.spectrum.size))}
+    with pytest.raises(InputError, match="'zeta': is by mode"):
+        sensitivity(dps(), PROBLEM, LEVELS, by_mode, ("zeta",))
+
+
+@pytest.mark.parametrize("factor", [-1.0, np.nan, np.inf])
+def test_factors_of_a_published_default_are_positive(factor):
+    with pytest.raises(InputError, match="must be >= 0 and finite"):
+        sp.heuristic(dps(), PROBLEM, LEVELS, factor)
 
 
 @pytest.mark.parametrize(

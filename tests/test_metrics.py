@@ -12,6 +12,7 @@ from cases import EPS, circular, many_blocks, one_block
 
 from spectralpost.affine import Transfer
 from spectralpost.degradations import gaussian_blur
+from spectralpost.errors import InputError
 from spectralpost.merging import pad_modes
 from spectralpost.metrics import (
     image_mse,
@@ -161,6 +162,9 @@ def test_averaged_wasserstein2_is_the_average_over_y(kind):
         x = np.einsum("bij,nbj->nbi", np.asarray(basis_matrix(problem)), x)
     noise = float(problem.sigma_y) * rng.normal(size=shape) * measured(problem)
     y = np.asarray(problem.response) * x + noise
+    for wrong in (y[0][..., :-1], y, 1.0):
+        with pytest.raises(InputError, match="y of shape"):
+            wasserstein2(problem, transfer, wrong)
     losses = np.asarray(jax.jit(jax.vmap(lambda y: wasserstein2(problem, transfer, y)))(y))
     error = losses.std() / np.sqrt(len(losses))
     averaged = float(wasserstein2(problem, transfer))
@@ -365,6 +369,8 @@ def test_image_mse_averages_to_the_mse():
 
 def test_psnr():
     """Peak = width of the pixel range: 2 by default, so 0.04 is 20 dB."""
+    with pytest.raises(InputError, match="low < high"):
+        psnr(0.1, (1.0, 1.0))
     np.testing.assert_allclose(psnr(jnp.asarray(0.04)), 20)
     np.testing.assert_allclose(psnr(jnp.asarray(0.01), (0.0, 1.0)), 20)
     np.testing.assert_allclose(psnr(jnp.asarray([1.0, 100.0]), (0, 255)), [48.1308, 28.1308], 1e-5)

@@ -3,8 +3,10 @@
 import io
 import weakref
 import zipfile
+from dataclasses import replace
 from functools import partial
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import EPS, even_spectrum
@@ -157,6 +159,8 @@ def test_from_images_errors():
         (np.zeros((4, 4)), {}, "N, H, W"),
         (np.zeros((0, 4, 4)), {}, "N >= 1"),
         (np.full((1, 4, 4), np.nan), {}, "NaN or infinite"),
+        (np.eye(4)[None] * 1j, {}, "real numbers are needed"),
+        (jnp.zeros((2, 3, 4, 4)), {}, "N, H, W"),
         (np.full((1, 4, 4), 1.5), {}, "outside of the pixel range"),
         (np.full((1, 4, 4), -0.5), {"pixel_range": (0.0, 1.0)}, "outside of the pixel range"),
         (good, {}, "no variance"),
@@ -177,6 +181,35 @@ def test_from_images_errors():
             from_images(planes)
     # float32 images carried through a change of range may be a rounding outside
     from_images(np.where(np.eye(4) > 0, 1 + 1e-7, 0)[None])
+
+
+def test_a_prior_is_of_real_fields():
+    """The variance at f is that at -f; all that numbers can be wrong in is said."""
+    good = power_law((4, 6))
+    uneven = good.spectrum.copy()
+    uneven[1, 2] *= 2
+    for spectrum, mean, message in (
+        (uneven, good.mean, "differs by .* at f and -f"),
+        (-good.spectrum, good.mean, "must be >= 0"),
+        (good.spectrum * np.nan, good.mean, "spectrum of a prior: must be finite"),
+        (good.spectrum, good.mean + np.inf, "mean of a prior: must be finite"),
+        (good.spectrum, np.zeros((6, 4)), r"mean of shape \(6, 4\)"),
+        ("a spectrum", good.mean, "must be finite numbers"),
+    ):
+        with pytest.raises(InputError, match=message):
+            Prior(spectrum, mean, good.pixel_range, "")
+    listed = Prior(good.spectrum.tolist(), good.mean.tolist(), good.pixel_range, "")
+    assert listed.hash == good.hash
+    colour = power_law((4, 6), colour=True)
+    with pytest.raises(InputError, match="at f and -f"):
+        replace(colour, spectrum=np.stack([good.spectrum, good.spectrum, uneven]))
+
+
+def test_draw_errors():
+    for num, seed in ((0, 0), (1.5, 0), ("2", 0), (1, -1), (1, 0.5)):
+        with pytest.raises(InputError, match="whole number"):
+            draw(power_law((4, 4)), num, seed)
+    assert draw(power_law((4, 4)), 2.0).shape == (2, 4, 4)
 
 
 def test_draw_has_the_law_of_the_prior():
@@ -642,11 +675,11 @@ def test_hash_is_of_the_numbers():
     same = Prior(prior.spectrum.copy(), prior.mean.copy(), prior.pixel_range, "another name")
     assert same.hash == prior.hash
     spectrum = prior.spectrum.copy()
-    spectrum[1, 2] *= 1 + 2 * EPS
+    spectrum[[1, 3], [2, 4]] *= 1 + 2 * EPS
     others = (
         Prior(spectrum, prior.mean, prior.pixel_range, ""),
         Prior(prior.spectrum, prior.mean + 0.1, prior.pixel_range, ""),
         Prior(prior.spectrum, prior.mean, (0.0, 1.0), ""),
-        Prior(prior.spectrum.reshape(6, 4), prior.mean.reshape(6, 4), prior.pixel_range, ""),
+        Prior(prior.spectrum.T, prior.mean.T, prior.pixel_range, ""),
     )
     assert len({prior.hash, *(other.hash for other in others)}) == 5

@@ -383,6 +383,8 @@ def test_an_equal_degradation_does_not_trace_again(setup):
         assert len(calls) == traced
     again(gaussian_blur(SHAPE, 1.0))
     assert len(calls) > traced
+    half = dataclasses.replace(degradation, response=degradation.response / 2)
+    assert np.any(again(half) != wanted)
 
 
 def test_restore_within_jit_and_vmap(setup):
@@ -439,6 +441,7 @@ def test_float32_image_in_float32_image_out(setup):
     [
         ({"y": jnp.zeros((8, 9))}, "measurement of shape"),
         ({"y": jnp.zeros(8)}, "measurement of shape"),
+        ({"y": jnp.zeros((0, *SHAPE))}, "no pixels"),
         ({"y": jnp.zeros((1, 1, 1, 8, 8))}, "measurement of shape"),
         ({"y": jnp.full(SHAPE, jnp.nan)}, "NaN or infinite"),
         ({"sigma_y": 0.0}, "must be > 0"),

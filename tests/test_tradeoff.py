@@ -11,14 +11,8 @@ from cases import BLOCKS, circular
 from spectralpost.affine import Transfer
 from spectralpost.errors import InputError
 from spectralpost.figures import tradeoff_figure, tradeoffs_figure
-from spectralpost.metrics import (
-    RESIDUALS,
-    WeightedSum,
-    mse,
-    optimal_tradeoff,
-    perception,
-    wasserstein2,
-)
+from spectralpost.metrics import mse, optimal_tradeoff, perception, wasserstein2
+from spectralpost.objectives import RESIDUALS, WeightedSum
 from spectralpost.problem import ideal_posterior
 
 pytestmark = pytest.mark.usefixtures("quick")

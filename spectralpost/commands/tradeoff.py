@@ -12,6 +12,7 @@ from .. import figures, metrics
 from ..errors import InputError
 from ..learning import heuristic, learn_on_grid
 from ..noise_grid import NoiseGrid
+from ..objectives import WeightedSum
 from ..options import Tradeoff
 from ..samplers.base import Guidance
 from .console import (
@@ -50,7 +51,7 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
     problem, start = inputs.problem, partial(heuristic, sampler, inputs.problem)
 
     objectives = {"learned, W2^2": metrics.wasserstein2} | {
-        f"learned, price {price:g}": metrics.WeightedSum(mse=1.0, perception=price)
+        f"learned, price {price:g}": WeightedSum(mse=1.0, perception=price)
         for price in sorted(set(options.prices))
     }
     schedules = {"published default": (grid, start(grid.levels))}

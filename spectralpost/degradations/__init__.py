@@ -37,7 +37,9 @@ def _made_again(name: str, shape: tuple[int, ...], options: dict[str, Any]) -> D
     return make_degradation(name, shape, **options)
 
 
-def _recipe(degradation: Degradation) -> tuple[Callable[..., Degradation], tuple]:
+def _recipe(degradation: Degradation) -> Any:
+    if not degradation.is_made:
+        return object.__reduce_ex__(degradation, 2)
     return _made_again, (degradation.name, degradation.shape, degradation.options)
 
 

@@ -55,8 +55,10 @@ class Degradation:
     what they are given; integers become JAX's default float. They raise InputError for another
     size.
 
-    Equal, and of equal hash, are degradations of one name, shape and options: a jitted function
-    that takes one as a static argument is not compiled again for its like.
+    Equal, and of equal hash, are degradations that a function made of one name, shape and options:
+    a jitted function that takes one as a static argument is not compiled again for its like. One
+    that was put together or changed by hand equals nothing but itself, as its functions cannot be
+    compared.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Degradation:
     # Of blocks, made when a problem asks for them; raises InputError where they are too large.
     make_eigenvectors: Callable[[], Eigenvectors] | None = field(default=None, repr=False)
     planes: int | None = None  # of an image, taken together; None: each alone
+    # Not an argument, so that `dataclasses.replace` drops it: see `made`.
+    is_made: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not self.measured:
@@ -123,10 +127,17 @@ class Degradation:
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Degradation):
             return NotImplemented
-        return self is other or self.digest == other.digest
+        return self is other or (self.is_made and other.is_made and self.digest == other.digest)
 
     def __hash__(self) -> int:
-        return hash(self.digest)
+        return hash(self.digest) if self.is_made else id(self)
+
+
+def made(*fields: Any, **others: Any) -> Degradation:
+    """`Degradation(...)` of which name, shape and options say all."""
+    degradation = Degradation(*fields, **others)
+    object.__setattr__(degradation, "is_made", True)
+    return degradation
 
 
 @jax.jit

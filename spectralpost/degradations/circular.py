@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from ..algebra import namespace
 from ..errors import InputError, check_shape
-from .base import Degradation, Orthogonal, numbers, scale, times
+from .base import Degradation, Orthogonal, made, numbers, scale, times
 
 # Singular values below this fraction of the largest are rounding of exact zeros.
 RESPONSE_FLOOR = 1e-13
@@ -190,7 +190,7 @@ def by_frequency(
     def grid(x: Array) -> Array:
         return x.reshape(*x.shape[:-1], *shape)
 
-    return Degradation(
+    return made(
         name,
         options,
         shape,

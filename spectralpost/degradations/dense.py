@@ -16,7 +16,7 @@ from jax.typing import ArrayLike
 
 from ..algebra import matmul
 from ..errors import InputError, check_shape, check_whole, is_number
-from .base import Degradation, Eigenvectors, Orthogonal, mask_array, numbers, times
+from .base import Degradation, Eigenvectors, Orthogonal, made, mask_array, numbers, times
 from .circular import RESPONSE_FLOOR, hartley_matrix
 
 LARGEST = 1024  # pixels, 32x32: matrices of 8 MB
@@ -39,8 +39,8 @@ def inpaint(
             [*shape] of 0 (unknown) and 1; or [C, *shape], a mask of its own for each plane
     planes  "random": draw masks of their own for so many planes; None: all planes have one mask
 
-    y has the shape of x; what it holds where the mask is 0 is not looked at. Where planes have
-    masks of their own, images are [..., C, *shape].
+    y has the shape of x; what it holds where the mask is 0, any finite numbers, is not looked at.
+    Where planes have masks of their own, images are [..., C, *shape].
     Raises InputError for a mask of another shape or with other values, or that knows no pixel.
 
     >>> known = sp.inpaint((8, 8), keep=0.5).apply(x_0) != 0
@@ -96,7 +96,7 @@ def inpaint(
     def seen(modes: Array) -> Array:
         return jnp.broadcast_to(known.astype(modes.dtype), modes.shape) * modes
 
-    return Degradation(
+    return made(
         "inpaint",
         options,
         shape,
@@ -213,7 +213,7 @@ def from_matrix(
         y = matmul(modes[..., :rank], U[:, :rank].T.astype(modes.dtype))
         return y.reshape(*modes.shape[:-2], *measured)
 
-    return Degradation(
+    return made(
         "from_matrix",
         options,
         shape,

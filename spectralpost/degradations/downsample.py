@@ -21,7 +21,7 @@ from jax.typing import ArrayLike
 
 from ..algebra import reflected, reflection
 from ..errors import InputError, check_shape, check_whole
-from .base import Degradation, Eigenvectors, Orthogonal, scale, times
+from .base import Degradation, Eigenvectors, Orthogonal, made, scale, times
 from .circular import (
     RESPONSE_FLOOR,
     gaussian_on_grid,
@@ -156,7 +156,7 @@ def _decimated(options: dict, kernel: np.ndarray, factor: int) -> Degradation:
         places = np.arange(kernel.size).reshape(shape)
         return Eigenvectors(aliased(places, factor, dims), v)
 
-    return Degradation(
+    return made(
         "downsample",
         options,
         shape,

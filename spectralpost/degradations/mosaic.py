@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from ..algebra import matmul
 from ..errors import InputError, check_shape
-from .base import Degradation, Eigenvectors, Orthogonal, numbers, times
+from .base import Degradation, Eigenvectors, Orthogonal, made, numbers, times
 from .circular import RESPONSE_FLOOR, hartley
 from .downsample import aliased, unaliased
 
@@ -108,7 +108,7 @@ def mosaic(shape: tuple[int, ...], pattern: str | ArrayLike = "RGGB") -> Degrada
         every = one[:, None, :] + n * np.arange(planes)[:, None]
         return Eigenvectors(every.reshape(-1, k), np.broadcast_to(Vt, (len(one), k, k)))
 
-    return Degradation(
+    return made(
         "mosaic",
         {"pattern": stored},
         shape,

@@ -12,8 +12,9 @@ from ..learning import Search, evaluate, for_network, heuristic, prepare
 from ..learning.baselines import tuned_constant
 from ..learning.lanes import next_power_of_two
 from ..merging import bin_modes, pad_modes, unique_modes
-from ..metrics import Objective, predicted_energy_score, wasserstein2
+from ..metrics import predicted_energy_score, wasserstein2
 from ..noise import NoiseLevel
+from ..objectives import Objective
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from .entries import gallery_prior

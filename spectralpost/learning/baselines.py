@@ -13,8 +13,9 @@ from ..chunks import average_of_chunks, num_chunks
 from ..errors import InputError
 from ..kept_jit import kept_jit
 from ..merging import unique_modes
-from ..metrics import RESIDUALS, Objective, WeightedSum, kl, wasserstein2
+from ..metrics import wasserstein2
 from ..noise import NoiseLevel, check_levels, num_steps_of
+from ..objectives import Objective, is_average
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
@@ -68,11 +69,6 @@ def evaluate_exact(
     return _evaluate(None, _once(problem, objective), levels, guidance, objective)
 
 
-def is_average(objective: Objective) -> bool:
-    """Whether an objective is known to be an average over modes."""
-    return objective in (*RESIDUALS, kl) or isinstance(objective, WeightedSum)
-
-
 def _once(problem: Problem, objective: Objective) -> Problem:
     """Equal blocks as one, where blocks are many."""
     many = num_chunks(problem) > 1 and is_average(objective) and is_concrete(problem)
@@ -103,12 +99,14 @@ def heuristic(
     sampler: Sampler, problem: Problem, levels: NoiseLevel, factor: float | Array = 1.0
 ) -> Guidance:
     """`Sampler.heuristic`, compiled: the published default, its constant times factor, [S].
-    Raises InputError for what is no grid.
+    Raises InputError for what is no grid, and a factor that is not finite or below 0.
 
     >>> {name: weights.shape for name, weights in sp.heuristic(sampler, problem, levels).items()}
     {'eta': (3,), 'zeta': (3,)}
     """
     check_levels(levels)
+    if is_concrete(factor) and not 0 <= float(np.min(factor)) <= float(np.max(factor)) < np.inf:
+        raise InputError(f"factor = {factor}: must be >= 0 and finite")
     return _heuristic(sampler, problem, levels, factor)
 
 

@@ -22,9 +22,10 @@ from jax.sharding import AxisType, PartitionSpec
 from ..affine import Transfer, compose, identity_transfer
 from ..algebra import floating, matmul
 from ..chunks import share_of, split_problem
-from ..errors import InputError
-from ..metrics import Objective, wasserstein2
+from ..errors import InputError, check_whole
+from ..metrics import predicted_energy_score, wasserstein2
 from ..noise import NoiseLevel, check_levels, step_pairs
+from ..objectives import Objective
 from ..problem import Problem, num_pixels
 from ..samplers.base import Guidance, Sampler, check_guidance
 from ..transfer import in_chunks, start_transfer, step_transfer
@@ -50,7 +51,8 @@ def loss_and_gradient(
     """The objective of a schedule, and its derivatives by the weights named in `free`, [S] each.
 
     levels [S + 1], guidance leaves [S]; computed in the widest floating dtype of problem, levels
-    and guidance. The objective has to be an average over modes, as all metrics of this package are.
+    and guidance. The objective has to be an average over modes, as all metrics of this package are
+    but `predicted_energy_score`, which is refused; nobody can tell of your own.
     Modes are shared out over all local devices: one per GPU, or as many CPU devices as
     `jax.config.update("jax_num_cpu_devices", n)` asked for at the start. chunk: how many modes one
     device takes at a time (default: 4096 on a CPU, 262,144 on others); memory grows with it.
@@ -70,9 +72,12 @@ def loss_and_gradient(
     for name in free:
         if name not in guidance:
             raise InputError(f"free = {name!r}: {sampler.name} has {', '.join(guidance)}")
-    chunk = chunk_size() if chunk is None else chunk
-    if chunk < 1:
-        raise InputError(f"chunk = {chunk}: must be >= 1")
+    if objective is predicted_energy_score:
+        raise InputError(
+            "objective = predicted_energy_score: no average over modes, which is needed; jax.grad "
+            "goes through sampler_transfer"
+        )
+    chunk = check_whole("chunk", chunk_size() if chunk is None else chunk)
     if sampler.memory or not in_chunks(sampler, problem):
         raise InputError(
             f"sampler = {sampler.name}: loss_and_gradient needs one without norms and memory that "

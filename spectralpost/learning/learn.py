@@ -13,8 +13,9 @@ from ..algebra import floating
 from ..compiled import drop_compiled_programs_if_crowded
 from ..errors import InputError
 from ..kept_jit import kept_jit
-from ..metrics import Objective, wasserstein2
+from ..metrics import wasserstein2
 from ..noise import NoiseLevel
+from ..objectives import Objective
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..transfer import checked
@@ -72,7 +73,7 @@ def learn(
     free       default: all weights but eta, or eta where there is no other (`default_free`).
                () learns the noise levels of `freedom` alone
     objective  (problem, transfer) -> scalar: `metrics.wasserstein2` (default), `mse`, `perception`,
-               a `metrics.WeightedSum` of these, `kl`, or your own
+               a `WeightedSum` of these, `kl`, or your own
     freedom    noise levels, knots, bands: `Freedom`
     prices     limits that keep schedules usable: `Prices`
     several    how the losses of several problems become one: `Several`
@@ -188,6 +189,9 @@ def sensitivity(
     free = names_of(free)
     check_free(sampler, free, levels=True)  # there may be none where levels are
     problem, levels, guidance = checked(sampler, problem, levels, guidance)
+    for name in free:
+        if guidance[name].ndim > 1:
+            raise InputError(f"guidance {name!r}: is by mode; one weight a step is needed")
     return _sensitivity(sampler, problem, levels, guidance, free, objective)
 
 

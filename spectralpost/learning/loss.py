@@ -18,8 +18,8 @@ from jax import Array
 from ..errors import InputError, is_number
 from ..merging import bin_modes, pad_modes, stack_problems
 from ..merging_blocks import representative_blocks
-from ..metrics import Objective, residuals_of
 from ..noise import NoiseLevel, num_steps_of
+from ..objectives import Objective, residuals_of
 from ..problem import Problem, per_pixel
 from ..samplers.base import Guidance
 from ..transfer import trajectory

@@ -7,9 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..metrics import Objective, wasserstein2
+from ..metrics import wasserstein2
 from ..noise import NoiseLevel
 from ..noise_grid import NoiseGrid, rounded
+from ..objectives import Objective
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from .baselines import heuristic

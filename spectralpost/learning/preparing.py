@@ -14,8 +14,9 @@ from ..algebra import floating
 from ..denoiser_use import differentiates_denoiser
 from ..errors import InputError
 from ..kept_jit import kept_jit
-from ..metrics import Objective, residuals_of, wasserstein2
+from ..metrics import wasserstein2
 from ..noise import NoiseLevel, check_levels, num_steps_of
+from ..objectives import Objective, is_average, residuals_of
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler, check_guidance
 from ..transfer import divides_by_norms, in_chunks, trajectory
@@ -78,7 +79,8 @@ def prepare(
     everything, together = with_scales(problems, several, prices.scales)
     plain = len(everything) == 1 and freedom.bands is None and not freedom.levels and not blocks
     chunked = plain and rows > 2 * LARGE and method.optimizer != "lm"
-    chunked = chunked and not sampler.memory and in_chunks(sampler, problems[0])
+    chunked = chunked and is_average(objective) and not sampler.memory
+    chunked = chunked and in_chunks(sampler, problems[0])
     # Nobody who tunes a constant looks at amplification or scales: the baseline is free of them.
     unlimited = loss_of(
         parameters_of(sampler, levels, given, free, knots=1),
