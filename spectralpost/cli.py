@@ -13,7 +13,7 @@ from dataclasses import MISSING, fields
 from typing import Annotated, Any
 
 from .config_file import from_yaml
-from .errors import InputError
+from .errors import InputError, StillRunning
 from .options import (
     Compare,
     Degradations,
@@ -79,7 +79,10 @@ def _run(arguments: list[str]) -> None:
     except KeyboardInterrupt as interrupt:
         # A command that keeps its work says so.
         kept = str(interrupt) or "nothing was written"
-        print(f"spectralpost: interrupted; {kept}", file=sys.stderr)
+        print(f"spectralpost: interrupted; {kept}", file=sys.stderr, flush=True)
+        if isinstance(interrupt, StillRunning):
+            sys.stdout.flush()
+            os._exit(130)
         raise SystemExit(130) from None
 
 

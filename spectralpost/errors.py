@@ -7,6 +7,10 @@ from contextlib import suppress
 from typing import Any, TypeGuard
 
 
+class StillRunning(KeyboardInterrupt):
+    """The user will not wait for a thread, which the interpreter would do at its end."""
+
+
 class InputError(ValueError):
     """Bad input. The message is one line that names the value and what is allowed.
 

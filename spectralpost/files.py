@@ -196,7 +196,9 @@ def _claim(final: Path, made: list[Path], undo: ExitStack) -> bool:
             if opened is not None:
                 undo.callback(_give_back, claim, opened)
             return opened is not None
-    raise InputError(f"out = {shown(final)}: its folder disappears again and again")
+    raise InputError(
+        f"out = {shown(final)}: its folder cannot be made, or disappears again and again"
+    )
 
 
 def _opened_alone(path: Path) -> int | None:

@@ -44,7 +44,8 @@ def has_colour(path: Path) -> bool:
 def _opened(path: Path, tiff: Any, other: Any) -> Any:
     """Call the reader that fits the first bytes; whatever it raises becomes an InputError."""
     if not path.is_file():
-        raise InputError(f"image {str(path)!r}: no such file")
+        is_folder = "a folder; one image is needed" if path.is_dir() else "no such file"
+        raise InputError(f"image {str(path)!r}: {is_folder}")
     try:
         with open(path, "rb") as file:
             magic = file.read(4)

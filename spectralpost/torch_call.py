@@ -113,6 +113,8 @@ def _run(network: Network, conditions: Any, images: Any) -> Any:
     output = output[0] if isinstance(output, tuple | list) else output
     if network.condition != "sigma" and output.shape[1] == 2 * images.shape[1]:
         output = output[:, : images.shape[1]]
+    if output.is_complex():
+        raise InputError(f"PyTorch network: returns {output.dtype}; real images are needed")
     if output.shape != images.shape:
         raise InputError(
             f"PyTorch network: returns {tuple(output.shape)} for images {tuple(images.shape)}"

@@ -18,7 +18,7 @@ from spectralpost import commands
 from spectralpost.choices import SHORT
 from spectralpost.cli import COMMANDS, main, parse
 from spectralpost.config_file import to_yaml
-from spectralpost.errors import InputError
+from spectralpost.errors import InputError, StillRunning
 from spectralpost.options import (
     Compare,
     Degradations,
@@ -333,6 +333,21 @@ def test_interruption(monkeypatch, capsys):
         main(["samplers"])
     assert end.value.code == 130
     assert capsys.readouterr().err == "spectralpost: interrupted; nothing was written\n"
+
+
+def test_who_does_not_wait_for_a_thread_is_let_go(monkeypatch, capsys):
+    """By an end of the process itself: the interpreter would wait for it."""
+
+    def interrupt(*arguments):
+        raise StillRunning("what was stored stays")
+
+    ends = []
+    monkeypatch.setattr(commands, "run", interrupt)
+    monkeypatch.setattr(os, "_exit", ends.append)
+    with pytest.raises(SystemExit):  # as `_exit` came back
+        main(["samplers"])
+    assert ends == [130]
+    assert capsys.readouterr().err == "spectralpost: interrupted; what was stored stays\n"
 
 
 def test_interrupted_training_says_where_it_goes_on(monkeypatch, tmp_path, capsys):

@@ -730,6 +730,7 @@ def test_restore_with_another_denoiser(denoiser, w, tmp_path, capsys, monkeypatc
         ("no_such_module:f", "denoiser = 'no_such_module:f': No module named"),
         ("math:no_such_function", "denoiser = 'math:no_such_function': module 'math' has no"),
         ("math:pi", "denoiser = 'math:pi': is not a function"),
+        (".:f", "denoiser = '.:f': TypeError: "),
         ("operator:is_", "denoiser = 'operator:is_': returns bool; real images of shape"),
         ("os:getcwd", "denoiser = 'os:getcwd': is no function (x_t, level) -> x_hat in JAX"),
         ("math:hypot", "denoiser = 'math:hypot': is no function (x_t, level) -> x_hat in JAX"),
@@ -771,6 +772,28 @@ def test_what_is_no_image_is_not_written(
     assert len(printed.err.strip().splitlines()) == 1
     assert "PSNR" not in printed.out and not (tmp_path / "out").exists()
     del sys.modules["of_mine"]
+
+
+def test_a_denoiser_without_a_derivative_is_refused_where_one_is_asked_for(
+    w, tmp_path, capsys, monkeypatch
+):
+    """Before anything is learned; and whatever a module of one's own raises is one line."""
+    monkeypatch.chdir(tmp_path)
+    call = "jax.pure_callback(lambda x: x / 2, jax.ShapeDtypeStruct(x_t.shape, x_t.dtype), x_t)"
+    (tmp_path / "by_callback.py").write_text(f"import jax\ndef f(x_t, t):\n    return {call}\n")
+    (tmp_path / "raises.py").write_text("def f(x_t, t):\n    raise KeyError('weights')\n")
+    (tmp_path / "no_weights.py").write_text("open('weights.bin')\n")
+    command = f"design --images {w}/images {QUICK} --sampler dps --out out"
+    for denoiser, message in (
+        ("by_callback:f", "has no derivative, which dps asks for (ValueError: Pure callbacks"),
+        ("raises:f", "in JAX (KeyError: 'weights')"),
+        ("no_weights:f", "FileNotFoundError: "),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(shlex.split(f"{command} --denoiser {denoiser}"))
+        error = capsys.readouterr().err
+        assert stopped.value.code == 2 and message in error and error.count("\n") == 1
+        assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.usefixtures("by_adam")

@@ -177,6 +177,9 @@ def test_weights_of_estimates_add_up_to_one(name, m):
 def test_how_many_are_remembered():
     factory = sp.SAMPLERS["dps"]
     assert factory(multistep=True) == factory(multistep=1)
+    problem = circular((8,)).problem
+    alone = sp.heuristic(factory(multistep=True), problem, sp.vp_linear(1))
+    np.testing.assert_array_equal(alone["extrapolation"], [1.0])  # nothing before it: DDIM
     assert factory(multistep=0) == factory()
     for wrong in (-1, MOST_REMEMBERED + 1, 1.5, "two", None):
         with pytest.raises(InputError, match=f"multistep = {wrong!r}: must be true, false or how"):

@@ -16,8 +16,9 @@ import yaml
 import spectralpost as sp
 from spectralpost import images as images_of
 from spectralpost.cli import main
+from spectralpost.commands import sweep
 from spectralpost.degradations import make_degradation
-from spectralpost.errors import InputError
+from spectralpost.errors import InputError, StillRunning
 from spectralpost.learning import evaluate, heuristic
 from spectralpost.prior_file import save_prior
 from spectralpost.sweeps import planning, running
@@ -331,6 +332,34 @@ def test_priors_of_images_and_of_files(tmp_path, monkeypatch):
     assert rows[0]["published_w2"] == pytest.approx(float(wanted), rel=1e-5)
     assert rows[1]["published_w2"] == pytest.approx(float(wanted), rel=1e-9)
     assert "is of colour" in rows[2]["error"] and "error" not in rows[3]
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_what_is_in_flight_when_a_user_interrupts(times, tmp_path, monkeypatch):
+    """It comes to its end, is stored, and counted; who interrupts that too is told so."""
+    grid, folder, left = grid_of(EVALUATED), tmp_path / "s", times
+    wait = running.wait_for_threads
+
+    def waits(futures, **options):
+        nonlocal left
+        if left and len(finished(folder)) >= 4:
+            left -= 1
+            while not any(one.running() or one.done() for one in futures):
+                time.sleep(0.01)
+            raise KeyboardInterrupt
+        return wait(futures, **options)
+
+    monkeypatch.setattr(running, "wait_for_threads", waits)
+    if times == 2:
+        with pytest.raises(StillRunning, match="what was stored stays"):
+            run_sweep(grid, folder, batch_size=4)
+        return
+    outcome = run_sweep(grid, folder, batch_size=4)
+    assert outcome.interrupted and outcome.progress.done == len(finished(folder)) >= 8
+    assert outcome.progress.left == 16 - outcome.progress.done
+    with pytest.raises(SystemExit) as ended:
+        sweep.present(sweep.Result(grid, folder, outcome, ""))
+    assert ended.value.code == 130
 
 
 def test_a_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):

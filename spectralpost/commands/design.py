@@ -101,7 +101,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
     if options.polish is not None:
         clean, notes = clean_images(options, options.polish, inputs)
         inputs = inputs._replace(notes=(*inputs.notes, *notes))
-    denoiser = denoiser_of(options.denoiser, inputs.prior, inputs.photo.shape)
+    denoiser = denoiser_of(options.denoiser, inputs.prior, inputs.photo.shape, sampler)
     if is_network:
         say("calibrating the denoiser")
         inputs = calibrated(options, inputs, denoiser)

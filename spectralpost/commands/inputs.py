@@ -14,6 +14,7 @@ from .. import images
 from ..choices import SHORT, choice
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..denoiser_checks import as_returned
+from ..denoiser_use import differentiates_denoiser
 from ..denoisers.ffdnet import load_ffdnet
 from ..denoisers.gaussian import GaussianDenoiser, WithCovariance
 from ..denoisers.unet import load_unet
@@ -82,30 +83,35 @@ def sampler_of(options: Design | Tradeoff) -> Sampler:
     return make_sampler(name, **given)
 
 
-def denoiser_of(name: str, prior: Prior, shape: tuple[int, ...]) -> PixelDenoiser:
-    """What --denoiser names, for images [C, H, W] of this shape in the prior's pixel range."""
+def denoiser_of(
+    name: str, prior: Prior, shape: tuple[int, ...], sampler: Sampler | None = None
+) -> PixelDenoiser:
+    """What --denoiser names, for images [C, H, W] of this shape in the prior's pixel range; and for
+    a sampler, which may ask for its derivative."""
     module, colon, rest = name.partition(":")
     if name == "gaussian":
         return GaussianDenoiser.of(prior)
     if module == "unet":
         network = load_unet(Path(rest) if colon else None).in_range(prior.pixel_range)
-        return _checked(name, network, prior, shape)
+        return _checked(name, network, prior, shape, sampler)
     if not (module and rest):
         raise InputError(
             f"denoiser = {name!r}: allowed are gaussian, unet, unet:FILE, ffdnet:FILE, "
             "module:function"
         )
     if module == "ffdnet":
-        return _checked(name, load_ffdnet(Path(rest), prior), prior, shape)
+        return _checked(name, load_ffdnet(Path(rest), prior), prior, shape, sampler)
     try:
         if "" not in sys.path:
             sys.path.insert(0, "")  # a module of the folder that one is in, as with python -m
         found: Any = getattr(import_module(module), rest)
-    except (ImportError, AttributeError, SyntaxError) as error:
-        raise InputError(f"denoiser = {name!r}: {error}") from error
+    except Exception as error:  # whatever a module does when it is imported
+        plain = isinstance(error, ImportError | AttributeError)
+        reason = " ".join(f"{'' if plain else f'{type(error).__name__}: '}{error}".split())
+        raise InputError(f"denoiser = {name!r}: {reason}") from error
     if not callable(found):
         raise InputError(f"denoiser = {name!r}: is not a function (x_t, level) -> x_hat")
-    return _checked(name, cast(PixelDenoiser, found), prior, shape)
+    return _checked(name, cast(PixelDenoiser, found), prior, shape, sampler)
 
 
 def denoiser_in_words(name: str) -> str:
@@ -113,7 +119,11 @@ def denoiser_in_words(name: str) -> str:
 
 
 def _checked(
-    name: str, denoiser: PixelDenoiser, prior: Prior, shape: tuple[int, ...]
+    name: str,
+    denoiser: PixelDenoiser,
+    prior: Prior,
+    shape: tuple[int, ...],
+    sampler: Sampler | None,
 ) -> PixelDenoiser:
     """The denoiser, told the covariance of its images; InputError if it does not take them, before
     any work is done."""
@@ -124,12 +134,20 @@ def _checked(
         jax.eval_shape(lambda x, t: as_returned(denoiser(x, t), x, called), image, level)
     except InputError:
         raise
-    except (TypeError, ValueError) as error:  # the tracers' own errors are TypeErrors
-        reason = str(error).splitlines()[0]
+    except Exception as error:  # the tracers' own errors are TypeErrors
+        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
             f"{called}: is no function (x_t, level) -> x_hat in JAX ({reason}); for PyTorch there "
             "is torch_denoiser"
         ) from error
+    if sampler is not None and differentiates_denoiser(sampler):
+        try:
+            jax.eval_shape(lambda x, t: jax.vjp(lambda x: denoiser(x, t), x)[1](x), image, level)
+        except Exception as error:  # of a callback, or whatever a derivative of one's own raises
+            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+            raise InputError(
+                f"{called}: has no derivative, which {sampler.name} asks for ({reason})"
+            ) from error
     return WithCovariance.of(denoiser, prior)
 
 

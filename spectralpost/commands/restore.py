@@ -90,7 +90,8 @@ def compute(options: Restore, say: Say = quiet) -> Result:
             notes.append(_canvas_in_words(degradation.shape))
     prior = resized(prior, degradation.shape)
     planes = of_planes or len(image)
-    denoiser = denoiser_of(options.denoiser, prior, (planes, *degradation.shape))
+    sampler = schedule.sampler()
+    denoiser = denoiser_of(options.denoiser, prior, (planes, *degradation.shape), sampler)
     problem = learning_problem(prior, degradation, schedule.sigma_y, channels=planes)
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
     if options.simulate:
@@ -103,7 +104,7 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     say(title)
     of_crop = partial(restore_crop, prior=prior, drawn=options.borders == "draw")
     samples = (of_crop if is_crop else restore)(
-        schedule.sampler(),
+        sampler,
         denoiser,
         degradation,
         y,

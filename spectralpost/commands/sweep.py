@@ -82,7 +82,9 @@ def present(result: Result) -> None:
             f"{progress.left} cells are left: the same command goes on with them", soft_wrap=True
         )
     console.print(f"results in {result.folder}", soft_wrap=True)
-    if progress.failed and progress.failed == progress.done:
+    if interrupted:
+        raise SystemExit(130)
+    if lost or (progress.failed and progress.failed == progress.done):
         raise SystemExit(1)
 
 

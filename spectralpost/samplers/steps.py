@@ -259,4 +259,4 @@ def second_order(levels: NoiseLevel) -> Array:
     ratio = jnp.where(known, s.alpha * t.sigma, 2) / jnp.where(known, t.alpha * s.sigma, 1)
     h = jnp.where(known, jnp.log(ratio), 0)
     weights = 1 + safe_divide(h[1:], 2 * h[:-1])
-    return jnp.concatenate([jnp.ones_like(weights[:1]), weights])
+    return jnp.concatenate([jnp.ones_like(h[:1]), weights])

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import jax
 
 from ..compiled import drop_compiled_programs_if_crowded
-from ..errors import InputError, shown
+from ..errors import InputError, StillRunning, shown
 from .batch import batch_key, run_batch
 from .dataset import Dataset, finished, need, opened, write_part
 from .grid import Grid, Settings, cell_hash
@@ -94,12 +94,16 @@ def run_sweep(
     folder = Path(os.path.abspath(folder))
     with ExitStack() as stack:  # a cluster that does not answer leaves no folder
         engine = stack.enter_context(_engine(workers, scheduler, scheduler_file))
-        dataset = stack.enter_context(opened(folder, grid, extend=extend))
-        known = finished(folder)
-        if dataset.shared:
-            known &= {cell_hash(cell, grid.settings) for cell in grid.cells()}
-        todo = batches(grid, known, size)
-        return _through(engine, dataset, grid, todo, known, tell)
+        with opened(folder, grid, extend=extend) as dataset:
+            before = known = finished(folder)
+            if dataset.shared:
+                known = before & {cell_hash(cell, grid.settings) for cell in grid.cells()}
+            outcome = _through(engine, dataset, grid, batches(grid, known, size), known, tell)
+            stack.close()  # what is in flight comes to its end while the folder is ours
+            if outcome.interrupted or outcome.lost:  # some of that is stored, and was not counted
+                done = len(finished(folder) - before)
+                outcome = outcome._replace(progress=outcome.progress._replace(done=done))
+            return outcome
 
 
 def batches(grid: Grid, known: set[str], size: int) -> Iterator[list[dict[str, Any]]]:
@@ -202,11 +206,20 @@ def _through(
 @contextmanager
 def _engine(workers: int, scheduler: str | None, scheduler_file: Path | None) -> Iterator[Engine]:
     if not workers and scheduler is None and scheduler_file is None:
-        with ThreadPoolExecutor(1) as threads:
-            try:
-                yield Engine(threads.submit, wait_for_threads, 1)
-            finally:
-                threads.shutdown(cancel_futures=True)  # the one that runs comes to its end
+        threads, submitted = ThreadPoolExecutor(1), []
+
+        def submit_one(*task: Any) -> Any:
+            submitted[:] = [threads.submit(*task)]
+            return submitted[0]
+
+        try:
+            yield Engine(submit_one, wait_for_threads, 1)
+        finally:
+            threads.shutdown(wait=False, cancel_futures=True)
+            try:  # not by joining the thread: a join that is interrupted takes it for ended
+                wait_for_threads([one for one in submitted if one.running()])
+            except KeyboardInterrupt:
+                raise StillRunning("what was stored stays; the same command goes on") from None
         return
     if scheduler_file is not None and not scheduler_file.is_file():  # dask would wait for it
         raise InputError(f"scheduler_file = {shown(scheduler_file)}: is not there")
