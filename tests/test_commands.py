@@ -571,6 +571,30 @@ def test_what_there_is_to_say_of_files_is_said(w, tmp_path, capsys):
     assert bright > 10 * faint
 
 
+def test_restore_says_that_a_schedule_is_worse_at_another_size(tmp_path, capsys, monkeypatch):
+    """Of which the lowest frequencies have more variance than any that it was learned for."""
+    prior, blur = sp.power_law((8, 8), exponent=4.0), sp.gaussian_blur((8, 8), 1.0)
+    sampler, grid = sp.SAMPLERS["dps"](), sp.noise_grid("vp_linear", 4)
+    weights = {"zeta": np.array([63.0, 4.1, 0.57, 1.5]), "eta": np.ones(4)}  # as `learn` finds them
+    schedule = sp.Schedule.of(sampler, prior, blur, 0.05, grid, weights)
+    save_schedule(tmp_path / "schedule.json", schedule)
+    save_prior(tmp_path / "prior.npz", prior)
+    predicted = {}
+    for n in (8, 16):
+        problem = image_problem(sp.resized(prior, (n, n)), sp.gaussian_blur((n, n), 1.0), 0.05)
+        error = sp.evaluate(sampler, problem, grid.levels, weights, metrics.mse)
+        predicted[n] = f"{float(metrics.psnr(error)):.1f} dB"
+        write(tmp_path / f"{n}.png", texture((n, n)))
+    monkeypatch.setattr("spectralpost.commands.restore.WORSE", 0.5)
+    command = f"restore {{}} --schedule {tmp_path}/schedule.json --simulate --out {tmp_path}/{{}}"
+    assert "learned for" not in run(command.format(tmp_path / "8.png", "a"), capsys)
+    out = run(command.format(tmp_path / "16.png", "b"), capsys)
+    said = f"8x8 pixels, where its predicted PSNR is {predicted[8]}; on 16x16 it is {predicted[16]}"
+    assert said in " ".join(out.split())
+    monkeypatch.setattr("spectralpost.commands.restore.WORSE", 2.0)
+    assert "learned for" not in run(command.format(tmp_path / "16.png", "c"), capsys)
+
+
 # -------------------------------------------------------------------- degradations, grids, samplers
 
 

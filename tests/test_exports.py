@@ -224,6 +224,32 @@ def test_conjugate_gradients_are_the_solution():
     assert not code.conjugate_gradients(lambda v: v, 0 * r).any()
 
 
+def test_systems_beyond_conjugate_gradients_are_told():
+    """DiffPIR's published lambda asks for them in early steps, a weak pull there does not."""
+    prior, blur = sp.power_law((16, 16)), sp.gaussian_blur((16, 16), 1.5)
+    grid, sampler = sp.noise_grid("vp_linear", 8), sp.SAMPLERS["diffpir"]()
+    strong = {"lambda_": np.ones(8), "zeta": np.full(8, 0.3)}
+    weak = strong | {"lambda_": np.geomspace(1e5, 1e2, 8)}
+    told = {}
+    for name, weights in (("strong", strong), ("weak", weak)):
+        one = sp.Schedule.of(sampler, prior, blur, 0.05, grid, weights)
+        for target in ("python", "diffusers", "azula", "inversebench"):
+            told[name, target] = sp.export_schedule(one, target).usage[-1]
+    said = re.search(r"change outputs by about (\d+) % of their error", told["strong", "python"])
+    assert said is not None and 5 <= int(said[1]) <= 50
+    for (name, _), line in told.items():
+        assert ("conjugate gradients change" in line) == (name == "strong")
+    plain = sp.Schedule.of(
+        sp.SAMPLERS["ddrm"](),
+        prior,
+        blur,
+        0.05,
+        grid,
+        {"eta": np.full(8, 0.5), "eta_b": np.ones(8)},
+    )
+    assert "conjugate" not in " ".join(sp.export_schedule(plain, "python").usage)
+
+
 def test_python_files_are_what_people_read():
     """Every one of them: within 100 columns, no line of a schedule's own words outside comments."""
     evil = '"""\nimport os\nraise SystemExit("evil")\n# ü'

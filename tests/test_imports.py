@@ -79,7 +79,7 @@ SHARED = {
     "designers": ("network",),
     "denoisers": ("gaussian", "unet", "checkpoints"),
     "figures": ("base",),
-    "exports": ("base", "loop", "operators", "diffpir"),
+    "exports": ("base", "loop", "operators", "solving", "diffpir"),
 }
 # Folders that are one thing with one door have a reading order of their own.
 ORDERED = {

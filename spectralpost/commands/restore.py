@@ -8,19 +8,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .. import figures, images
+from .. import figures, images, metrics
 from ..borders import on_canvas, restore_crop, takes_crops
+from ..degradations.base import times
 from ..errors import InputError
 from ..images import PixelRange
-from ..inpainting import learning_problem
+from ..inpainting import is_exact, learning_problem
+from ..learning import evaluate
 from ..noise import num_steps_of
 from ..options import Restore
 from ..prior import has_pixelwise_mean, resized
+from ..problem import Problem
 from ..restoration import measure, restore
+from ..schedule import Schedule
 from ..schedule_file import load_schedule
 from .console import Say, batch_for, console, image_psnr, measurement_panel, quiet
-from .inputs import denoiser_in_words, denoiser_of, stored_prior
+from .inputs import denoiser_in_words, denoiser_of, merged, stored_prior
 
+BINS = 1000
+WORSE = 1.0  # dB, of a prediction at another size, that are told
 HUGE = 10.0  # times the pixel range away from its middle: no image any more
 
 
@@ -88,11 +94,15 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         degradation = on_canvas(degradation)
         if degradation.shape != image.shape[1:]:
             notes.append(_canvas_in_words(degradation.shape))
-    prior = resized(prior, degradation.shape)
+    made_with, prior = prior, resized(prior, degradation.shape)
     planes = of_planes or len(image)
     sampler = schedule.sampler()
     denoiser = denoiser_of(options.denoiser, prior, (planes, *degradation.shape), sampler)
     problem = learning_problem(prior, degradation, schedule.sigma_y, channels=planes)
+    if degradation.shape != own.shape and is_exact(degradation) and is_exact(own):
+        made_with = resized(made_with, own.shape)
+        usual = learning_problem(made_with, own, schedule.sigma_y, channels=planes)
+        notes += _worse_here(schedule, usual, problem, degradation.shape)
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
     if options.simulate:
         y = measure(degradation, image, schedule.sigma_y, noise_key)
@@ -122,6 +132,28 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     panel = measurement_panel(degradation, y, photo, prior)
     photo = None if photo is None else np.asarray(photo)
     return Result(title, prior.pixel_range, photo, panel, np.asarray(samples), tuple(notes), known)
+
+
+def _worse_here(
+    schedule: Schedule, usual: Problem, problem: Problem, shape: tuple[int, ...]
+) -> list[str]:
+    """What there is to say if outputs are predicted to be worse on images of this shape than on
+    those that the schedule was learned for: it may blow up frequencies that only these have."""
+
+    def predicted(problem: Problem) -> float:
+        few = merged(problem, BINS)
+        guidance = schedule.guidance_for(few)
+        error = evaluate(schedule.sampler(), few, schedule.levels, guidance, metrics.mse)
+        return float(metrics.psnr(error, schedule.pixel_range))
+
+    here, there = predicted(problem), predicted(usual)
+    if here >= there - WORSE:
+        return []
+    return [
+        f"schedule: was learned for {times(schedule.shape)} pixels, where its predicted PSNR is "
+        f"{there:.1f} dB; on {times(shape)} it is {here:.1f} dB: learn one for this size "
+        "(design --size)"
+    ]
 
 
 def _check_range(samples: np.ndarray, pixel_range: PixelRange) -> None:

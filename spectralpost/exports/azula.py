@@ -6,6 +6,7 @@ from ..errors import InputError
 from ..schedule import Schedule
 from .base import Export, Weights, check_clean_end, check_sampler, fresh_shares, levels_of, module
 from .diffpir import check_solvable
+from .solving import solver_notes
 
 LEVELS = '''
 import torch
@@ -120,7 +121,7 @@ def to_azula(schedule: Schedule, weights: Weights) -> Export:
         parts, name = [LEVELS.replace("IMPORTS", DIFFPIR_IMPORTS), DIFFPIR], "ScheduledDiffPIR"
         eta = np.asarray(weights["zeta"]) / fresh_shares(schedule)
         numbers = {"SIGMA_Y": schedule.sigma_y, "LMBDA": np.asarray(weights["lambda_"]), "ETA": eta}
-        note = "# iterations: of the linear solver, enough to solve"
+        note = "# iterations=20, of the linear solver in each step: raise it until outputs stay"
     title = f"For azula 0.11: {schedule.sampler_name} by step."
     usage = (
         "import torch, {module}",
@@ -128,6 +129,7 @@ def to_azula(schedule: Schedule, weights: Weights) -> Export:
         start,
         "x = sampler(x_T)",
         note,
+        *solver_notes(schedule, weights),
     )
     content = module(schedule, title, parts, **levels_of(schedule), **numbers)
     return Export(content, ".py", usage)

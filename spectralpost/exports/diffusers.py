@@ -11,6 +11,7 @@ from .base import (
     module,
 )
 from .loop import LOOPS, loop, memory_numbers, numbers_of, step_of
+from .solving import solver_notes
 
 NETWORK = '''
 def restore(unet, scheduler, y, A, shape, generator=None):
@@ -93,4 +94,5 @@ def to_diffusers(schedule: Schedule, weights: Weights) -> Export:
         "pipe = diffusers.DDPMPipeline.from_pretrained(...)",
         "x = restore(pipe.unet.eval(), pipe.scheduler, y, A, shape=(1, 3, 256, 256))  # in [-1, 1]",
     )
-    return Export(module(schedule, title, parts, **numbers), ".py", usage)
+    content = module(schedule, title, parts, **numbers)
+    return Export(content, ".py", usage + solver_notes(schedule, weights))

@@ -15,6 +15,7 @@ from .base import (
 )
 from .diffpir import check_solvable, rhos_of
 from .loop import DDIM
+from .solving import solver_notes
 
 BASE = '''
 import torch
@@ -130,4 +131,5 @@ def to_inversebench(schedule: Schedule, weights: Weights) -> Export:
         f"  _target_: {{module}}.{name}",
         f"# python main.py algorithm=scheduled ... , sigma_noise {schedule.sigma_y:g} in [-1, 1]",
     )
-    return Export(module(schedule, title, parts, **numbers), ".py", usage)
+    content = module(schedule, title, parts, **numbers)
+    return Export(content, ".py", usage + solver_notes(schedule, weights))

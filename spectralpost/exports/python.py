@@ -3,6 +3,7 @@
 from ..schedule import Schedule
 from .base import Export, Weights, check_sampler, module
 from .loop import LOOPS, loop, memory_numbers, numbers_of, step_of
+from .solving import solver_notes
 
 # What the lines that use it show for each thing that a loop needs.
 SHOWN = {
@@ -28,4 +29,4 @@ def to_python(schedule: Schedule, weights: Weights) -> Export:
         f"# denoise(x, i) -> x_hat{', vjp' if step.gradient else ''}, of x at ALPHA[i], SIGMA[i]",
         f"x = sample(y, lambda: rng.normal(size=shape), denoise, {', '.join(passed)})",
     )
-    return Export(content, ".py", usage)
+    return Export(content, ".py", usage + solver_notes(schedule, weights))

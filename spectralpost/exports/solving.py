@@ -1,0 +1,59 @@
+"""Whether conjugate gradients do what a schedule asks for."""
+
+from typing import Any
+
+import numpy as np
+
+from ..schedule import Schedule
+from .base import Weights, module
+from .loop import loop, memory_numbers, numbers_of, step_of
+
+MODES = 4096  # of the degradation, at most, that are tried
+STD = 0.25  # of a pixel, in widths of the pixel range
+LEFT = 0.02  # of an output's error: what conjugate gradients may leave
+
+
+def solver_notes(schedule: Schedule, weights: Weights) -> tuple[str, ...]:
+    """A line of warning where conjugate gradients do not solve what the loop has to.
+
+    Some systems are beyond them: those of a step that pulls very hard. How much that matters is
+    tried, by the loop itself: in single precision, on the degradation's own singular values and an
+    image of independent pixels, by conjugate gradients and by division.
+    """
+    step = step_of(schedule)
+    if "solve" not in step.needs:
+        return ()
+    random = np.random.default_rng(0)
+    every = np.asarray(schedule.degradation().response, np.float32).ravel()
+    h = random.permutation(every)[:MODES]
+    low, high = schedule.pixel_range
+    std = np.float32(STD * (high - low))
+    noise = lambda: random.normal(size=h.shape).astype(np.float32)  # noqa: E731
+    x_0 = std * noise()
+    y = h * x_0 + np.float32(schedule.sigma_y) * noise()
+    alpha, sigma = (np.asarray(level, np.float32) for level in schedule.levels)
+
+    def denoise(x: np.ndarray, i: int) -> Any:
+        gain = alpha[i] * std**2 / (alpha[i] ** 2 * std**2 + sigma[i] ** 2)
+        return (gain * x, lambda v: gain * v) if step.gradient else gain * x
+
+    names: dict[str, Any] = {}
+    numbers = numbers_of(schedule, weights) | memory_numbers(weights)
+    exec(module(schedule, "", loop(schedule, weights), **numbers), names)
+    by_h = lambda x: h * x  # noqa: E731
+    inverse = np.divide(1, h, out=np.zeros_like(h), where=h > 0)
+    given: dict[str, Any] = {"A": by_h, "AT": by_h, "pinv": lambda y: inverse * y}
+    given = {need: function for need, function in given.items() if need in step.needs}
+    exact = lambda c, d, r: r / np.float32(c * h**2 + d)  # noqa: E731
+    outputs = []
+    with np.errstate(all="ignore"):  # of a schedule that diverges
+        for solve in (None, exact):
+            random = np.random.default_rng(1)
+            outputs.append(names["sample"](y, noise, denoise, solve=solve, **given))
+        left = np.sqrt(np.mean((outputs[0] - outputs[1]) ** 2) / np.mean((outputs[1] - x_0) ** 2))
+    if left <= LEFT:
+        return ()
+    return (
+        f"# conjugate gradients change outputs by about {100 * left:.0f} % of their error here, as "
+        "some steps pull so hard: solve exactly, or learn the schedule",
+    )
