@@ -591,6 +591,10 @@ def test_restore_says_that_a_schedule_is_worse_at_another_size(tmp_path, capsys,
     out = run(command.format(tmp_path / "16.png", "b"), capsys)
     said = f"8x8 pixels, where its predicted PSNR is {predicted[8]}; on 16x16 it is {predicted[16]}"
     assert said in " ".join(out.split())
+    write(tmp_path / "1.png", texture((1, 1)))
+    with pytest.raises(SystemExit):
+        main(shlex.split(command.format(tmp_path / "1.png", "d")))
+    assert "1.png': 1x1 pixels; 2x2 at least" in " ".join(capsys.readouterr().err.split())
     monkeypatch.setattr("spectralpost.commands.restore.WORSE", 2.0)
     assert "learned for" not in run(command.format(tmp_path / "16.png", "c"), capsys)
 
@@ -845,10 +849,10 @@ def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     assert "limits = network, as is the schedule" in " ".join(out.split())
     rows = json.loads(Path("e/metrics.json").read_text())
     assert rows["learned for this problem"]["W2^2"] < rows["published default"]["W2^2"]
-    # Of PiGDM eta is learned, 1 as published, unless it is named.
     plain = load_schedule("a/schedule.json").guidance
-    assert np.all(np.asarray(plain["eta"]) < 0.99)
     run(f"{command} --limits network --eta 0.5 --out b", capsys)
+    # Of PiGDM eta is learned as well, unless it is named.
+    assert [set(np.load(f"{one}/search.npz")) >= {"weight", "eta"} for one in "ab"] == [True, False]
     assert "Do not use it" not in run(f"{command} --out c", capsys)
     assert load_prior(tmp_path / "b" / "prior.npz").calibration is None
     np.testing.assert_array_equal(load_schedule("b/schedule.json").guidance["eta"], 0.5)

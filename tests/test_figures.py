@@ -142,15 +142,20 @@ def test_lines_can_be_told_apart_without_colour():
 
 
 def test_report_of_several_weights_from_pure_noise():
-    """Two free weights name themselves in the legend; a flow starts at a log-SNR of -inf."""
+    """The legend has a line for each schedule, and a marker for each weight; a weight of 0 is at
+    the bottom, which the axis says; a flow starts at a log-SNR of -inf."""
     levels = rectified_flow(STEPS)
     heuristic = diffpir().heuristic(PROBLEM, levels)
-    transfer = sampler_transfer(diffpir(), PROBLEM, levels, heuristic)
-    result = result_of(heuristic, ("lambda_", "zeta"))
-    figure = report_figure(PROBLEM, MODES, levels, result, {"learned": transfer}, "")
-    assert "zeta, learned" in legend_of(figure.axes[0])
-    assert "lambda_, learned" in legend_of(figure.axes[0])
-    figure.draw_without_rendering()
+    for zeta, says in ((heuristic["zeta"], False), (0 * heuristic["zeta"], True)):
+        guidance = heuristic | {"zeta": zeta}
+        transfer = sampler_transfer(diffpir(), PROBLEM, levels, guidance)
+        result = result_of(guidance, ("lambda_", "zeta"))
+        figure = report_figure(PROBLEM, MODES, levels, result, {"learned": transfer}, "")
+        schedule = figure.axes[0]
+        assert {"learned", "zeta", "lambda_"} <= set(legend_of(schedule))
+        assert ("0: at the bottom" in schedule.get_ylabel()) == says
+        assert schedule.get_ylim()[0] > 0.01 * float(min(heuristic["zeta"]))
+        figure.draw_without_rendering()
 
 
 def test_report_of_an_unstable_sampler(tmp_path):

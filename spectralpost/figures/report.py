@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+LEAST = 1e-6  # of a weight on a logarithmic axis
 HARDLY = 1e-3  # sensitivity of a weight that hardly matters
 
 
@@ -114,19 +115,25 @@ def _draw_schedule(
         LABELS["learned"]: result.guidance,
     }
     marked = list(zip(result.free, cycle("os^vDPX"), strict=False))
+    several = len(marked) > 1
+    drawn = np.concatenate([np.ravel(one[name]) for one in curves.values() for name in result.free])
+    floor = max(LEAST, drawn[drawn > 0].min() / 3) if np.any(drawn > 0) else LEAST  # for 0
     for label, guidance in curves.items():
-        for name, marker in marked:
+        for i, (name, marker) in enumerate(marked):
             axes.plot(
                 position,
-                np.maximum(np.asarray(guidance[name]), 1e-6),
+                np.maximum(np.asarray(guidance[name]), floor),
                 LINES[label],
                 color=COLOURS[label],
                 marker=marker,
                 markersize=4,
-                label=f"{name}, {label}" if len(result.free) > 1 else label,
+                label=label if i == 0 else None,
             )
+    if several:  # lines say whose a weight is, markers which it is
+        for name, marker in marked:
+            axes.plot([], [], marker, color="black", markersize=4, label=name)
     for name, marker in marked:
-        weights = np.maximum(np.asarray(result.guidance[name]), 1e-6)
+        weights = np.maximum(np.asarray(result.guidance[name]), floor)
         idle = np.asarray(sensitivity.get(name, np.inf)) < HARDLY + 0 * weights
         if idle.any():
             axes.plot(
@@ -143,8 +150,9 @@ def _draw_schedule(
     axes.set_xlabel(
         "log-SNR = log(alpha$_t^2$ / sigma$_t^2$): noise on the left, image on the right"
     )
-    axes.set_ylabel("weight" if len(result.free) > 1 else f"weight {''.join(result.free)}")
-    axes.legend(fontsize="small" if len(result.free) > 1 else None)
+    zero = " (0: at the bottom)" if np.any(drawn < floor) else ""
+    axes.set_ylabel(("weight" if several else f"weight {''.join(result.free)}") + zero)
+    axes.legend(ncols=2 if several else 1)
 
 
 def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
