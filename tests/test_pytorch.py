@@ -371,6 +371,7 @@ def test_networks_that_are_refused_before_any_work(torch):
         (lambda x, sigma: x[:, :1]): r"returns \(2, 1, 8, 6\) for images \(2, 3, 8, 6\)",
         (lambda x, sigma: torch.cat([x, x], dim=1)): r"returns \(2, 6, 8, 6\)",
         (lambda x, sigma: x / 0): "NaN or infinite output",
+        (lambda x, sigma: x * 1j): "returns torch.complex64; real images are needed",
         (lambda x, sigma: None): "fails",
         (lambda x, sigma: x + sigma): "fails",  # sigma is one for each image
     }.items():

@@ -67,9 +67,8 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         )
     )
     if min(image.shape[1:]) < 2:
-        raise InputError(
-            f"image {str(options.image)!r}: {times(image.shape[1:])} pixels; 2x2 at least are needed"
-        )
+        size = times(image.shape[1:])
+        raise InputError(f"image {str(options.image)!r}: {size} pixels; 2x2 at least are needed")
     if prior.axes is not None:
         if not summed:  # a grey image is one whose planes are equal
             image = jnp.broadcast_to(image, (len(prior.axes), *image.shape[1:]))
