@@ -102,7 +102,7 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     sampler = schedule.sampler()
     denoiser = denoiser_of(options.denoiser, prior, (planes, *degradation.shape), sampler)
     problem = learning_problem(prior, degradation, schedule.sigma_y, channels=planes)
-    if degradation.shape != own.shape and is_exact(degradation) and is_exact(own):
+    if degradation.shape != own.shape and is_exact(degradation) and not has_pixelwise_mean(prior):
         made_with = resized(made_with, own.shape)
         usual = learning_problem(made_with, own, schedule.sigma_y, channels=planes)
         notes += _worse_here(schedule, usual, problem, degradation.shape)
