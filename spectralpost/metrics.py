@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
@@ -86,7 +87,7 @@ def wasserstein2(problem: Problem, transfer: Transfer, y: ArrayLike | None = Non
 
 
 def wasserstein2_residuals(problem: Problem, transfer: Transfer) -> Array:
-    """The averaged W2^2 is the sum of the squares of these, [3 F] | [B (2 k^2 + k + 1)].
+    """The averaged W2^2 is the sum of the squares of these, [3 F] | [B (k^2 + k (k + 3) / 2 + 1)].
 
     Per mode and sqrt(weight / pixels): the gap of the data gains times the standard deviation of y,
     the gap of the posterior standard deviations, and the offset.
@@ -94,7 +95,7 @@ def wasserstein2_residuals(problem: Problem, transfer: Transfer) -> Array:
     ideal = ideal_posterior(problem)
     parts = [
         multiply(transfer.data_gain - ideal.gain, root(measurement_cov(problem))),
-        *_bures_residuals(output_cov(transfer), ideal.cov),
+        _bures_residuals(output_cov(transfer), ideal.cov),
         transfer.offset,
     ]
     return _shared_out(problem, parts)
@@ -203,7 +204,7 @@ def mse_residuals(problem: Problem, transfer: Transfer) -> Array:
 def perception_residuals(problem: Problem, transfer: Transfer) -> Array:
     """`perception` is the sum of the squares of these, [2 F] | [B (k^2 + k + 1)]."""
     cov = output_cov(transfer) + congruence(transfer.data_gain, measurement_cov(problem))
-    return _shared_out(problem, [*_bures_residuals(cov, prior_cov(problem)), transfer.offset])
+    return _shared_out(problem, [_bures_residuals(cov, prior_cov(problem)), transfer.offset])
 
 
 class Tradeoff(NamedTuple):
@@ -254,23 +255,33 @@ def _shared_out(problem: Problem, parts: list[Array]) -> Array:
     return jnp.concatenate([part.ravel() for part in scaled])
 
 
-def _bures_residuals(cov: Array, target: Array) -> list[Array]:
-    """What has the squared Bures distance for the sum of its squares: [F] | [B, k, k] and [B].
+def _bures_residuals(cov: Array, target: Array) -> Array:
+    """What has the squared Bures distance for the sum of its squares, [F] | [B, k (k + 1) / 2 + 1].
 
-    The optimal transport from T T to cov moves T to T^-1 (T cov T)^1/2, T = target^1/2. Where the
-    target has no variance all of cov's counts. Of independent modes, the gap of the standard
-    deviations.
+    The optimal transport from T T to cov moves T to T^-1 M, M = (T cov T)^1/2, T = target^1/2. By
+    eigenvectors of T, where M is symmetric, entries (i, j) and (j, i) of T^-1 M are one residual,
+
+        T_i^-1 M_ii - T_i,      sqrt(T_i^-2 + T_j^-2) M_ij,  i < j.
+
+    Where the target has no variance all of cov's counts. Of independent modes, the gap of the
+    standard deviations.
     """
     if cov.ndim == 1:
-        return [safe_sqrt(cov) - safe_sqrt(target)]
+        return safe_sqrt(cov) - safe_sqrt(target)
     values, vectors = eigh(target)
     tiny = cov.shape[-1] * jnp.finfo(cov.dtype).eps * jnp.max(values, axis=-1, keepdims=True)
     std = jnp.where(values > tiny, safe_sqrt(values), 0)
     by_vectors = congruence(vectors.mT, cov)
     known = jnp.where(std > 0, 0, diagonal(by_vectors))
     moved = root(std[..., :, None] * by_vectors * std[..., None, :])
-    gap = safe_divide(moved, std[..., :, None]) - std[..., :, None] * identity_gain(std)
-    return [gap, safe_sqrt(jnp.sum(known, axis=-1))]
+    i, j = np.triu_indices(cov.shape[-1], 1)
+    inverse = safe_divide(jnp.ones_like(std), std)
+    parts = [
+        inverse * diagonal(moved) - std,
+        safe_sqrt(inverse[..., i] ** 2 + inverse[..., j] ** 2) * moved[..., i, j],
+        safe_sqrt(jnp.sum(known, axis=-1, keepdims=True)),
+    ]
+    return jnp.concatenate(parts, axis=-1)
 
 
 def _bias_cov(problem: Problem, transfer: Transfer, ideal_gain: Array) -> Array:
@@ -291,8 +302,4 @@ def _deterministic(cov: Array, tiny: ArrayLike) -> Array:
 
 def _bures(problem: Problem, cov: Array, target: Array) -> Array:
     """Squared Bures distance per pixel: tr(cov + target - 2 (target^1/2 cov target^1/2)^1/2)."""
-    gap, *rest = _bures_residuals(cov, target)
-    if problem.basis is None:
-        return per_pixel(problem, gap**2)
-    (known,) = rest
-    return per_pixel(problem, jnp.sum(gap**2, axis=-1) + (known**2 / known.shape[-1])[..., None])
+    return per_pixel(problem, _bures_residuals(cov, target) ** 2)
