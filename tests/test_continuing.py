@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from spectralpost.errors import InputError
-from spectralpost.learning import LEVELS, Schedule, parameters_of, starts_from
+from spectralpost.learning import LEVELS, Decoded, parameters_of, starts_from
 from spectralpost.noise import log_snr, rectified_flow, respaced, ve_karras, vp_linear
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.dps import dps
@@ -20,7 +20,7 @@ def schedule(curve, steps=STEPS, seed=0):
     grid = GRIDS[curve](steps)
     levels = respaced(curve, grid, jnp.asarray(0.5 * random.standard_normal(steps - 1)))
     zeta, eta = random.uniform(0.2, 3, steps), random.uniform(0.1, 0.9, steps)
-    return Schedule(levels, {"zeta": jnp.asarray(zeta), "eta": jnp.asarray(eta)})
+    return Decoded(levels, {"zeta": jnp.asarray(zeta), "eta": jnp.asarray(eta)})
 
 
 def in_words(numbers, curve, steps):
@@ -64,7 +64,7 @@ def test_levels_that_stay_take_weights_only():
     """Linear in log-SNR stays so on other levels, within those of the schedule."""
     levels, fewer = vp_linear(40), vp_linear(10)
     zeta = lambda levels: jnp.exp(0.3 * log_snr(levels)[:-1])  # noqa: E731
-    numbers = starts_from(dps(), [Schedule(fewer, {"zeta": zeta(fewer)})], levels, ("zeta",))
+    numbers = starts_from(dps(), [Decoded(fewer, {"zeta": zeta(fewer)})], levels, ("zeta",))
     assert set(numbers) == {"zeta"} and numbers["zeta"].shape == (2, 40)
     last = log_snr(fewer)[-2]
     inside = np.asarray(log_snr(levels)[:-1] <= last)
@@ -86,7 +86,7 @@ def test_one_step():
     [
         (diffpir(), [schedule("vp")], "'lambda_' is learned, but one of them has only zeta, eta"),
         (dps(), [], "schedules: one at least"),
-        (dps(), [Schedule(vp_linear(2), {"zeta": jnp.ones((2, 3))})], "'zeta' of one .* by band"),
+        (dps(), [Decoded(vp_linear(2), {"zeta": jnp.ones((2, 3))})], "'zeta' of one .* by band"),
     ],
 )
 def test_what_is_no_beginning_is_refused(sampler, schedules, message):

@@ -12,6 +12,6 @@ from .lanes import Method, advance, begin
 from .learn import LearnResult, learn, sensitivity
 from .loss import Loss, Prices, Several, is_dense, loss_of
 from .on_grid import Learned, learn_on_grid
-from .parameters import LEVELS, Freedom, Parameters, Schedule, parameters_of, schedule_of
+from .parameters import LEVELS, Decoded, Freedom, Parameters, parameters_of, schedule_of
 from .preparing import Prepared, default_free, prepare
 from .search import LEAST_SQUARES, Progress, Search

@@ -68,7 +68,7 @@ class Freedom(NamedTuple):
         )
 
 
-class Schedule(NamedTuple):
+class Decoded(NamedTuple):
     """Noise levels and weights: what a vector stands for."""
 
     levels: NoiseLevel  # [S + 1]
@@ -108,11 +108,11 @@ class Parameters:
             for name, own in self.split(vectors).items()
         }
 
-    def schedule(self, vector: Array) -> Schedule:
+    def schedule(self, vector: Array) -> Decoded:
         """The schedule of a vector, fixed weights included."""
         u = self.unconstrained(vector)
         weights = {name: u[name] for name in self.weights}
-        return Schedule(self.grid(u), self.fixed | constrain(self.sampler.constraint, weights))
+        return Decoded(self.grid(u), self.fixed | constrain(self.sampler.constraint, weights))
 
     def grid(self, u: Guidance) -> NoiseLevel:
         """The noise levels of unconstrained numbers."""
