@@ -1,7 +1,7 @@
 """What `learn` minimises: metrics, their sums, and what is known of them."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import jax.numpy as jnp
 from jax import Array
@@ -48,6 +48,9 @@ class WeightedSum:
     perception: float = 0.0
 
     def __post_init__(self) -> None:
+        for one in fields(self):  # NumPy's and JAX's numbers
+            if getattr(weight := getattr(self, one.name), "ndim", None) == 0:
+                object.__setattr__(self, one.name, weight.item())
         values = [weight for _, weight in self.terms()]
         if not all(is_number(one) and 0 <= one < float("inf") for one in values) or not any(values):
             raise InputError(f"objective = {self}: weights must be >= 0, and one of them > 0")

@@ -27,10 +27,10 @@ from jax import Array
 
 from .algebra import einsum, safe_divide
 from .calibration import Profile
-from .degradations.circular import mirrored
 from .errors import InputError, check_shape, check_whole
 from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range
 from .noise import NoiseLevel, noisy_variance
+from .prior_checks import checked_prior
 from .spectra import batches, mean_and_spectrum, on_grid
 
 # Of the variance of natural colours: green against magenta, yellow against blue, grey. Close to
@@ -38,7 +38,6 @@ from .spectra import batches, mean_and_spectrum, on_grid
 SHARES = (0.01, 0.16, 0.83)
 AXES = np.array([[1, -2, 1], [1, 0, -1], [1, 1, 1]]).T / np.sqrt([6, 2, 3])
 
-UNEVEN = 1e-6  # of the largest value: what single precision may do to a spectrum
 MAX_VALUES = 2**25  # of a stored prior: a square of 5792 pixels, 256 MiB
 MAX_VARIANCE = WIDTHS[1] ** 2 * MAX_VALUES  # of a mode: all pixels swing alike, as far as allowed
 
@@ -48,7 +47,8 @@ class Prior:
     """A stationary Gaussian prior, for each plane alike, or (axes given) for colour images.
 
     Raises InputError for a spectrum that is no variance of a real field (negative, not finite, or
-    not the same at f and -f), and a mean of another shape.
+    not the same at f and -f), a mean of another shape, axes that are not orthonormal, and a pixel
+    range without low < high. Under `jit` or `grad` the spectrum and mean may be traced.
     """
 
     spectrum: np.ndarray  # [H, W] (or [n] for signals), variances >= 0, FFT order; axes: [C, H, W]
@@ -60,22 +60,9 @@ class Prior:
     axes: np.ndarray | None = None
 
     def __post_init__(self) -> None:
-        spectrum, mean = np.asarray(self.spectrum), np.asarray(self.mean)
-        object.__setattr__(self, "spectrum", spectrum)
-        object.__setattr__(self, "mean", mean)
-        for name, one in (("spectrum", spectrum), ("mean", mean)):
-            if one.dtype.kind not in "iuf" or one.size == 0 or not np.all(np.isfinite(one)):
-                raise InputError(f"{name} of a prior: must be finite numbers")
-        if mean.shape != spectrum.shape:
-            raise InputError(f"mean of shape {mean.shape}, spectrum {spectrum.shape}")
-        if spectrum.min() < 0:
-            raise InputError(f"spectrum of a prior: {spectrum.min():g}, must be >= 0")
-        uneven = max(np.abs(x - mirrored(x)).max() for x in spectrum.reshape(-1, *self.shape))
-        if uneven > UNEVEN * spectrum.max():
-            raise InputError(
-                f"spectrum of a prior: differs by {uneven:g} at f and -f, where a real field has "
-                "the same variance (FFT order: frequency 0 first)"
-            )
+        numbers = checked_prior(self.spectrum, self.mean, self.pixel_range, self.axes)
+        for name, array in zip(("spectrum", "mean", "axes"), numbers, strict=True):
+            object.__setattr__(self, name, array)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ import math
 import os
 import warnings
 import zipfile
+from dataclasses import replace
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -11,7 +12,7 @@ import numpy as np
 from .calibration import LEVELS, Profile
 from .errors import InputError
 from .files import whole_file
-from .images import check_pixel_range, printable
+from .images import printable
 from .prior import MAX_VALUES, MAX_VARIANCE, Prior
 
 
@@ -55,37 +56,22 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
         raise
     except Exception as error:  # a broken archive raises a dozen kinds
         raise InputError(f"{name}: missing, or not a prior file") from error
-    for key, values in (("spectrum", spectrum), ("mean", mean), ("pixel_range", pixel_range)):
-        if values.dtype.kind not in "fiu" or not np.all(np.isfinite(values)):
-            raise InputError(f"{name}: {key} must be finite numbers")
-    allowed = ("[H, W] or [n]", (1, 2)) if axes is None else ("[C, H, W]", (3,))
-    if spectrum.ndim not in allowed[1] or spectrum.size == 0:
-        raise InputError(f"{name}: spectrum of shape {spectrum.shape}; {allowed[0]} is needed")
-    if axes is not None:
-        _check_axes(name, axes, len(spectrum))
-    if spectrum.min() < 0 or not spectrum.max() < MAX_VARIANCE:
-        raise InputError(
-            f"{name}: spectrum from {spectrum.min():g} to {spectrum.max():g}; "
-            f"allowed is 0 to {MAX_VARIANCE:g}"
-        )
-    if mean.shape != spectrum.shape:
-        raise InputError(f"{name}: mean of shape {mean.shape}, spectrum {spectrum.shape}")
-    if pixel_range.shape != (2,):
-        raise InputError(f"{name}: pixel_range of shape {pixel_range.shape}; (low, high) is needed")
+    if pixel_range.shape != (2,) or pixel_range.dtype.kind not in "fiu":
+        raise InputError(f"{name}: pixel_range must be numbers (low, high)")
     if source.dtype.kind != "U" or source.shape != ():
         raise InputError(f"{name}: source must be a text")
     low, high = map(float, pixel_range)
-    check_pixel_range((low, high))
-    planes = () if axes is None else spectrum.shape[:1]
+    try:
+        prior = Prior(spectrum, mean, (low, high), printable(str(source)), None, axes)
+    except InputError as error:
+        raise InputError(f"{name}: {error}") from None
+    spectrum, planes = prior.spectrum.astype(float), () if axes is None else spectrum.shape[:1]
+    if not spectrum.max() < MAX_VARIANCE:
+        raise InputError(
+            f"{name}: spectrum to {spectrum.max():g}; allowed is 0 to {MAX_VARIANCE:g}"
+        )
     calibration = _checked_profile(name, profile, planes) if profile else None
-    spectrum, mean, source = spectrum.astype(float), mean.astype(float), printable(str(source))
-    return Prior(spectrum, mean, (low, high), source, calibration, axes)
-
-
-def _check_axes(name: str, axes: np.ndarray, planes: int) -> None:
-    right = axes.dtype.kind == "f" and axes.shape == (planes, planes)
-    if not (right and np.allclose(axes.T @ axes, np.eye(planes), atol=1e-6)):
-        raise InputError(f"{name}: axes of shape {axes.shape}; an orthonormal [C, C] is needed")
+    return replace(prior, spectrum=spectrum, mean=mean.astype(float), calibration=calibration)
 
 
 _STORED = ("spectrum", "mean", "pixel_range", "source")

@@ -17,7 +17,7 @@ from .learning import per_mode
 from .noise import NoiseLevel
 from .noise_grid import NoiseGrid
 from .prior import Prior
-from .problem import Problem
+from .problem import Problem, planes_of
 from .samplers import SAMPLERS, make_sampler
 from .samplers.base import Guidance, Sampler
 from .signatures import changed_options
@@ -84,7 +84,8 @@ class Schedule:
 
         others  fields that these do not say: `channels` (default: those of the prior, of a mosaic
                 or a matrix over planes, else 1), `loss`, `provenance`, ...
-        Raises InputError for a sampler or degradation that no function of the tables made.
+        Raises InputError for a sampler or degradation that no function of the tables made, and for
+        a prior of another size.
 
         >>> made = sp.Schedule.of(
         ...     sampler, prior, blur, 0.1, sp.noise_grid("vp_linear", 3), guidance
@@ -99,7 +100,7 @@ class Schedule:
                 f"degradation {degradation.name!r}: was put together or changed by hand, which a "
                 "file cannot say"
             )
-        planes = degradation.planes or (1 if prior.axes is None else len(prior.axes))
+        planes, _ = planes_of(prior, degradation, others.get("channels"))
         schedule = cls(
             sampler_name=sampler.name,
             sampler_options=changed_options(SAMPLERS[sampler.name], dict(sampler.options)),
@@ -114,7 +115,7 @@ class Schedule:
             pixel_range=prior.pixel_range,
             prior_source=prior.source,
             prior_hash=prior.hash,
-            channels=planes,
+            channels=degradation.planes or planes,
         )
         return replace(schedule, **others)
 

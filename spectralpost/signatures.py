@@ -101,6 +101,8 @@ def fitted(value: Any, wanted: Any) -> Any:
     Types that such files do not have (arrays and whatever may be one of several types, or has no
     annotation) pass as they are: the factory looks at them.
     """
+    if getattr(value, "ndim", None) == 0:  # NumPy's and JAX's numbers
+        value = value.item()
     origin, args = get_origin(wanted), get_args(wanted)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if origin is Annotated:

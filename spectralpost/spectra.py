@@ -7,6 +7,8 @@ of a pixel, and the value at 0 is N_pixels times the variance of the mean grey v
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 from .errors import InputError
@@ -62,7 +64,7 @@ def batches(
     or sets of them [..., H, W]. Raises InputError for another shape and for two sizes.
     """
     ndim, needed = (3, "planes, H, W]") if colour else (2, "H, W]")
-    if hasattr(planes, "ndim"):  # an array, NumPy's or JAX's
+    if isinstance(planes, np.ndarray | jax.Array):  # others may be longer than memory
         planes = np.asarray(planes)
         if planes.ndim != ndim + 1 or 0 in planes.shape:
             kind = "images" if colour else "planes"
@@ -71,7 +73,7 @@ def batches(
     shape = None
     for given in planes:
         some = np.asarray(given)
-        if some.dtype.kind not in "biuf":
+        if not (some.dtype.kind in "biu" or jnp.issubdtype(some.dtype, jnp.floating)):
             raise InputError(f"planes of dtype {some.dtype}: real numbers are needed")
         if some.ndim < ndim or 0 in some.shape[-2:]:
             raise InputError(f"a plane of shape {some.shape}: [{needed} is needed")

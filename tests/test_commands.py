@@ -824,6 +824,15 @@ def test_a_denoiser_without_a_derivative_is_refused_where_one_is_asked_for(
         assert not (tmp_path / "out").exists()
 
 
+def test_a_denoiser_may_compute_in_half_precision(w, tmp_path, capsys, monkeypatch):
+    """For a sampler that differentiates it, too: outputs are taken as floats like the images."""
+    monkeypatch.chdir(tmp_path)
+    text = "import jax.numpy as jnp\ndef f(x_t, t):\n    return x_t.astype(jnp.bfloat16) / 2\n"
+    (tmp_path / "in_half.py").write_text(text)
+    command = f"restore {w}/images/0.png --schedule {w}/designed/schedule.json --simulate --out out"
+    assert "PSNR" in run(f"{command} --denoiser in_half:f", capsys)
+
+
 @pytest.mark.usefixtures("by_adam")
 def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     """It is calibrated, limited, and restores the photograph; files hold the calibrated prior."""

@@ -234,6 +234,20 @@ def test_what_is_changed_by_hand_equals_nothing_else():
     np.testing.assert_allclose(copied.apply(x), blur.apply(x) / 2, atol=10 * EPS)
 
 
+def test_what_is_made_cannot_be_changed_in_place():
+    """By the degradation, or by the arrays that it was made from: it stays what its options say."""
+    kernel = random_kernel((3, 3))
+    blur, mask = from_kernel(kernel, (8, 6)), np.ones((8, 6))
+    known = inpaint((8, 6), mask=mask)
+    for one in (blur, known):
+        with pytest.raises(ValueError, match="read-only"):
+            one.response[...] = 0
+    kernel[:], mask[:] = 1, 0
+    for one in (blur, known):
+        np.testing.assert_array_equal(copy.deepcopy(one).response, one.response)
+        assert copy.deepcopy(one) == one
+
+
 def pickled(degradation):
     return pickle.loads(pickle.dumps(degradation))
 

@@ -250,6 +250,17 @@ def test_systems_beyond_conjugate_gradients_are_told():
     assert "conjugate" not in " ".join(sp.export_schedule(plain, "python").usage)
 
 
+def test_a_schedule_that_diverges_is_not_blamed_on_conjugate_gradients():
+    """A flow begins at alpha = 0, where DiffPIR does not look at y: lambda = 1 diverges with any
+    solver. Where nothing is measured there is nothing to solve."""
+    prior, sampler = sp.power_law((16, 16)), sp.SAMPLERS["diffpir"]()
+    weights = {"lambda_": np.ones(8), "zeta": np.full(8, 0.3)}
+    for degradation in (sp.gaussian_blur((16, 16), 1.5), sp.inpaint((16, 16))):
+        grid = sp.noise_grid("rectified_flow", 8)
+        one = sp.Schedule.of(sampler, prior, degradation, 0.05, grid, weights)
+        assert "conjugate gradients change" not in " ".join(sp.export_schedule(one, "python").usage)
+
+
 def test_python_files_are_what_people_read():
     """Every one of them: within 100 columns, no line of a schedule's own words outside comments."""
     evil = '"""\nimport os\nraise SystemExit("evil")\n# ü'

@@ -158,6 +158,16 @@ def test_report_of_several_weights_from_pure_noise():
         figure.draw_without_rendering()
 
 
+def test_report_of_levels_alone():
+    """No weight was learned: no curve, and no legend."""
+    levels = vp_linear(STEPS)
+    guidance = diffpir().heuristic(PROBLEM, levels)
+    transfer = sampler_transfer(diffpir(), PROBLEM, levels, guidance)
+    result = result_of(guidance, ())
+    figure = report_figure(PROBLEM, MODES, levels, result, {"learned": transfer}, "")
+    assert figure.axes[0].get_legend() is None and not figure.axes[0].lines
+
+
 def test_report_of_an_unstable_sampler(tmp_path):
     """Gains and losses that overflow: the figure is drawn, and its limits show the rest."""
     levels = vp_linear(STEPS)

@@ -34,6 +34,7 @@ READING_ORDER = (
     "denoiser_checks",
     "degradations",
     "spectra",
+    "prior_checks",
     "prior",
     "prior_file",
     "problem_checks",

@@ -574,7 +574,7 @@ def test_sensitivity_of_a_weight_does_not_depend_on_the_others_that_are_asked_fo
         sensitivity(dps(), PROBLEM, LEVELS, by_mode, ("zeta",))
 
 
-@pytest.mark.parametrize("factor", [-1.0, np.nan, np.inf])
+@pytest.mark.parametrize("factor", [-1.0, np.nan, np.inf, "2", None, 1j, ()])
 def test_factors_of_a_published_default_are_positive(factor):
     with pytest.raises(InputError, match="must be >= 0 and finite"):
         sp.heuristic(dps(), PROBLEM, LEVELS, factor)

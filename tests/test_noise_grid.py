@@ -1,5 +1,6 @@
 """Grids by name, and the time steps of a network."""
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -22,6 +23,13 @@ def test_grids_by_name(name):
             noise_grid(name, 5, **options)
     with pytest.raises(InputError, match="grid = 'linear': allowed are vp_linear"):
         noise_grid("linear", 5)
+
+
+def test_numbers_of_numpy_and_jax_are_numbers():
+    one = noise_grid("vp_linear", 3, train_steps=np.int64(500), beta_end=jnp.float32(0.01))
+    two = noise_grid("vp_linear", 3, train_steps=500, beta_end=float(np.float32(0.01)))
+    assert one.options == two.options and type(one.options["train_steps"]) is int
+    np.testing.assert_array_equal(one.levels.sigma, two.levels.sigma)
 
 
 def test_a_label_names_what_was_changed():

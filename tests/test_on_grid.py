@@ -64,5 +64,7 @@ def test_a_schedule_begins_the_search_or_an_earlier_search_does():
     assert not again.search.explored.size and again.result.loss <= first.result.loss * (1 + 1e-6)
     with pytest.raises(sp.InputError, match="leave schedules out"):
         sp.learn_on_grid(DPS, PROBLEM, grid, schedules=[schedule], resume=first.search.kept)
+    alone = sp.learn_on_grid(DPS, PROBLEM, grid, free="zeta", search=QUICK)
+    assert alone.result.free == ("zeta",)
     with pytest.raises(sp.InputError, match="free = 'xi'"):
         sp.learn_on_grid(DPS, PROBLEM, grid, free=("xi",), learn_levels=True)

@@ -6,12 +6,14 @@ import zipfile
 from dataclasses import replace
 from functools import partial
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import EPS, even_spectrum
 from pictures import pixels, write
 
+from spectralpost.degradations import gaussian_blur
 from spectralpost.errors import InputError
 from spectralpost.images import built_in_photographs, load_folder, stream_folder, tiles
 from spectralpost.prior import (
@@ -24,6 +26,7 @@ from spectralpost.prior import (
     resized,
 )
 from spectralpost.prior_file import load_prior, save_prior
+from spectralpost.problem import ideal_posterior, image_problem
 
 WIDE = (-100.0, 100.0)
 # Of a sum of some dozens of positive numbers.
@@ -179,6 +182,10 @@ def test_from_images_errors():
     ):
         with pytest.raises(InputError, match=message):
             from_images(planes)
+    with pytest.raises(InputError, match="real numbers"):
+        from_images(iter([np.eye(4) * 1j]))
+    half = from_images(jnp.asarray(np.eye(4)[None], jnp.bfloat16))
+    np.testing.assert_array_equal(half.spectrum, from_images(np.eye(4)[None]).spectrum)
     # float32 images carried through a change of range may be a rounding outside
     from_images(np.where(np.eye(4) > 0, 1 + 1e-7, 0)[None])
 
@@ -191,8 +198,11 @@ def test_a_prior_is_of_real_fields():
     for spectrum, mean, message in (
         (uneven, good.mean, "differs by .* at f and -f"),
         (-good.spectrum, good.mean, "must be >= 0"),
-        (good.spectrum * np.nan, good.mean, "spectrum of a prior: must be finite"),
-        (good.spectrum, good.mean + np.inf, "mean of a prior: must be finite"),
+        (good.spectrum * np.nan, good.mean, "spectrum must be finite"),
+        (good.spectrum, good.mean + np.inf, "mean must be finite"),
+        ([[1.0, 2.0], [3.0]], good.mean, "spectrum: must be an array of numbers"),
+        (1.0, 0.0, r"spectrum of shape \(\)"),
+        (np.ones((3, 4, 6)), np.zeros((3, 4, 6)), "of several planes with axes"),
         (good.spectrum, np.zeros((6, 4)), r"mean of shape \(6, 4\)"),
         ("a spectrum", good.mean, "must be finite numbers"),
     ):
@@ -203,6 +213,40 @@ def test_a_prior_is_of_real_fields():
     colour = power_law((4, 6), colour=True)
     with pytest.raises(InputError, match="at f and -f"):
         replace(colour, spectrum=np.stack([good.spectrum, good.spectrum, uneven]))
+    assert isinstance(colour.axes, np.ndarray)
+    assert replace(colour, axes=colour.axes.tolist()).hash == colour.hash
+    for axes in (2 * colour.axes, np.eye(2), np.eye(3)[None]):
+        with pytest.raises(InputError, match="an orthonormal"):
+            replace(colour, axes=axes)
+    with pytest.raises(InputError, match="low < high"):
+        replace(good, pixel_range=(1.0, -1.0))
+
+
+def test_a_spectrum_of_single_precision_is_even_enough():
+    """A transform of prime size is the least exact; an impulse's is 1 everywhere."""
+    n = 2039
+    impulse = jnp.zeros(n, jnp.float32).at[5].set(1)
+    spectrum = jnp.abs(jnp.fft.fft(impulse)) ** 2
+    assert jnp.abs(spectrum - jnp.roll(spectrum[::-1], 1)).max() > 1e-6
+    assert Prior(spectrum, np.zeros(n), (-1.0, 1.0), "").spectrum.dtype == np.float32
+
+
+def test_priors_are_differentiated_and_compiled():
+    """By their numbers: the posterior's variance of a pixel by the scale of the spectrum."""
+    prior, blur = power_law((4, 6)), gaussian_blur((4, 6), 1.0)
+
+    def variance(scale):
+        scaled = replace(prior, spectrum=scale * jnp.asarray(prior.spectrum))
+        problem = image_problem(scaled, blur, 0.1)
+        return jnp.mean(ideal_posterior(problem).var)
+
+    slope, step = jax.grad(variance)(1.0), 1e-5
+    wanted = (variance(1 + step) - variance(1 - step)) / (2 * step)
+    np.testing.assert_allclose(slope, wanted, rtol=1e-8)  # errors of step^2, and EPS / step
+    np.testing.assert_allclose(jax.jit(variance)(2.0), variance(2.0), rtol=1e-12)
+    moved = lambda mean: image_problem(replace(prior, mean=mean), blur, 0.1).mean  # noqa: E731
+    mean = jnp.ones((4, 6))
+    np.testing.assert_allclose(jax.jit(moved)(mean), moved(mean), atol=1e-14)
 
 
 def test_draw_errors():
@@ -576,7 +620,7 @@ GOOD = {
         ("mean", np.zeros(6), r"mean of shape \(6,\)"),
         ("pixel_range", np.array([1.0, -1.0]), "low < high"),
         ("pixel_range", np.array([0.0, 1e308]), "between low and high"),
-        ("pixel_range", np.array([0.0, 1.0, 2.0]), "pixel_range of shape"),
+        ("pixel_range", np.array([0.0, 1.0, 2.0]), "must be numbers"),
         ("pixel_range", np.asarray("01"), "pixel_range must be"),
         ("source", np.asarray(3.0), "source must be a text"),
         ("source", np.asarray(["a", "b"]), "source must be a text"),

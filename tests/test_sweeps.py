@@ -362,6 +362,26 @@ def test_what_is_in_flight_when_a_user_interrupts(times, tmp_path, monkeypatch):
     assert ended.value.code == 130
 
 
+def test_failures_in_flight_at_an_interruption_are_counted(tmp_path, monkeypatch):
+    """Kernels of 9 pixels on images of 8: whatever is stored after the interruption failed."""
+    large = {"degradation": {"name": "uniform_blur", "size": [9, 11]}}
+    grid = grid_of(EVALUATED | {"axes": AXES | large})
+    wait = running.wait_for_threads
+
+    def interrupted(futures, **options):
+        wait(futures, **options)
+        raise KeyboardInterrupt
+
+    def waits(futures, **options):
+        monkeypatch.setattr(running, "wait_for_threads", wait)
+        return interrupted(futures, **options)
+
+    monkeypatch.setattr(running, "wait_for_threads", waits)
+    outcome = run_sweep(grid, tmp_path / "s", batch_size=4)
+    assert outcome.interrupted and outcome.progress.done == 4 == outcome.progress.failed
+    assert "larger than 8x8" in outcome.error
+
+
 def test_a_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
     """After Ctrl-C in its second batch: each cell once in the end, as of a run at one go; another
     grid is refused, or added; a second sweep in the folder is refused."""

@@ -65,6 +65,7 @@ def test_weighted_sum():
     squares = jnp.sum(objective.residuals(problem, transfer) ** 2)
     np.testing.assert_allclose(squares, wanted, rtol=100 * EPS)
     assert WeightedSum(mse=1.0) == WeightedSum(mse=1.0) != WeightedSum(mse=2.0)
+    assert WeightedSum(mse=jnp.float32(1), perception=np.int64(2)) == WeightedSum(0.0, 1.0, 2.0)
     assert hash(WeightedSum(mse=1.0)) == hash(WeightedSum(mse=1.0))
     for bad in (
         {},

@@ -130,8 +130,12 @@ def _checked(
     image: Any = jax.ShapeDtypeStruct(shape, np.float32)
     number: Any = jax.ShapeDtypeStruct((), np.float32)
     level, called = NoiseLevel(number, number), f"denoiser = {name!r}"
+
+    def as_used(x: jax.Array, t: NoiseLevel) -> jax.Array:
+        return as_returned(denoiser(x, t), x, called).astype(x.dtype)
+
     try:
-        jax.eval_shape(lambda x, t: as_returned(denoiser(x, t), x, called), image, level)
+        jax.eval_shape(as_used, image, level)
     except InputError:
         raise
     except Exception as error:  # the tracers' own errors are TypeErrors
@@ -142,7 +146,7 @@ def _checked(
         ) from error
     if sampler is not None and differentiates_denoiser(sampler):
         try:
-            jax.eval_shape(lambda x, t: jax.vjp(lambda x: denoiser(x, t), x)[1](x), image, level)
+            jax.eval_shape(lambda x, t: jax.vjp(lambda x: as_used(x, t), x)[1](x), image, level)
         except Exception as error:  # of a callback, or whatever a derivative of one's own raises
             reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise InputError(

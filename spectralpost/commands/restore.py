@@ -140,17 +140,20 @@ def compute(options: Restore, say: Say = quiet) -> Result:
 def _worse_here(
     schedule: Schedule, usual: Problem, problem: Problem, shape: tuple[int, ...]
 ) -> list[str]:
-    """What there is to say if outputs are predicted to be worse on images of this shape than on
-    those that the schedule was learned for: it may blow up frequencies that only these have."""
+    """What there is to say if outputs are predicted to be farther from the best that is possible on
+    images of this shape than on those that the schedule was learned for: it may blow up frequencies
+    that only these have."""
 
-    def predicted(problem: Problem) -> float:
+    def predicted(problem: Problem) -> tuple[float, float]:
         few = merged(problem, BINS)
         guidance = schedule.guidance_for(few)
         error = evaluate(schedule.sampler(), few, schedule.levels, guidance, metrics.mse)
-        return float(metrics.psnr(error, schedule.pixel_range))
+        least = metrics.optimal_tradeoff(few).least_mse
+        here, best = (float(metrics.psnr(one, schedule.pixel_range)) for one in (error, least))
+        return here, best - here
 
-    here, there = predicted(problem), predicted(usual)
-    if here >= there - WORSE:
+    (here, lost_here), (there, lost_there) = predicted(problem), predicted(usual)
+    if lost_here <= lost_there + WORSE:
         return []
     return [
         f"schedule: was learned for {times(schedule.shape)} pixels, where its predicted PSNR is "

@@ -10,6 +10,7 @@ mixes some of the prior's eigenvectors with each other (decimation: all frequenc
 same one) modes are blocks of k, [B, k], and `eigenvectors` says which and how.
 """
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -134,10 +135,21 @@ class Degradation:
 
 
 def made(*fields: Any, **others: Any) -> Degradation:
-    """`Degradation(...)` of which name, shape and options say all."""
+    """`Degradation(...)` of which name, shape and options say all. Its arrays are its own and
+    read-only, so that this stays true."""
     degradation = Degradation(*fields, **others)
-    object.__setattr__(degradation, "is_made", True)
+    own = {name: _own(value) for name, value in degradation.options.items()}
+    fixed = {"response": _own(degradation.response), "options": own, "is_made": True}
+    for name, value in fixed.items():
+        object.__setattr__(degradation, name, value)
     return degradation
+
+
+def _own(value: Any) -> Any:
+    value = copy.deepcopy(value)
+    if isinstance(value, np.ndarray):
+        value.flags.writeable = False
+    return value
 
 
 @jax.jit

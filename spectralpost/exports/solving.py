@@ -30,7 +30,7 @@ def solver_notes(schedule: Schedule, weights: Weights) -> tuple[str, ...]:
     std = np.float32(STD * (high - low))
     noise = lambda: random.normal(size=h.shape).astype(np.float32)  # noqa: E731
     x_0 = std * noise()
-    y = h * x_0 + np.float32(schedule.sigma_y) * noise()
+    y = h * x_0 + np.float32(schedule.sigma_y) * noise() * (h > 0)
     alpha, sigma = (np.asarray(level, np.float32) for level in schedule.levels)
 
     def denoise(x: np.ndarray, i: int) -> Any:
@@ -44,13 +44,21 @@ def solver_notes(schedule: Schedule, weights: Weights) -> tuple[str, ...]:
     inverse = np.divide(1, h, out=np.zeros_like(h), where=h > 0)
     given: dict[str, Any] = {"A": by_h, "AT": by_h, "pinv": lambda y: inverse * y}
     given = {need: function for need, function in given.items() if need in step.needs}
-    exact = lambda c, d, r: r / np.float32(c * h**2 + d)  # noqa: E731
+
+    def exact(c: float, d: float, r: np.ndarray) -> np.ndarray:
+        operator = np.asarray(c * h**2 + d, r.dtype)
+        return np.divide(r, operator, out=np.zeros_like(r), where=operator > 0)
+
     outputs = []
     with np.errstate(all="ignore"):  # of a schedule that diverges
         for solve in (None, exact):
             random = np.random.default_rng(1)
             outputs.append(names["sample"](y, noise, denoise, solve=solve, **given))
-        left = np.sqrt(np.mean((outputs[0] - outputs[1]) ** 2) / np.mean((outputs[1] - x_0) ** 2))
+        by_gradients, exactly = outputs
+        error = np.sqrt(np.mean((exactly - x_0) ** 2))
+        left = np.sqrt(np.mean((by_gradients - exactly) ** 2)) / error
+    if not error <= high - low:  # no solver helps what diverges
+        return ()
     if left <= LEFT:
         return ()
     return (

@@ -116,7 +116,8 @@ def _draw_schedule(
     }
     marked = list(zip(result.free, cycle("os^vDPX"), strict=False))
     several = len(marked) > 1
-    drawn = np.concatenate([np.ravel(one[name]) for one in curves.values() for name in result.free])
+    every = [np.ravel(one[name]) for one in curves.values() for name in result.free]
+    drawn = np.concatenate([*every, np.zeros(0)])  # levels alone may be learned
     floor = max(LEAST, drawn[drawn > 0].min() / 3) if np.any(drawn > 0) else LEAST  # for 0
     for label, guidance in curves.items():
         for i, (name, marker) in enumerate(marked):
@@ -150,9 +151,12 @@ def _draw_schedule(
     axes.set_xlabel(
         "log-SNR = log(alpha$_t^2$ / sigma$_t^2$): noise on the left, image on the right"
     )
-    zero = " (0: at the bottom)" if np.any(drawn < floor) else ""
+    below = drawn[drawn < floor]
+    least = f"below {floor:.1g}" if below.any() else "0"
+    zero = f" ({least}: at the bottom)" if below.size else ""
     axes.set_ylabel(("weight" if several else f"weight {''.join(result.free)}") + zero)
-    axes.legend(ncols=2 if several else 1)
+    if marked:
+        axes.legend(ncols=2 if several else 1)
 
 
 def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:

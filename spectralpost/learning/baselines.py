@@ -105,8 +105,11 @@ def heuristic(
     {'eta': (3,), 'zeta': (3,)}
     """
     check_levels(levels)
-    if is_concrete(factor) and not 0 <= float(np.min(factor)) <= float(np.max(factor)) < np.inf:
-        raise InputError(f"factor = {factor}: must be >= 0 and finite")
+    if is_concrete(factor):
+        values = np.asarray(factor)
+        real = values.dtype.kind in "iu" or jnp.issubdtype(values.dtype, jnp.floating)
+        if not (real and values.size and 0 <= values.min() <= values.max() < np.inf):
+            raise InputError(f"factor = {factor}: must be >= 0 and finite")
     return _heuristic(sampler, problem, levels, factor)
 
 

@@ -19,7 +19,7 @@ from .for_network import for_network
 from .learn import LearnResult, learn
 from .loss import Prices
 from .parameters import Freedom
-from .preparing import check_free, default_free
+from .preparing import check_free, default_free, names_of
 from .search import Progress, Search
 
 
@@ -50,7 +50,7 @@ def learn_on_grid(
 
     grid       `noise_grid(name, steps)`
     start      the schedule to begin with, for levels (default: the sampler's published default)
-    free       as in `learn`
+    free       as in `learn`, one weight at least
     network    as `for_network` says: prices, and which levels and weights are free
     schedules  to begin from in place of exploring, see `starts_from`
     resume     `search.kept` of an earlier result of the same call
@@ -68,7 +68,8 @@ def learn_on_grid(
     if resume is not None and schedules:
         raise InputError("resume: a search that is resumed has begun; leave schedules out")
     if free is not None:  # before a search of levels alone, after which there is nothing to learn
-        check_free(sampler, free)
+        check_free(sampler, names := names_of(free))
+        free = names
     start = partial(heuristic, sampler, problem) if start is None else start
     levels, prices = grid.levels, Prices()
     if network:

@@ -143,6 +143,16 @@ def finished(folder: Path) -> set[str]:
     return found
 
 
+def failures(folder: Path) -> dict[str, str]:
+    """The errors of all cells that failed, by hash."""
+    found: dict[str, str] = {}
+    for path in parts_of(folder):
+        part = table_of(path, ["cell", "error"])
+        errors = zip(part["cell"].to_pylist(), part["error"].to_pylist(), strict=True)
+        found.update((cell, error) for cell, error in errors if error is not None)
+    return found
+
+
 def table_of(path: Path, columns: list[str] | None = None) -> "pa.Table":
     """A part, or those of some columns that it has."""
     import pyarrow.parquet as pq

@@ -21,7 +21,7 @@ import jax
 from ..compiled import drop_compiled_programs_if_crowded
 from ..errors import InputError, StillRunning, shown
 from .batch import batch_key, run_batch
-from .dataset import Dataset, finished, need, opened, write_part
+from .dataset import Dataset, failures, finished, need, opened, write_part
 from .grid import Grid, Settings, cell_hash
 
 LEARNED, EVALUATED = 32, 512  # cells of a batch: seconds of work
@@ -88,8 +88,11 @@ def run_sweep(
                      this package and the folder under the same name
     extend           see `dataset.opened`
     batch_size       cells of a batch
-    Raises InputError as `dataset.opened`, and for a cluster that does not answer.
+    Raises InputError as `dataset.opened`, and for a cluster that does not answer; StillRunning
+    where an interruption is followed by another, before the batch in this process has ended: it
+    goes on while nothing keeps other sweeps from the folder, so the process had better end.
     """
+    started = time.perf_counter()
     size = batch_size or (LEARNED if grid.settings.learn else EVALUATED)
     folder = Path(os.path.abspath(folder))
     with ExitStack() as stack:  # a cluster that does not answer leaves no folder
@@ -101,9 +104,16 @@ def run_sweep(
             outcome = _through(engine, dataset, grid, batches(grid, known, size), known, tell)
             stack.close()  # what is in flight comes to its end while the folder is ours
             if outcome.interrupted or outcome.lost:  # some of that is stored, and was not counted
-                done = len(finished(folder) - before)
-                outcome = outcome._replace(progress=outcome.progress._replace(done=done))
+                outcome = _counted(outcome, folder, before, time.perf_counter() - started)
             return outcome
+
+
+def _counted(outcome: Outcome, folder: Path, before: set[str], seconds: float) -> Outcome:
+    """The outcome with what a folder holds now, `before` left out."""
+    done = finished(folder) - before
+    errors = [error for cell, error in failures(folder).items() if cell in done]
+    progress = outcome.progress._replace(done=len(done), failed=len(errors), seconds=seconds)
+    return outcome._replace(progress=progress, error=outcome.error or "".join(errors[-1:]))
 
 
 def batches(grid: Grid, known: set[str], size: int) -> Iterator[list[dict[str, Any]]]:
