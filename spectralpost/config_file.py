@@ -29,7 +29,8 @@ def read_yaml(path: str | Path) -> Any:
 
     class Loader(yaml.SafeLoader):
         def construct_mapping(self, node: Any, deep: bool = False) -> dict:
-            keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+            own = [key for key, _ in node.value if key.tag != "tag:yaml.org,2002:merge"]
+            keys = [self.construct_object(key, deep=True) for key in own]
             twice = [str(key) for i, key in enumerate(keys) if key in keys[:i]]
             if twice:
                 line = node.start_mark.line + 1
@@ -61,6 +62,8 @@ def from_yaml(path: str, kind: type) -> dict[str, Any]:
         name = str(key).replace("-", "_")
         if name not in types:
             raise InputError(f"config {path!r}: no option {key!r}; allowed: {', '.join(types)}")
+        if name in found:
+            raise InputError(f"config {path!r}: {key} is given twice")
         try:
             found[name] = fitted(value, types[name])
         except TypeError as error:

@@ -113,6 +113,7 @@ def workplace(tmp_path_factory) -> Path:
     (w / "broken.yaml").write_text("steps: [4\n")
     (w / "list.yaml").write_text("- steps\n")
     (w / "empty.yaml").write_text("")
+    (w / "both.yaml").write_text("sigma_y: 0.1\nsigma-y: 0.2\n")
     (w / "twice.yaml").write_text("steps: 10\nsigma_y: 0.1\nsteps: 20\n")
     (w / "words.yaml").write_text("steps: ten\n")
     (w / "no-schedule.yaml").write_text("sigma-y: 0.1\n")

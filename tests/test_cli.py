@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from commandline import QUICK, STEPS, compile_quickly, contents, workplace  # noqa: F401
+from pictures import write
 
 import spectralpost
 from spectralpost import commands
@@ -247,6 +248,10 @@ BAD = {
         "design --config {w}/twice.yaml --out {out}",
         r"twice\.yaml.*steps is given twice in what begins in line 1",
     ),
+    "option in two spellings": (
+        "design --config {w}/both.yaml --out {out}",
+        r"both\.yaml.*sigma-y is given twice",
+    ),
     "two configs": ("design --config a.yaml --config b.yaml --out {out}", "one file is allowed"),
     "empty config": ("design --config {w}/empty.yaml --out {out}", r"empty\.yaml"),
     "unknown key": ("design --config {w}/unknown.yaml --out {out}", "'sharpness'.*steps"),
@@ -348,6 +353,15 @@ def test_who_does_not_wait_for_a_thread_is_let_go(monkeypatch, capsys):
         main(["samplers"])
     assert ends == [130]
     assert capsys.readouterr().err == "spectralpost: interrupted; what was stored stays\n"
+
+
+def test_training_images_that_are_too_small_are_named(tmp_path, capsys):
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "images" / "a.png", np.zeros((8, 8), np.uint8))
+    with pytest.raises(SystemExit, match="2"):
+        main(["train", "--data", f"{tmp_path}/images", "--patch", "64"])
+    error = " ".join(capsys.readouterr().err.split())
+    assert "no image is of 64x64 pixels or more (a.png: smaller than a patch, left out)" in error
 
 
 def test_interrupted_training_says_where_it_goes_on(monkeypatch, tmp_path, capsys):

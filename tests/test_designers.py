@@ -245,6 +245,8 @@ def test_files_round_trip(trained, problems, tmp_path):
         load_designer(tmp_path / "diffpir.msgpack", dps())
     with pytest.raises(InputError, match="designer of diffpir"):
         design_schedule(loaded, pigdm(), problem, LEVELS)
+    with pytest.raises(InputError, match=r"designer of diffpir\(.*the sampler has the options"):
+        load_designer(tmp_path / "diffpir.msgpack", diffpir(multistep=2))
     with pytest.raises(InputError, match="problem in blocks"):
         design_schedule(loaded, SAMPLER, many_blocks(2).problem, LEVELS)
     assert [path.name for path in tmp_path.iterdir()] == ["diffpir.msgpack"]

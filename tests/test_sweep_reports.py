@@ -8,6 +8,7 @@ import shutil
 import jax
 import numpy as np
 import pytest
+from pictures import write
 
 from spectralpost.cli import main
 from spectralpost.errors import InputError
@@ -15,6 +16,7 @@ from spectralpost.metrics import wasserstein2
 from spectralpost.noise import vp_timesteps
 from spectralpost.prior_file import load_prior
 from spectralpost.schedule_file import load_schedule
+from spectralpost.sweeps import case as case_module
 from spectralpost.sweeps.axes import columns_of
 from spectralpost.sweeps.batch import METRICS, SCHEDULES
 from spectralpost.sweeps.case import case_of
@@ -592,6 +594,30 @@ def test_schedules_of_the_best_cells_come_back(learned, tmp_path, capsys):
         if not cell["learn_levels"]:
             assert list(schedule.timesteps) == list(vp_timesteps(cell["steps"]))
         assert schedule.sigma_y == row["sigma_y"] == float(line["sigma_y"])
+
+
+def test_a_prior_that_has_changed_is_not_taken_for_the_one_before(tmp_path, capsys, monkeypatch):
+    """Images of a folder, after the sweep; a report does not need them, wherever it is made."""
+    monkeypatch.chdir(tmp_path)
+    images = np.random.default_rng(0).integers(0, 256, (2, 16, 16), np.uint8)
+    (tmp_path / "images").mkdir()
+    write(tmp_path / "images" / "a.png", images[0])
+    prior = {"name": "images", "folder": "images"}
+    settings = {"size": 8, "bins": 16, "tune": False}
+    grid = grid_of({**settings, "axes": {"sampler": "dps", "steps": 2, "prior": prior}})
+    run_sweep(grid, tmp_path / "s")
+    ran(f"sweep-best {tmp_path}/s --out best", capsys)
+    (file,) = (tmp_path / "best").glob("*.json")
+    (stored,) = pandas.read_parquet(tmp_path / "s" / "parts")["prior_hash"]
+    assert load_schedule(file).prior_hash == stored
+    write(tmp_path / "images" / "a.png", images[1])
+    case_module._prior.cache_clear()  # as of another process
+    with pytest.raises(SystemExit, match="2"):
+        main(shlex.split(f"sweep-best {tmp_path}/s --out again"))
+    assert "what it is made from has changed" in " ".join(capsys.readouterr().err.split())
+    shutil.rmtree(tmp_path / "images")
+    monkeypatch.chdir("/")
+    assert "published" in ran(f"sweep-report {tmp_path}/s --out {tmp_path}/report", capsys)
 
 
 def test_the_best_cell_of_all_names_what_varies(learned, tmp_path, capsys):

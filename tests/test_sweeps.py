@@ -1,7 +1,9 @@
 """Sweeps: what a grid says, that a cell is what `learn` gives alone, and that nothing is lost."""
 
+import datetime
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,22 +18,24 @@ import yaml
 import spectralpost as sp
 from spectralpost import images as images_of
 from spectralpost.cli import main
-from spectralpost.commands import sweep
+from spectralpost.commands import sweep, sweep_best
 from spectralpost.degradations import make_degradation
 from spectralpost.errors import InputError, StillRunning
 from spectralpost.learning import evaluate, heuristic
 from spectralpost.prior_file import save_prior
+from spectralpost.sweep_options import SweepBest
 from spectralpost.sweeps import planning, running
 from spectralpost.sweeps.batch import run_batch
 from spectralpost.sweeps.case import case_of
 from spectralpost.sweeps.dataset import columns_of_grid, finished, parts_of
-from spectralpost.sweeps.grid import cell_hash, grid_of
+from spectralpost.sweeps.grid import cell_hash, grid_of, load_grid
 from spectralpost.sweeps.running import batches, run_sweep
 
 pytestmark = pytest.mark.usefixtures("quick")
 pq = pytest.importorskip("pyarrow.parquet")
 
 SMALL = {"size": 8, "bins": 16, "starts": 2, "max_iterations": 20}
+DATE, ROWS = datetime.date(2020, 1, 1), [[1.0, 2.0], [3.0, 4.0]]
 AXES = {
     "sampler": ["dps", "pigdm"],
     "steps": 2,
@@ -167,13 +171,15 @@ def test_an_option_with_values_of_several_types_is_a_column_of_text(tmp_path):
         ({"axes": {"sampler": "dpm"}}, "axes.sampler: name = 'dpm'"),
         ({"axes": {"sampler": "exact"}}, "axes.sampler: name = 'exact'"),
         ({"axes": {"sampler": {"name": "dps", "scale": "x"}}}, "axes.sampler: sampler 'dps'"),
+        ({"seed": 2**32}, "seed = 4294967296: must be below 2^32"),
+        ({"axes": {"sampler": "dps", "objective": [["mse"]]}}, r"axes.objective = ['mse']"),
         (
-            {"axes": {"sampler": "dps", "prior": {"name": "images", "folder": "nowhere"}}},
-            "axes.prior: folder = 'nowhere': is not there",
+            {"axes": {"sampler": "dps", "degradation": {"name": "from_kernel", "kernel": DATE}}},
+            "2020-01-01: a number, a text or a list of these",
         ),
         (
-            {"axes": {"sampler": "dps", "prior": {"name": "file", "path": "nothing"}}},
-            "axes.prior: path = 'nothing': is not there",
+            {"axes": {"sampler": "dps", "degradation": {"name": "from_kernel", "kernel": ROWS}}},
+            "axes.degradation.kernel: a list is several values",
         ),
         ({"axes": {"sampler": "dps", "sigma": 1}}, "axes: unknown axis 'sigma'"),
         ({"axes": {"sampler": "dps", "sigma_y": [0.1, -1]}}, "axes.sigma_y = -1: must be > 0"),
@@ -382,6 +388,27 @@ def test_failures_in_flight_at_an_interruption_are_counted(tmp_path, monkeypatch
     assert "larger than 8x8" in outcome.error
 
 
+def test_parts_of_another_sweep_are_not_its_own(tmp_path):
+    """They are no cells of this grid: nothing of it is done."""
+    small = EVALUATED | {"axes": AXES | {"sampler": "dps"}}
+    run_sweep(grid_of(EVALUATED | {"axes": AXES | {"sampler": "pigdm"}}), tmp_path / "other")
+    shutil.copytree(tmp_path / "other" / "parts", tmp_path / "own" / "parts")
+    outcome = run_sweep(grid_of(small), tmp_path / "own")
+    assert (outcome.progress.done, outcome.progress.before) == (8, 0)
+    with pytest.raises(InputError, match="parts of another grid need that one"):
+        sweep_best.compute(SweepBest(sweep=tmp_path / "own", by=("sampler",)))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")  # of dask's own processes
+def test_workers_keep_what_they_compile(tmp_path, monkeypatch):
+    pytest.importorskip("distributed")
+    monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", str(tmp_path / "kept"))
+    grid = grid_of(EVALUATED | {"axes": AXES | {"sampler": "dps", "sigma_y": 0.1}})
+    outcome = run_sweep(grid, tmp_path / "s", workers=1)
+    assert outcome.progress.done == 4 and len(list((tmp_path / "kept").iterdir())) > 3
+
+
 def test_a_sweep_goes_on_where_it_ended(tmp_path, monkeypatch):
     """After Ctrl-C in its second batch: each cell once in the end, as of a run at one go; another
     grid is refused, or added; a second sweep in the folder is refused."""
@@ -586,13 +613,27 @@ def test_the_command_plans_runs_and_refuses(tmp_path, capsys):
         assert says in capsys.readouterr().err
     assert not (tmp_path / "no").exists()
     # Where no cell can be computed the code says so; a dry run does before.
-    cells = [{"sampler": "dps", "steps": 2, "degradation": {"name": "downsample", "factor": 3}}]
-    file.write_text(yaml.safe_dump({**SMALL, "cells": cells}))
+    wrong = {"sampler": "dps", "steps": 2, "degradation": {"name": "downsample", "factor": 3}}
+    right = [wrong | {"steps": steps, "degradation": "gaussian_blur"} for steps in (3, 4)]
+    file.write_text(yaml.safe_dump({**SMALL, "cells": [wrong, *right]}))
     assert not main(["sweep", str(file), "--out", str(tmp_path / "none"), "--dry-run"])
-    assert "1 of 1 cells that were tried failed: factor = 3" in capsys.readouterr().out
+    plan = capsys.readouterr().out  # by those that do not fail
+    assert "1 of 3 cells that were tried failed: factor = 3" in plan and "in one process" in plan
+    file.write_text(yaml.safe_dump({**SMALL, "cells": [wrong]}))
+    with pytest.raises(SystemExit, match="2"):
+        main(["sweep", str(file), "--out", str(tmp_path / "none"), "--dry-run"])
+    assert "no batch can be computed: factor = 3" in capsys.readouterr().err
     with pytest.raises(SystemExit, match="1"):
         main(["sweep", str(file), "--out", str(tmp_path / "none")])
     assert "1 cells in" in capsys.readouterr().out
+    for prior, says in (
+        ({"name": "images", "folder": "nowhere"}, "prior: folder = 'nowhere': is not there"),
+        ({"name": "file", "path": "nothing"}, "prior: path = 'nothing': is not there"),
+    ):
+        file.write_text(yaml.safe_dump({**SMALL, "axes": {"sampler": "dps", "prior": prior}}))
+        with pytest.raises(SystemExit, match="2"):
+            main(["sweep", str(file), "--out", str(folder)])
+        assert says in capsys.readouterr().err
     file.write_text("axes: [")
     with pytest.raises(SystemExit, match="2"):
         main(["sweep", str(file), "--out", str(folder)])
@@ -601,3 +642,9 @@ def test_the_command_plans_runs_and_refuses(tmp_path, capsys):
     with pytest.raises(SystemExit, match="2"):
         main(["sweep", str(file), "--out", str(folder)])
     assert "steps is given twice in what begins in line 2" in capsys.readouterr().err
+    file.write_text(
+        "axes:\n  sampler: dps\n  degradation:\n"
+        "  - &one {name: gaussian_blur, std: 1.0}\n  - {<<: *one, std: 2.0}\n"
+    )
+    merged = load_grid(file).choices["degradation"]
+    assert merged == tuple({"name": "gaussian_blur", "std": std} for std in (1.0, 2.0))

@@ -156,6 +156,11 @@ def _schedules(
         cell, settings = known[row["cell"]]
         file = _file_name({name: row[name] for name in names}, files)
         prior = prior_of(cell, settings)
+        if row.get("prior_hash") not in (None, prior.hash):
+            raise InputError(
+                f"sweep: the prior {in_words(cell['prior'])} is not the one that its cells were "
+                "computed for: what it is made from has changed"
+            )
         line = {name: row[name] for name in (*axes_in(kinds), *metrics_in(kinds))}
         made.append(Chosen(file, _schedule(cell, settings.size, row, prior), prior, line))
     return tuple(made)

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..files import whole_file
 from ..samplers import SAMPLERS
 from ..samplers.base import Sampler
-from .network import FEATURES, Designer, check_designer, initial_params
+from .network import FEATURES, Designer, check_designer, initial_params, options_in_words
 
 FOLDER = Path(__file__).parent
 LARGEST = 2**26  # bytes of a file; those shipped have 2^17
@@ -29,7 +29,8 @@ def save_designer(path: str | os.PathLike[str], designer: Designer) -> None:
     Raises InputError if the file exists or its folder does not.
     """
     arrays = to_state_dict(jax.tree.map(lambda leaf: np.asarray(leaf, np.float32), designer))
-    about = {"sampler": designer.sampler, "free": list(designer.free), "width": designer.width}
+    about = {name: getattr(designer, name) for name in ("sampler", "width", "options")}
+    about["free"] = list(designer.free)
     with whole_file(path) as temporary:
         temporary.write_bytes(msgpack_serialize(about | arrays))
 
@@ -40,6 +41,8 @@ def load_designer(path: str | os.PathLike[str], sampler: Sampler | None = None) 
         with open(path, "rb") as file:
             content: Any = msgpack_restore(file.read(LARGEST))
         content["free"] = tuple(content["free"])
+        if "options" not in content:  # those of version 0.1 are of default options
+            content["options"] = options_in_words(SAMPLERS[content["sampler"]]())
         designer = Designer(**content)
         _check(designer)
     except Exception as error:  # flax and msgpack raise all kinds for bytes that are not theirs
@@ -76,6 +79,8 @@ def _check(designer: Designer) -> None:
     names = (designer.sampler, *designer.free)
     if not all(isinstance(name, str) and name.isidentifier() for name in names):
         raise ValueError("sampler and free must be names")
+    if not isinstance(designer.options, str):
+        raise ValueError("options must be a text")
     params = jax.eval_shape(
         lambda: initial_params(jax.random.key(0), designer.free, designer.width)
     )

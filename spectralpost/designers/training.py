@@ -23,7 +23,7 @@ from ..prior import power_law
 from ..problem import Problem, image_problem
 from ..samplers.base import Guidance, Sampler
 from ..transfer import trajectory
-from .network import Designer, apply_network, initial_params, inputs_of
+from .network import Designer, apply_network, initial_params, inputs_of, options_in_words
 
 MAX_AMPLIFICATION = 3.0  # as in `learn`
 ROWS = 64  # modes of a random problem
@@ -71,7 +71,9 @@ def train(
     params, centre, spread = jax.tree.map(
         lambda leaf: jnp.asarray(leaf, dtype), (params, centre, spread)
     )
-    designer = Designer(sampler.name, free, width, params, centre, spread)
+    designer = Designer(
+        sampler.name, free, width, options_in_words(sampler), params, centre, spread
+    )
     schedule = optax.cosine_decay_schedule(learning_rate, max(iterations, 1))
     transform = optax.apply_if_finite(
         optax.chain(optax.clip_by_global_norm(1.0), optax.adam(schedule)), iterations

@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from itertools import chain, product
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, get_args
 
 import numpy as np
 
@@ -18,8 +18,8 @@ from ..metrics import mse, perception, wasserstein2
 from ..noise_grid import GRIDS
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
-from ..signatures import checked_options
-from .priors import PRIORS, check_prior
+from ..signatures import checked_options, options_of
+from .priors import PRIORS
 
 OBJECTIVES = {"wasserstein2": wasserstein2, "mse": mse, "perception": perception}
 # Axes whose values are a name with options; each with its table and the parameters that a sweep
@@ -45,9 +45,19 @@ DEFAULTS: dict[str, Any] = {
     "smoothness": 1e-4,
 }
 AXES = tuple(DEFAULTS)
-ENCODER = json.JSONEncoder(sort_keys=True, default=lambda one: np.asarray(one).tolist())
 PLAIN = (bool, int, float, str)  # what a column holds
 KEPT = frozenset((*PLAIN, type(None)))  # types whose texts are kept: many cells have the same value
+
+
+def _plainly(value: Any) -> Any:
+    """What JSON does not know, arrays and NumPy's numbers, as what it does."""
+    array = np.asarray(value)
+    if array.dtype.kind not in "biufU":
+        raise InputError(f"{value}: a number, a text or a list of these is needed")
+    return array.tolist()
+
+
+ENCODER = json.JSONEncoder(sort_keys=True, default=_plainly)
 
 
 class Named(dict[str, Any]):
@@ -99,6 +109,8 @@ def _named(place: str, axis: str, given: Any, drawn: bool) -> list[Named]:
     if not isinstance(name, str) or name not in table or name == "exact":
         allowed = ", ".join(one for one in table if one != "exact")
         raise InputError(f"{place}: name = {name!r}: allowed are {allowed}")
+    parameters = options_of(table[name], own).items()
+    arrays = {option for option, one in parameters if np.ndarray in get_args(one.annotation)}
     lists: dict[str, list[Any]] = {}
     for option, value in entry.items():
         if option == "name":
@@ -106,6 +118,11 @@ def _named(place: str, axis: str, given: Any, drawn: bool) -> list[Named]:
         values = value if isinstance(value, list) else [value]
         if not values:
             raise InputError(f"{place}.{option}: is empty")
+        if option in arrays and any(_is_row(one) for one in values):
+            raise InputError(
+                f"{place}.{option}: a list is several values; one array, a list of rows, stands in "
+                "a list of its own"
+            )
         lists[option] = [
             _range(f"{place}.{option}", one, drawn) if isinstance(one, dict) else one
             for one in values
@@ -124,8 +141,6 @@ def _named(place: str, axis: str, given: Any, drawn: bool) -> list[Named]:
                 checked = checked_options(axis, table, name, ends, own=own)
                 if axis == "sampler":
                     make_sampler(name, **checked)
-                elif axis == "prior":
-                    check_prior(checked)
             except InputError as error:
                 raise InputError(f"{place}: {error}") from None
         fitted = {
@@ -139,6 +154,10 @@ def _named(place: str, axis: str, given: Any, drawn: bool) -> list[Named]:
     return found
 
 
+def _is_row(value: Any) -> bool:
+    return isinstance(value, list) and not any(isinstance(one, list) for one in value)
+
+
 def _plain(place: str, axis: str, value: Any, drawn: bool) -> Any:
     if isinstance(value, dict):
         value = _range(place, value, drawn)
@@ -147,7 +166,7 @@ def _plain(place: str, axis: str, value: Any, drawn: bool) -> Any:
             _plain(place, axis, value.at(end), drawn)
         return value
     if axis == "objective":
-        if value not in OBJECTIVES:
+        if not isinstance(value, str) or value not in OBJECTIVES:
             raise InputError(f"{place} = {value!r}: allowed are {', '.join(OBJECTIVES)}")
     elif axis == "learn_levels":
         if not isinstance(value, bool):

@@ -34,7 +34,7 @@ from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
 from ..transfer import sampler_transfer
 from .axes import OBJECTIVES, as_text, columns_of
-from .case import Case, case_of, stacked_cases
+from .case import Case, case_of, prior_hash_of, stacked_cases
 from .grid import Settings, cell_hash
 
 METRICS = ("w2", "mse", "psnr", "perception")
@@ -98,6 +98,7 @@ def _of_alike(cases: Sequence[Case], settings: Settings, width: int) -> list[Col
     half alone."""
     num, started = len(cases), time.perf_counter()
     named = _named([case.cell for case in cases], settings)
+    named["prior_hash"] = [prior_hash_of(case.cell, settings) for case in cases]
     try:
         found = _computed(cases, settings, width)
     except Exception as error:  # whatever it is, it is this batch's alone

@@ -82,6 +82,16 @@ def prior_of(cell: Mapping[str, Any], settings: Settings) -> Prior:
     return _prior(as_text(cell["prior"]), settings.size)
 
 
+def prior_hash_of(cell: Mapping[str, Any], settings: Settings) -> str:
+    """`Prior.hash` of a cell's."""
+    return _prior_hash(as_text(cell["prior"]), settings.size)
+
+
+@lru_cache(maxsize=4096)
+def _prior_hash(prior: str, size: int) -> str:
+    return _prior(prior, size).hash
+
+
 @lru_cache(maxsize=16)
 def _prior(prior: str, size: int) -> Prior:
     name, options = _split(json.loads(prior))

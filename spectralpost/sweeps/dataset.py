@@ -125,6 +125,8 @@ def manifest_of(folder: Path) -> dict[str, Any]:
     for key, kind in (("columns", dict), ("grids", list)):
         if not isinstance(found.get(key), kind):
             raise InputError(f"sweep {shown(folder)}: {MANIFEST}: {key} is missing")
+    if not {"cell", "error"} <= found["columns"].keys():
+        raise InputError(f"sweep {shown(folder)}: {MANIFEST}: columns has no cell or no error")
     return found
 
 
@@ -161,7 +163,9 @@ def table_of(path: Path, columns: list[str] | None = None) -> "pa.Table":
         with pq.ParquetFile(path) as file:
             return file.read(columns)
     except (OSError, ValueError) as error:  # Arrow's own are of these kinds
-        raise InputError(f"sweep: {shown(path)} is no part of one") from error
+        raise InputError(
+            f"sweep: {shown(path)} is no part of one; without it, sweep computes its cells again"
+        ) from error
 
 
 def write_part(folder: Path, kinds: dict[str, str], columns: Sequence[Columns]) -> Path:
@@ -234,6 +238,7 @@ def columns_of_grid(grid: Grid) -> dict[str, str]:
         "spectralpost": "text",
         "jax": "text",
         "error": "text",
+        "prior_hash": "text",
     }
 
 

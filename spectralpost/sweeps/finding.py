@@ -29,7 +29,10 @@ def cells_of(grids: Sequence[Grid], rows: Sequence[Mapping[str, Any]]) -> dict[s
         else:
             _look(grid, wanted, found)
     for name in wanted.keys() - found.keys():
-        raise InputError(f"sweep: its grids have no cell {name}")
+        raise InputError(
+            f"sweep: its grids have no cell {name}; parts of another grid need that one, too: "
+            "sweep GRID --out FOLDER --extend"
+        )
     return found
 
 

@@ -28,6 +28,7 @@ from .axes import (
     sampler_of,
     whole_number,
 )
+from .priors import check_prior
 
 DESIGNS = ("product", "list", "random", "sobol")
 MOST = 10**9  # cells
@@ -106,14 +107,22 @@ class Grid(NamedTuple):
 
 
 def load_grid(path: Path) -> Grid:
-    """The grid in a YAML file. Raises InputError, with the place, for whatever is wrong with it."""
+    """The grid in a YAML file. Raises InputError, with the place, for whatever is wrong with it,
+    and for a folder or file of a prior that is not there."""
     try:
         given = read_yaml(path)
     except OSError as error:
         raise InputError(f"grid {shown(path)}: cannot be read ({error.strerror})") from error
     except ValueError as error:
         raise InputError(f"grid {shown(path)}: is no YAML ({error})") from error
-    return grid_of(given)
+    grid = grid_of(given)
+    priors = [cell["prior"] for cell in grid.choices.get("", ())] or grid.choices["prior"]
+    for prior in priors:
+        try:
+            check_prior(prior)
+        except InputError as error:
+            raise InputError(f"grid {shown(path)}: prior: {error}") from None
+    return grid
 
 
 def grid_of(given: Any) -> Grid:
@@ -201,6 +210,8 @@ def _settings(given: dict[str, Any]) -> Settings:
                 raise InputError(f"{key} = {value!r}: must be true or false")
         else:
             whole_number(key, value, 0 if key == "seed" else 1)
+            if key == "seed" and value >= 2**32:
+                raise InputError(f"seed = {value}: must be below 2^32")
     return Settings(**given)
 
 

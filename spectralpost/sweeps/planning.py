@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ..errors import InputError
 from .batch import batch_key, run_batch
 from .grid import Grid
 from .running import EVALUATED, LEARNED
@@ -33,15 +34,29 @@ class Plan(NamedTuple):
 
 
 def planned(grid: Grid, size: int | None = None) -> Plan:
-    """The plan of a grid. Runs a batch of the fewest and one of the most steps, twice each."""
+    """The plan of a grid. Runs a batch of the fewest and one of the most steps that do not fail,
+    twice each. Raises InputError if all fail."""
     size = size or (LEARNED if grid.settings.learn else EVALUATED)
     counts, examples = _kinds(grid, min(size, MEASURED))
     steps = {key: cells[0]["steps"] for key, cells in examples.items()}
-    few, many = min(steps, key=lambda key: steps[key]), max(steps, key=lambda key: steps[key])
-    compiling, running, errors = {}, {}, {}
-    for key in {few, many}:
-        first, second = (_seconds(grid, examples[key], errors) for _ in range(2))
-        compiling[key], running[key] = first - second, second / len(examples[key])
+    compiling, running, errors, tried = {}, {}, {}, []
+
+    def works(key: Any) -> bool:
+        """Whether a batch can be computed; measures it."""
+        if key not in running:
+            failed = len(errors)
+            first, second = (_seconds(grid, examples[key], errors) for _ in range(2))
+            tried.append(len(examples[key]))
+            if len(errors) - failed == len(examples[key]):
+                return False
+            compiling[key], running[key] = first - second, second / len(examples[key])
+        return True
+
+    ascending = sorted(steps, key=lambda key: steps[key])
+    few = next(filter(works, ascending), None)
+    if few is None:
+        raise InputError(f"grid: no batch can be computed: {next(reversed(errors.values()))}")
+    many = next(filter(works, reversed(ascending)), few)
     ratio = steps[many] / steps[few]
     power = np.log(running[many] / running[few]) / np.log(ratio) if ratio > 1 else 0
     cells = sum(
@@ -57,7 +72,7 @@ def planned(grid: Grid, size: int | None = None) -> Plan:
         seconds=float(cells) + compiled,
         compiling=compiled,
         memory=_peak(),
-        tried=sum(len(examples[key]) for key in {few, many}),
+        tried=sum(tried),
         failed=len(errors),
         error=next(reversed(errors.values()), ""),
     )

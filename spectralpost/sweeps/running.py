@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from ..compiled import drop_compiled_programs_if_crowded
+from ..compiled import drop_compiled_programs_if_crowded, keep_compiled_programs
 from ..errors import InputError, StillRunning, shown
 from .batch import batch_key, run_batch
 from .dataset import Dataset, failures, finished, need, opened, write_part
@@ -26,6 +26,7 @@ from .grid import Grid, Settings, cell_hash
 
 LEARNED, EVALUATED = 32, 512  # cells of a batch: seconds of work
 RETRIES = 3
+COUNTED = 100_000  # cells of a grid, whose hashes tell which of those that are stored are its own
 # XLA takes all cores of a machine for each process: of several, each takes one.
 ONE_THREAD = {
     "XLA_FLAGS": "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1",
@@ -99,7 +100,7 @@ def run_sweep(
         engine = stack.enter_context(_engine(workers, scheduler, scheduler_file))
         with opened(folder, grid, extend=extend) as dataset:
             before = known = finished(folder)
-            if dataset.shared:
+            if dataset.shared or (before and grid.num_cells <= COUNTED):  # parts of other grids
                 known = before & {cell_hash(cell, grid.settings) for cell in grid.cells()}
             outcome = _through(engine, dataset, grid, batches(grid, known, size), known, tell)
             stack.close()  # what is in flight comes to its end while the folder is ours
@@ -159,6 +160,17 @@ def _version() -> str:
 def _make_room(key: Any) -> None:
     """Before the first of several batches of one kind."""
     drop_compiled_programs_if_crowded()
+
+
+def _in_worker(task: Callable[..., Any], *arguments: Any) -> Any:
+    """A task in a process of its own, which keeps what it compiles for the next one."""
+    _keep_once()
+    return task(*arguments)
+
+
+@lru_cache(maxsize=1)
+def _keep_once() -> None:
+    keep_compiled_programs()
 
 
 def _through(
@@ -259,7 +271,7 @@ def _engine(workers: int, scheduler: str | None, scheduler_file: Path | None) ->
             raise InputError(f"scheduler = {str(where)!r}: does not answer ({error})") from error
 
         def submit(function: Callable[..., Any], *arguments: Any) -> Any:
-            return client.submit(function, *arguments, pure=False, retries=RETRIES)
+            return client.submit(_in_worker, function, *arguments, pure=False, retries=RETRIES)
 
         threads: Any = client.nthreads()
         yield Engine(submit, wait, 2 * max(sum(threads.values()), 1))
