@@ -115,11 +115,14 @@ def kl(problem: Problem, transfer: Transfer) -> Array:
     bias, counts = _bias_cov(problem, transfer, ideal.gain), problem.weight > 0
     if problem.basis is None:
         moment, known = cov + bias + transfer.offset**2, ideal.cov == 0
-        infinite = jnp.where(known, moment != 0, cov == 0) & counts
+        # Both may be there where the square of a gain is too small a number.
+        parts = jnp.abs(transfer.state_gain), safe_sqrt(transfer.noise_cov)
+        none = (parts[0] == 0) & (parts[1] == 0)
+        infinite = jnp.where(known, moment != 0, none) & counts
         # 1 where the formula does not hold: it is 0 there, and its gradient finite.
         target, moment = (jnp.where(known, 1, law) for law in (ideal.cov, moment))
-        cov = jnp.where(known | (cov == 0), 1, cov)
-        terms = moment / target - 1 - jnp.log(cov / target)
+        std = jnp.hypot(jnp.where(known | none, 1, parts[0]), jnp.where(known | none, 0, parts[1]))
+        terms = moment / target - 1 - 2 * jnp.log(std / jnp.sqrt(target))
         return per_pixel(problem, jnp.where(infinite, jnp.inf, terms)) / 2
     moment = cov + bias + transfer.offset[..., :, None] * transfer.offset[..., None, :]
     k = problem.spectrum.shape[-1]

@@ -219,6 +219,8 @@ def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
     (16, 12)
     """
     shape = check_shape(shape, 2)
+    if math.prod(shape) > MAX_VALUES:
+        raise InputError(f"shape = {shape}: a prior has at most {MAX_VALUES} values")
     if shape == prior.shape:
         return prior
     if len(shape) != len(prior.shape):

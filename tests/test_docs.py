@@ -1,5 +1,6 @@
 """Public names have docstrings, whose examples run, and stand on the page of the API."""
 
+import ast
 import doctest
 import inspect
 import os
@@ -103,3 +104,19 @@ def test_a_public_name_is_described(name):
         # What Python writes for a class without a docstring is its signature.
         assert DOCS[name] and not DOCS[name].startswith(f"{name}(")
     assert re.search(rf"^::: spectralpost\S*\.{name}$", API, re.MULTILINE)
+
+
+def test_tables_of_pages_are_those_of_their_scripts():
+    """A table that a page has from a script, by its first line: a figure that changes does so in
+    both."""
+    in_words = lambda text: [" ".join(line.split()) for line in text.splitlines() if line.strip()]  # noqa: E731
+    root, shared = PAGES.parent, 0
+    scripts = [*(root / "experiments").glob("*.py"), *(root / "benchmarks").glob("*.py")]
+    told = [in_words(ast.get_docstring(ast.parse(one.read_text("utf-8"))) or "") for one in scripts]
+    for page in PAGES.glob("*.md"):
+        for table in re.findall(r"^```text\n(.*?)^```", page.read_text("utf-8"), re.M | re.DOTALL):
+            lines = in_words(table)
+            for script in (one for one in told if lines[0] in one):
+                assert set(lines) <= set(script), f"{page.name}: {set(lines) - set(script)}"
+                shared += 1
+    assert shared >= 2

@@ -35,6 +35,7 @@ from spectralpost.problem import (
     per_pixel,
 )
 from spectralpost.samplers.dps import dps
+from spectralpost.samplers.pigdm import pigdm
 from spectralpost.transfer import sampler_transfer
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -231,6 +232,19 @@ def test_kl_is_infinite_for_a_deterministic_output():
     problem = make_problem([1.0], [1.0], 0.5)
     zero = jnp.zeros(1)
     assert kl(problem, Transfer(zero, zero, zero, zero)) == np.inf
+
+
+def test_kl_of_gains_whose_squares_are_too_small():
+    """PiGDM's of a hundred steps: in single precision variances of 1e-48 are 0, their logarithms
+    are not. A gain has some 300 roundings of 2^-24, and KL here some 10 times their share."""
+    problem, levels = image_problem(power_law((16, 16)), gaussian_blur((16, 16), 2.0), 0.05), 100
+    levels = vp_linear(levels)
+    guidance = pigdm().heuristic(problem, levels)
+    transfer = sampler_transfer(pigdm(), problem, levels, guidance)
+    assert jnp.min(jnp.abs(transfer.state_gain)) < 1e-23
+    single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (problem, transfer))
+    assert jnp.min(single[1].state_gain ** 2) == 0 == jnp.max(single[1].noise_cov)
+    np.testing.assert_allclose(kl(*single), kl(problem, transfer), rtol=1e-4)
 
 
 @pytest.mark.parametrize("kind", ["modes", "blocks"])

@@ -22,6 +22,8 @@ FUNCTIONS = {
     "blur": (blurred, "from_kernel"),
     "blur, decimated": (lambda x: blurred(x)[1::3, 1::3], "downsample"),
     "every third": (lambda x: x[2::3, 2::3], "downsample"),
+    "crop": (lambda x: x[4:10, 6:15], "from_matrix"),  # half of each axis, and not the first pixel
+    "share": (lambda x: np.linspace(0, 1, x.size).reshape(x.shape) * x, "from_matrix"),
     "any": (lambda x: np.cumsum(x, axis=0)[:, ::2], "from_matrix"),
 }
 

@@ -38,8 +38,7 @@ def compute(options: Train, say: Say = quiet) -> Result:
     for given in options.data:
         sets += images_of(given, options.channels, recipe.patch, notes)
     if not sets:
-        why = f" ({notes[-1]})" if notes else ""
-        raise InputError(f"data: no image is of {recipe.patch}x{recipe.patch} pixels or more{why}")
+        raise InputError(f"data: no image is of {recipe.patch}x{recipe.patch} pixels or more")
 
     def tell(progress: Progress) -> None:
         say(f"training: step {progress.step} of {progress.steps}, loss {progress.loss:.4f}")

@@ -38,8 +38,8 @@ def mri(
     sampling after Zbontar et al., "fastMRI: An Open Dataset and Benchmarks for Accelerated MRI",
     2018 (arXiv 1811.08839): acceleration 4 with centre 0.08, 8 with 0.04. Their code draws each
     line on its own, so that the share is right on average; here lines are drawn with their
-    negatives, which hold the same of real images, until the share is reached (so that there may be
-    one line more): then as much is known as of the complex images of a scanner.
+    negatives, which hold the same of real images, until the share is reached, to the nearest line
+    or one more: then as much is known as of the complex images of a scanner.
 
     mask  an array [*shape] of 0 (unknown) and 1, in the order of numpy.fft.fftn
 

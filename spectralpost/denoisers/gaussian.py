@@ -40,6 +40,9 @@ class GaussianDenoiser(NamedTuple):
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         x_t = as_floating("x_t", x_t)
+        size = self.spectrum.shape
+        if x_t.shape[max(x_t.ndim - len(size), 0) :] != size:
+            raise InputError(f"x_t of shape {x_t.shape}: the prior is of {size}")
         prior, t = floating(self, t, dtype=x_t.dtype)
         x_t = prior._along_axes(x_t)
         mean = jnp.broadcast_to(prior.mean, x_t.shape)

@@ -41,8 +41,9 @@ def mcg(
     last level in the measured part, or of level s (`level="s"`), as consistency asks. normalised:
     `scale grad ||r||` in place of `zeta grad (r . r)`, as in that code.
 
-    Where prior and degradation share a basis, a gradient does not reach the null space and zeta has
-    no effect; for an invertible blur P = I and the output is H^+ y, noise and all.
+    Where prior and degradation share a basis and no h lies in (0, threshold], a gradient does not
+    reach what is not measured and zeta has no effect; for an invertible blur P = I and the output
+    is H^+ y, noise and all.
 
     Chung, Sim, Ryu, Ye, "Improving Diffusion Models for Inverse Problems using Manifold
     Constraints", NeurIPS 2022 (arXiv 2206.00941), for inpainting; the general form is ours after
