@@ -60,7 +60,6 @@ from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
 from spectralpost import (
-    SAMPLERS,
     Degradation,
     Freedom,
     InputError,
@@ -105,7 +104,9 @@ from spectralpost.figures import (
 from spectralpost.images import built_in_photographs, tiles
 from spectralpost.prior import frequency
 from spectralpost.restoration import PixelDenoiser
+from spectralpost.samplers import make_sampler
 from spectralpost.samplers.base import Guidance
+from spectralpost.signatures import parsed_words
 
 BINS = 200
 ON_IMAGES = 32  # to polish and to tune on, of those that are kept out of the prior
@@ -168,6 +169,7 @@ class Options:
     denoiser: str = "unet"
     """The network: unet, unet:FILE of `spectralpost train`, ffdnet:FILE, module:function."""
     samplers: tuple[str, ...] = ("dps", "pigdm", "mpgd", "diffpir")
+    """Names; with options as diffpir:official_units=true."""
     steps: tuple[int, ...] = (10, 20, 50)
     sigma_y: tuple[float, ...] = (0.05, 0.2)
     tasks: tuple[str, ...] = ("gaussian",)
@@ -197,6 +199,8 @@ def main(options: Options) -> None:
     ):
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{unknown[0]!r}: allowed are {', '.join(known)}")
+    for name in options.samplers:
+        sampler_of(name)
     with np.load(options.data) as stored:
         train, test = unit(stored["train"]), unit(stored[options.split])
     if options.size is not None:
@@ -317,6 +321,13 @@ def small(problem: Problem) -> Problem:
     return bin_modes(unique_modes(problem)[0], bins)[0]
 
 
+def sampler_of(word: str) -> Sampler:
+    """dps, or with options dps:multistep=2,scale=0.5."""
+    name, _, options = word.partition(":")
+    words = tuple(filter(None, options.split(",")))
+    return make_sampler(name, **parsed_words("samplers", words))
+
+
 def of_cell(
     name: str,
     steps: int,
@@ -335,7 +346,7 @@ def of_cell(
     clean     images to polish and to tune on
     kept      scores, whose schedules are not looked for again
     """
-    sampler, levels = SAMPLERS[name](), vp_linear(steps)
+    sampler, levels = sampler_of(name), vp_linear(steps)
     plain, calibrated = problems
     y = measure(degradation, x_0, plain.sigma_y, jax.random.key(1))
 
@@ -609,7 +620,7 @@ def correlation(cells: dict[str, dict]) -> None:
             cell
             for name, cell in cells.items()
             if title == "all"
-            or differentiates_denoiser(SAMPLERS[name.split()[0]]()) == (title == by_jacobian[1])
+            or differentiates_denoiser(sampler_of(name.split()[0])) == (title == by_jacobian[1])
         ]
         if not some:
             continue

@@ -43,6 +43,8 @@ PAGE = (Path(__file__).parent.parent / "docs" / "exports.md").read_text("utf-8")
 
 def exported(one: Schedule, target: str) -> Export:
     degradation = one.degradation_name, one.degradation_options
+    if target in ("ddrm", "ddnm", "reddiff"):  # their filters are for three planes
+        one = replace(one, channels=3)
     return export_schedule(one, target, probes.problem(degradation))
 
 
@@ -608,9 +610,9 @@ def test_other_samplers_are_refused():
             refused(one, target, f"has no '{name}'; it takes ")
 
 
-def refused(one: Schedule, target: str, words: str) -> None:
+def refused(one: Schedule, target: str, words: str, export=exported) -> None:
     with pytest.raises(InputError) as caught:
-        exported(one, target)
+        export(one, target)
     message = str(caught.value)
     assert message.startswith(f"target = {target!r}: ") and words in message
     assert "\n" not in message and len(message) < 300
@@ -650,6 +652,23 @@ def test_what_some_codes_cannot_do():
         refused(zero, target, "0 at step 1")
     exploding = ve_karras(4)
     refused(replace(schedule("dps"), levels=exploding, timesteps=None), "deepinv", "alpha^2")
+
+
+def test_what_the_repositories_cannot_run_is_refused():
+    """Filters of one plane, and a diffusion of one step: neither runs there."""
+
+    def as_it_is(one: Schedule, target: str) -> Export:
+        return export_schedule(one, target, probes.problem(BLUR))
+
+    for target, name in (("ddrm", "ddrm"), ("ddnm", "ddnm"), ("reddiff", "reddiff")):
+        refused(schedule(name), target, "its filters are for 3 planes", as_it_is)
+        said = exported(schedule(name), target).usage
+        assert any("repeat_interleave(3)" in line for line in said)
+    levels = sp.NoiseLevel(*(part[-2:] for part in schedule("dps").levels))
+    weights = {name: one[-1:] for name, one in schedule("dps").guidance.items()}
+    last = schedule("dps").timesteps[-1:]
+    one = replace(schedule("dps"), levels=levels, guidance=weights, timesteps=last)
+    refused(one, "dps", "two steps or more")
 
 
 ROOF = np.outer([1.0, 2, 1], [1, 2, 1]) / 16

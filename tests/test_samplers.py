@@ -368,10 +368,10 @@ def test_heuristic_is_a_valid_schedule(name):
 
 
 def test_diffpir_official_units():
-    """sigma_y in units of [0, 1] and levels in those of [-1, 1]: lambda 1 there is 1/4 here."""
+    """sigma_y in units of [0, 1] and levels in those of [-1, 1]: lambda 7 there is 7/4 here."""
     guidance = diffpir(official_units=True).heuristic(circular().problem, vp_linear(4))
-    np.testing.assert_array_equal(guidance["lambda_"], 0.25)
-    np.testing.assert_array_equal(guidance["zeta"], 0.1)
+    np.testing.assert_array_equal(guidance["lambda_"], 1.75)
+    np.testing.assert_array_equal(guidance["zeta"], 0.3)
 
 
 # ----------------------------------------------------------------------------------- DDIM, exact

@@ -27,7 +27,7 @@ import torch
 
 
 def sample(x, predict_x0, data_step):
-    """In place of part (4), main iterations, of main_ddpir.py and of the files of its tasks.
+    """In place of part (4), main iterations, of main_ddpir.py or, for blurs, main_ddpir_deblur.py.
 
     x                   any tensor of the image's shape
     predict_x0(x, t_i)  x_hat in [-1, 1] of x at time step t_i
@@ -82,21 +82,28 @@ def to_diffpir(schedule: Schedule, weights: Weights) -> Export:
 
 
 def _usage(schedule: Schedule) -> tuple[str, ...]:
+    blurs = schedule.degradation_name not in ("inpaint", "downsample")
+    file, config = ("main_ddpir_deblur.py", "") if blurs else ("main_ddpir.py", "config.")
+    noise = f"{schedule.sigma_y / 2 * 255:.6g}"  # of 255
     if schedule.degradation_name == "inpaint":
         step = ("    lambda x0, rho: (mask * (2 * y - 1) + rho * x0) / (mask + rho),",)
     else:
         step = (
             "    lambda x0, rho: 2 * sr.data_solution((x0 / 2 + 0.5).float(), FB, FBC, F2B, FBFy,",
-            "        torch.full((1, 1, 1, 1), rho, device=x0.device), sf) - 1,",
+            f"        torch.full((1, 1, 1, 1), rho, device=x0.device), {config}sf) - 1,",
         )
     return (
-        "import {module}  # in main_ddpir.py, the file beside it",
+        f"import {{module}}  # in {file}, the file beside it",
+        f"# noise_level_img = {noise} / 255"
+        if blurs
+        else f"# noise_level_img: {noise}, in the YAML",
         "# in place of part (4), main iterations:",
         "x = {module}.sample(",
         "    x,",
-        "    lambda x, t_i: utils_model.model_fn(x, noise_level=reduced_alpha_cumprod[t_i] * 255,",
+        "    lambda x, t_i: utils_model.model_fn(",
+        "        x, noise_level=reduced_alpha_cumprod[t_i].item() * 255,",
         "        model_out_type='pred_xstart', model_diffusion=model, diffusion=diffusion,",
-        "        ddim_sample=config.ddim_sample, alphas_cumprod=alphas_cumprod),",
+        f"        ddim_sample={config}ddim_sample, alphas_cumprod=alphas_cumprod),",
         *step,
         ")",
         "x_0 = x / 2 + 0.5",

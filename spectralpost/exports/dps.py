@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..errors import InputError
 from ..schedule import Schedule
 from .base import (
     Export,
@@ -29,6 +30,7 @@ class ScheduledPosteriorSampling(PosteriorSampling):
     def conditioning(self, *, measurement, **kwargs):
         self.scale = SCALE[self.calls % len(SCALE)]
         self.calls += 1
+        kwargs.pop("noisy_measurement", None)  # which denoising's operator does not take
         if "mask" in kwargs:  # y has noise at unknown pixels too, which the norm would count
             measurement = measurement * kwargs["mask"]
         return super().conditioning(measurement=measurement, **kwargs)
@@ -57,6 +59,8 @@ def to_dps(schedule: Schedule, weights: Weights) -> Export:
     timesteps = check_time_steps("dps", schedule)
     check_range("dps", schedule)
     check_clean_end("dps", schedule)
+    if len(timesteps) < 2:
+        raise InputError("target = 'dps': its diffusion takes two steps or more")
     content = module(
         schedule,
         "For DPS2022/diffusion-posterior-sampling: a scale and an eta for each step.",
@@ -70,6 +74,7 @@ def to_dps(schedule: Schedule, weights: Weights) -> Export:
     usage = (
         "import {module}  # in sample_condition.py, the file beside it",
         "# conditioning.method of the task's YAML: ps_schedule (its scale has no effect)",
+        f"# measurement.noise of it: gaussian, sigma: {schedule.sigma_y:g}",
         "# diffusion_config.yaml: sampler: ddim_schedule, timestep_respacing: 1000",
         f"# scale is for {schedule.channels} planes of {size} pixels: for n times as many "
         "measurements multiply SCALE by sqrt(n)",

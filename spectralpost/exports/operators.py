@@ -13,6 +13,11 @@ from ..schedule import Schedule
 
 FILTERS = ("gaussian_blur", "uniform_blur", "motion_blur", "from_kernel")
 SVD = ("identity", *FILTERS, "downsample", "inpaint")
+# Their blurs repeat the singular values plane after plane, where all else goes pixel by pixel.
+BY_PLANE = (
+    "# in Deblurring and Deblurring2D: repeat_interleave(3) in place of repeat(1, 3), else planes "
+    "are blurred by other kernels"
+)
 
 
 def check_known(target: str, schedule: Schedule, known: tuple[str, ...]) -> None:
@@ -34,6 +39,12 @@ def check_svd(target: str, schedule: Schedule, square: bool = False) -> None:
     name, options = schedule.degradation_name, schedule.degradation_options
     kernel = options.get("kernel")
     alike = square or name == "downsample"
+    filters = name in FILTERS or (name == "downsample" and kernel != "average")
+    if filters and schedule.channels != 3:
+        raise InputError(
+            f"target = {target!r}: its filters are for 3 planes, the schedule is for "
+            f"{schedule.channels}"
+        )
     if name == "motion_blur":
         fits = float(schedule.degradation().options["angle"]) % 90 == 0
     else:  # kernels that have a name are products

@@ -13,7 +13,7 @@ from .base import (
     module,
 )
 from .loop import DDIM, numbers_of
-from .operators import check_svd
+from .operators import BY_PLANE, FILTERS, check_svd
 
 LEVEL = '''
 def time_of(i, diffusion, like):
@@ -33,9 +33,12 @@ class ScheduledREDDIFF(REDDIFF):
     step has no counterpart there. Returns mu after the last step.
     """
 
+    def start(self, x, y, ts, y_0):
+STARTED
+
     def sample(self, x, y, ts, **kwargs):
         y_0 = kwargs["y_0"]
-        mu = self.initialize(x, y, ts, y_0=y_0).detach()
+        mu = self.start(x, y, ts, y_0)
         for i in range(len(TIMESTEPS)):
             t = time_of(i, self.diffusion, mu)
             with torch.no_grad():
@@ -47,6 +50,17 @@ class ScheduledREDDIFF(REDDIFF):
             mu = mu - LR[i] * (g + LAMBDA[i] * (mu - x_hat))
         return mu, mu
 '''
+
+AS_THERE = """
+        return self.initialize(x, y, ts, y_0=y_0).detach()
+""".strip("\n")
+OF_FILTERS = '''
+        """H^+ y with 0 for singular values up to THRESHOLD: theirs is so for the two factors of
+        each, whose product may be smaller by far."""
+        h, z = self.H.singulars(), self.H.Ut(y_0.reshape(len(y_0), -1))
+        z = z[:, : len(h)] * torch.where(h > THRESHOLD, 1 / h, torch.zeros_like(h))
+        return self.H.V(self.H.add_zeros(z)).reshape(x.shape).detach()
+'''.strip("\n")
 
 DPS = '''
 class ScheduledDPS(DPS):
@@ -80,12 +94,17 @@ def to_reddiff(schedule: Schedule, weights: Weights) -> Export:
     check_time_steps("reddiff", schedule)
     check_range("reddiff", schedule)
     numbers = numbers_of(schedule, {name: np.asarray(one) for name, one in weights.items()})
+    filters = schedule.degradation_name in FILTERS
     if schedule.sampler_name == "dps":
         check_clean_end("reddiff", schedule)
         imported, parts, parent = "from algos.dps import DPS", [DDIM, DPS], "DPS"
         what, unused = "zeta and eta", "algo.eta and algo.grad_term_weight"
     else:
-        imported, parts, parent = "from algos.reddiff import REDDIFF", [REDDIFF], "REDDIFF"
+        started = OF_FILTERS if filters else AS_THERE
+        parts, parent = [REDDIFF.replace("STARTED", started)], "REDDIFF"
+        imported = "from algos.reddiff import REDDIFF"
+        if filters:
+            numbers["THRESHOLD"] = dict(schedule.sampler().options)["threshold"]
         what, unused = "a rate and a lambda", "algo.lr, algo.grad_term_weight and algo.obs_weight"
     parts = [f"import torch\n{imported}", LEVEL, *parts]
     content = module(schedule, f"For NVlabs/RED-diff: {what} for each step.", parts, **numbers)
@@ -93,6 +112,8 @@ def to_reddiff(schedule: Schedule, weights: Weights) -> Export:
         f"# algos/__init__.py, the file beside main.py: in place of {parent}(cg_model, cfg)",
         f"from {{module}} import Scheduled{parent}",
         f"return Scheduled{parent}(cg_model, cfg)",
-        f"# exp.num_steps, {unused} have no effect",
+        f"# algo.sigma_y={schedule.sigma_y / 2:g}, of [0, 1]: it is doubled there",
+        f"# exp.num_steps, {unused} have no effect; exp.save_evolution=False",
+        *([BY_PLANE] if filters else []),
     )
     return Export(content, ".py", usage)

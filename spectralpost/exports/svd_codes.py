@@ -13,7 +13,7 @@ from .base import (
     module,
 )
 from .loop import REPLACED, SVD, numbers_of
-from .operators import check_svd
+from .operators import BY_PLANE, FILTERS, check_svd
 
 COMMON = '''
 import torch
@@ -94,16 +94,22 @@ def ddnm_plus_diffusion(
 DDNM_NOISELESS = '''
 def ddnm_diffusion(x, model, b, eta, A_funcs, y, cls_fn=None, classes=None, config=None):
     """In place of the function of this name in functions/svd_ddnm.py: time steps and eta are the
-    schedule's own, without time travel."""
+    schedule's own, without time travel.
+
+    Other than there, the pseudo-inverse is 0 for singular values up to THRESHOLD: of their products
+    of two factors each may be above it.
+    """
     if cls_fn is not None:
         raise ValueError("cls_fn: the schedule is for a network without a classifier")
+    h = in_all_modes(A_funcs.singulars(), x)
+    inverse = torch.where(h > THRESHOLD, 1 / h, torch.zeros_like(h))
     with torch.no_grad():
         x, y = SIGMA[0] * x, y.reshape(len(y), -1)
         for i in range(len(TIMESTEPS)):
             x0 = denoise(model, x, i, b)
             eps = (x - ALPHA[i] * x0) / SIGMA[i]
-            misfit = y - A_funcs.A(x0.reshape(len(x), -1))
-            x0 = x0 + A_funcs.A_pinv(misfit).reshape(x.shape)
+            misfit = in_all_modes(A_funcs.Ut(y - A_funcs.A(x0.reshape(len(x), -1))), x)
+            x0 = x0 + A_funcs.V(inverse * misfit).reshape(x.shape)
             x = renoise(i, x0, eps, torch.randn_like(x), ETA[i])
     return [x], [x0]
 '''
@@ -130,17 +136,18 @@ def to_ddrm(schedule: Schedule, weights: Weights) -> Export:
 
 def to_ddnm(schedule: Schedule, weights: Weights) -> Export:
     """ETA by step, in a function that takes the place of its own."""
-    check_sampler("ddnm", schedule, {"ddnm": ("noiseless",)})
+    check_sampler("ddnm", schedule, {"ddnm": ("noiseless", "threshold")})
     noiseless = dict(schedule.sampler().options)["noiseless"]
     noisy = [COMMON, NOISE_CHECK, SVD, DDNM]
     parts = [COMMON, REPLACED, DDNM_NOISELESS] if noiseless else noisy
     name = "ddnm_diffusion" if noiseless else "ddnm_plus_diffusion"
-    sigma_y = 0.0 if noiseless else schedule.sigma_y / 2
+    noisy_call = f"--sigma_y {schedule.sigma_y / 2:g} --add_noise  (of [0, 1]; it is doubled there)"
     usage = (
         "# guided_diffusion/diffusion.py, the file beside main.py; after its import of svd_ddnm:",
         f"from {{module}} import {name}",
-        f"# python main.py ... --sigma_y {sigma_y:g}"
-        + ("" if noiseless else "  (of [0, 1]; it is doubled there)"),
+        "# python main.py ... " + ("--sigma_y 0" if noiseless else noisy_call),
+        "# without --simplified, which does not call it",
+        *(["# y has no noise then, whatever the schedule's sigma_y"] if noiseless else []),
     )
     return _export("ddnm", schedule, weights, "For wyhuai/DDNM: eta for each step.", parts, usage)
 
@@ -158,4 +165,7 @@ def _export(
     check_range(target, schedule)
     check_clean_end(target, schedule)
     numbers = numbers_of(schedule, {name: np.asarray(one) for name, one in weights.items()})
+    if DDNM_NOISELESS in parts:
+        numbers["THRESHOLD"] = dict(schedule.sampler().options)["threshold"]
+    usage += (BY_PLANE,) if schedule.degradation_name in FILTERS else ()
     return Export(module(schedule, title, parts, **numbers), ".py", usage)

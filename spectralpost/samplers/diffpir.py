@@ -29,20 +29,22 @@ def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> S
         x_s    = alpha_s x_hat' + sigma_s (sqrt(1 - zeta) eps' + sqrt(zeta) eps)
 
     Zhu et al., "Denoising Diffusion Models for Plug-and-Play Image Restoration", CVPRW 2023 (arXiv
-    2305.08995). The official code (yuanzhi-zhu/DiffPIR) has lambda 1, zeta 0.1 for deblurring (0.25
-    for super-resolution, 1 for inpainting). Its sigma_y is in units of [0, 1] while its noise
-    levels are in those of [-1, 1], so its lambda 1 is 1/4 of the formula above:
-    `official_units=True` takes that as the default. The official code starts from noised y and
-    skips the data step at its last index; this starts from pure noise. Its clipping of x_hat is not
-    modelled.
+    2305.08995). The official code (yuanzhi-zhu/DiffPIR) is configured with lambda 1 and zeta 0.1
+    for deblurring (0.25 for super-resolution, 1 for inpainting), which are the defaults here. Its
+    programs multiply them before they run: by 7 and 3 for deblurring, lambda by 2 to 12 for
+    super-resolution. And its sigma_y is in units of [0, 1] while its noise levels are in those of
+    [-1, 1], so that a lambda there is 1/4 of the formula above. `official_units=True` has what runs
+    for deblurring, lambda_ 7 / 4 and zeta 0.3, for defaults. The official code starts from noised y
+    and skips the data step at its last index; this starts from pure noise. Its clipping of x_hat is
+    not modelled.
 
     multistep: how many earlier estimates are remembered (True: one). x_hat' is extrapolated
     (`steps.extrapolated`) after the data step.
 
-    Weights: lambda_ >= 0, default 1 (1/4 in official units); zeta in [0, 1], default 0.1; with
+    Weights: lambda_ >= 0 and zeta in [0, 1], defaults as above; with
     multistep extrapolation, extrapolation_2, ... >= 0.
     """
-    default = 0.25 if official_units else 1.0
+    lambda_, zeta = (7 / 4, 0.3) if official_units else (1.0, 0.1)
 
     def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
         t, _, x_t, y, _, guidance = step
@@ -59,8 +61,8 @@ def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> S
         name="diffpir",
         update=update,
         defaults=lambda problem, levels, factor: {
-            "lambda_": constant(default * factor, levels),
-            "zeta": constant(0.1, levels),
+            "lambda_": constant(lambda_ * factor, levels),
+            "zeta": constant(zeta, levels),
         },
         constraint={"lambda_": "nonnegative", "zeta": "unit"},
         reference="Zhu et al., DiffPIR, 2023, arXiv 2305.08995",
