@@ -11,7 +11,7 @@ import scipy.linalg
 from cases import EPS, circular, many_blocks, one_block
 
 from spectralpost.affine import Transfer
-from spectralpost.degradations import gaussian_blur
+from spectralpost.degradations import from_kernel, gaussian_blur
 from spectralpost.errors import InputError
 from spectralpost.merging import pad_modes
 from spectralpost.metrics import (
@@ -34,6 +34,7 @@ from spectralpost.problem import (
     make_problem,
     per_pixel,
 )
+from spectralpost.samplers.ddnm import ddnm
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.pigdm import pigdm
 from spectralpost.transfer import sampler_transfer
@@ -245,6 +246,15 @@ def test_kl_of_gains_whose_squares_are_too_small():
     single = jax.tree.map(lambda leaf: leaf.astype(jnp.float32), (problem, transfer))
     assert jnp.min(single[1].state_gain ** 2) == 0 == jnp.max(single[1].noise_cov)
     np.testing.assert_allclose(kl(*single), kl(problem, transfer), rtol=1e-4)
+
+
+def test_kl_of_a_sampler_that_replaces_all_that_is_measured():
+    """DDNM without noise: nothing is random of the frequencies that a blur lets through."""
+    blur = from_kernel([[0.1, -0.5, 0.2], [0.3, 0.9, -0.2]], (5, 6))
+    problem, levels = image_problem(power_law((5, 6)), blur, 0.1), vp_linear(4)
+    sampler = ddnm(noiseless=True)
+    guidance = sampler.heuristic(problem, levels)
+    assert kl(problem, sampler_transfer(sampler, problem, levels, guidance)) == np.inf
 
 
 @pytest.mark.parametrize("kind", ["modes", "blocks"])

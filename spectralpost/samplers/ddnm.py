@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from .base import Denoise, Measurement, Sampler, Step, check_nonnegative, constant, factory
-from .steps import ddnm_step, noise_estimate, pseudo_inverse, svd_step
+from .steps import ddnm_step, noise_estimate, projection, pseudo_inverse, svd_step
 
 
 @factory
@@ -43,10 +43,11 @@ def ddnm(*, noiseless: bool = False, threshold: float = 0.03) -> Sampler:
         return svd_step(denoise, measurement, step, eta, jnp.ones_like(eta))
 
     def without_noise(denoise: Denoise, measurement: Measurement, step: Step) -> Array:
-        h = measurement.response
+        P, inverse = (of(measurement.response, threshold) for of in (projection, pseudo_inverse))
         x_hat = denoise(step.x_t, step.t)
         eps_hat = noise_estimate(step.x_t, x_hat, step.t)
-        x_hat = x_hat + pseudo_inverse(h, threshold) * (step.y - h * x_hat)
+        # H^+ H = P to the last digit: nothing is left of x_hat where y replaces it.
+        x_hat = (1 - P) * x_hat + inverse * step.y
         return ddnm_step(step, x_hat, eps_hat, step.guidance["eta"])
 
     return Sampler(
