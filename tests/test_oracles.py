@@ -578,7 +578,7 @@ def test_deepinv_diffpir(deepinv):
     """Its proximal weight is 2 rho in units of [0, 1]: our lambda_ is half of its own.
 
     The published rho has sigma_y in units of [-1, 1], where it is twice as large; the official code
-    takes that of [0, 1], which makes our lambda_ a quarter (`official_units`). deepinv starts from
+    takes that of [0, 1], which makes our lambda_ a quarter. deepinv starts from
     H^T y, noised as if sigma_y were the constructor's, and returns the last state with noise.
     """
     sigma_n, lambda_, zeta, num_levels = 0.15, 3.0, 0.4, NUM_STEPS + 1

@@ -18,6 +18,12 @@ def rho_of(lambda_: Any, sigma_y: float | Array, t: NoiseLevel) -> Array:
     return lambda_ * (sigma_y * t.alpha / t.sigma) ** 2
 
 
+CAVEAT = (
+    "DiffPIR's published default has the numbers of its configuration; those that its deblurring "
+    "program runs, of official_units=true, are nearer to the tuned constant."
+)
+
+
 @factory
 def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> Sampler:
     """A proximal data step on x_hat, then a step that replaces part of the noise.
@@ -29,14 +35,14 @@ def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> S
         x_s    = alpha_s x_hat' + sigma_s (sqrt(1 - zeta) eps' + sqrt(zeta) eps)
 
     Zhu et al., "Denoising Diffusion Models for Plug-and-Play Image Restoration", CVPRW 2023 (arXiv
-    2305.08995). The official code (yuanzhi-zhu/DiffPIR) is configured with lambda 1 and zeta 0.1
-    for deblurring (0.25 for super-resolution, 1 for inpainting), which are the defaults here. Its
-    programs multiply them before they run: by 7 and 3 for deblurring, lambda by 2 to 12 for
-    super-resolution. And its sigma_y is in units of [0, 1] while its noise levels are in those of
-    [-1, 1], so that a lambda there is 1/4 of the formula above. `official_units=True` has what runs
-    for deblurring, lambda_ 7 / 4 and zeta 0.3, for defaults. The official code starts from noised y
-    and skips the data step at its last index; this starts from pure noise. Its clipping of x_hat is
-    not modelled.
+    2305.08995). The official code (yuanzhi-zhu/DiffPIR) is configured with lambda 1 and with zeta
+    0.1 for deblurring, 0.25 for super-resolution, 1 for inpainting. The numbers 1 and 0.1 are the
+    defaults here, although its sigma_y is in units of [0, 1] and its noise levels in those of
+    [-1, 1], so that a lambda there is 1/4 of one in the formula above. And its programs multiply
+    before they run: lambda by 7 and zeta by 3 for deblurring, lambda by 2 to 12 for
+    super-resolution. `official_units=True`: the default is what runs for deblurring, in units of
+    the formula, lambda_ 7 / 4 and zeta 0.3. The official code starts from noised y and skips the
+    data step at its last index; this starts from pure noise. Its clipping of x_hat is not modelled.
 
     multistep: how many earlier estimates are remembered (True: one). x_hat' is extrapolated
     (`steps.extrapolated`) after the data step.
@@ -66,6 +72,7 @@ def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> S
         },
         constraint={"lambda_": "nonnegative", "zeta": "unit"},
         reference="Zhu et al., DiffPIR, 2023, arXiv 2305.08995",
+        caveat="" if official_units else CAVEAT,
         summary="x_hat' = prox of ||y - H x||^2 at x_hat, rho = lambda_ sigma_y^2 alpha^2/sigma^2",
     )
     return remembering(sampler, multistep)
