@@ -62,13 +62,18 @@ def is_concrete(value: Any) -> bool:
     return not any(isinstance(leaf, Tracer) for leaf in jax.tree.leaves(value))
 
 
+def is_real(dtype: Any) -> bool:
+    """Whether a dtype, NumPy's or JAX's, is of real numbers; bool is not."""
+    return any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer))
+
+
 def _real(name: str, value: Any) -> np.dtype:
     """The dtype of real numbers; InputError for anything else."""
     try:
         # JAX knows what to do with a list of arrays that it traces, NumPy does not.
         array = value if is_concrete(value) else jnp.asarray(value)
         dtype = array.dtype if isinstance(array, jax.Array) else np.asarray(array).dtype
-        if any(jnp.issubdtype(dtype, kind) for kind in (jnp.floating, jnp.integer, jnp.bool_)):
+        if is_real(dtype) or dtype == np.bool_:
             return dtype
     except (OverflowError, TypeError, ValueError) as error:
         raise InputError(f"{name}: an array of real numbers is needed ({error})") from error

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from .algebra import is_real
 from .errors import InputError
 from .images import PixelRange
 from .noise import NoiseLevel, noisy_variance
@@ -24,7 +25,7 @@ def as_returned(x_hat: Any, x_t: Array, name: str = "denoiser") -> Array:
         raise InputError(f"{name}: returns {type(x_hat).__name__}; {needed}")
     if x_hat.shape != x_t.shape:
         raise InputError(f"{name}: returns the shape {x_hat.shape} for {x_t.shape}")
-    if not (jnp.issubdtype(x_hat.dtype, jnp.floating) or jnp.issubdtype(x_hat.dtype, jnp.integer)):
+    if not is_real(x_hat.dtype):
         raise InputError(f"{name}: returns {x_hat.dtype}; {needed}")
     return jnp.asarray(x_hat)
 

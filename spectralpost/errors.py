@@ -54,6 +54,11 @@ def check_shape(shape: Any, minimum: int = 1) -> tuple[int, ...]:
     return tuple(check_whole("size in shape", size, minimum) for size in sizes)
 
 
+def as_plain(value: Any) -> Any:
+    """NumPy's and JAX's numbers as Python's, which compare and hash by value; all else as it is."""
+    return value.item() if getattr(value, "ndim", None) == 0 else value
+
+
 def is_number(value: Any) -> TypeGuard[float]:
     """Whether it is a real number, Python's or NumPy's, and no bool; NaN and infinity are."""
     return isinstance(value, numbers.Real) and not isinstance(value, bool)

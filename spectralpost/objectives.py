@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from .affine import Transfer
-from .errors import InputError, is_number
+from .errors import InputError, as_plain, is_number
 from .metrics import (
     kl,
     mse,
@@ -48,9 +48,8 @@ class WeightedSum:
     perception: float = 0.0
 
     def __post_init__(self) -> None:
-        for one in fields(self):  # NumPy's and JAX's numbers
-            if getattr(weight := getattr(self, one.name), "ndim", None) == 0:
-                object.__setattr__(self, one.name, weight.item())
+        for one in fields(self):
+            object.__setattr__(self, one.name, as_plain(getattr(self, one.name)))
         values = [weight for _, weight in self.terms()]
         if not all(is_number(one) and 0 <= one < float("inf") for one in values) or not any(values):
             raise InputError(f"objective = {self}: weights must be >= 0, and one of them > 0")

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .algebra import is_concrete
+from .algebra import is_concrete, is_real
 from .degradations.circular import mirrored
 from .errors import InputError
 from .images import PixelRange, check_pixel_range
@@ -46,8 +46,9 @@ def _array(name: str, values: Any) -> Any:
         array = np.asarray(values) if is_concrete(values) else jnp.asarray(values)
     except ValueError as error:  # lists of unequal length
         raise InputError(f"{name}: must be an array of numbers ({error})") from error
-    real = jnp.issubdtype(array.dtype, jnp.floating) or array.dtype.kind in "iu"
-    if not real or (isinstance(array, np.ndarray) and not np.all(np.isfinite(array))):
+    if not is_real(array.dtype) or (
+        isinstance(array, np.ndarray) and not np.all(np.isfinite(array))
+    ):
         raise InputError(f"{name} must be finite numbers")
     return array
 

@@ -65,11 +65,12 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
         prior = Prior(spectrum, mean, (low, high), printable(str(source)), None, axes)
     except InputError as error:
         raise InputError(f"{name}: {error}") from None
-    spectrum, planes = prior.spectrum.astype(float), () if axes is None else spectrum.shape[:1]
+    spectrum = prior.spectrum.astype(float)
     if not spectrum.max() < MAX_VARIANCE:
         raise InputError(
             f"{name}: spectrum to {spectrum.max():g}; allowed is 0 to {MAX_VARIANCE:g}"
         )
+    planes = () if axes is None else spectrum.shape[:1]
     calibration = _checked_profile(name, profile, planes) if profile else None
     return replace(prior, spectrum=spectrum, mean=mean.astype(float), calibration=calibration)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
-from .errors import InputError
+from .errors import InputError, as_plain
 
 
 def parsed_words(flag: str, words: tuple[str, ...]) -> dict[str, Any]:
@@ -101,8 +101,7 @@ def fitted(value: Any, wanted: Any) -> Any:
     Types that such files do not have (arrays and whatever may be one of several types, or has no
     annotation) pass as they are: the factory looks at them.
     """
-    if getattr(value, "ndim", None) == 0:  # NumPy's and JAX's numbers
-        value = value.item()
+    value = as_plain(value)
     origin, args = get_origin(wanted), get_args(wanted)
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if origin is Annotated:

@@ -8,9 +8,9 @@ from collections.abc import Iterable, Iterator
 from typing import Literal
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
+from .algebra import is_real
 from .errors import InputError
 from .images import check_pixels
 
@@ -73,7 +73,7 @@ def batches(
     shape = None
     for given in planes:
         some = np.asarray(given)
-        if not (some.dtype.kind in "biu" or jnp.issubdtype(some.dtype, jnp.floating)):
+        if not (is_real(some.dtype) or some.dtype == np.bool_):
             raise InputError(f"planes of dtype {some.dtype}: real numbers are needed")
         if some.ndim < ndim or 0 in some.shape[-2:]:
             raise InputError(f"a plane of shape {some.shape}: [{needed} is needed")

@@ -33,6 +33,7 @@ from spectralpost import metrics
 from spectralpost.choices import choice
 from spectralpost.cli import main
 from spectralpost.commands import compare, evaluate, tradeoff
+from spectralpost.commands import restore as restore_command
 from spectralpost.commands.inputs import complete, degradation_choice, grid_of, inputs_of, search_of
 from spectralpost.degradations import DEGRADATIONS, gaussian_blur
 from spectralpost.errors import InputError
@@ -569,6 +570,19 @@ def test_what_there_is_to_say_of_files_is_said(w, tmp_path, capsys):
     assert "dark.png" in said.split("results in")[0] and "white" in said
     bright, faint = (skimage.io.imread(tmp_path / name / "restored-1.png").mean() for name in "bc")
     assert bright > 10 * faint
+
+
+def test_restore_does_not_blame_a_schedule_for_a_harder_problem():
+    """MRI of 48x48 pixels knows other lines than of 32x32: all schedules have less PSNR."""
+    prior, sampler = sp.power_law((32, 32), exponent=3.0), sp.SAMPLERS["pigdm"]()
+    grid = sp.noise_grid("vp_linear", 4)
+    here, there = (image_problem(sp.resized(prior, (n, n)), sp.mri((n, n)), 0.05) for n in (48, 32))
+    weights = sp.heuristic(sampler, there, grid.levels)
+    schedule = sp.Schedule.of(sampler, prior, sp.mri((32, 32)), 0.05, grid, weights)
+    errors = [sp.evaluate(sampler, p, grid.levels, weights, metrics.mse) for p in (here, there)]
+    less = float(metrics.psnr(errors[1]) - metrics.psnr(errors[0]))
+    assert less > 1.5 * restore_command.WORSE
+    assert restore_command._worse_here(schedule, there, here, (48, 48)) == []
 
 
 def test_restore_says_that_a_schedule_is_worse_at_another_size(tmp_path, capsys, monkeypatch):

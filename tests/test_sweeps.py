@@ -374,13 +374,10 @@ def test_failures_in_flight_at_an_interruption_are_counted(tmp_path, monkeypatch
     grid = grid_of(EVALUATED | {"axes": AXES | large})
     wait = running.wait_for_threads
 
-    def interrupted(futures, **options):
+    def waits(futures, **options):
+        monkeypatch.setattr(running, "wait_for_threads", wait)  # once
         wait(futures, **options)
         raise KeyboardInterrupt
-
-    def waits(futures, **options):
-        monkeypatch.setattr(running, "wait_for_threads", wait)
-        return interrupted(futures, **options)
 
     monkeypatch.setattr(running, "wait_for_threads", waits)
     outcome = run_sweep(grid, tmp_path / "s", batch_size=4)

@@ -41,7 +41,7 @@ def load_designer(path: str | os.PathLike[str], sampler: Sampler | None = None) 
         with open(path, "rb") as file:
             content: Any = msgpack_restore(file.read(LARGEST))
         content["free"] = tuple(content["free"])
-        if "options" not in content:  # those of version 0.1 are of default options
+        if "options" not in content:  # those shipped, from before it was stored
             content["options"] = options_in_words(SAMPLERS[content["sampler"]]())
         designer = Designer(**content)
         _check(designer)

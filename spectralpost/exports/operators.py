@@ -19,6 +19,12 @@ BY_PLANE = (
     "are blurred by other kernels"
 )
 
+INVERTED = '''
+def inverted(h):
+    """1 / h, and 0 for singular values up to THRESHOLD."""
+    return torch.where(h > THRESHOLD, 1 / h, torch.zeros_like(h))
+'''
+
 
 def check_known(target: str, schedule: Schedule, known: tuple[str, ...]) -> None:
     """InputError unless the degradation is one of those."""

@@ -13,7 +13,7 @@ from .base import (
     module,
 )
 from .loop import DDIM, numbers_of
-from .operators import BY_PLANE, FILTERS, check_svd
+from .operators import BY_PLANE, FILTERS, INVERTED, check_svd
 
 LEVEL = '''
 def time_of(i, diffusion, like):
@@ -33,12 +33,9 @@ class ScheduledREDDIFF(REDDIFF):
     step has no counterpart there. Returns mu after the last step.
     """
 
-    def start(self, x, y, ts, y_0):
-STARTED
-
     def sample(self, x, y, ts, **kwargs):
         y_0 = kwargs["y_0"]
-        mu = self.start(x, y, ts, y_0)
+        mu = self.initialize(x, y, ts, y_0=y_0).detach()
         for i in range(len(TIMESTEPS)):
             t = time_of(i, self.diffusion, mu)
             with torch.no_grad():
@@ -51,16 +48,13 @@ STARTED
         return mu, mu
 '''
 
-AS_THERE = """
-        return self.initialize(x, y, ts, y_0=y_0).detach()
-""".strip("\n")
 OF_FILTERS = '''
-        """H^+ y with 0 for singular values up to THRESHOLD: theirs is so for the two factors of
-        each, whose product may be smaller by far."""
+    def initialize(self, x, y, ts, y_0):
+        """H^+ y. Its parent's is 0 where one of the two factors of a singular value is small, and
+        divides by their product, which may be smaller by far."""
         h, z = self.H.singulars(), self.H.Ut(y_0.reshape(len(y_0), -1))
-        z = z[:, : len(h)] * torch.where(h > THRESHOLD, 1 / h, torch.zeros_like(h))
-        return self.H.V(self.H.add_zeros(z)).reshape(x.shape).detach()
-'''.strip("\n")
+        return self.H.V(self.H.add_zeros(inverted(h) * z[:, : len(h)])).reshape(x.shape)
+'''
 
 DPS = '''
 class ScheduledDPS(DPS):
@@ -100,10 +94,9 @@ def to_reddiff(schedule: Schedule, weights: Weights) -> Export:
         imported, parts, parent = "from algos.dps import DPS", [DDIM, DPS], "DPS"
         what, unused = "zeta and eta", "algo.eta and algo.grad_term_weight"
     else:
-        started = OF_FILTERS if filters else AS_THERE
-        parts, parent = [REDDIFF.replace("STARTED", started)], "REDDIFF"
-        imported = "from algos.reddiff import REDDIFF"
+        imported, parts, parent = "from algos.reddiff import REDDIFF", [REDDIFF], "REDDIFF"
         if filters:
+            parts = [INVERTED, REDDIFF + OF_FILTERS]
             numbers["THRESHOLD"] = dict(schedule.sampler().options)["threshold"]
         what, unused = "a rate and a lambda", "algo.lr, algo.grad_term_weight and algo.obs_weight"
     parts = [f"import torch\n{imported}", LEVEL, *parts]

@@ -13,7 +13,7 @@ from .base import (
     module,
 )
 from .loop import REPLACED, SVD, numbers_of
-from .operators import BY_PLANE, FILTERS, check_svd
+from .operators import BY_PLANE, FILTERS, INVERTED, check_svd
 
 COMMON = '''
 import torch
@@ -101,8 +101,7 @@ def ddnm_diffusion(x, model, b, eta, A_funcs, y, cls_fn=None, classes=None, conf
     """
     if cls_fn is not None:
         raise ValueError("cls_fn: the schedule is for a network without a classifier")
-    h = in_all_modes(A_funcs.singulars(), x)
-    inverse = torch.where(h > THRESHOLD, 1 / h, torch.zeros_like(h))
+    inverse = inverted(in_all_modes(A_funcs.singulars(), x))
     with torch.no_grad():
         x, y = SIGMA[0] * x, y.reshape(len(y), -1)
         for i in range(len(TIMESTEPS)):
@@ -139,7 +138,7 @@ def to_ddnm(schedule: Schedule, weights: Weights) -> Export:
     check_sampler("ddnm", schedule, {"ddnm": ("noiseless", "threshold")})
     noiseless = dict(schedule.sampler().options)["noiseless"]
     noisy = [COMMON, NOISE_CHECK, SVD, DDNM]
-    parts = [COMMON, REPLACED, DDNM_NOISELESS] if noiseless else noisy
+    parts = [COMMON, REPLACED, INVERTED, DDNM_NOISELESS] if noiseless else noisy
     name = "ddnm_diffusion" if noiseless else "ddnm_plus_diffusion"
     noisy_call = f"--sigma_y {schedule.sigma_y / 2:g} --add_noise  (of [0, 1]; it is doubled there)"
     usage = (
@@ -165,7 +164,7 @@ def _export(
     check_range(target, schedule)
     check_clean_end(target, schedule)
     numbers = numbers_of(schedule, {name: np.asarray(one) for name, one in weights.items()})
-    if DDNM_NOISELESS in parts:
+    if INVERTED in parts:
         numbers["THRESHOLD"] = dict(schedule.sampler().options)["threshold"]
     usage += (BY_PLANE,) if schedule.degradation_name in FILTERS else ()
     return Export(module(schedule, title, parts, **numbers), ".py", usage)

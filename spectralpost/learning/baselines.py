@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from ..algebra import is_concrete
+from ..algebra import is_concrete, is_real
 from ..chunks import average_of_chunks, num_chunks
 from ..errors import InputError
 from ..kept_jit import kept_jit
@@ -107,8 +107,9 @@ def heuristic(
     check_levels(levels)
     if is_concrete(factor):
         values = np.asarray(factor)
-        real = values.dtype.kind in "iu" or jnp.issubdtype(values.dtype, jnp.floating)
-        if not (real and values.size and 0 <= values.min() <= values.max() < np.inf):
+        if not (
+            is_real(values.dtype) and values.size and 0 <= values.min() <= values.max() < np.inf
+        ):
             raise InputError(f"factor = {factor}: must be >= 0 and finite")
     return _heuristic(sampler, problem, levels, factor)
 

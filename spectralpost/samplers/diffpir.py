@@ -19,8 +19,8 @@ def rho_of(lambda_: Any, sigma_y: float | Array, t: NoiseLevel) -> Array:
 
 
 CAVEAT = (
-    "DiffPIR's published default has the numbers of its configuration; those that its deblurring "
-    "program runs, of official_units=true, are nearer to the tuned constant."
+    "DiffPIR's published default has the numbers of its configuration; official_units=true has "
+    "those that its deblurring program runs."
 )
 
 
@@ -47,8 +47,8 @@ def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> S
     multistep: how many earlier estimates are remembered (True: one). x_hat' is extrapolated
     (`steps.extrapolated`) after the data step.
 
-    Weights: lambda_ >= 0 and zeta in [0, 1], defaults as above; with
-    multistep extrapolation, extrapolation_2, ... >= 0.
+    Weights: lambda_ >= 0, default 1 (7 / 4 in official units); zeta in [0, 1], default 0.1 (0.3);
+    with multistep extrapolation, extrapolation_2, ... >= 0.
     """
     lambda_, zeta = (7 / 4, 0.3) if official_units else (1.0, 0.1)
 
