@@ -46,7 +46,6 @@ from spectralpost import (
     evaluate,
     gallery_entries,
     gallery_schedule,
-    heuristic,
     keep_compiled_programs,
     learn_on_grid,
     noise_grid,
@@ -66,6 +65,7 @@ from spectralpost.gallery import (
     holds_between,
     levels_at,
     problem_on,
+    published_of,
     scores_of,
     write_entries,
 )
@@ -278,7 +278,7 @@ def computed(
     scores = {
         "learned": scores_of(sampler, whole, levels_at(grid.timesteps), as_arrays(guidance)),
         "tuned": scores_of(sampler, whole, levels, constant),
-        "published": scores_of(sampler, whole, levels, heuristic(sampler, whole, levels)),
+        "published": scores_of(sampler, whole, levels, published_of(name, task, whole, levels)),
     }
     digits = lambda value: None if value is None else float(f"{value:.6g}")  # noqa: E731
     return Entry(

@@ -35,7 +35,6 @@ from spectralpost import (
     gallery_entries,
     gallery_prior,
     gallery_schedule,
-    heuristic,
     keep_compiled_programs,
     load_unet,
     measure,
@@ -50,6 +49,7 @@ from spectralpost.gallery import (
     entry_name,
     entry_of,
     problem_on,
+    published_of,
     tuned_of,
     write_entries,
 )
@@ -158,7 +158,7 @@ def measured(entry: Entry, network: PixelDenoiser, x_0: np.ndarray) -> dict[str,
     degradation = make_degradation(task.degradation, x_0.shape[2:], **task.options)
     problem = problem_on(degradation, entry.sigma_y, BINS)
     constant = tuned_of(sampler, problem, levels)
-    published = heuristic(sampler, problem, levels)
+    published = published_of(entry.sampler, entry.task, problem, levels)
     y = measure(degradation, x_0, entry.sigma_y, jax.random.key(1))
     energy = {}
     for label, at, guidance in (

@@ -83,6 +83,8 @@ MASKS: dict[str, dict | Callable[[tuple[int, int]], np.ndarray]] = {
     "strokes": strokes,
     "text": text,
 }
+# Options of samplers whose published default for inpainting is another.
+PROGRAMS = {"diffpir": {"task": "inpainting"}, "dps": {"scale": 0.5}}
 CAPTION = (
     "One sample each of the first of the photographs that the prior has not seen, for each mask: "
     "the published default, the constant tuned on a small model of the mask, and the "
@@ -169,7 +171,7 @@ def main(options: Options) -> None:
         whole = of_images(prior, degradation, kept_out, options.sigma_y)
         panels = [Panel(mask, kept_out[0][None]), Panel("measurement", known["photos"].y[0])]
         for name in options.samplers:
-            sampler = sp.SAMPLERS[name]()
+            sampler = sp.SAMPLERS[name](**PROGRAMS.get(name, {}))
             begin = time.process_time()
             learned = sp.learn(sampler, problem, levels, search=search)
             seconds = time.process_time() - begin

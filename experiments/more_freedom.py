@@ -13,24 +13,24 @@ against the exact conditional score in the same steps, on the given grid and on 
 uniform steps of the linear VP grid. W2^2 per pixel to the true posterior, all modes:
 
                                     dps 10 diffpir 10   pigdm 10     dps 20 diffpir 20   pigdm 20
-    published default             0.214466   0.049981   0.012737   0.184885   0.030602   0.004912
-    tuned constant                0.033460   0.014578   0.012412   0.020122   0.006482   0.003825
-    weights, 3 knots              0.028806   0.011674   0.011984   0.016060   0.003637   0.003586
-    weights, every step           0.027490   0.011654   0.011649   0.013075   0.003606   0.003528
-    weights in 2 bands            0.015097   0.011208   0.011412   0.006229   0.003331   0.003488
-    weights in 4 bands            0.014120   0.011143   0.010765   0.005830   0.003324   0.003113
+    published default             0.214466   0.023286   0.012737   0.184885   0.008392   0.004912
+    tuned constant                0.033460   0.013665   0.012412   0.020122   0.005049   0.003825
+    weights, 3 knots              0.028806   0.012210   0.011984   0.016060   0.004235   0.003586
+    weights, every step           0.027490   0.012186   0.011649   0.013075   0.004207   0.003528
+    weights in 2 bands            0.015097   0.011732   0.011412   0.006229   0.003898   0.003488
+    weights in 4 bands            0.014120   0.011669   0.010765   0.005830   0.003889   0.003113
     weights + fresh noise         0.020800   0.011419   0.011638   0.006455   0.003352   0.003465
-    weights + levels              0.004506   0.001133   0.001328   0.001883   0.000365   0.000484
-    the same, rounded levels      0.004092   0.001135   0.001320   0.001590   0.000365   0.000483
+    weights + levels              0.004506   0.001399   0.001328   0.001883   0.000558   0.000484
+    the same, rounded levels      0.004092   0.001399   0.001320   0.001590   0.000559   0.000483
     all, 4 bands                  0.000946   0.000857   0.000889   0.000363   0.000217   0.000237
     exact score                   0.012061   0.012061   0.012061   0.003546   0.003546   0.003546
-    exact score, learned levels   0.001809   0.001067   0.001065   0.000559   0.000293   0.000282
+    exact score, learned levels   0.001809   0.001179   0.001065   0.000559   0.000422   0.000282
 
-Where the steps are placed is worth most: learned levels gain a factor of 6 to 10 on the weights of
+Where the steps are placed is worth most: learned levels gain a factor of 6 to 9 on the weights of
 every step, for every sampler, and rounding them to a network's time steps costs nothing once the
 weights are learned again. They go through the first half of the time steps in one or two.
 The exact score gains as much from such levels. Weights by band and fresh noise help DPS,
-whose one weight has to serve all frequencies, by 1.3 to 2.3, the others by 12 % at most. Three
+whose one weight has to serve all frequencies, by 1.3 to 2.3, the others by 20 % at most. Three
 knots are nearly as good as a weight every step, except for DPS.
 
 A low pass on the residual that opens (FGPS, `low_pass`) is a weight by frequency too, but gains
@@ -50,14 +50,14 @@ steps restore the same images):
                                       measured     (s.e.)  predicted     z
     dps 10     weights, every step    0.112540 (0.000220)  0.112288  +1.1
     dps 10     all, 4 bands           0.128538 (0.000198)  0.128294  +1.2
-    diffpir 10 weights, every step    0.099654 (0.000162)  0.099380  +1.7
-    diffpir 10 all, 4 bands           0.128997 (0.000197)  0.128832  +0.8
+    diffpir 10 weights, every step    0.098784 (0.000172)  0.098522  +1.5
+    diffpir 10 all, 4 bands           0.128995 (0.000198)  0.128832  +0.8
     pigdm 10   weights, every step    0.099509 (0.000157)  0.099334  +1.1
     pigdm 10   all, 4 bands           0.128903 (0.000200)  0.128752  +0.8
     dps 20     weights, every step    0.119807 (0.000219)  0.119589  +1.0
     dps 20     all, 4 bands           0.135122 (0.000208)  0.134959  +0.8
-    diffpir 20 weights, every step    0.116197 (0.000196)  0.116236  -0.2
-    diffpir 20 all, 4 bands           0.135875 (0.000212)  0.135592  +1.3
+    diffpir 20 weights, every step    0.114070 (0.000198)  0.114120  -0.3
+    diffpir 20 all, 4 bands           0.135758 (0.000207)  0.135586  +0.8
     pigdm 20   weights, every step    0.117206 (0.000184)  0.117030  +1.0
     pigdm 20   all, 4 bands           0.135683 (0.000210)  0.135531  +0.7
 """

@@ -169,7 +169,7 @@ class Options:
     denoiser: str = "unet"
     """The network: unet, unet:FILE of `spectralpost train`, ffdnet:FILE, module:function."""
     samplers: tuple[str, ...] = ("dps", "pigdm", "mpgd", "diffpir")
-    """Names; with options as diffpir:official_units=true."""
+    """Names; with options as diffpir:task=inpainting."""
     steps: tuple[int, ...] = (10, 20, 50)
     sigma_y: tuple[float, ...] = (0.05, 0.2)
     tasks: tuple[str, ...] = ("gaussian",)

@@ -86,6 +86,8 @@ LABELS = {LEVELS: "learned, with levels", EXACT: "exact score"}
 
 # Steps up to which schedules are learned where that is costly: 24 blocks of 16 modes.
 LEARN_UP_TO = {"CIFAR-like, inpainting": 20}
+# Options of samplers whose published default for inpainting is another.
+PROGRAMS = {"diffpir": {"task": "inpainting"}, "dps": {"scale": 0.5}}
 
 # W2^2 of --quick: dps, 1-D Matern, 5 steps. To 1 %: a search may end as near to its optimum.
 QUICK = {
@@ -182,14 +184,15 @@ def kept(
     """`compared`, from the folder of finished cells if it is there."""
     search = f"{options.starts} starts, {options.seed}" if learns else "none"
     path = None if cells is None else cells / f"{name}, {label}, {steps}, {search}.json"
-    return kept_json(path, partial(compared, name, problem, steps, learns, options))
+    return kept_json(path, partial(compared, name, label, problem, steps, learns, options))
 
 
 def compared(
-    name: str, problem: sp.Problem, steps: int, learns: bool, options: Options
+    name: str, label: str, problem: sp.Problem, steps: int, learns: bool, options: Options
 ) -> dict[str, float | None]:
     """W2^2 of each in STYLES; None of what is not learned, and of what is not finite."""
-    sampler, levels = sp.SAMPLERS[name](), sp.vp_linear(steps)
+    program = PROGRAMS.get(name, {}) if label.endswith("inpainting") else {}
+    sampler, levels = sp.SAMPLERS[name](**program), sp.vp_linear(steps)
     found = dict.fromkeys(STYLES)
     if learns:
         search = sp.Search(starts=options.starts, seed=options.seed, explore=False)
@@ -277,7 +280,7 @@ def save(results: dict, options: Options) -> None:
 def check(options: Options) -> None:
     prior, wrong = sp.matern((64,)), []
     problem = sp.image_problem(prior, sp.gaussian_blur((64,), 2.0), SIGMA_Y)
-    found = compared("dps", sp.unique_modes(problem)[0], 5, True, options)
+    found = compared("dps", "1-D Matern", sp.unique_modes(problem)[0], 5, True, options)
     for which, expected in QUICK.items():
         print(f"dps, 1-D Matern, 5 steps, {which}: {found[which]:.6f}")
         if not abs(found[which] / expected - 1) < 0.01:

@@ -111,12 +111,15 @@ def _parse(stored: Any) -> Schedule:
     low, high = _numbers("problem.pixel_range", pixel_range)
     loss = _get(stored, "objective.value", (int, float, type(None)))
     baselines = _get(stored, "objective.baselines", dict)
+    options = dict(_get(stored, "sampler.options", dict))
+    if stored["sampler"].get("name") == "diffpir":
+        options.pop("official_units", None)  # it had this once, for another default alone
     for name, value in baselines.items():
         if type(value) not in (int, float):
             raise InputError(f"objective.baselines.{brief(name)} = {brief(value)}: not a number")
     return Schedule(
         sampler_name=_get(stored, "sampler.name", str),
-        sampler_options=_get(stored, "sampler.options", dict),
+        sampler_options=options,
         levels=NoiseLevel(_array(stored, "levels.alpha"), _array(stored, "levels.sigma")),
         timesteps=None if timesteps is None else tuple(timesteps),
         grid=_get(stored, "levels.grid", str),

@@ -126,7 +126,7 @@ ROWS = {
         {"lambda_": 1e30},
         _diffpir_noise,
         2,
-        {"lambda_": 1.0, "zeta": 0.1},
+        {"lambda_": 1.75, "zeta": 0.3},
     ),
     "ddnm": Row(
         lambda problem: ddnm(), "ddnm_plus", {"eta": UNIT}, None, _ddnm_noise, 1, {"eta": 0.85}

@@ -24,7 +24,7 @@ from spectralpost.designers import (
 )
 from spectralpost.designers.network import FEATURES, features_of, matched
 from spectralpost.errors import InputError
-from spectralpost.learning import default_free
+from spectralpost.learning import default_free, prepare
 from spectralpost.merging import pad_modes
 from spectralpost.noise import NoiseLevel, rectified_flow, vp_linear
 from spectralpost.problem import Problem
@@ -141,7 +141,7 @@ def test_weights_that_are_not_designed_stay_as_published(problems):
     designer, _ = train(SAMPLER, problems, GRIDS[:1], ("lambda_",), width=4, iterations=0)
     problem = one_of(problems)
     schedule = design_schedule(designer, SAMPLER, problem, LEVELS)
-    np.testing.assert_array_equal(schedule["zeta"], constant(0.1, LEVELS))
+    np.testing.assert_array_equal(schedule["zeta"], constant(0.3, LEVELS))
 
 
 def test_batches_and_derivatives(trained, problems):
@@ -188,12 +188,12 @@ def test_training_beats_the_published_default_and_where_it_began(trained, proble
 
 
 def test_a_shipped_designer_is_near_the_optimum():
-    """Of a problem of 64x64 pixels; tuning its constant leaves DiffPIR's default above a half."""
+    """Of a problem of 64x64 pixels: 0.0178 where the tuned constant has 0.0210, a search 0.0177."""
     problem, levels = one_of(random_problems(7, 1)), vp_linear(8)
     designed = design_schedule(shipped_designer(SAMPLER), SAMPLER, problem, levels)
-    published = SAMPLER.heuristic(problem, levels)
-    losses = [loss_of(SAMPLER, problem, levels, weights) for weights in (designed, published)]
-    assert losses[0] < 0.4 * losses[1]
+    tuned = prepare(SAMPLER, [problem], levels).constant
+    losses = [loss_of(SAMPLER, problem, levels, weights) for weights in (designed, tuned)]
+    assert losses[0] < 0.87 * losses[1]
 
 
 @pytest.mark.parametrize("name", ["diffpir", "dps", "mpgd", "pigdm"])

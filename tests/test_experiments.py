@@ -114,7 +114,7 @@ def test_real_networks_from_end_to_end(run, tmp_path):
     """One cell of a file's images: scores that are kept, table, figure."""
     script = next(script for script in EXPERIMENTS if script.stem == "real_networks")
     scenes(tmp_path / "images.npz", 16, 24, 2)
-    sampler = "diffpir:official_units=true"
+    sampler = "diffpir:task=inpainting"
     options = ["--samplers", sampler, "--steps", "2", "--sigma-y", "0.1", "--images", "2"]
     done = run(
         script, "--data", "images.npz", "--out", "o", *options, "--schedules", "3 %", cwd=tmp_path
@@ -122,7 +122,7 @@ def test_real_networks_from_end_to_end(run, tmp_path):
     assert done.returncode == 0, done.stderr
     ((name, cell),) = json.loads((tmp_path / "o" / "cells.json").read_text()).items()
     assert name.startswith(sampler)
-    np.testing.assert_allclose(cell["published"]["schedule"]["zeta"], 0.3, rtol=1e-6)
+    np.testing.assert_allclose(cell["published"]["schedule"]["zeta"], 1.0, rtol=1e-6)
     assert set(cell) == {"published", "tuned", "3 %"}
     assert all(len(scores["energy"]) == 2 for scores in cell.values())
     said = drawn(tmp_path, "o", "real_networks", "png")

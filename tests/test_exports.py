@@ -135,7 +135,7 @@ LOOPS = [
     ("mpgd", BLUR, {}),
     ("mpgd", MASK, {"normalised": True, "multistep": True}),
     ("diffpir", HALF, {}),
-    ("diffpir", BLUR, {"official_units": True, "multistep": True}),
+    ("diffpir", BLUR, {"task": "inpainting", "multistep": True}),
     ("dds", MASK, {}),
     ("dmps", BLUR, {}),
     ("dmps", HALF, {"variant": "paper"}),

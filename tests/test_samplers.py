@@ -367,11 +367,19 @@ def test_heuristic_is_a_valid_schedule(name):
         np.testing.assert_array_equal(guidance[weight], value)
 
 
-def test_diffpir_official_units():
-    """sigma_y in units of [0, 1] and levels in those of [-1, 1]: lambda 7 there is 7/4 here."""
-    guidance = diffpir(official_units=True).heuristic(circular().problem, vp_linear(4))
-    np.testing.assert_array_equal(guidance["lambda_"], 1.75)
-    np.testing.assert_array_equal(guidance["zeta"], 0.3)
+@pytest.mark.parametrize(
+    ("options", "lambda_", "zeta"), [({}, 7, 0.3), ({"task": "inpainting"}, 1, 1.0)]
+)
+def test_diffpir_has_the_defaults_of_its_programs(options, lambda_, zeta):
+    """sigma_y in units of [0, 1] and levels in those of [-1, 1]: a lambda there is 1/4 here."""
+    guidance = diffpir(**options).heuristic(circular().problem, vp_linear(4))
+    np.testing.assert_array_equal(guidance["lambda_"], lambda_ / 4)
+    np.testing.assert_array_equal(guidance["zeta"], zeta)
+
+
+def test_diffpir_has_programs_for_two_tasks():
+    with pytest.raises(InputError, match="'sharpening': allowed are deblurring, inpainting"):
+        diffpir(task="sharpening")
 
 
 # ----------------------------------------------------------------------------------- DDIM, exact

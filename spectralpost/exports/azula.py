@@ -96,7 +96,7 @@ class ScheduledDiffPIR(DDIMSampler):
 def to_azula(schedule: Schedule, weights: Weights) -> Export:
     """DPS: ZETA by step, of the norm. DiffPIR: LMBDA, and ETA that draws zeta of the variance anew:
     zeta / tau^2, as azula's eta multiplies the variance of DDPM."""
-    allowed = {"dps": ("scale", "normalised"), "diffpir": ("official_units",)}
+    allowed = {"dps": ("scale", "normalised"), "diffpir": ("task",)}
     check_sampler("azula", schedule, allowed)
     check_clean_end("azula", schedule)
     if np.asarray(schedule.levels.alpha)[0] == 0:

@@ -92,7 +92,7 @@ class ScheduledDiffPIR(deepinv.sampling.DiffPIR):
 def to_deepinv(schedule: Schedule, weights: Weights) -> Export:
     """DPS: WEIGHT of DPSDataFidelity by time, for a state in [-1, 1] and y in [0, 1]. DiffPIR: RHO
     by step."""
-    allowed = {"dps": ("scale", "normalised"), "diffpir": ("official_units",)}
+    allowed = {"dps": ("scale", "normalised"), "diffpir": ("task",)}
     check_sampler("deepinv", schedule, allowed)
     check_range("deepinv", schedule)
     check_vp("deepinv", schedule)

@@ -63,7 +63,7 @@ def check_solvable(target: str, weights: Weights) -> None:
 
 def to_diffpir(schedule: Schedule, weights: Weights) -> Export:
     """RHOS by step, as its data steps take them, and ZETA."""
-    check_sampler("diffpir", schedule, {"diffpir": ("official_units",)})
+    check_sampler("diffpir", schedule, {"diffpir": ("task",)})
     check_known("diffpir", schedule, SOLVED)
     timesteps = check_time_steps("diffpir", schedule)
     check_range("diffpir", schedule)

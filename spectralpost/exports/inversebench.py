@@ -110,7 +110,7 @@ class ScheduledDiffPIR(Scheduled):
 
 def to_inversebench(schedule: Schedule, weights: Weights) -> Export:
     """DPS: ZETA by step, of the squared norm. DiffPIR: RHO by step."""
-    allowed = {"dps": ("scale",), "diffpir": ("official_units",)}
+    allowed = {"dps": ("scale",), "diffpir": ("task",)}
     check_sampler("inversebench", schedule, allowed)
     check_time_steps("inversebench", schedule)
     check_range("inversebench", schedule)

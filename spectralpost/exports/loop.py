@@ -246,7 +246,7 @@ LOOPS: dict[str, tuple[Callable[[Given, Parts], Step], tuple[str, ...]]] = {
     "dps": (_dps, ("scale", "normalised", "multistep", "momentum")),
     "pigdm": (_pigdm, ("noiseless", "start_from_y", "threshold", "multistep")),
     "mpgd": (_mpgd, ("scale", "normalised", "multistep")),
-    "diffpir": (_diffpir, ("official_units", "multistep")),
+    "diffpir": (_diffpir, ("task", "multistep")),
     "dds": (_dds, ()),
     "dmps": (_dmps, ("variant",)),
     "ddnm": (_ddnm, ("noiseless", "threshold")),

@@ -19,4 +19,12 @@ from .entries import (
     levels_at,
     write_entries,
 )
-from .judged import Scores, gain_of, holds_between, problem_on, scores_of, tuned_of
+from .judged import (
+    Scores,
+    gain_of,
+    holds_between,
+    problem_on,
+    published_of,
+    scores_of,
+    tuned_of,
+)

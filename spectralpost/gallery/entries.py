@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterable, Mapping
 from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -37,8 +38,10 @@ class Task(NamedTuple):
     degradation: str  # in DEGRADATIONS
     options: dict[str, Any]
     size: str | None = None  # the option that says how wide its blur is
+    programs: Mapping[str, dict[str, Any]] = MappingProxyType({})  # sampler -> options
 
 
+OF_INPAINTING = {"diffpir": {"task": "inpainting"}, "dps": {"scale": 0.5}}
 TASKS: dict[str, Task] = {
     "gaussian_blur1": Task("gaussian_blur", {"std": 1.0}, "std"),
     "gaussian_blur2": Task("gaussian_blur", {"std": 2.0}, "std"),
@@ -48,7 +51,7 @@ TASKS: dict[str, Task] = {
     "x2": Task("downsample", {"factor": 2}),
     "x4": Task("downsample", {"factor": 4}),
     "denoise": Task("identity", {}),
-    "inpaint": Task("inpaint", {"keep": 0.5}),
+    "inpaint": Task("inpaint", {"keep": 0.5}, programs=OF_INPAINTING),
 }
 SIZES = ("std", "length", "size", "factor", "keep")  # options by whose logarithms problems differ
 

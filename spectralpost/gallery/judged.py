@@ -16,8 +16,9 @@ from ..metrics import predicted_energy_score, wasserstein2
 from ..noise import NoiseLevel
 from ..objectives import Objective
 from ..problem import Problem
+from ..samplers import make_sampler
 from ..samplers.base import Guidance, Sampler
-from .entries import gallery_prior
+from .entries import TASKS, gallery_prior
 
 WITHIN = 1.05
 
@@ -61,6 +62,11 @@ def tuned_of(sampler: Sampler, problem: Problem, levels: NoiseLevel) -> Guidance
     given = heuristic(sampler, problem, levels)
     loss = prepare(sampler, [problem], levels, given, free, search=Search(), tune=False).given
     return tuned_constant(loss, given)[0]
+
+
+def published_of(name: str, task: str, problem: Problem, levels: NoiseLevel) -> Guidance:
+    """The published default of a sampler: of its program for this task, where there are several."""
+    return heuristic(make_sampler(name, **TASKS[task].programs.get(name, {})), problem, levels)
 
 
 def gain_of(

@@ -94,7 +94,7 @@ class Sampler:
     from_literal  (guidance of `literal`, norms, levels) -> guidance
     for_network   what `learn` frees for a trained network besides its default weights: of "eta" and
                   "levels" those that pay there, by measurement (docs/real_networks.md)
-    caveat        of the published default: in which way it is not what its code runs; one sentence
+    caveat        of the published default: what its code runs that this is not; one sentence
     made_by       the call of a factory that made it. Two samplers of equal calls are equal, and one
                   program in JAX's caches. None, and equal to nothing but itself: a sampler that was
                   put together or changed by hand, since its functions cannot be compared

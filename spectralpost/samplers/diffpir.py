@@ -1,12 +1,12 @@
 """Denoising diffusion models for plug-and-play image restoration (DiffPIR)."""
 
-from typing import Any
+from typing import Any, Literal
 
 from jax import Array
 
 from ..algebra import safe_divide, safe_sqrt
 from ..noise import NoiseLevel
-from .base import Denoise, Measurement, Sampler, Step, constant, factory
+from .base import Denoise, Measurement, Sampler, Step, check_choice, constant, factory
 from .steps import ddnm_step, extrapolated, noise_estimate, remembering
 
 
@@ -18,14 +18,17 @@ def rho_of(lambda_: Any, sigma_y: float | Array, t: NoiseLevel) -> Array:
     return lambda_ * (sigma_y * t.alpha / t.sigma) ** 2
 
 
+PROGRAMS = {"deblurring": (7 / 4, 0.3), "inpainting": (1 / 4, 1.0)}  # lambda_, zeta
 CAVEAT = (
-    "DiffPIR's published default has the numbers of its configuration; official_units=true has "
-    "those that its deblurring program runs."
+    "DiffPIR's published default is that of its deblurring program; task=inpainting has that of "
+    "inpainting."
 )
 
 
 @factory
-def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> Sampler:
+def diffpir(
+    *, task: Literal["deblurring", "inpainting"] = "deblurring", multistep: int | bool = False
+) -> Sampler:
     """A proximal data step on x_hat, then a step that replaces part of the noise.
 
         rho    = lambda sigma_y^2 alpha_t^2 / sigma_t^2
@@ -35,22 +38,23 @@ def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> S
         x_s    = alpha_s x_hat' + sigma_s (sqrt(1 - zeta) eps' + sqrt(zeta) eps)
 
     Zhu et al., "Denoising Diffusion Models for Plug-and-Play Image Restoration", CVPRW 2023 (arXiv
-    2305.08995). The official code (yuanzhi-zhu/DiffPIR) is configured with lambda 1 and with zeta
-    0.1 for deblurring, 0.25 for super-resolution, 1 for inpainting. The numbers 1 and 0.1 are the
-    defaults here, although its sigma_y is in units of [0, 1] and its noise levels in those of
-    [-1, 1], so that a lambda there is 1/4 of one in the formula above. And its programs multiply
-    before they run: lambda by 7 and zeta by 3 for deblurring, lambda by 2 to 12 for
-    super-resolution. `official_units=True`: the default is what runs for deblurring, in units of
-    the formula, lambda_ 7 / 4 and zeta 0.3. The official code starts from noised y and skips the
-    data step at its last index; this starts from pure noise. Its clipping of x_hat is not modelled.
+    2305.08995). The official code (yuanzhi-zhu/DiffPIR) has a program for each task: deblurring
+    runs with lambda 7 and zeta 0.3, inpainting with 1 and 1, super-resolution with lambda 2 to 12,
+    one after the other, and zeta 0.25. (Deblurring's are configured as 1 and 0.1, which the program
+    multiplies.) Its sigma_y is in units of [0, 1] and its noise levels in those of [-1, 1], so that
+    a lambda there is 1/4 of one in the formula above. The official code starts from noised y and
+    skips the data step at its last index; this starts from pure noise. Its clipping of x_hat is not
+    modelled.
 
+    task: whose numbers are the default, "deblurring" (lambda_ 7 / 4, zeta 0.3) or "inpainting"
+    (1 / 4, 1).
     multistep: how many earlier estimates are remembered (True: one). x_hat' is extrapolated
     (`steps.extrapolated`) after the data step.
 
-    Weights: lambda_ >= 0, default 1 (7 / 4 in official units); zeta in [0, 1], default 0.1 (0.3);
-    with multistep extrapolation, extrapolation_2, ... >= 0.
+    Weights: lambda_ >= 0; zeta in [0, 1]; with multistep extrapolation, extrapolation_2, ... >= 0.
     """
-    lambda_, zeta = (7 / 4, 0.3) if official_units else (1.0, 0.1)
+    check_choice("task", task, tuple(PROGRAMS))
+    lambda_, zeta = PROGRAMS[task]
 
     def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
         t, _, x_t, y, _, guidance = step
@@ -72,7 +76,7 @@ def diffpir(*, official_units: bool = False, multistep: int | bool = False) -> S
         },
         constraint={"lambda_": "nonnegative", "zeta": "unit"},
         reference="Zhu et al., DiffPIR, 2023, arXiv 2305.08995",
-        caveat="" if official_units else CAVEAT,
+        caveat="" if task == "inpainting" else CAVEAT,
         summary="x_hat' = prox of ||y - H x||^2 at x_hat, rho = lambda_ sigma_y^2 alpha^2/sigma^2",
     )
     return remembering(sampler, multistep)

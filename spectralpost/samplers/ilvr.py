@@ -81,4 +81,6 @@ def ilvr(
         reference="Choi et al., ILVR, 2021, arXiv 2108.02938",
         summary="x_s = DDIM(eta) + weight (Phi x_ref noised to the level - Phi DDIM(eta))",
         equivariant=level == "s",
+        caveat="ILVR's published default guides all steps but the last, as its command line does; "
+        "its README leaves out the last fifth, which is better in 100 steps.",
     )

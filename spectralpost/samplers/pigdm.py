@@ -90,6 +90,8 @@ def pigdm(
             if noiseless
             else "x_s = DDIM(eta) + weight alpha_s alpha_t J^T H^T (H H^T + sigma_y^2/r_t^2)^-1 r"
         ),
+        caveat="PiGDM's published default has eta 0, as its code is configured; its scripts run "
+        "with 1, which is better from 50 steps on.",
         start=informed if start_from_y else pure_noise,
     )
     return remembering(sampler, multistep)

@@ -33,7 +33,7 @@ def reddiff(*, lr: float = 0.1, normalised: bool = False, threshold: float = 0.0
     Mardani, Song, Kautz, Vahdat, "A Variational Perspective on Solving Inverse Problems with
     Diffusion Models", ICLR 2024 (arXiv 2305.04391). Official code NVlabs/RED-diff
     (algos/reddiff.py): 50 to 1000 steps, lambda 0.25 (1 with noise), pixels in [-1, 1], means over
-    pixels instead of sums (so its lambda is ours times measurements / pixels), mu before its last
+    pixels instead of sums (so its lambda is ours times pixels / measurements), mu before its last
     update as the result, and Adam with rate 0.1, which is not affine and has a state of three
     signals. Plain gradient descent is modelled instead. Its default rate gives steps of root mean
     square `lr`, lr_t = lr / rms(g), converted by the mean-field norm. As a model of Adam that is

@@ -1,0 +1,202 @@
+"""Which default is the published one? What official code runs besides, and what that is worth.
+
+A learned schedule is held against the published default of its sampler. Official codes have more
+than one: a configuration that scripts override, a value for each task, a variant for images. Here
+each of these that this package can express stands beside the default of the package, in W2^2 per
+pixel, with the constant tuned for the problem (all weights that the published default has and
+learning changes, one number each). 64x64 images, power law of exponent 2, sigma_y 0.05 in [-1, 1],
+uniform steps of the linear VP grid; Gaussian blur of std 2, motion blur of 15 pixels, x4 bicubic,
+or a random half of the pixels.
+
+    python experiments/published.py            all: 10 minutes of CPU time
+    python experiments/published.py --quick    32x32, 5 steps, checked
+
+                                                                    20 steps             100 steps
+                                                          published    tuned    published    tuned
+    dps      blur       deblurring, super-resolution        0.18489  0.02012      0.08685  0.00438
+    dps      inpainting deblurring, super-resolution        0.24585  0.00586      0.14897  0.00095
+    dps      inpainting inpainting                          0.21147               0.10283
+    pigdm    blur       configuration, eta 0                0.00491  0.00382      0.03532  0.00037
+    pigdm    blur       scripts, eta 1                      0.00674               0.01349
+    diffpir  blur       program for deblurring              0.00839  0.00499      0.00068  0.00064
+    diffpir  blur       as configured                       0.12584               0.04239
+    diffpir  x4         program for deblurring              0.00469  0.00369      0.00081  0.00037
+    diffpir  x4         super-resolution, lambda 7          0.00449               0.00070
+    diffpir  inpainting program for deblurring              0.01660  0.01028      0.00589  0.00302
+    diffpir  inpainting program for inpainting              0.01097               0.00539
+    mpgd     blur       super-resolution, by steps          0.02580  0.01175      0.00194  0.00140
+    mpgd     blur       command line, scale 10              0.01375               0.00500
+    tmpd     blur       in full                             0.00661  0.00639      0.00071  0.00069
+    tmpd     blur       code for images, row sums           0.04005               0.02801
+    ilvr     blur       command line, range_t 0             0.02014  0.01821      0.21956  0.01259
+    ilvr     blur       README, range_t 20 of 100           0.05197               0.03629
+    reddiff  blur       configuration, lr 0.1               0.03946  0.02170      0.02637  0.01016
+    reddiff  blur       script for deblurring, lr 0.5       0.07673               0.08494
+    reddiff  x4         configuration, lambda_ 0.25         0.03311  0.00100      0.01054  0.00050
+    reddiff  x4         means over m and n                  0.08260               0.07632
+    daps     motion     Gaussian blur, lr 1e-4              0.01790  0.00282      0.01490  0.00212
+    daps     motion     motion blur, lr 5e-5                0.00510               0.00365
+    daps     motion     paper, no factor 2                  0.00431               0.00305
+"""
+
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import tyro
+
+import spectralpost as sp
+from spectralpost.learning import prepare
+from spectralpost.samplers.base import Guidance
+
+SIGMA_Y = 0.05
+BINS = 400  # of blocks, on which constants are tuned
+TASKS = {
+    "blur": lambda shape: sp.gaussian_blur(shape, 2.0),
+    "motion": lambda shape: sp.motion_blur(shape, 15.0, 45.0),
+    "x4": lambda shape: sp.downsample(shape, 4),
+    "inpainting": sp.inpaint,
+}
+
+
+class Case(NamedTuple):
+    """What one code runs for one task."""
+
+    sampler: str
+    task: str
+    source: str  # which file says so
+    options: dict[str, Any] = {}  # of the sampler  # noqa: RUF012
+    change: Callable[[Guidance], Guidance] = lambda guidance: guidance  # of its default
+
+
+def scaled(name: str, factor: float) -> Callable[[Guidance], Guidance]:
+    return lambda guidance: guidance | {name: factor * guidance[name]}
+
+
+def constant(**values: float) -> Callable[[Guidance], Guidance]:
+    return lambda guidance: (
+        guidance | {name: jnp.full_like(guidance[name], value) for name, value in values.items()}
+    )
+
+
+def all_but_last(share: float) -> Callable[[Guidance], Guidance]:
+    """No guidance in the last share of the steps and one more."""
+
+    def change(guidance: Guidance) -> Guidance:
+        steps = len(guidance["weight"])
+        kept = steps - 1 - round(share * steps)
+        return guidance | {"weight": guidance["weight"].at[kept:].set(0)}
+
+    return change
+
+
+# The first of a sampler and task is the default of this package.
+CASES = (
+    Case("dps", "blur", "deblurring, super-resolution"),
+    Case("dps", "inpainting", "deblurring, super-resolution"),
+    Case("dps", "inpainting", "inpainting", {"scale": 0.5}),
+    Case("pigdm", "blur", "configuration, eta 0"),
+    Case("pigdm", "blur", "scripts, eta 1", change=constant(eta=1.0)),
+    Case("diffpir", "blur", "program for deblurring"),
+    Case("diffpir", "blur", "as configured", change=constant(lambda_=1 / 4, zeta=0.1)),
+    Case("diffpir", "x4", "program for deblurring"),
+    Case("diffpir", "x4", "super-resolution, lambda 7", change=constant(zeta=0.25)),
+    Case("diffpir", "inpainting", "program for deblurring"),
+    Case("diffpir", "inpainting", "program for inpainting", {"task": "inpainting"}),
+    Case("mpgd", "blur", "super-resolution, by steps"),
+    Case("mpgd", "blur", "command line, scale 10", {"scale": 10.0}),
+    Case("tmpd", "blur", "in full"),
+    Case("tmpd", "blur", "code for images, row sums", {"row_sum": ()}),
+    Case("ilvr", "blur", "command line, range_t 0"),
+    Case("ilvr", "blur", "README, range_t 20 of 100", change=all_but_last(0.2)),
+    Case("reddiff", "blur", "configuration, lr 0.1"),
+    Case("reddiff", "blur", "script for deblurring, lr 0.5", {"lr": 0.5}),
+    Case("reddiff", "x4", "configuration, lambda_ 0.25"),
+    Case("reddiff", "x4", "means over m and n", change=scaled("lambda_", 1 / 16)),
+    Case("daps", "motion", "Gaussian blur, lr 1e-4"),
+    Case("daps", "motion", "motion blur, lr 5e-5", change=scaled("lr", 0.5)),
+    Case("daps", "motion", "paper, no factor 2", {"variant": "paper"}),
+)
+
+
+@dataclass
+class Options:
+    """Which default is the published one?"""
+
+    quick: bool = False
+    """Small, and checked."""
+    samplers: tuple[str, ...] = tuple(dict.fromkeys(case.sampler for case in CASES))
+    steps: tuple[int, ...] = (20, 100)
+
+
+def main(options: Options) -> None:
+    known = {case.sampler for case in CASES}
+    for name in options.samplers:
+        if name not in known:
+            raise sp.InputError(f"samplers: {name!r}: allowed are {', '.join(sorted(known))}")
+    if options.quick:
+        return check()
+    sp.keep_compiled_programs()
+    print(f"{'':<50}" + "".join(f"{f'{steps} steps':>22}" for steps in options.steps))
+    print(f"{'':<50}" + f"{'published':>13}{'tuned':>9}" * len(options.steps))
+    before = None
+    for case in CASES:
+        if case.sampler not in options.samplers:
+            continue
+        first = (case.sampler, case.task) != before
+        before = case.sampler, case.task
+        print(f"{case.sampler:<9}{case.task:<11}{case.source:<30}", end="")
+        for steps in options.steps:
+            w2, tuned = scores(case, 64, steps, tune=first)
+            print(f"{w2:>13.5f}{'' if tuned is None else f'{tuned:.5f}':>9}", end="", flush=True)
+        print()
+
+
+@cache
+def problem_of(task: str, side: int) -> sp.Problem:
+    prior = sp.power_law((side, side))
+    problem = sp.learning_problem(prior, TASKS[task]((side, side)), SIGMA_Y)
+    return sp.unique_modes(problem)[0]
+
+
+def scores(case: Case, side: int, steps: int, tune: bool) -> tuple[float, float | None]:
+    """W2^2 per pixel of what is published, and of the tuned constant."""
+    problem, levels, given = problem_of(case.task, side), sp.vp_linear(steps), dict(case.options)
+    if "row_sum" in given:  # of this blur, which keeps the mean, and of this prior
+        spectrum = sp.power_law((side, side)).spectrum
+        given["row_sum"] = (1.0, float(jnp.max(spectrum)))
+    sampler = sp.SAMPLERS[case.sampler](**given)
+    default = sampler.heuristic(problem, levels)
+    w2 = float(sp.evaluate(sampler, problem, levels, case.change(default)))
+    if not tune:
+        return w2, None
+    small = problem if problem.basis is None else sp.bin_modes(problem, BINS)[0]
+    constant = prepare(sampler, [small], levels).constant
+    return w2, float(sp.evaluate(sampler, problem, levels, constant))
+
+
+def check() -> None:
+    """DiffPIR's programs run with better numbers than its configuration, each for its task."""
+    found = {
+        (case.task, case.source): scores(case, 32, 5, tune=False)[0]
+        for case in CASES
+        if case.sampler == "diffpir" and case.task != "x4"
+    }
+    for what, w2 in found.items():
+        print(f"diffpir, 5 steps, {', '.join(what)}: {w2:.6f}")
+    blur = found["blur", "as configured"] / found["blur", "program for deblurring"]
+    holes = "inpainting", "program for inpainting"
+    if not (blur > 1.5 and found[holes] < found["inpainting", "program for deblurring"]):
+        sys.exit("published: the programs are no better than the configuration")
+
+
+if __name__ == "__main__":
+    try:
+        jax.config.update("jax_enable_x64", True)
+        main(tyro.cli(Options, description=__doc__.split("\n")[0]))
+    except sp.InputError as error:
+        sys.exit(f"published: {error}")
