@@ -239,7 +239,8 @@ def main(options: Options) -> None:
                 temporary.replace(path)
         cell = {label: cell[label] for label in labels}
         show(key, cell)
-        shown[f"{name:<8} {task:<8} {steps:<3} {sigma_y:<5g}"] = cell
+        width = max(8, *map(len, options.samplers))
+        shown[f"{name:<{width}} {task:<8} {steps:<3} {sigma_y:<5g}"] = cell
     table(shown, options.schedules)
     correlation(shown)
     if options.scores:
@@ -538,10 +539,10 @@ def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
     """
     short = {"limits + levels": "+l.", "limits + levels + J": "+l.+J", LEARNED[4]: "+l.+J+s."}
     heads = ["published", *(short.get(name, name) for name in schedules)]
-    print(f"\n{'sampler  task     S   s_y':<27}tuned", *(f"{head:>14}" for head in heads), end="")
+    print(f"\n{titles(cells)}tuned", *(f"{head:>14}" for head in heads), end="")
     print("  worst    dB")
     for name, cell in cells.items():
-        print(f"{name:<24}{np.mean(cell['tuned']['energy']):8.4f}", end="")
+        print(f"{name}{np.mean(cell['tuned']['energy']):8.4f}", end="")
         for label in ("published", *schedules):
             gap, error = gap_of(cell, label)
             print(f"{f'{gap:+.1f} ({error:.1f})':>15}", end="")
@@ -554,6 +555,12 @@ def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
         print(
             f"{schedules[-1]}, {steps} steps, mean of {len(some)}: {np.mean(some, axis=0)[0]:+.1f}"
         )
+
+
+def titles(cells: dict[str, dict]) -> str:
+    """Above the names of cells."""
+    rest = " task     S   s_y  "
+    return "sampler".ljust(len(next(iter(cells))) - len(rest)) + rest
 
 
 def figure(cells: dict[str, dict], label: str) -> Figure:
@@ -643,14 +650,13 @@ def other_scores(cells: dict[str, dict], label: str) -> None:
     def of(cell: dict, name: str) -> np.ndarray:  # more is better
         return np.array([way * np.mean(cell[name][one]) for one, way in SCORES.items()])
 
+    head = titles(cells)
+
     def row(title: str, texts: Iterable[str]) -> None:
-        print(f"{title:<24}", *(f"{text:>16}" for text in texts))
+        print(title.ljust(len(head)), *(f"{text:>16}" for text in texts))
 
     print(f"\n{label} less the tuned constant; a star: worse")
-    row(
-        "sampler  task     S   s_y",
-        ("energy %", "CRPS %", "PSNR of mean dB", "SSIM", "spectrum dB"),
-    )
+    row(head, ("energy %", "CRPS %", "PSNR of mean dB", "SSIM", "spectrum dB"))
     gains, orders = [], []
     for name, cell in cells.items():
         tuned = of(cell, "tuned")
