@@ -30,6 +30,37 @@ def as_returned(x_hat: Any, x_t: Array, name: str = "denoiser") -> Array:
     return jnp.asarray(x_hat)
 
 
+class _Same:
+    """A denoiser that cannot be hashed, as a constant: equal to itself alone."""
+
+    def __init__(self, denoiser: Any) -> None:
+        self.denoiser = denoiser
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Same) and self.denoiser is other.denoiser
+
+    def __hash__(self) -> int:
+        return id(self.denoiser)
+
+
+def as_argument(denoiser: Any) -> tuple[Any, Any]:
+    """A function, a constant of compiled programs, or a pytree, whose arrays are arguments: the
+    other is None. `called` makes one of the two."""
+    if not jax.tree_util.all_leaves([denoiser]):
+        return None, denoiser
+    try:
+        hash(denoiser)
+    except TypeError:
+        return _Same(denoiser), None
+    return denoiser, None
+
+
+def called(function: Any, pytree: Any) -> Any:
+    if function is None:
+        return pytree
+    return function.denoiser if isinstance(function, _Same) else function
+
+
 def check_finite(
     denoiser: Callable[[Array, NoiseLevel], Array],
     shape: tuple[int, ...],
@@ -41,14 +72,22 @@ def check_finite(
     The image has that shape, mean and variance of the measurement y, and the noise of its level;
     one at each of the levels [S], by one program.
     """
-    function = denoiser if jax.tree_util.all_leaves([denoiser]) else None
-    arrays = denoiser if function is None else None
+    function, arrays = as_argument(denoiser)
     finite = np.asarray(_finite_at(function, shape, arrays, levels, y))
     if not finite.all():
         first = int(np.argmin(finite))
         raise InputError(
             f"denoiser: returns NaN or infinite pixels for a finite image at the level "
             f"{level_in_words(jax.tree.map(lambda leaf: leaf[first], levels))}"
+        )
+
+
+def check_one_level(t: NoiseLevel) -> None:
+    """InputError for levels [N], which would be taken along the images' last axis."""
+    shape = np.broadcast_shapes(*map(np.shape, t))
+    if shape and shape[-1] != 1:
+        raise InputError(
+            f"levels of shape {shape}: one for all images is needed; jax.vmap takes one each"
         )
 
 
@@ -82,7 +121,7 @@ def all_finite(x: Array) -> Array:
 @partial(jax.jit, static_argnums=(0, 1))
 def _finite_at(function: Any, shape: tuple[int, ...], arrays: Any, levels: NoiseLevel, y: Array):
     """Whether the denoiser's image is finite, at each level: [S]."""
-    denoiser = function or arrays
+    denoiser = called(function, arrays)
     eps = jax.random.normal(jax.random.key(0), shape, y.dtype)
     mean, variance = jnp.mean(y), jnp.var(y)
 

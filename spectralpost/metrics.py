@@ -6,12 +6,13 @@ of the output minus the posterior mean, a function of y; `cov` the output's cova
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from .affine import Transfer
@@ -267,18 +268,37 @@ def _bures_residuals(cov: Array, target: Array) -> Array:
         T_i^-1 M_ii - T_i,      sqrt(T_i^-2 + T_j^-2) M_ij,  i < j.
 
     Where the target has no variance all of cov's counts. Of independent modes, the gap of the
-    standard deviations.
+    standard deviations. In blocks not to be differentiated by the target, whose eigenvectors may be
+    any: `_bures` is.
     """
     if cov.ndim == 1:
         return safe_sqrt(cov) - safe_sqrt(target)
+    return _residuals_of(_transport(cov, target))
+
+
+class _Transport(NamedTuple):
+    """Of a block, by the eigenvectors of the target."""
+
+    vectors: Array
+    std: Array  # T, [B, k]
+    inverse: Array  # T^-1, 0 where T is
+    moved: Array  # M = (T cov T)^1/2
+    known: Array  # variances of cov where T is 0
+
+
+def _transport(cov: Array, target: Array) -> _Transport:
     values, vectors = eigh(target)
     tiny = cov.shape[-1] * jnp.finfo(cov.dtype).eps * jnp.max(values, axis=-1, keepdims=True)
     std = jnp.where(values > tiny, safe_sqrt(values), 0)
     by_vectors = congruence(vectors.mT, cov)
-    known = jnp.where(std > 0, 0, diagonal(by_vectors))
     moved = root(std[..., :, None] * by_vectors * std[..., None, :])
-    i, j = np.triu_indices(cov.shape[-1], 1)
-    inverse = safe_divide(jnp.ones_like(std), std)
+    known = jnp.where(std > 0, 0, diagonal(by_vectors))
+    return _Transport(vectors, std, safe_divide(jnp.ones_like(std), std), moved, known)
+
+
+def _residuals_of(transport: _Transport) -> Array:
+    _, std, inverse, moved, known = transport
+    i, j = np.triu_indices(std.shape[-1], 1)
     parts = [
         inverse * diagonal(moved) - std,
         safe_sqrt(inverse[..., i] ** 2 + inverse[..., j] ** 2) * moved[..., i, j],
@@ -304,5 +324,34 @@ def _deterministic(cov: Array, tiny: ArrayLike) -> Array:
 
 
 def _bures(problem: Problem, cov: Array, target: Array) -> Array:
-    """Squared Bures distance per pixel: tr(cov + target - 2 (target^1/2 cov target^1/2)^1/2)."""
-    return per_pixel(problem, _bures_residuals(cov, target) ** 2)
+    """Squared Bures distance per pixel: tr(cov + target - 2 (target^1/2 cov target^1/2)^1/2).
+
+    In blocks its derivative by the target is tr((1 - S) d target), S = T^-1 M T^-1 the transport
+    from it to cov. Derivatives of that are right by cov, not by the target again.
+    """
+    if cov.ndim == 1:
+        return per_pixel(problem, _bures_residuals(cov, target) ** 2)
+    transport = _transport(cov, jax.lax.stop_gradient(target))
+    inverse = transport.inverse
+    S = inverse[..., :, None] * transport.moved * inverse[..., None, :]
+    parts = _residuals_of(transport) ** 2
+    return per_pixel(problem, parts) + per_pixel(problem, _zero(transport.vectors, S, target))
+
+
+@jax.custom_jvp
+def _zero(vectors: Array, S: Array, target: Array) -> Array:
+    """0 [B, k], whose derivative is that of the Bures distance by the target."""
+    del vectors, S
+    return jnp.zeros(target.shape[:-1], target.dtype)
+
+
+@partial(_zero.defjvp, symbolic_zeros=True)
+def _slope_by_target(
+    primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]
+) -> tuple[Array, Array]:
+    vectors, S, target = primals
+    zero = _zero(vectors, S, target)
+    if isinstance(tangents[2], SymbolicZero):  # what is learned changes no posterior
+        return zero, jnp.zeros_like(zero)
+    change = congruence(vectors.mT, tangents[2])
+    return zero, diagonal(change) - jnp.sum(S * change, axis=-1)

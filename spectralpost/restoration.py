@@ -17,7 +17,7 @@ from jax.typing import ArrayLike
 
 from .algebra import PRECISION, as_floating, floating, is_concrete
 from .degradations import Degradation
-from .denoiser_checks import all_finite, as_returned, check_finite
+from .denoiser_checks import all_finite, as_argument, as_returned, called, check_finite
 from .errors import InputError, check_whole
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
@@ -131,12 +131,9 @@ def restore(
     if num_samples is not None:
         num_samples = check_whole("samples", num_samples)
     images = y if lead == most else y[None]
-    keys = jax.random.split(key, (num_samples or 1, len(images)))
-    # A pytree (its arrays are arguments), or a function (a constant of the compiled program).
-    is_pytree = not jax.tree_util.all_leaves([denoiser])
-    function = None if is_pytree else denoiser
+    keys = jax.random.split(as_typed(key), (num_samples or 1, len(images)))
+    function, arrays = as_argument(denoiser)
     run = partial(_restore, sampler, degradation, function, tolerance=CG_TOLERANCE)
-    arrays = denoiser if is_pytree else None
     if batch_size is None:
         out = run(arrays, images, levels, guidance, sigma_y, keys)
     else:
@@ -211,6 +208,12 @@ def simulate(
         mean += gap * (batch_size / total)
         count = total
     return Moments(jnp.asarray(mean), jnp.asarray(squares) / (count - 1), count)
+
+
+def as_typed(key: Array) -> Array:
+    """Keys as `jax.random.key` makes them, of those of `jax.random.PRNGKey` as well."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    return key if typed else jax.random.wrap_key_data(key)
 
 
 @jax.jit
@@ -299,7 +302,7 @@ class _InModes(NamedTuple):
 def _restore(
     sampler: Sampler,
     degradation: Degradation,
-    function: PixelDenoiser | None,
+    function: Any,
     pytree: PixelDenoiser | None,
     images: Array,
     levels: NoiseLevel,
@@ -309,9 +312,7 @@ def _restore(
     tolerance: float,
 ) -> Array:
     """images [N, ...], keys [samples, N] -> [samples, N, ...]."""
-    denoiser = function or pytree
-    assert denoiser is not None
-    denoise = _InModes(denoiser, degradation)
+    denoise = _InModes(called(function, pytree), degradation)
     solve = partial(_conjugate_gradients, tolerance=tolerance)
 
     def one(image: Array, key: Array) -> Array:

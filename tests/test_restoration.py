@@ -332,6 +332,47 @@ def test_any_callable_is_a_denoiser(setup):
     np.testing.assert_allclose(got, wanted, rtol=0, atol=20 * EPS)
 
 
+@dataclasses.dataclass
+class Shrinking:
+    """Compares by value, so that it cannot be hashed."""
+
+    factor: float
+
+    def __call__(self, x_t, t):
+        return self.factor * x_t
+
+    def __len__(self):
+        return 0
+
+
+def test_callables_that_cannot_be_hashed_are_denoisers(setup):
+    y = jnp.zeros((2, 1, 8, 8)) + 0.5
+    for factor in (0.5, 0.7):
+        one = restore_with(Shrinking(factor), setup, y)
+        function = restore_with(lambda x_t, t, factor=factor: factor * x_t, setup, y)
+        np.testing.assert_array_equal(one, function)
+
+
+def test_keys_of_both_kinds(setup):
+    y, denoiser = jnp.zeros((2, 1, 8, 8)) + 0.5, Shrinking(0.5)
+    keys = jax.random.key(3), jax.random.PRNGKey(3)
+    for batch_size in (None, 3):
+        options = {"num_samples": 2, "batch_size": batch_size}
+        one, other = (restore_with(denoiser, setup, y, key=key, **options) for key in keys)
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_level_for_each_image_is_refused(setup):
+    """Of as many images as columns it would be taken along the columns."""
+    x_t, alpha = jnp.ones((8, 8, 8)), jnp.linspace(0.1, 0.9, 8)
+    levels = NoiseLevel(alpha, jnp.sqrt(1 - alpha**2))
+    denoiser = GaussianDenoiser.of(power_law((8, 8)))
+    with pytest.raises(InputError, match=r"levels of shape \(8,\): one for all"):
+        denoiser(x_t, levels)
+    each = jax.vmap(denoiser)(x_t, levels)
+    np.testing.assert_allclose(each[3], denoiser(x_t[3], jax.tree.map(lambda a: a[3], levels)))
+
+
 def test_restoring_again_does_not_trace_again(setup):
     """Another image, schedule, grid, noise strength, prior or key: the program stays."""
     _, degradation, _, _, y = setup
@@ -499,10 +540,11 @@ def test_simulate_is_mean_and_variance_of_restore(setup):
 # ----------------------------------------------------------------- denoisers that return no images
 
 
-def restore_with(denoiser, setup, y, guidance=None, **options):
+def restore_with(denoiser, setup, y, guidance=None, key=None, **options):
     _, degradation, _, levels, _ = setup
     guidance = random_guidance("pigdm", 0, num_steps=3) if guidance is None else guidance
-    key, options = jax.random.key(0), {"sigma_y": SIGMA_Y, **options}
+    key = jax.random.key(0) if key is None else key
+    options = {"sigma_y": SIGMA_Y, **options}
     return restore(pigdm(), denoiser, degradation, y, levels, guidance, key, **options)
 
 

@@ -11,6 +11,7 @@ import pytest
 from flax.serialization import msgpack_restore, msgpack_serialize
 
 from spectralpost.cli import main
+from spectralpost.commands.train import images_of
 from spectralpost.degradations import gaussian_blur
 from spectralpost.denoisers import training
 from spectralpost.denoisers.checkpoints import SAID, Checkpoints
@@ -270,7 +271,9 @@ def test_training_learns(tmp_path):
         ([SETS[0], smooth_images(planes=1)], TINY, "one and with three"),
         ([SETS[0][:5]], TINY, "20 images"),
         ([SETS[0][:, :8]], TINY, "16 pixels"),
-        (SETS, TINY._replace(patch=10), "patch = 10.*divisible by 4"),
+        ([SETS[0][:0]], TINY, "20 images"),
+        (SETS, TINY._replace(patch=12), "patch = 12: must be >= 16"),
+        (SETS, TINY._replace(patch=18), "patch = 18.*divisible by 4"),
         (SETS, TINY._replace(steps=0), "steps = 0"),
         (SETS, TINY._replace(learning_rate=0.0), "learning_rate = 0.0"),
     ],
@@ -279,6 +282,22 @@ def test_bad_training_data_and_recipes(sets, recipe, match, tmp_path):
     with pytest.raises(InputError, match=match):
         train(sets, recipe, tmp_path / "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_training_that_diverges_is_one_line(tmp_path, often):
+    recipe = TINY._replace(learning_rate=0.99, steps=40, batch=1, width=8, blocks=4)
+    with pytest.raises(InputError, match=r"learning_rate = 0\.99: the network diverged"):
+        train(SETS, recipe, tmp_path / "a")
+
+
+def test_one_large_photograph_among_small_ones(tmp_path):
+    """Too few for a set of its own: it is cut like the others."""
+    from PIL import Image
+
+    for i, image in enumerate((*smooth_images(20, 20), *smooth_images(1, 40))):
+        Image.fromarray(image).save(tmp_path / f"{i}.png")
+    (images,) = images_of(str(tmp_path), "rgb", 16, [])
+    assert images.shape == (24, 16, 16, 3)
 
 
 def test_defaults_of_the_command_are_those_of_the_recipe():

@@ -10,7 +10,7 @@ import numpy as np
 from rich.table import Table
 
 from .. import figures
-from ..denoisers.training import LEVELS, Progress, Recipe, Trained, train
+from ..denoisers.training import FEWEST, LEVELS, Progress, Recipe, Trained, train
 from ..denoisers.unet import save_unet
 from ..errors import InputError
 from ..images import REC_709, Channels, stream_folder, tiles
@@ -99,6 +99,12 @@ def images_of(given: str, channels: Channels, patch: int, notes: list[str]) -> l
         if not len(cut):
             notes.append(f"{file}: smaller than a patch, left out")
         found[side].append(np.rint(cut).astype(np.uint8))
+    large = found.pop(2 * patch, [])
+    if found and sum(map(len, large)) < FEWEST:  # too few for a set of their own
+        large = [np.concatenate([tiles(one, patch) for one in cut]) for cut in large if len(cut)]
+        found[patch] += large
+    elif large:
+        found[2 * patch] = large
     sets = [np.concatenate(some) for some in found.values()]
     return [np.moveaxis(images, 1, -1) for images in sets if len(images)]
 
@@ -116,7 +122,7 @@ def _stored(path: Path, name: str) -> np.ndarray:
                 )
             name = name or (names[0] if len(names) == 1 else "train")
             if name not in names:
-                raise InputError(f"data = '{path}:{name}': holds {', '.join(names)}")
+                raise InputError(f"data = '{path}:{name}': holds {', '.join(names) or 'no array'}")
             return stored[name]
     except InputError:
         raise

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..algebra import as_floating, einsum, floating
-from ..denoiser_checks import as_returned
+from ..denoiser_checks import as_returned, check_one_level
 from ..errors import InputError
 from ..noise import NoiseLevel
 from ..prior import Prior, denoiser_gain, denoiser_variance
@@ -43,6 +43,7 @@ class GaussianDenoiser(NamedTuple):
         size = self.spectrum.shape
         if x_t.shape[max(x_t.ndim - len(size), 0) :] != size:
             raise InputError(f"x_t of shape {x_t.shape}: the prior is of {size}")
+        check_one_level(t)
         prior, t = floating(self, t, dtype=x_t.dtype)
         x_t = prior._along_axes(x_t)
         mean = jnp.broadcast_to(prior.mean, x_t.shape)

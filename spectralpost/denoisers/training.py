@@ -32,6 +32,7 @@ WARM_UP = 500  # steps until the learning rate is reached
 DECAY = 0.999  # of the moving average of the weights, at most
 EVERY, TELL = 500, 20  # steps between two checkpoints, and between two lines of progress
 VALIDATION = 0.05  # share of the images that is kept out
+FEWEST, SMALLEST = 20, 16  # images of a set, and their side
 VALIDATED, MODELLED = 256, 2048  # patches of a set: to validate on, and for the Gaussian model
 LEVELS = (0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)  # sigma of the validation curve, alpha = 1
 
@@ -51,8 +52,8 @@ class Recipe(NamedTuple):
         for name in ("steps", "batch", "width", "blocks"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} = {getattr(self, name)}: must be >= 1")
-        if self.patch < 4 or self.patch % 4:
-            raise InputError(f"patch = {self.patch}: must be >= 4 and divisible by 4")
+        if self.patch < SMALLEST or self.patch % 4:
+            raise InputError(f"patch = {self.patch}: must be >= {SMALLEST} and divisible by 4")
         if not 0 < self.learning_rate < 1:
             raise InputError(f"learning_rate = {self.learning_rate}: must be > 0 and < 1")
 
@@ -118,6 +119,11 @@ def train(
         running.append(loss)
         if (step + 1) % EVERY == 0 or step + 1 == recipe.steps:
             losses.append((step + 1, float(np.mean(running))))
+            if not np.isfinite(losses[-1][1]):
+                raise InputError(
+                    f"learning_rate = {recipe.learning_rate}: the network diverged before step "
+                    f"{step + 1}; take less, or a larger batch"
+                )
             running = []
             folder.save(step + 1, state, losses)
         if tell is not None and (step + 1) % TELL == 0:
@@ -234,13 +240,13 @@ def _check_sets(sets: Sequence[np.ndarray], recipe: Recipe) -> None:
                 f"data of shape {images.shape}, {images.dtype}: 8 bits [N, H, W, planes] with one "
                 "or three planes are needed"
             )
-        if np.all(images == images[0, 0, 0]):
+        if images.size and np.all(images == images[0, 0, 0]):
             raise InputError(f"data of shape {images.shape}: all pixels are alike")
         if images.shape[-1] != sets[0].shape[-1]:
             raise InputError("data: sets with one and with three planes")
-        if len(images) < 1 / VALIDATION or _side(images, recipe.patch) < 16:
+        if len(images) < FEWEST or _side(images, recipe.patch) < SMALLEST:
             raise InputError(
-                f"data of shape {images.shape}: {1 / VALIDATION:.0f} images of 16 pixels a side at "
+                f"data of shape {images.shape}: {FEWEST} images of {SMALLEST} pixels a side at "
                 "least are needed"
             )
 

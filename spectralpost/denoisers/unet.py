@@ -24,6 +24,7 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from jax import Array
 
 from ..algebra import as_floating, floating
+from ..denoiser_checks import check_one_level
 from ..errors import InputError
 from ..files import whole_file
 from ..images import PIXEL_RANGE, PixelRange, check_pixel_range
@@ -149,6 +150,7 @@ class UNetDenoiser:
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         given = as_floating("x_t", x_t)
         self._check(given.shape)
+        check_one_level(t)
         low, high = self.pixel_range
         half, middle = (high - low) / 2, (high + low) / 2
         (t,) = floating(t, dtype=np.dtype(np.float32))
@@ -235,7 +237,9 @@ def load_unet(path: str | os.PathLike[str] | None = None) -> UNetDenoiser:
         for name, leaf in leaves:
             weight = np.asarray(content["weights"][jax.tree_util.keystr(name)], np.float32)
             if weight.shape != leaf.shape or not np.all(np.isfinite(weight)):
-                raise ValueError(f"{jax.tree_util.keystr(name)}: {leaf.shape} numbers are needed")
+                raise ValueError(
+                    f"{jax.tree_util.keystr(name)}: {leaf.shape} finite numbers are needed"
+                )
             weights.append(jnp.asarray(weight))
         planes, width, blocks = about
         denoiser = UNetDenoiser(jax.tree.unflatten(structure, weights), planes, width, blocks)
