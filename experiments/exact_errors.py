@@ -307,7 +307,8 @@ def save(variance: np.ndarray, results: dict | None, options: Options) -> None:
         drawn,
         options.out or Path(),
         "exact_errors",
-        title="Numerical schemes for Gaussian data, against published numbers",
+        title="Numerical schemes for Gaussian data"
+        + (", against published numbers" if results else ""),
         caption=f"2-Wasserstein distance between {data} (3072 dimensions) and what six schemes "
         "make of N(0, I) on equal steps from t = 1 to t = epsilon, against the number of steps "
         f"(of RK4 four times as many): by this package {against} and the limits of many steps by "

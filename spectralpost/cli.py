@@ -5,6 +5,7 @@ JAX is imported only once a command runs.
 
 import argparse
 import contextlib
+import errno
 import io
 import os
 import sys
@@ -57,6 +58,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; rich ends likewise
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise SystemExit(1) from None
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        print(f"spectralpost: cannot write: {error.strerror}", file=sys.stderr)
         raise SystemExit(1) from None
 
 

@@ -174,7 +174,10 @@ BAD = {
         "is of dps, not diffpir",
     ),
     "start from nothing": (f"{DESIGN} --start {{w}}/nothing.json", "nothing.json"),
-    "start not in the gallery": (f"{DESIGN} --start dps-blur-s1-20", "not in the gallery"),
+    "start not in the gallery": (
+        f"{DESIGN} --start dps-blur-s1-20",
+        "start = .*: no such file, and not in",
+    ),
     "resume of another": (f"{DESIGN} --steps 4 --resume {{w}}/designed", "resume: a search of"),
     "seed too long": (f"{DESIGN} --seed 1{'0' * 30}", "seed"),
     # the command line itself
@@ -514,6 +517,20 @@ def test_a_closed_pipe_ends_the_program_silently():
             program.stdout.close()  # long before the program has anything to say
             assert program.stderr.read() == ""
             assert program.wait(60) == 1
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device that is full")
+def test_a_full_disk_is_one_line():
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "spectralpost", "degradations"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "spectralpost: cannot write: No space left on device\n"
 
 
 def test_the_module_is_the_program():

@@ -255,7 +255,7 @@ def test_interrupted(scripts, tmp_path, capsys, monkeypatch):
 
     monkeypatch.setattr(subprocess, "run", interrupted)
     code, printed, _ = run("--only fewer_steps robust more_freedom --out o", capsys)
-    assert code == 1 and printed.count("interrupted") == 2
+    assert code == 130 and printed.count("interrupted") == 2
     assert checked(tmp_path / "o").images == ["fewer_steps/fewer_steps.png"]
 
 

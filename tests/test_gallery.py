@@ -435,7 +435,8 @@ def test_nearest_says_what_is_lost(fake, tmp_path, capsys):
     near = said.split("Nearest: ")[1].split()[0]
     assert near in ("diffpir-gaussian_blur1-s0.05-2", "diffpir-gaussian_blur1-s0.05-4")
     assert "sigma_y = 0.1 is outside of the range" in said and "not 3." in said
-    assert f"design --limits network --sampler diffpir --start {near}` goes on" in said
+    there = "--degradation gaussian_blur --degradation-options std=1.2 --sigma-y 0.1 --steps 3"
+    assert f"design --limits network --sampler diffpir --start {near} {there}` goes on" in said
     assert load_schedule(out).sigma_y == 0.05
     result = command.compute(
         command.Gallery(
@@ -464,7 +465,7 @@ def test_within_its_range_is_what_is_like_its_own_problem(keep, learned, said, c
     """In all sizes, and within 5 % of its share of the constant's W2^2, which is a half."""
     scores = {"learned": Scores(learned, 0.1), "tuned": Scores(0.2, 0.2)}
     scores["published"] = Scores(None, None)
-    asked = command.Asked("a mask", {"sigma_y": 0.05, "keep": keep}, 2, scores)
+    asked = command.Asked("a mask", {"sigma_y": 0.05, "keep": keep}, 2, scores, "")
     command.present(command.Result("nearest", (made_up("inpaint", 0.05, 2),), asked, None))
     found = capsys.readouterr().out
     assert said in found
@@ -504,6 +505,8 @@ BAD = {
     "no folder": ("gallery show dps-denoise-s0.1-2 --out no/x.json", "no folder 'no'"),
     "file that exists": ("gallery show dps-denoise-s0.1-2 --out taken.json", "exists"),
     "a filter of one": ("gallery show dps-denoise-s0.1-2 --steps 10", "steps = 10: has no effect"),
+    "a folder": ("gallery show dps-denoise-s0.1-2 --out .", "out = '.': a .json file is needed"),
+    "the prior's name": ("gallery show dps-denoise-s0.1-2 --out prior.npz", "a .json file"),
     "another prior": ("gallery show dps-denoise-s0.1-2 --out other/x.json", "another prior"),
 }
 

@@ -48,6 +48,21 @@ def test_for_a_network_the_search_goes_on():
     assert kept.grid is grid and kept.result is kept.search
 
 
+@pytest.mark.parametrize("network", [False, True])
+def test_an_interrupted_search_for_levels_is_said(network):
+    """Though the search for weights that follows it ends by itself."""
+    told = []
+
+    def once(news):
+        told.append(news)
+        if len(told) == 1:
+            raise KeyboardInterrupt
+
+    grid, how = sp.noise_grid("vp_linear", 3), {"learn_levels": True, "network": network}
+    found = sp.learn_on_grid(DPS, PROBLEM, grid, search=QUICK, progress=once, **how)
+    assert found.search.interrupted and found.result.interrupted and len(told) > 1
+
+
 def test_levels_without_time_steps_stay_as_they_are_learned():
     grid = sp.noise_grid("rectified_flow", 3)
     found = sp.learn_on_grid(DPS, PROBLEM, grid, learn_levels=True, search=QUICK)

@@ -14,6 +14,7 @@ from cases import EPS, ROWS, random_guidance, total
 
 from spectralpost import restoration
 from spectralpost.borders import on_canvas, restore_crop
+from spectralpost.commands.restore import middle
 from spectralpost.degradations import from_kernel, gaussian_blur
 from spectralpost.denoisers.gaussian import GaussianAbove, GaussianDenoiser, WithCovariance
 from spectralpost.errors import InputError
@@ -330,6 +331,12 @@ def test_any_callable_is_a_denoiser(setup):
         sigma_y=SIGMA_Y,
     )
     np.testing.assert_allclose(got, wanted, rtol=0, atol=20 * EPS)
+
+
+def test_the_middle_of_an_image_that_a_network_takes():
+    image = jnp.arange(2 * 9 * 8).reshape(2, 9, 8)
+    np.testing.assert_array_equal(middle(image, 4), image[:, :8])
+    assert middle(image[:, :3, :7], 4).shape == (2, 3, 4)
 
 
 @dataclasses.dataclass

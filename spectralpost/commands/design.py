@@ -265,7 +265,13 @@ def schedule_to_begin_from(start: str, options: Design, sampler: Sampler) -> Sch
     if options.resume is not None:
         raise InputError(f"start = {start!r}: a search that is resumed has begun; leave one out")
     is_file = Path(start).exists() or start.endswith(".json")
-    schedule = load_schedule(Path(start)) if is_file else gallery_schedule(start)
+    try:
+        schedule = load_schedule(Path(start)) if is_file else gallery_schedule(start)
+    except InputError as error:
+        if is_file:
+            raise
+        why = str(error).partition(": ")[2]  # behind the name
+        raise InputError(f"start = {start!r}: no such file, and {why}") from None
     if schedule.sampler_name != sampler.name:
         raise InputError(f"start = {start!r}: is of {schedule.sampler_name}, not {sampler.name}")
     return schedule

@@ -3,6 +3,7 @@
 import keyword
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -31,7 +32,8 @@ def compute(options: Options, say: Say = quiet) -> Result:
     problem = None
     if needs_problem(schedule, target):
         prior = stored_prior(options.schedule, options.prior, schedule)
-        degradation, channels = schedule.degradation(prior.shape), schedule.channels
+        schedule = replace(schedule, shape=prior.shape)  # whose norms are taken
+        degradation, channels = schedule.degradation(), schedule.channels
         problem = learning_problem(prior, degradation, schedule.sigma_y, channels=channels)
     elif options.prior is not None:
         raise InputError(f"prior = {shown(options.prior)}: has no effect on target {target!r}")

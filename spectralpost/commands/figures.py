@@ -64,6 +64,7 @@ class Result(NamedTuple):
     figures: tuple[Shown, ...]
     quick: bool
     failed: int
+    interrupted: bool = False
 
 
 def compute(options: Figures, say: Say = quiet) -> Result:
@@ -98,6 +99,8 @@ def present(result: Result) -> None:
         seconds = "" if one.seconds is None else f"{one.seconds:8.0f} s"
         console.print(f"{one.name:<22}{seconds:>10}  {one.missing}".rstrip(), soft_wrap=True)
     console.print(f"results in {result.folder}: index.html", soft_wrap=True)
+    if result.interrupted:
+        raise SystemExit(130)
     if result.failed:
         raise SystemExit(1)
 
@@ -183,7 +186,7 @@ def _all(
             missing = "interrupted" if stopped else missing
             failed += bool(missing)
         figures.append(_shown(name, folder, arguments, made.get(name), missing))
-    return Result(folder, tuple(figures), options.quick, failed)
+    return Result(folder, tuple(figures), options.quick, failed, stopped)
 
 
 def _arguments(name: str, options: Figures) -> tuple[list[str], str]:

@@ -17,12 +17,12 @@ from ..gallery import (
     gallery_prior,
     gallery_schedule,
     problem_on,
+    published_of,
     scores_of,
     tuned_of,
 )
 from ..gallery.entries import SIZES, TASKS, entry_of
 from ..gallery.judged import WITHIN
-from ..learning import heuristic
 from ..noise import vp_linear
 from ..options import Gallery
 from ..prior_file import load_prior, save_prior
@@ -42,6 +42,7 @@ class Asked(NamedTuple):
     values: dict[str, float]  # sigma_y, and the SIZES of the degradation
     steps: int
     scores: dict[str, Scores]  # by key of LABELS; "learned" is the schedule of the gallery
+    flags: str  # that ask `design` for it
 
 
 class Result(NamedTuple):
@@ -74,12 +75,14 @@ def save(result: Result) -> None:
     if result.out is None:
         return
     (entry,) = result.entries
+    if result.out.suffix != ".json":
+        raise InputError(f"out = {shown(result.out)}: a .json file is needed")
     prior, beside = gallery_prior(entry.size), result.out.with_name("prior.npz")
     if beside.exists() and load_prior(beside).hash != prior.hash:
         raise InputError(f"out = {shown(result.out)}: prior.npz beside it is another prior")
-    save_schedule(result.out, gallery_schedule(entry))
-    if not beside.exists():
+    if not beside.exists() and not result.out.exists():  # first: a schedule needs it
         save_prior(beside, prior)
+    save_schedule(result.out, gallery_schedule(entry))
 
 
 def present(result: Result) -> None:
@@ -159,16 +162,21 @@ def _nearest(options: Gallery, say: Say) -> Result:
     degradation, sampler = make_degradation(name, schedule.shape, **given), schedule.sampler()
     problem, levels = problem_on(degradation, sigma_y), vp_linear(steps)
     constant = tuned_of(sampler, problem, levels)
+    published = published_of(entry.sampler, entry.task, problem, levels)
     scores = {
         "learned": scores_of(sampler, problem, schedule.levels, schedule.guidance),
         "tuned": scores_of(sampler, problem, levels, constant),
-        "published": scores_of(sampler, problem, levels, heuristic(sampler, problem, levels)),
+        "published": scores_of(sampler, problem, levels, published),
     }
     values = {"sigma_y": sigma_y}
     values |= {name: value for name, value in degradation.options.items() if name in SIZES}
     words = "".join(f", {key} {value}" for key, value in degradation.options.items())
     title = f"{name}{words}, sigma_y {sigma_y:g}, {steps} steps"
-    return Result("nearest", (entry,), Asked(title, values, steps, scores), options.out)
+    flags = f"--degradation {name}"
+    if given:
+        flags += " --degradation-options " + " ".join(f"{key}={one}" for key, one in given.items())
+    flags += f" --sigma-y {sigma_y:g} --steps {steps}"
+    return Result("nearest", (entry,), Asked(title, values, steps, scores, flags), options.out)
 
 
 # -------------------------------------------------------------------------------------- presenting
@@ -248,7 +256,7 @@ def _compare(entry: Entry, asked: Asked) -> None:
         differs = [
             f"That is more than {100 * (WITHIN - 1):.0f} % worse: another direction, or mask."
         ]
-    what = f"--limits network --sampler {entry.sampler} --start {entry.name}"
+    what = f"--limits network --sampler {entry.sampler} --start {entry.name} {asked.flags}"
     goes_on = f"`spectralpost design {what}` goes on from it for your problem."
     lines = [f"W2^2 of the tuned constant's: {there} here, {own} on its own problem."]
     lines += [*differs, goes_on] if differs else ["That is within its range."]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from .. import figures, images, metrics
 from ..borders import on_canvas, restore_crop, takes_crops
@@ -69,6 +70,13 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     if min(image.shape[1:]) < 2:
         size = times(image.shape[1:])
         raise InputError(f"image {str(options.image)!r}: {size} pixels; 2x2 at least are needed")
+    if options.simulate and options.denoiser.partition(":")[0] == "unet":
+        image, whole = middle(image, 4), image  # of what the network takes
+        if image.shape != whole.shape:
+            sizes = (times(one.shape[1:]) for one in (whole, image))
+            notes.append(
+                "image: of {} pixels the middle {}, which the network takes".format(*sizes)
+            )
     if prior.axes is not None:
         if not summed:  # a grey image is one whose planes are equal
             image = jnp.broadcast_to(image, (len(prior.axes), *image.shape[1:]))
@@ -195,3 +203,12 @@ def write(result: Result, folder: Path) -> None:
 def present(result: Result) -> None:
     for i, psnr in enumerate(result.psnr, start=1):
         console.print(f"sample {i}: PSNR {psnr:.2f} dB")
+
+
+def middle(image: Array, divisor: int) -> Array:
+    """The largest part [C, H, W], centred, whose sides are divisible."""
+    cuts = []
+    for side in image.shape[1:]:
+        rest = side % divisor if side >= divisor else 0
+        cuts.append(slice(rest // 2, side - rest + rest // 2))
+    return image[:, *cuts]

@@ -91,7 +91,9 @@ def learn_on_grid(
     found = learned_on(levels, search=search, resume=resume, freedom=Freedom(levels=True))
     grid = rounded(grid, found.levels)
     if not network:
-        return Learned(grid, learned_on(grid.levels, search=search), found)
+        result = learned_on(grid.levels, search=search)
+        interrupted = found.interrupted or result.interrupted
+        return Learned(grid, result._replace(interrupted=interrupted), found)
     # What was found, of smooth weights, is nearly right: no need to explore again.
     best = {name: kept[:1] for name, kept in found.kept.items()}
     result = learned_on(
@@ -100,5 +102,9 @@ def learn_on_grid(
         resume=best,
         freedom=Freedom(levels=True, held=True),
     )
-    history = np.append(found.history, result.history)
-    return Learned(grid, result._replace(explored=found.explored, history=history), found)
+    result = result._replace(
+        explored=found.explored,
+        history=np.append(found.history, result.history),
+        interrupted=found.interrupted or result.interrupted,
+    )
+    return Learned(grid, result, found)
