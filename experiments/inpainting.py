@@ -43,6 +43,7 @@ import spectralpost as sp
 from spectralpost.degradations.circular import hartley
 from spectralpost.degradations.downsample import aliased
 from spectralpost.figures import Format, Panel, restored_figure, save_with_caption
+from spectralpost.gallery import TASKS
 from spectralpost.images import built_in_photographs, tiles
 from spectralpost.inpainting import TILE
 from spectralpost.metrics import image_mse, mode_error
@@ -83,8 +84,7 @@ MASKS: dict[str, dict | Callable[[tuple[int, int]], np.ndarray]] = {
     "strokes": strokes,
     "text": text,
 }
-# Options of samplers whose published default for inpainting is another.
-PROGRAMS = {"diffpir": {"task": "inpainting"}, "dps": {"scale": 0.5}}
+PROGRAMS = TASKS["inpaint"].programs  # samplers whose published default is another there
 CAPTION = (
     "One sample each of the first of the photographs that the prior has not seen, for each mask: "
     "the published default, the constant tuned on a small model of the mask, and the "

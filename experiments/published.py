@@ -40,13 +40,15 @@ or a random half of the pixels.
 """
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import tyro
 
 import spectralpost as sp
@@ -54,6 +56,9 @@ from spectralpost.learning import prepare
 from spectralpost.samplers.base import Guidance
 
 SIGMA_Y = 0.05
+SIDE = 64
+# Of a blur that keeps the mean, and the prior variance of the mean.
+ROW_SUM = 1.0, float(np.max(sp.power_law((SIDE, SIDE)).spectrum))
 BINS = 400  # of blocks, on which constants are tuned
 TASKS = {
     "blur": lambda shape: sp.gaussian_blur(shape, 2.0),
@@ -69,7 +74,7 @@ class Case(NamedTuple):
     sampler: str
     task: str
     source: str  # which file says so
-    options: dict[str, Any] = {}  # of the sampler  # noqa: RUF012
+    options: Mapping[str, Any] = MappingProxyType({})  # of the sampler
     change: Callable[[Guidance], Guidance] = lambda guidance: guidance  # of its default
 
 
@@ -110,7 +115,7 @@ CASES = (
     Case("mpgd", "blur", "super-resolution, by steps"),
     Case("mpgd", "blur", "command line, scale 10", {"scale": 10.0}),
     Case("tmpd", "blur", "in full"),
-    Case("tmpd", "blur", "code for images, row sums", {"row_sum": ()}),
+    Case("tmpd", "blur", "code for images, row sums", {"row_sum": ROW_SUM}),
     Case("ilvr", "blur", "command line, range_t 0"),
     Case("ilvr", "blur", "README, range_t 20 of 100", change=all_but_last(0.2)),
     Case("reddiff", "blur", "configuration, lr 0.1"),
@@ -143,15 +148,13 @@ def main(options: Options) -> None:
     sp.keep_compiled_programs()
     print(f"{'':<50}" + "".join(f"{f'{steps} steps':>22}" for steps in options.steps))
     print(f"{'':<50}" + f"{'published':>13}{'tuned':>9}" * len(options.steps))
-    before = None
     for case in CASES:
         if case.sampler not in options.samplers:
             continue
-        first = (case.sampler, case.task) != before
-        before = case.sampler, case.task
+        first = next(one for one in CASES if one[:2] == case[:2]) is case
         print(f"{case.sampler:<9}{case.task:<11}{case.source:<30}", end="")
         for steps in options.steps:
-            w2, tuned = scores(case, 64, steps, tune=first)
+            w2, tuned = scores(case, SIDE, steps, tune=first)
             print(f"{w2:>13.5f}{'' if tuned is None else f'{tuned:.5f}':>9}", end="", flush=True)
         print()
 
@@ -165,18 +168,15 @@ def problem_of(task: str, side: int) -> sp.Problem:
 
 def scores(case: Case, side: int, steps: int, tune: bool) -> tuple[float, float | None]:
     """W2^2 per pixel of what is published, and of the tuned constant."""
-    problem, levels, given = problem_of(case.task, side), sp.vp_linear(steps), dict(case.options)
-    if "row_sum" in given:  # of this blur, which keeps the mean, and of this prior
-        spectrum = sp.power_law((side, side)).spectrum
-        given["row_sum"] = (1.0, float(jnp.max(spectrum)))
-    sampler = sp.SAMPLERS[case.sampler](**given)
+    problem, levels = problem_of(case.task, side), sp.vp_linear(steps)
+    sampler = sp.SAMPLERS[case.sampler](**case.options)
     default = sampler.heuristic(problem, levels)
     w2 = float(sp.evaluate(sampler, problem, levels, case.change(default)))
     if not tune:
         return w2, None
     small = problem if problem.basis is None else sp.bin_modes(problem, BINS)[0]
-    constant = prepare(sampler, [small], levels).constant
-    return w2, float(sp.evaluate(sampler, problem, levels, constant))
+    tuned = prepare(sampler, [small], levels).constant
+    return w2, float(sp.evaluate(sampler, problem, levels, tuned))
 
 
 def check() -> None:

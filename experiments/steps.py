@@ -69,6 +69,7 @@ from spectralpost.figures import (
     save_with_caption,
 )
 from spectralpost.files import kept_json
+from spectralpost.gallery import TASKS
 from spectralpost.images import all_planes, built_in_photographs, tiles
 from spectralpost.learning import prepare
 
@@ -86,8 +87,7 @@ LABELS = {LEVELS: "learned, with levels", EXACT: "exact score"}
 
 # Steps up to which schedules are learned where that is costly: 24 blocks of 16 modes.
 LEARN_UP_TO = {"CIFAR-like, inpainting": 20}
-# Options of samplers whose published default for inpainting is another.
-PROGRAMS = {"diffpir": {"task": "inpainting"}, "dps": {"scale": 0.5}}
+PROGRAMS = TASKS["inpaint"].programs  # samplers whose published default is another there
 
 # W2^2 of --quick: dps, 1-D Matern, 5 steps. To 1 %: a search may end as near to its optimum.
 QUICK = {

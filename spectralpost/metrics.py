@@ -6,13 +6,11 @@ of the output minus the posterior mean, a function of y; `cov` the output's cova
 """
 
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
-from jax.custom_derivatives import SymbolicZero
 from jax.typing import ArrayLike
 
 from .affine import Transfer
@@ -27,9 +25,9 @@ from .algebra import (
     log_det,
     multiply,
     root,
-    safe_divide,
     safe_sqrt,
 )
+from .bures import bures, bures_residuals
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange, check_pixel_range
 from .problem import (
@@ -84,7 +82,8 @@ def wasserstein2(problem: Problem, transfer: Transfer, y: ArrayLike | None = Non
         if y.shape != problem.spectrum.shape:
             raise InputError(f"y of shape {y.shape}: {problem.spectrum.shape} is needed, as modes")
         bias2 = (apply_gain(transfer.data_gain - ideal.gain, y) + transfer.offset) ** 2
-    return per_pixel(problem, bias2) + _bures(problem, output_cov(transfer), ideal.cov)
+    distance = bures(output_cov(transfer), ideal.cov)
+    return per_pixel(problem, bias2) + per_pixel(problem, distance)
 
 
 def wasserstein2_residuals(problem: Problem, transfer: Transfer) -> Array:
@@ -96,7 +95,7 @@ def wasserstein2_residuals(problem: Problem, transfer: Transfer) -> Array:
     ideal = ideal_posterior(problem)
     parts = [
         multiply(transfer.data_gain - ideal.gain, root(measurement_cov(problem))),
-        _bures_residuals(output_cov(transfer), ideal.cov),
+        bures_residuals(output_cov(transfer), ideal.cov),
         transfer.offset,
     ]
     return _shared_out(problem, parts)
@@ -190,7 +189,8 @@ def perception(problem: Problem, transfer: Transfer) -> Array:
     """
     gain, cov_y = transfer.data_gain, measurement_cov(problem)
     cov = output_cov(transfer) + congruence(gain, cov_y)
-    return per_pixel(problem, transfer.offset**2) + _bures(problem, cov, prior_cov(problem))
+    distance = bures(cov, prior_cov(problem))
+    return per_pixel(problem, transfer.offset**2) + per_pixel(problem, distance)
 
 
 def mse_residuals(problem: Problem, transfer: Transfer) -> Array:
@@ -208,7 +208,7 @@ def mse_residuals(problem: Problem, transfer: Transfer) -> Array:
 def perception_residuals(problem: Problem, transfer: Transfer) -> Array:
     """`perception` is the sum of the squares of these, [2 F] | [B (k^2 + k + 1)]."""
     cov = output_cov(transfer) + congruence(transfer.data_gain, measurement_cov(problem))
-    return _shared_out(problem, [_bures_residuals(cov, prior_cov(problem)), transfer.offset])
+    return _shared_out(problem, [bures_residuals(cov, prior_cov(problem)), transfer.offset])
 
 
 class Tradeoff(NamedTuple):
@@ -259,54 +259,6 @@ def _shared_out(problem: Problem, parts: list[Array]) -> Array:
     return jnp.concatenate([part.ravel() for part in scaled])
 
 
-def _bures_residuals(cov: Array, target: Array) -> Array:
-    """What has the squared Bures distance for the sum of its squares, [F] | [B, k (k + 1) / 2 + 1].
-
-    The optimal transport from T T to cov moves T to T^-1 M, M = (T cov T)^1/2, T = target^1/2. By
-    eigenvectors of T, where M is symmetric, entries (i, j) and (j, i) of T^-1 M are one residual,
-
-        T_i^-1 M_ii - T_i,      sqrt(T_i^-2 + T_j^-2) M_ij,  i < j.
-
-    Where the target has no variance all of cov's counts. Of independent modes, the gap of the
-    standard deviations. In blocks not to be differentiated by the target, whose eigenvectors may be
-    any: `_bures` is.
-    """
-    if cov.ndim == 1:
-        return safe_sqrt(cov) - safe_sqrt(target)
-    return _residuals_of(_transport(cov, target))
-
-
-class _Transport(NamedTuple):
-    """Of a block, by the eigenvectors of the target."""
-
-    vectors: Array
-    std: Array  # T, [B, k]
-    inverse: Array  # T^-1, 0 where T is
-    moved: Array  # M = (T cov T)^1/2
-    known: Array  # variances of cov where T is 0
-
-
-def _transport(cov: Array, target: Array) -> _Transport:
-    values, vectors = eigh(target)
-    tiny = cov.shape[-1] * jnp.finfo(cov.dtype).eps * jnp.max(values, axis=-1, keepdims=True)
-    std = jnp.where(values > tiny, safe_sqrt(values), 0)
-    by_vectors = congruence(vectors.mT, cov)
-    moved = root(std[..., :, None] * by_vectors * std[..., None, :])
-    known = jnp.where(std > 0, 0, diagonal(by_vectors))
-    return _Transport(vectors, std, safe_divide(jnp.ones_like(std), std), moved, known)
-
-
-def _residuals_of(transport: _Transport) -> Array:
-    _, std, inverse, moved, known = transport
-    i, j = np.triu_indices(std.shape[-1], 1)
-    parts = [
-        inverse * diagonal(moved) - std,
-        safe_sqrt(inverse[..., i] ** 2 + inverse[..., j] ** 2) * moved[..., i, j],
-        safe_sqrt(jnp.sum(known, axis=-1, keepdims=True)),
-    ]
-    return jnp.concatenate(parts, axis=-1)
-
-
 def _bias_cov(problem: Problem, transfer: Transfer, ideal_gain: Array) -> Array:
     """Covariance over y of (data_gain - ideal_gain) y."""
     return congruence(transfer.data_gain - ideal_gain, measurement_cov(problem))
@@ -321,37 +273,3 @@ def _deterministic(cov: Array, tiny: ArrayLike) -> Array:
     size = jnp.where(std > 0, std, 1)
     correlation = jax.lax.stop_gradient(cov) / (size[..., :, None] * size[..., None, :])
     return jnp.min(eigh(correlation)[0], axis=-1) <= tiny
-
-
-def _bures(problem: Problem, cov: Array, target: Array) -> Array:
-    """Squared Bures distance per pixel: tr(cov + target - 2 (target^1/2 cov target^1/2)^1/2).
-
-    In blocks its derivative by the target is tr((1 - S) d target), S = T^-1 M T^-1 the transport
-    from it to cov. Derivatives of that are right by cov, not by the target again.
-    """
-    if cov.ndim == 1:
-        return per_pixel(problem, _bures_residuals(cov, target) ** 2)
-    transport = _transport(cov, jax.lax.stop_gradient(target))
-    inverse = transport.inverse
-    S = inverse[..., :, None] * transport.moved * inverse[..., None, :]
-    parts = _residuals_of(transport) ** 2
-    return per_pixel(problem, parts) + per_pixel(problem, _zero(transport.vectors, S, target))
-
-
-@jax.custom_jvp
-def _zero(vectors: Array, S: Array, target: Array) -> Array:
-    """0 [B, k], whose derivative is that of the Bures distance by the target."""
-    del vectors, S
-    return jnp.zeros(target.shape[:-1], target.dtype)
-
-
-@partial(_zero.defjvp, symbolic_zeros=True)
-def _slope_by_target(
-    primals: tuple[Array, Array, Array], tangents: tuple[Any, Any, Any]
-) -> tuple[Array, Array]:
-    vectors, S, target = primals
-    zero = _zero(vectors, S, target)
-    if isinstance(tangents[2], SymbolicZero):  # what is learned changes no posterior
-        return zero, jnp.zeros_like(zero)
-    change = congruence(vectors.mT, tangents[2])
-    return zero, diagonal(change) - jnp.sum(S * change, axis=-1)

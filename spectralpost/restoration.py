@@ -131,7 +131,7 @@ def restore(
     if num_samples is not None:
         num_samples = check_whole("samples", num_samples)
     images = y if lead == most else y[None]
-    keys = jax.random.split(as_typed(key), (num_samples or 1, len(images)))
+    keys = jax.random.split(_typed(key), (num_samples or 1, len(images)))
     function, arrays = as_argument(denoiser)
     run = partial(_restore, sampler, degradation, function, tolerance=CG_TOLERANCE)
     if batch_size is None:
@@ -210,7 +210,7 @@ def simulate(
     return Moments(jnp.asarray(mean), jnp.asarray(squares) / (count - 1), count)
 
 
-def as_typed(key: Array) -> Array:
+def _typed(key: Array) -> Array:
     """Keys as `jax.random.key` makes them, of those of `jax.random.PRNGKey` as well."""
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
     return key if typed else jax.random.wrap_key_data(key)

@@ -50,6 +50,7 @@ READING_ORDER = (
     "transfer",
     "denoiser_use",
     "literal_form",
+    "bures",
     "metrics",
     "objectives",
     "learning",
