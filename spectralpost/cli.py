@@ -8,9 +8,11 @@ import contextlib
 import errno
 import io
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import MISSING, fields
+from difflib import get_close_matches
 from typing import Annotated, Any
 
 from .config_file import from_yaml
@@ -98,37 +100,45 @@ def parse(arguments: Sequence[str]) -> Any:
     import tyro
 
     config, arguments = _config_of(arguments)
-    defaults = {}
-    if config is not None:
-        name = arguments[0] if arguments else ""
-        if name not in COMMANDS:
-            raise InputError(f"--config: name a command first, one of {', '.join(COMMANDS)}")
+    name = arguments[0] if arguments else ""
+    kind: Any = None
+    given: dict[str, Any]
+    if name in COMMANDS:
         kind, _ = COMMANDS[name]
-        required = [field.name for field in fields(kind) if field.default is MISSING]
-        values = dict.fromkeys(required, tyro.MISSING) | from_yaml(config, kind)
-        defaults[name] = {"default": kind(**values)}
-    union: Any = None
-    for name, (kind, _) in COMMANDS.items():
-        text = kind.__doc__ or ""
-        if arguments[:1] == [name]:
-            text += " --config FILE.yaml gives values of these options; flags win."
-        command = tyro.conf.subcommand(name, description=text, **defaults.get(name, {}))
-        subcommand = Annotated[kind, command]
-        union = subcommand if union is None else union | subcommand
+        about = "--config FILE.yaml gives values of these options; flags win."
+        text = "\n\n".join([*_paragraphs(kind), about])
+        given = {"prog": f"spectralpost {name}", "args": arguments[1:], "description": text}
+        if config is not None:
+            required = [field.name for field in fields(kind) if field.default is MISSING]
+            values = dict.fromkeys(required, tyro.MISSING) | from_yaml(config, kind)
+            given["default"] = kind(**values)
+    elif config is not None:
+        raise InputError(f"--config: name a command first, one of {', '.join(COMMANDS)}")
+    elif name and not name.startswith("-"):
+        near = get_close_matches(name, COMMANDS, 1)
+        meant = f"perhaps you meant {near[0]}; " if near else ""
+        raise InputError(f"command = {name!r}: {meant}allowed are {', '.join(COMMANDS)}")
+    else:
+        for name, (one, _) in COMMANDS.items():
+            command = tyro.conf.subcommand(name, description=_paragraphs(one)[0])
+            subcommand = Annotated[one, command]
+            kind = subcommand if kind is None else kind | subcommand
+        text = "Guidance schedules for diffusion posterior samplers. Every command also takes "
+        text += "--config FILE.yaml with values of its options."
+        given = {"prog": "spectralpost", "args": arguments, "description": text}
     printed = io.StringIO()
     try:
         with contextlib.redirect_stderr(printed):
-            return tyro.cli(
-                union,
-                prog="spectralpost",
-                description="Guidance schedules for diffusion posterior samplers. Every command "
-                "also takes --config FILE.yaml with values of its options.",
-                args=arguments,
-            )
+            return tyro.cli(kind, **given)
     except SystemExit as end:
         if end.code in (0, None):
             raise
         raise InputError(_one_line(printed.getvalue())) from None
+
+
+def _paragraphs(kind: type) -> list[str]:
+    """What a command does: in a sentence, and further lines."""
+    return [" ".join(one.split()) for one in (kind.__doc__ or "").split("\n\n")]
 
 
 def _config_of(arguments: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -158,5 +168,8 @@ def _one_line(text: str) -> str:
         else:
             sections[-1] += content.split()
     words = sections[1] if len(sections) > 1 else sections[0]
-    message = " ".join(words) or "bad command line"
-    return f"{message.rstrip('.')} (see --help)"
+    message = (" ".join(words) or "bad command line").rstrip(".")
+    advice = " ".join(word for section in sections[2:3] for word in section)
+    if found := re.match(r"Perhaps you meant: (--[a-z-]+)", advice):
+        message += f": perhaps you meant {found[1]}"
+    return f"{message} (see --help)"

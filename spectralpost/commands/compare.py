@@ -26,10 +26,10 @@ from ..samplers.exact import KINDS, Kind, exact
 from .console import (
     Say,
     console,
-    has_room,
+    ended_early,
     metrics_of,
     modes_in_words,
-    print_wide,
+    print_whole,
     quiet,
     transfer_of,
     watched,
@@ -37,12 +37,13 @@ from .console import (
 from .inputs import Inputs, grid_of, inputs_of, search_of, title_of
 
 SCHEDULES = ("heuristic", "tuned_constant", "learned")
+# Columns of the table that a narrow terminal does without: PSNR and perception, learned last.
+SPARE = (8, 9, 5, 6, 10, 7, 1)
 REFERENCES = {
     "score": "exact score, DDIM(0)",
     "flow": "exact score, Heun",
     "kernel": "exact kernel",
 }
-WIDE = 132  # columns that the whole table needs
 CHECK_IMAGES = 4
 CLOSURE_HOLDS = 0.1  # relative error of a predicted mean squared error
 
@@ -56,6 +57,7 @@ class Row(NamedTuple):
     metrics: dict[str, dict[str, float]]  # schedule -> W2^2, PSNR, perception
     seconds: float  # that learning took, compilation included
     closure: float | None  # measured / predicted error of the literal published default
+    interrupted: bool  # by the user: learned is the best so far
 
 
 class Result(NamedTuple):
@@ -134,7 +136,7 @@ def write(result: Result, folder: Path) -> None:
 
 def present(result: Result) -> None:
     for steps, title in result.titles.items():
-        print_wide(_table(result.samplers[steps], result.references[steps], title), WIDE)
+        print_whole(_table(result.samplers[steps], result.references[steps], title), SPARE)
     _print_notes(result)
 
 
@@ -160,7 +162,7 @@ def _learned_row(
         for key in SCHEDULES
     }
     calls = steps * denoiser_calls(sampler, problem)
-    return Row(sampler.name, steps, calls, found, seconds, None)
+    return Row(sampler.name, steps, calls, found, seconds, None, learned.interrupted)
 
 
 def _reference_row(kind: Kind, inputs: Inputs, levels: NoiseLevel) -> Row:
@@ -169,7 +171,7 @@ def _reference_row(kind: Kind, inputs: Inputs, levels: NoiseLevel) -> Row:
     guidance = sampler.heuristic(problem, levels)
     found = metrics_of(problem, transfer_of(kind, problem, levels, guidance), inputs.prior)
     calls = steps * denoiser_calls(sampler, problem)
-    return Row(REFERENCES[kind], steps, calls, {"exact": found}, 0.0, None)
+    return Row(REFERENCES[kind], steps, calls, {"exact": found}, 0.0, None, False)
 
 
 def _closure(sampler: Sampler, inputs: Inputs, levels: NoiseLevel, options: Compare) -> float:
@@ -196,8 +198,6 @@ def _closure(sampler: Sampler, inputs: Inputs, levels: NoiseLevel, options: Comp
 
 def _table(found: list[Row], references: list[Row], title: str) -> Table:
     columns = [(key, metric) for metric in ("W2^2", "PSNR", "perception") for key in SCHEDULES]
-    if not has_room(WIDE):
-        columns = [column for column in columns if column[1] == "W2^2" or column[0] == "learned"]
     heads = {"heuristic": "published", "tuned_constant": "tuned", "learned": "learned"}
     names = {"W2^2": "W2^2", "PSNR": "PSNR", "perception": "perc."}
     table = Table(
@@ -236,6 +236,7 @@ def _number(value: float, metric: str) -> str:
 
 def _print_notes(result: Result) -> None:
     inputs, rows = result.inputs, [row for rows in result.samplers.values() for row in rows]
+    ended_early(f"{row.name} ({row.steps} steps)" for row in rows if row.interrupted)
     checked = [row for row in rows if row.closure is not None]
     if checked:
         ratios = ", ".join(f"{row.name} {row.closure:.2f} ({row.steps} steps)" for row in checked)

@@ -1,7 +1,7 @@
 """What the commands share: a line of progress, and what they print."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 
@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from rich.console import Console
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from .. import figures, images, metrics
 from ..affine import Transfer
@@ -38,15 +39,37 @@ def batch_for(shape: tuple[int, ...]) -> int:
     return max(1, PIXELS_AT_ONCE // math.prod(shape))
 
 
-def has_room(width: int) -> bool:
-    """Whether that many columns can be printed; a file has room for all."""
-    return not console.is_terminal or console.width >= width
+def print_whole(table: Table, spare: Sequence[int] = ()) -> None:
+    """Print a table of which nothing is cut.
+
+    Where a terminal is too narrow for it, with words folded, the columns of these indices are left
+    out, one after the other until the rest fits. A file has room for all.
+    """
+    columns, left_out = list(table.columns), 0
+    while console.is_terminal and left_out < len(spare) and _need(table) > console.width:
+        left_out += 1
+        gone = [columns[i] for i in spare[:left_out]]
+        table.columns = [one for one in columns if all(one is not other for other in gone)]
+    if left_out:
+        more = f"a wider terminal, or a file, shows {left_out} columns more"
+        table.caption = f"{table.caption}; {more}" if table.caption else more
+    width = max(_need(table), console.width)
+    Console(markup=False, highlight=False, width=width).print(table)
 
 
-def print_wide(table: Table, width: int) -> None:
-    """Print a table, which may be that wide where there is room."""
-    wide = max(width, console.width) if has_room(width) else console.width
-    Console(markup=False, highlight=False, width=wide).print(table)
+def _need(table: Table) -> int:
+    """Columns of the terminal, where words of columns without `no_wrap` are folded; in a file they
+    are not. rich's own measure of a table folds all."""
+    roomy = Console(markup=False, width=10_000)
+
+    def width(column: Column) -> int:
+        folded = console.is_terminal and not column.no_wrap
+        cells = (
+            Measurement.get(roomy, roomy.options, one) for one in (column.header, *column.cells)
+        )
+        return max(one.minimum if folded else one.maximum for one in cells)
+
+    return 1 + sum(3 + width(column) for column in table.columns)
 
 
 @contextmanager
@@ -78,6 +101,12 @@ def watched(say: Say, title: str = "learning") -> Callable[[SearchProgress], Non
         )
 
     return progress
+
+
+def ended_early(names: Iterable[str]) -> None:
+    """Say which searches the user has ended, so that nobody takes their numbers for optima."""
+    if words := ", ".join(names):
+        console.print(f"Interrupted, so the best so far: {words}.", soft_wrap=True)
 
 
 def modes_in_words(inputs: Inputs) -> str:

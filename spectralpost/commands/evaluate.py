@@ -11,7 +11,16 @@ from ..inpainting import learning_problem
 from ..learning import Prices, default_free, for_network, heuristic, learn
 from ..options import Evaluate
 from ..schedule_file import load_schedule
-from .console import Say, console, metric_table, metrics_of, quiet, transfer_of, watched
+from .console import (
+    Say,
+    console,
+    ended_early,
+    metric_table,
+    metrics_of,
+    quiet,
+    transfer_of,
+    watched,
+)
 from .inputs import check_unused, degradation_choice, merged, search_of, stored_prior
 
 
@@ -20,9 +29,11 @@ class Result(NamedTuple):
 
     title: str
     rows: dict[str, dict[str, float]]  # metrics
+    interrupted: bool  # by the user: what is learned is the best so far
     notes: tuple[str, ...]  # what there is to say of the files
 
 
+LEARNED = "learned for this problem"
 LEARNED_WITH = ("starts", "bins", "seed", "limits")
 
 
@@ -52,6 +63,7 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
     if "eta" in published and "eta" not in free and guidance["eta"].ndim == 1:
         published["eta"] = guidance["eta"]
     schedules = {"published default": published, "this schedule": guidance}
+    interrupted = False
     if options.relearn:
         if limits == "network":
             why = "as is the schedule; --limits bare for the model's optimum"
@@ -68,7 +80,7 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
             progress=watched(say),
         )
         schedules["tuned constant"] = learned.baseline_guidance["tuned_constant"]
-        schedules["learned for this problem"] = learned.guidance
+        schedules[LEARNED], interrupted = learned.guidance, learned.interrupted
     transfers = {
         name: transfer_of(sampler, problem, levels, weights) for name, weights in schedules.items()
     }
@@ -77,6 +89,7 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
     return Result(
         title=f"{options.schedule.name} on {degradation.name}, sigma_y = {sigma_y:g}",
         rows={name: metrics_of(problem, transfer, prior) for name, transfer in transfers.items()},
+        interrupted=interrupted,
         notes=tuple(sorted(notes)),
     )
 
@@ -87,3 +100,4 @@ def write(result: Result, folder: Path) -> None:
 
 def present(result: Result) -> None:
     console.print(metric_table(result.rows, result.title))
+    ended_early([LEARNED] if result.interrupted else [])

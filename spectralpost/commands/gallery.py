@@ -27,11 +27,11 @@ from ..noise import vp_linear
 from ..options import Gallery
 from ..prior_file import load_prior, save_prior
 from ..schedule_file import save_schedule
-from .console import Say, console, print_wide, quiet
+from .console import Say, console, print_whole, quiet
 from .inputs import check_unused, degradation_choice
 
 USUAL = "gaussian_blur"  # as elsewhere, where a flag such as --blur-std comes alone
-WIDTH = 150  # of the list
+SPARE = (8, 7, 4, 3, 5, 6)  # columns of the list that a narrow terminal does without
 LABELS = {"learned": "learned", "tuned": "tuned constant", "published": "published default"}
 
 
@@ -87,7 +87,7 @@ def save(result: Result) -> None:
 
 def present(result: Result) -> None:
     if result.action == "list":
-        print_wide(_table(result.entries), WIDTH)
+        print_whole(_table(result.entries), SPARE)
     elif result.asked is None:
         _show(result.entries[0])
     else:
@@ -188,11 +188,19 @@ def _table(entries: tuple[Entry, ...]) -> Table:
         caption="predicted, of the tuned constant's W2^2 and energy score; measured: of its energy "
         "score on the shipped network; holds: see docs/gallery",
     )
-    table.add_column("name", no_wrap=True, min_width=max(len(entry.name) for entry in entries))
-    for column in ("W2^2", "of tuned", "of published", "energy score", "of tuned", "measured"):
-        table.add_column(column, justify="right")
-    for column in ("sigma_y", "size"):
-        table.add_column(f"holds, {column}")
+    table.add_column("name", no_wrap=True)
+    heads = (
+        "W2^2",
+        "W2^2 of\ntuned",
+        "W2^2 of\npublished",
+        "energy",
+        "energy\nof tuned",
+        "measured",
+    )
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    for name in ("sigma_y", "size"):
+        table.add_column(f"holds,\n{name}", no_wrap=True)
     for entry in entries:
         w2, energy = entry.w2, entry.energy
         ranges = [entry.holds.get(name or "") for name in ("sigma_y", TASKS[entry.task].size)]

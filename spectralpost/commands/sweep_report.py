@@ -40,9 +40,8 @@ from ..sweeps.views import (
     view_of,
     weights_of,
 )
-from .console import Say, console, print_wide, quiet
+from .console import Say, console, print_whole, quiet
 
-WIDE = 132  # columns that whole tables need
 MOST_REASONS = 10
 
 
@@ -174,9 +173,11 @@ def present(result: Result) -> None:
         rest = sum(number for _, number in reasons[MOST_REASONS:])
         console.print(f"  {rest} failed for {len(reasons) - MOST_REASONS} other reasons")
     if result.best:
-        print_wide(_best_table(result), WIDE + 12 * len(result.axes))
+        table = _best_table(result)
+        schedules = range(len(result.axes), len(table.columns) - 1)
+        print_whole(table, schedules)
     if result.marginals:
-        print_wide(_marginal_table(result), WIDE)
+        print_whole(_marginal_table(result))
 
 
 def _ratio_of(given: str | None, kind: str) -> tuple[str, str] | None:
@@ -220,7 +221,7 @@ def _best_table(result: Result) -> Table:
     for axis in result.axes:
         table.add_column(axis)
     for label in result.best[0].metrics:
-        table.add_column(label, justify="right")
+        table.add_column(label, justify="right", no_wrap=True)
     for row in result.best:
         numbers = (_number(value, result.metric) for value in row.metrics.values())
         table.add_row(*row.axes.values(), *numbers)
@@ -240,9 +241,9 @@ def _marginal_table(result: Result) -> Table:
     for name in ("axis", "value"):
         table.add_column(name)
     for name in ("cells", *labels, *(["l/t"] if learned else []), *(["t/p"] if ratios else [])):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     if learned:
-        table.add_column("pays", justify="right")
+        table.add_column("pays", justify="right", no_wrap=True)
     for axis, groups in result.marginals.items():
         for i, row in enumerate(groups):
             numbers = [_number(row.medians[label], result.metric) for label in labels]

@@ -18,8 +18,10 @@ from ..samplers.base import Guidance
 from .console import (
     Say,
     console,
+    ended_early,
     levels_in_words,
     metrics_of,
+    print_whole,
     quiet,
     transfer_of,
     watched,
@@ -27,6 +29,7 @@ from .console import (
 from .inputs import free_weights, grid_of, inputs_of, sampler_of, search_of, title_of
 
 LEAST = "least mse at this perception"
+SPARE = (3, 2)  # columns of the table that a narrow terminal does without
 
 
 class Result(NamedTuple):
@@ -36,6 +39,7 @@ class Result(NamedTuple):
     schedules: dict[str, tuple[NoiseGrid, Guidance]]  # each for levels of its own
     rows: dict[str, dict[str, float]]  # their metrics
     best: metrics.Tradeoff
+    interrupted: tuple[str, ...]  # schedules that are the best so far
     notes: tuple[str, ...]  # what there is to say of the files
 
 
@@ -55,6 +59,7 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
         for price in sorted(set(options.prices))
     }
     schedules = {"published default": (grid, start(grid.levels))}
+    interrupted = []
     for i, (name, objective) in enumerate(objectives.items()):
         title = f"{name} ({i + 1} of {len(objectives)})"
         learned = learn_on_grid(
@@ -72,6 +77,8 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
             constant = learned.search.baseline_guidance["tuned_constant"]
             schedules["tuned constant, W2^2"] = grid, constant
         schedules[name] = learned.grid, learned.result.guidance
+        if learned.result.interrupted:
+            interrupted.append(name)
 
     best = metrics.optimal_tradeoff(problem)
     rows = {}
@@ -84,7 +91,7 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
         }
     label = f"{grid.name}, learned" if options.learn_levels else grid.label
     title = f"{sampler.name}, {title_of(options, options.steps, inputs, label)}"
-    return Result(title, schedules, rows, best, inputs.notes)
+    return Result(title, schedules, rows, best, tuple(interrupted), inputs.notes)
 
 
 def write(result: Result, folder: Path) -> None:
@@ -100,13 +107,14 @@ def present(result: Result) -> None:
         "perception: W2^2 from outputs to images",
     )
     table.add_column("schedule", no_wrap=True)
-    for column in ("W2^2", "mse", "PSNR (dB)", "perception", "least mse"):
-        table.add_column(column, justify="right")
+    for column in ("W2^2", "mse", "PSNR\n(dB)", "perception", "least mse"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, row in result.rows.items():
         numbers = (row["W2^2"], row["mse"], row["perception"], row[LEAST])
         w2, mse, perception, least = (f"{number:.5f}" for number in numbers)
         table.add_row(name, w2, mse, f"{row['PSNR']:.2f}", perception, least)
-    console.print(table)
+    print_whole(table, SPARE)
+    ended_early(result.interrupted)
     given, _ = result.schedules["published default"]
     for name, (grid, _) in result.schedules.items():
         if grid is not given:
