@@ -85,13 +85,13 @@ PUBLISHED = {
               14.35 14.35 0.93 0.93 0.29 0.29 0.07 0.10
               2.60 2.60 0.09 0.12 0.15 0.17 0.17 0.19""",
 }
-STYLES = {
-    "EM": (BLUE, "o"),
-    "EI": (SKY, "s"),
-    "DDPM": (GREEN, "^"),
-    "Euler": (ORANGE, "v"),
-    "Heun": (VERMILION, "D"),
-    "RK4": (PURPLE, "X"),
+STYLES = {  # colour, marker of what is published, line
+    "EM": (BLUE, "o", "-"),
+    "EI": (SKY, "s", "--"),
+    "DDPM": (GREEN, "^", "-."),
+    "Euler": (ORANGE, "v", ":"),
+    "Heun": (VERMILION, "D", (0, (6, 1.5, 1, 1.5, 1, 1.5))),
+    "RK4": (PURPLE, "X", (0, (3, 1))),
 }
 
 
@@ -276,11 +276,11 @@ def save(variance: np.ndarray, results: dict | None, options: Options) -> None:
             gap = np.sqrt(limit(variance, epsilon, stochastic)) - np.sqrt(variance)
             label = "limit, " + ("stochastic" if stochastic else "flow")
             axes.axhline(np.linalg.norm(gap), color="black", lw=0.8, ls=style, label=label)
-        for name, (colour, marker) in STYLES.items():
+        for name, (colour, marker, line) in STYLES.items():
             if epsilon == 0 and name in ("Heun", "RK4"):
                 continue
             here = [w2(name, variance, levels_of(name, nfe), epsilon) for nfe in counts]
-            axes.loglog(counts, here, color=colour, label=name)
+            axes.loglog(counts, here, color=colour, linestyle=line, label=name)
             numbers[name][f"epsilon {epsilon:g}"] = {
                 int(nfe): value if np.isfinite(value) else None
                 for nfe, value in zip(counts, here, strict=True)

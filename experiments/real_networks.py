@@ -595,7 +595,7 @@ def figure(cells: dict[str, dict], label: str) -> Figure:
     for row in range(len(samplers) - 1):
         axes.axhline(-row - 0.5, color="0.9", linewidth=0.8)
     axes.set_yticks(-np.arange(len(samplers)), samplers)
-    axes.set(xlim=(None, FARTHEST + 30), ylim=(0.5 - len(samplers), 0.5))
+    axes.set(xlim=(min(axes.get_xlim()[0], -10), FARTHEST + 30), ylim=(0.5 - len(samplers), 0.5))
     axes.set_xlabel(
         "energy score on the network, relative to the tuned constant (%); further left is better"
     )

@@ -289,8 +289,12 @@ def in_words(weight: str, one: Learned) -> str:
     )
 
 
+def centre_of(results: dict[str, dict[Case, Learned]]) -> Case:
+    return next(iter(next(iter(results.values()))))  # NOMINAL, but for --quick
+
+
 def figure_of(results: dict[str, dict[Case, Learned]], options: Options) -> Figure:
-    centre = next(iter(next(iter(results.values()))))  # NOMINAL, but for --quick
+    centre = centre_of(results)
     rows = [(name, weight) for name, of in results.items() for weight in of[centre].learned]
     drawn = new_figure((WIDE, 1 + 3 * len(rows)))
     panels = drawn.subplots(len(rows), len(AXES), squeeze=False, sharex=True, sharey="row")
@@ -335,15 +339,17 @@ def draw_one(axes: Axes, one: Learned, weight: str, colour: str, label: str) -> 
 
 def save(results: dict[str, dict[Case, Learned]], options: Options) -> None:
     plain = lambda one: jax.tree.map(lambda leaf: np.asarray(leaf).tolist(), one._asdict())  # noqa: E731
+    centre = centre_of(results)
     save_with_caption(
         figure_of(results, options),
         options.out or Path(),
         "recommended_weights",
         title="The recommended weights, and which of them matter",
         caption="Learned guidance weights against the log-SNR of the step that uses them, along "
-        "four axes around the nominal problem (20 steps of the uniform linear VP grid, sigma_y "
-        "0.05, Gaussian blur of std 2 pixels, power law of exponent 2, 64x64 images, pixels in "
-        "[-1, 1]). Black: published default (dashed) and tuned constant (dotted) of the nominal "
+        f"four axes around the nominal problem ({centre.steps} steps of the linear VP grid, "
+        f"sigma_y {centre.sigma_y:g}, Gaussian blur of std {centre.blur:g} pixels, power law of "
+        f"exponent {centre.exponent:g}, {options.size}x{options.size} images, pixels in [-1, 1]). "
+        "Black: published default (dashed) and tuned constant (dotted) of the nominal "
         "problem. Bars, and in grey the band of the nominal problem: the range of one step's "
         "weight within which the averaged W2^2 rises by less than 1 %, all other weights as they "
         "are. Where the largest weight of a range is more than ten times the least, the curve is "

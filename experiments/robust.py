@@ -103,7 +103,7 @@ CAPTION = (
     "the constant tuned for it, of the schedule of the nominal problem (dotted: sigma_y 0.05, blur "
     "of std 2 pixels, power law of exponent 2), and of schedules learned for the whole range, for "
     "the smallest mean or the smallest worst of these ratios. One of sigma_y, blur and exponent is "
-    "changed at a time, then three at once (corners). 20 uniform steps of the linear VP grid. "
+    "changed at a time, then three at once (corners). {steps} uniform steps of the linear VP grid. "
     "Numbers by sigma_y, blur, exponent; W2^2 is per pixel, all modes."
 )
 
@@ -318,7 +318,7 @@ def main() -> None:
                 out.folder,
                 "robust",
                 title="One schedule for a range of problems",
-                caption=CAPTION,
+                caption=CAPTION.format(steps=options.steps),
                 numbers=numbers_of(points, results),
                 format=options.format,
             )

@@ -85,6 +85,14 @@ STYLES = {
 PUBLISHED, TUNED, LEARNED, LEVELS, EXACT = STYLES
 LABELS = {LEVELS: "learned, with levels", EXACT: "exact score"}
 
+ABOUT = {  # words of the labels of `problems`
+    "blur": "Blur: Gaussian, std 2 pixels",
+    "x4": "x4: bicubic",
+    "inpainting": "inpainting: a random half of the pixels is known",
+    "CIFAR-like": "CIFAR-like: a power law on 32x32 with three axes of colour",
+    "photographs": "photographs: those of scikit-image, 64x64",
+}
+
 # Steps up to which schedules are learned where that is costly: 24 blocks of 16 modes.
 LEARN_UP_TO = {"CIFAR-like, inpainting": 20}
 PROGRAMS = TASKS["inpaint"].programs  # samplers whose published default is another there
@@ -258,6 +266,8 @@ def figure_of(results: dict, options: Options) -> Figure:
 
 
 def save(results: dict, options: Options) -> None:
+    shown = {label for of in results.values() for label in of}
+    about = "; ".join(text for key, text in ABOUT.items() if any(key in label for label in shown))
     save_with_caption(
         figure_of(results, options),
         options.out or Path(),
@@ -267,10 +277,7 @@ def save(results: dict, options: Options) -> None:
         "[-1, 1]), against the number of steps of the uniform linear VP grid: published default, "
         "tuned constant, learned weights, learned weights and noise levels (up to "
         f"{options.learn_steps} steps at most, fewer where blocks are large), and the exact "
-        "posterior score in DDIM. sigma_y 0.05. "
-        "Blur: Gaussian, std 2 pixels; x4: bicubic; inpainting: a random half of the pixels is "
-        "known. CIFAR-like: a power law on 32x32 with three axes of colour; photographs: those of "
-        "scikit-image, 64x64.",
+        f"posterior score in DDIM. sigma_y {SIGMA_Y}. {about}.",
         numbers=results,
         format=options.format,
         overwrite=True,

@@ -121,14 +121,18 @@ def _draw_schedule(
     floor = max(LEAST, drawn[drawn > 0].min() / 3) if np.any(drawn > 0) else LEAST  # for 0
     for label, guidance in curves.items():
         for i, (name, marker) in enumerate(marked):
+            weights = np.asarray(guidance[name])
+            # What is tuned is the number of the official form, which a norm divides.
+            official = label == LABELS["tuned_constant"] and np.ptp(weights) > 1e-3 * weights.max()
+            words = f"{label} of the official form" if official else label
             axes.plot(
                 position,
-                np.maximum(np.asarray(guidance[name]), floor),
+                np.maximum(weights, floor),
                 LINES[label],
                 color=COLOURS[label],
                 marker=marker,
                 markersize=4,
-                label=label if i == 0 else None,
+                label=words if i == 0 else None,
             )
     if several:  # lines say whose a weight is, markers which it is
         for name, marker in marked:
@@ -179,14 +183,26 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
         markersize=4,
         label="refining, with prices",
     )
+    # Prices are no part of what the other lines are, so the end of the search is shown without.
+    axes.plot(
+        found + refined,
+        result.loss,
+        "*",
+        color=COLOURS["learned"],
+        markersize=13,
+        linestyle="none",
+        label="learned, without prices",
+    )
     for name, value in result.baselines.items():
         label = LABELS[name]
         axes.axhline(value, color=COLOURS[label], linestyle=LINES[label], label=label)
     axes.set_yscale("log")
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** 0.3)  # of three rows of the legend
     axes.set_title("Loss while learning")
     axes.set_xlabel("chunk of iterations")
     axes.set_ylabel(objective)
-    axes.legend()
+    axes.legend(loc="upper center", ncols=2)
 
 
 def _draw_spectrum(axes: "Axes", f: np.ndarray, values: np.ndarray, label: str) -> None:

@@ -35,12 +35,16 @@ def tradeoff_figure(best: Tradeoff, rows: Rows, title: str) -> "Figure":
     outside = _draw_plane(axes, best, rows, highest := 3 * _of_posterior(best))
     priced = [name for name in rows if name.startswith("learned, price")]
     points = _points(rows)
-    for name in {*priced[:1], *priced[-1:]}:  # those between may lie on top of each other
+    # The two ends: those between may lie on top of each other. Names go away from each other too.
+    ends = sorted({*priced[:1], *priced[-1:]}, key=lambda name: points[name][0])
+    for i, name in enumerate(ends):
+        left = i == 0 and len(ends) > 1
         axes.annotate(
             f"price {name.rsplit(' ', 1)[1]}",
             points[name],
-            xytext=(7, -12),
+            xytext=(-7, 5) if left else (7, -12),
             textcoords="offset points",
+            ha="right" if left else "left",
             fontsize=8,
             color=COLOURS["learned"],
         )
@@ -67,7 +71,8 @@ def tradeoffs_figure(
     """
     deep = -(-len(panels) // PER_ROW)
     columns = min(PER_ROW, len(panels))
-    figure = new_figure((max(2.9 * columns, 5.8), 2.5 * deep + 1))
+    in_row = 2 if columns < 3 else 4  # of the legend
+    figure = new_figure((max(2.9 * columns, 5.8), 2.5 * deep + 4 / in_row))
     every = figure.subplots(deep, columns, squeeze=False, sharex=True, sharey=True).ravel()
     top, right = highest * _of_posterior(best), widest * float(np.sqrt(best.its_perception))
     for axes, (name, rows) in zip(every, panels.items(), strict=False):
@@ -83,7 +88,7 @@ def tradeoffs_figure(
     for axes in every[: len(panels)][-columns:]:
         axes.tick_params(labelbottom=True)
     every[0].set(xlim=(-0.03 * right, right), ylim=(_lowest(best), top))
-    outside_legend(figure, "upper center", ncols=4, fontsize=9)
+    outside_legend(figure, "upper center", ncols=in_row, fontsize=9)
     figure.supxlabel(X_NAME, fontsize=10)
     figure.supylabel(Y_NAME, fontsize=10)
     figure.suptitle(title, fontsize=10)
@@ -114,6 +119,8 @@ def _draw_plane(
         line = np.array([points[name] for name in priced])
         size = 2 * markersize / 3
         axes.plot(*line.T, "-o", color=COLOURS["learned"], markersize=size, label=PRICED)
+        if not any(y <= highest and x <= widest for x, y in line):
+            outside["learned for prices, first"] = points[priced[0]]
     for name, (marker, colour) in MARKERS.items():
         if name in points:
             x, y = points[name]
