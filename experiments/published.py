@@ -10,6 +10,7 @@ or a random half of the pixels.
 
     python experiments/published.py            all: 10 minutes of CPU time
     python experiments/published.py --quick    32x32, 5 steps, checked
+    python experiments/published.py --data cifar10.npz    energy scores of the shipped U-Net instead
 
                                                                     20 steps             100 steps
                                                           published    tuned    published    tuned
@@ -43,6 +44,7 @@ import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -60,11 +62,19 @@ SIDE = 64
 # Of a blur that keeps the mean, and the prior variance of the mean.
 ROW_SUM = 1.0, float(np.max(sp.power_law((SIDE, SIDE)).spectrum))
 BINS = 400  # of blocks, on which constants are tuned
+NUM_IMAGES = 64
 TASKS = {
     "blur": lambda shape: sp.gaussian_blur(shape, 2.0),
     "motion": lambda shape: sp.motion_blur(shape, 15.0, 45.0),
     "x4": lambda shape: sp.downsample(shape, 4),
     "inpainting": sp.inpaint,
+}
+
+NETWORK_TASKS = {  # of 32x32 pixels
+    "blur": lambda shape: sp.gaussian_blur(shape, 1.5),
+    "motion": lambda shape: sp.motion_blur(shape, 9.0, 30.0),
+    "x4": TASKS["x4"],
+    "inpainting": lambda shape: sp.inpaint(shape, keep=0.3),
 }
 
 
@@ -136,6 +146,10 @@ class Options:
     """Small, and checked."""
     samplers: tuple[str, ...] = tuple(dict.fromkeys(case.sampler for case in CASES))
     steps: tuple[int, ...] = (20, 100)
+    data: Path | None = None
+    """Arrays train and test of 8-bit images [N, H, W, 3]: energy scores of the shipped U-Net on the
+    first 64 of the test images, relative to the constant that is tuned on the model, for the tasks
+    of real_networks.py."""
 
 
 def main(options: Options) -> None:
@@ -146,17 +160,26 @@ def main(options: Options) -> None:
     if options.quick:
         return check()
     sp.keep_compiled_programs()
+    if options.data is not None:
+        return on_network(options)
     print(f"{'':<50}" + "".join(f"{f'{steps} steps':>22}" for steps in options.steps))
     print(f"{'':<50}" + f"{'published':>13}{'tuned':>9}" * len(options.steps))
     for case in CASES:
         if case.sampler not in options.samplers:
             continue
-        first = next(one for one in CASES if one[:2] == case[:2]) is case
-        print(f"{case.sampler:<9}{case.task:<11}{case.source:<30}", end="")
+        print(in_words(case), end="")
         for steps in options.steps:
-            w2, tuned = scores(case, SIDE, steps, tune=first)
+            w2, tuned = scores(case, SIDE, steps, tune=is_default(case))
             print(f"{w2:>13.5f}{'' if tuned is None else f'{tuned:.5f}':>9}", end="", flush=True)
         print()
+
+
+def in_words(case: Case) -> str:
+    return f"{case.sampler:<9}{case.task:<11}{case.source:<30}"
+
+
+def is_default(case: Case) -> bool:
+    return next(one for one in CASES if one[:2] == case[:2]) is case
 
 
 @cache
@@ -170,13 +193,64 @@ def scores(case: Case, side: int, steps: int, tune: bool) -> tuple[float, float 
     """W2^2 per pixel of what is published, and of the tuned constant."""
     problem, levels = problem_of(case.task, side), sp.vp_linear(steps)
     sampler = sp.SAMPLERS[case.sampler](**case.options)
-    default = sampler.heuristic(problem, levels)
-    w2 = float(sp.evaluate(sampler, problem, levels, case.change(default)))
+    published = case.change(sampler.heuristic(problem, levels))
+    w2 = float(sp.evaluate(sampler, problem, levels, published))
     if not tune:
         return w2, None
-    small = problem if problem.basis is None else sp.bin_modes(problem, BINS)[0]
-    tuned = prepare(sampler, [small], levels).constant
+    tuned = constant_of(sampler, problem, levels)
     return w2, float(sp.evaluate(sampler, problem, levels, tuned))
+
+
+def constant_of(sampler: sp.Sampler, problem: sp.Problem, levels: sp.NoiseLevel) -> Guidance:
+    """The tuned constant."""
+    small = problem if problem.basis is None else sp.bin_modes(problem, BINS)[0]
+    return prepare(sampler, [small], levels).constant
+
+
+def on_network(options: Options) -> None:
+    """Energy scores of the shipped U-Net, and the paired standard errors of their ratio."""
+    assert options.data is not None
+    with np.load(options.data) as stored:
+        train, x_0 = (
+            np.moveaxis(stored[name], -1, 1).astype(np.float32) / 127.5 - 1
+            for name in ("train", "test")
+        )
+    x_0, network = x_0[:NUM_IMAGES], sp.load_unet()
+    prior = sp.from_images(train, colour=True)
+    print(f"{'':<50}" + "".join(f"{f'{steps} steps':>26}" for steps in options.steps))
+    print(f"{'':<50}" + f"{'tuned':>10}{'published':>16}" * len(options.steps))
+
+    def energies(case: Case, steps: int, tuned: bool = False) -> np.ndarray:
+        degradation = NETWORK_TASKS[case.task](prior.shape)
+        problem, levels = sp.learning_problem(prior, degradation, SIGMA_Y), sp.vp_linear(steps)
+        problem = sp.bin_modes(sp.unique_modes(problem)[0], BINS)[0]
+        sampler = sp.SAMPLERS[case.sampler](**case.options)
+        if tuned:
+            guidance = constant_of(sampler, problem, levels)
+        else:
+            guidance = case.change(sampler.heuristic(problem, levels))
+        y = sp.measure(degradation, x_0, SIGMA_Y, jax.random.key(1))
+        single = jax.tree.map(lambda leaf: leaf.astype(np.float32), levels)
+        key, given = jax.random.key(2), (network, degradation, y, single, guidance)
+        samples = sp.restore(sampler, *given, key, sigma_y=SIGMA_Y, num_samples=2)
+        finite = jnp.clip(jnp.nan_to_num(samples, nan=1e3), -1e3, 1e3)
+        return np.asarray(sp.energy_score(finite, x_0))
+
+    constants: dict[int, np.ndarray] = {}  # steps -> scores, of the last default
+    for case in CASES:
+        # The row sums of TMPD's are those of the other prior.
+        if case.sampler not in options.samplers or case.sampler == "tmpd":
+            continue
+        print(in_words(case), end="")
+        for steps in options.steps:
+            if is_default(case):
+                constants[steps] = energies(case, steps, tuned=True)
+            tuned = constants[steps]
+            gap = 100 * (energies(case, steps) - tuned) / tuned.mean()
+            words = f"{gap.mean():+.1f} % ({gap.std(ddof=1) / np.sqrt(gap.size):.1f})"
+            score = f"{tuned.mean():.5f}" if is_default(case) else ""
+            print(f"{score:>10}{words:>16}", end="", flush=True)
+        print()
 
 
 def check() -> None:
