@@ -136,16 +136,14 @@ def stream_folder(
     check_pixel_range(pixel_range)
     folder = Path(folder)
     if not folder.is_dir():
-        raise InputError(f"images = {str(folder)!r}: no such folder")
+        raise InputError(f"{str(folder)!r}: no such folder of images")
     try:
         paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in EXTENSIONS)
     except OSError as error:
-        raise InputError(f"images = {str(folder)!r}: cannot be read ({error.strerror})") from error
+        raise InputError(f"{str(folder)!r}: cannot be read ({error.strerror})") from error
     paths = tuple(path for path in paths if path.name[0] != "." and not path.is_dir())
     if not paths:
-        raise InputError(
-            f"images = {str(folder)!r}: holds no image; allowed are {', '.join(EXTENSIONS)}"
-        )
+        raise InputError(f"{str(folder)!r}: holds no image; allowed are {', '.join(EXTENSIONS)}")
     colour = channels == "rgb" and len(paths) > 1 and any(map(has_colour, paths))
     return ImageFolder(paths, channels, pixel_range, white_level, notice, dtype, colour)
 

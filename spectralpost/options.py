@@ -259,7 +259,7 @@ class Figures:
 
     quick: bool = False
     """Toys, which take seconds each and check their own numbers."""
-    only: tuple[str, ...] = ()
+    only: tuple[str, ...] | None = None
     """Figures to make, such as robust fewer_steps (default: all)."""
     format: Literal["png", "svg", "pdf"] = "png"
     """Of the figures."""

@@ -45,6 +45,7 @@ def workplace(tmp_path_factory) -> Path:
     w = tmp_path_factory.mktemp("w")
     for name in (
         "images",
+        "other",
         "empty",
         "mixed",
         "flat",
@@ -58,6 +59,7 @@ def workplace(tmp_path_factory) -> Path:
         (w / name).mkdir()
     for i in range(4):
         write(w / "images" / f"{i}.png", texture(SHAPE, seed=i))
+        write(w / "other" / f"{i}.png", texture(SHAPE, seed=4 + i))
     for i, shape in enumerate([SHAPE, SHAPE, (20, 16)]):
         write(w / "mixed" / f"{i}.png", texture(shape))
         write(w / "flat" / f"{i}.png", np.full((*SHAPE, 3), 128, np.uint8))

@@ -165,6 +165,15 @@ BAD = {
     "no starts": (f"{DESIGN} --starts 0", "starts = 0"),
     "no bins": (f"{DESIGN} --bins 0", "bins = 0"),
     "nothing to resume": (f"{DESIGN} --resume {{w}}/images", "search.npz"),
+    "resume of another noise": (
+        f"{DESIGN} --sigma-y 0.2 --resume {{w}}/designed",
+        "resume = .*: its search was for another sigma_y; --start .*schedule.json begins",
+    ),
+    "resume of other images": (
+        f"design --images {{w}}/other {STEPS} --blur-std 2 --out {{out}} --resume {{w}}/designed",
+        "its search was for another degradation and prior; --start",
+    ),
+    "polish on no folder": (f"{DESIGN} --polish {{w}}/nowhere", "^spectralpost: .*/nowhere'"),
     "start and resume": (
         f"{DESIGN} --start {{w}}/designed/schedule.json --resume {{w}}/designed",
         "start = .*: a search that is resumed has begun",

@@ -263,6 +263,7 @@ def test_interrupted(scripts, tmp_path, capsys, monkeypatch):
     ("arguments", "says"),
     [
         ("--only lena --out o", "only = 'lena': allowed are transfer_functions, steps, "),
+        ("--out o --only", "only: name one at least of transfer_functions, steps, "),
         ("--data nowhere --out o", "data = 'nowhere': is not a folder"),
         ("--out full", "out = 'full': already holds files; choose a new folder"),
         ("--only robust --format svg --out made", "out = 'made': its figures were made with"),

@@ -478,6 +478,10 @@ BAD = {
     "name of a list": ("gallery list dps-denoise-s0.1-2", "no effect on gallery list"),
     "unknown action": ("gallery burn", "burn"),
     "out of a list": ("gallery --out x.json", "no effect on gallery list"),
+    "no such task": (
+        "gallery nearest --degradation x3 --sampler dps --steps 10 --sigma-y 0.1",
+        "degradation = 'x3': allowed are the gallery's gaussian_blur1, .*x4.*`spectralpost deg",
+    ),
     "nothing so": ("gallery --sampler magic", "none of 29 is so.*sampler diffpir, dps"),
     "no sampler": ("gallery nearest --sigma-y 0.1 --steps 2", "needs --sampler"),
     "unknown sampler": (

@@ -58,7 +58,7 @@ from .inputs import (
 from .photograph import check_borders, prediction_in_words, restored_photograph
 from .polish import clean_images, polish_with_progress
 
-SEARCH = "search.npz"  # what --resume goes on from
+SCHEDULE, SEARCH = "schedule.json", "search.npz"  # --resume goes on from the latter
 FAR_OFF = 3.0  # dB below its prediction: a restoration that diverges
 
 
@@ -106,6 +106,8 @@ def compute(options: Design, say: Say = quiet) -> Result:
         say("calibrating the denoiser")
         inputs = calibrated(options, inputs, denoiser)
     prior, problem = inputs.prior, inputs.problem
+    if options.resume is not None:
+        _check_same(options.resume, sampler, inputs, options.sigma_y)
 
     def start(levels: NoiseLevel) -> Guidance:
         guidance = heuristic(sampler, problem, levels)
@@ -181,7 +183,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
 
 def write(result: Result, folder: Path) -> None:
     inputs, learned = result.inputs, result.learned
-    save_schedule(folder / "schedule.json", result.schedule)
+    save_schedule(folder / SCHEDULE, result.schedule)
     save_prior(folder / "prior.npz", inputs.prior)
     report = figures.report_figure(
         inputs.problem,
@@ -284,6 +286,30 @@ def load_search(path: Path) -> Guidance:
             return {name: jnp.asarray(stored[name]) for name in stored.files}
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
         raise InputError(f"resume {str(path)!r}: cannot be read ({error})") from error
+
+
+def _check_same(folder: Path, sampler: Sampler, inputs: Inputs, sigma_y: float) -> None:
+    """InputError if the search of that folder was for another problem."""
+    if not (path := folder / SCHEDULE).exists():
+        return
+    was = load_schedule(path)
+    before = {
+        "sampler": was.sampler(),
+        "degradation": was.degradation(),
+        "sigma_y": was.sigma_y,
+        "prior": was.prior_hash,
+    }
+    now = {
+        "sampler": sampler,
+        "degradation": inputs.degradation,
+        "sigma_y": sigma_y,
+        "prior": inputs.prior.hash,
+    }
+    if differs := [name for name in now if now[name] != before[name]]:
+        raise InputError(
+            f"resume = {str(folder)!r}: its search was for another {' and '.join(differs)}; "
+            f"--start {path} begins from its schedule"
+        )
 
 
 def _check_eta(options: Design, sampler: Sampler) -> None:

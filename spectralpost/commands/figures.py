@@ -107,10 +107,12 @@ def present(result: Result) -> None:
 
 def _names(options: Figures) -> list[str]:
     """What to make, in the order of the page."""
-    for name in options.only:
+    if options.only == ():
+        raise InputError(f"only: name one at least of {', '.join(SCRIPTS)}")
+    for name in options.only or ():
         if name not in SCRIPTS:
             raise InputError(f"only = {name!r}: allowed are {', '.join(SCRIPTS)}")
-    names = [name for name in SCRIPTS if not options.only or name in options.only]
+    names = [name for name in SCRIPTS if options.only is None or name in options.only]
     for name in names:
         if not _script(name).is_file():
             raise InputError(

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from rich.table import Table
 
 from ..choices import choice
-from ..degradations import make_degradation
+from ..degradations import DEGRADATIONS, make_degradation
 from ..errors import InputError, shown
 from ..gallery import (
     Entry,
@@ -140,6 +140,11 @@ def _named(options: Gallery) -> tuple[str | None, str | None, dict]:
     given = options.degradation
     if given is not None and given.replace("-", "_") in TASKS:
         return given.replace("-", "_"), None, choice(options, "degradation")[1]
+    if given is not None and choice(options, "degradation")[0] not in DEGRADATIONS:
+        raise InputError(
+            f"degradation = {given!r}: allowed are the gallery's {', '.join(TASKS)}, and those of "
+            "`spectralpost degradations`"
+        )
     name, values = choice(options, "degradation", "") if given else (None, {})
     if given is None:
         values = choice(options, "degradation", USUAL)[1]
