@@ -152,6 +152,7 @@ def _diffpir(schedule: Schedule, weights: Weights) -> Export:
         **levels_of(schedule),
     )
     usage = (
+        "import deepinv",
         "from {module} import ScheduledDiffPIR",
         "model = ScheduledDiffPIR(denoiser, deepinv.optim.data_fidelity.L2())",
         "x = model(y, physics)  # physics and y in [0, 1], where sigma_y is "

@@ -89,10 +89,12 @@ def to_diffusers(schedule: Schedule, weights: Weights) -> Export:
     parts = ["import torch", *loop(schedule, weights), *norm, network]
     numbers = numbers_of(schedule, weights) | memory_numbers(weights)
     title = "For networks of diffusers: a schedule, and the loop that runs it."
+    shape = (1, schedule.channels, *schedule.shape)
     usage = (
+        "import diffusers",
         "from {module} import restore",
         "pipe = diffusers.DDPMPipeline.from_pretrained(...)",
-        "x = restore(pipe.unet.eval(), pipe.scheduler, y, A, shape=(1, 3, 256, 256))  # in [-1, 1]",
+        f"x = restore(pipe.unet.eval(), pipe.scheduler, y, A, shape={shape})  # in [-1, 1]",
     )
     content = module(schedule, title, parts, **numbers)
     return Export(content, ".py", usage + solver_notes(schedule, weights))

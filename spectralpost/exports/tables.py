@@ -24,12 +24,11 @@ def to_csv(schedule: Schedule, weights: Weights) -> Export:
         levels = [alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]]
         row = [*levels, *(float(weights[name][i]) for name in weights)]
         lines.writerow([i, step, *map(repr, row)])
-    name = _shown(weights)
     usage = (
         "import csv",
         'with open("{file}", newline="") as file:',
         "    steps = list(csv.DictReader(file))",
-        f'{name} = [float(step["{name}"]) for step in steps]',
+        *(f'{name} = [float(step["{name}"]) for step in steps]' for name in weights),
     )
     return Export(text.getvalue().encode("ascii"), ".csv", usage)
 
@@ -58,16 +57,10 @@ def to_npz(schedule: Schedule, weights: Weights) -> Export:
     arrays["problem"] = np.asarray(json.dumps(problem))
     file = io.BytesIO()
     np.savez(file, **cast("dict[str, Any]", arrays))
-    first = _shown(weights)
     usage = (
         "import json, numpy as np",
         'schedule = np.load("{file}")',
-        f'alpha, sigma, {first} = (schedule[name] for name in ("alpha", "sigma", "{first}"))',
+        *(f'{name} = schedule["{name}"]' for name in ("alpha", "sigma", *weights)),
         'problem = json.loads(str(schedule["problem"]))',
     )
     return Export(file.getvalue(), ".npz", usage)
-
-
-def _shown(weights: Weights) -> str:
-    """The weight that lines of use show: one that guides, if there is one."""
-    return next((name for name in weights if name != "eta"), "eta")
