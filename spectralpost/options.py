@@ -235,7 +235,8 @@ class Train:
     batch: int = 64
     """Patches of 32x32 pixels a step; larger ones are fewer."""
     patch: int = 32
-    """Side of the patches, in pixels; smaller images are taken whole."""
+    """Side of the patches, in pixels. Smaller images of an array are taken whole, those of a folder
+    left out."""
     learning_rate: float = 1e-3
     """Of Adam."""
     width: int = 48
