@@ -55,7 +55,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point of `spectralpost`. Exits with 0, or with 2 and one line for bad input."""
     try:
         try:
-            _run(sys.argv[1:] if arguments is None else list(arguments))
+            own = arguments is None
+            _run(sys.argv[1:] if own else list(arguments), own)
         finally:
             sys.stdout.flush()
     except BrokenPipeError:  # the reader, such as `head`, has seen enough; rich ends likewise
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(1) from None
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str], own_process: bool) -> None:
     origin = ""
     try:
         options = parse(arguments)
@@ -89,7 +90,8 @@ def _run(arguments: list[str]) -> None:
         # A command that keeps its work says so.
         kept = str(interrupt) or "nothing was written"
         print(f"spectralpost: interrupted; {kept}", file=sys.stderr, flush=True)
-        if isinstance(interrupt, StillRunning):
+        # All is put away by now. Threads in which XLA still compiles crash the interpreter's end.
+        if own_process or isinstance(interrupt, StillRunning):
             sys.stdout.flush()
             os._exit(130)
         raise SystemExit(130) from None

@@ -354,17 +354,21 @@ def test_interruption(monkeypatch, capsys):
     assert capsys.readouterr().err == "spectralpost: interrupted; nothing was written\n"
 
 
-def test_who_does_not_wait_for_a_thread_is_let_go(monkeypatch, capsys):
-    """By an end of the process itself: the interpreter would wait for it."""
+@pytest.mark.parametrize(
+    ("interrupted", "arguments"), [(StillRunning, ["samplers"]), (KeyboardInterrupt, None)]
+)
+def test_the_interrupted_process_ends_at_once(monkeypatch, capsys, interrupted, arguments):
+    """By an end of its own: the interpreter's waits for threads, and XLA's crash it."""
 
     def interrupt(*arguments):
-        raise StillRunning("what was stored stays")
+        raise interrupted("what was stored stays")
 
     ends = []
     monkeypatch.setattr(commands, "run", interrupt)
     monkeypatch.setattr(os, "_exit", ends.append)
+    monkeypatch.setattr(sys, "argv", ["spectralpost", "samplers"])
     with pytest.raises(SystemExit):  # as `_exit` came back
-        main(["samplers"])
+        main(arguments)
     assert ends == [130]
     assert capsys.readouterr().err == "spectralpost: interrupted; what was stored stays\n"
 
