@@ -69,7 +69,7 @@ from spectralpost.gallery import (
     scores_of,
     write_entries,
 )
-from spectralpost.learning import is_dense
+from spectralpost.learning import constant_that_holds, is_dense
 from spectralpost.merging import pad_modes
 from spectralpost.merging_blocks import representative_blocks
 from spectralpost.samplers.base import Guidance
@@ -275,6 +275,9 @@ def computed(
     guidance = rounded(sampler, whole, grid.timesteps, learned.result.guidance)
     # On uniform steps: the first search's.
     constant = learned.search.baseline_guidance["tuned_constant"]
+    tuned = scores_of(sampler, whole, levels, constant)
+    loss = np.inf if tuned.w2 is None else tuned.w2
+    constant = constant_that_holds(sampler, whole, levels, learned.search, loss)
     scores = {
         "learned": scores_of(sampler, whole, levels_at(grid.timesteps), as_arrays(guidance)),
         "tuned": scores_of(sampler, whole, levels, constant),

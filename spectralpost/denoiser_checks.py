@@ -45,7 +45,13 @@ class _Same:
 
 def as_argument(denoiser: Any) -> tuple[Any, Any]:
     """A function, a constant of compiled programs, or a pytree, whose arrays are arguments: the
-    other is None. `called` makes one of the two."""
+    other is None. `called` makes one of the two. A `functools.partial` of arrays is a pytree, like
+    `jax.tree_util.Partial`: other weights are no other program."""
+    if isinstance(denoiser, partial) and not isinstance(denoiser, jax.tree_util.Partial):
+        bound = denoiser.args, denoiser.keywords
+        leaves = jax.tree.leaves(bound)
+        if leaves and all(isinstance(leaf, jax.Array | np.ndarray) for leaf in leaves):
+            denoiser = jax.tree_util.Partial(denoiser.func, *bound[0], **bound[1])
     if not jax.tree_util.all_leaves([denoiser]):
         return None, denoiser
     try:

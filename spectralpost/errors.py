@@ -43,6 +43,15 @@ def check_whole(name: str, value: Any, minimum: int = 1) -> int:
     raise InputError(f"{name} = {value}: must be a whole number >= {minimum}")
 
 
+def check_kind(name: str, value: Any, kind: type, advice: str = "") -> None:
+    """InputError unless the value is of that kind."""
+    if not isinstance(value, kind):
+        words = f" ({advice})" if advice else ""
+        raise InputError(
+            f"{name}: {type(value).__name__} was given, {kind.__name__} is needed{words}"
+        )
+
+
 def check_shape(shape: Any, minimum: int = 1) -> tuple[int, ...]:
     """The size of a plane as a tuple of whole numbers >= minimum, or InputError."""
     try:

@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from .algebra import float_dtype, floating, is_concrete, namespace
-from .errors import InputError, check_whole, is_number
+from .errors import InputError, check_kind, check_whole, is_number
 
 Spacing = Literal["uniform", "leading", "trailing", "quadratic"]
 Curve = Literal["vp", "ve", "flow"]
@@ -283,6 +283,7 @@ def check_levels(levels: NoiseLevel, dtype: np.dtype | None = None) -> NoiseLeve
     >>> sp.check_levels(sp.NoiseLevel([0.6, 1.0], [0.8, 0.0])).alpha.shape
     (2,)
     """
+    check_kind("levels", levels, NoiseLevel, "of a NoiseGrid, its `levels`")
     wanted = float_dtype(levels) if dtype is None else dtype
     checked = NoiseLevel(*floating(*levels, dtype=wanted))
     shapes = [leaf.shape for leaf in checked]

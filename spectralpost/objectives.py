@@ -22,6 +22,13 @@ from .problem import Problem
 # A number per pixel, of a problem and a whole sampler's transfer.
 Objective = Callable[[Problem, Transfer], Array]
 
+
+def check_objective(objective: Objective) -> None:
+    """InputError for what is no function, such as the name of one."""
+    if not callable(objective):
+        raise InputError(f"objective = {objective!r}: a function is needed, such as sp.mse")
+
+
 # Metrics that are sums of squares, which Levenberg-Marquardt minimises.
 RESIDUALS: dict[Callable[..., Array], Callable[[Problem, Transfer], Array]] = {
     wasserstein2: wasserstein2_residuals,

@@ -5,7 +5,7 @@ is wrapped in the degradation's change of coordinates. For a neural network the 
 network's, and closed forms are what its Gaussian model predicts.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 from .algebra import PRECISION, as_floating, floating, is_concrete
 from .degradations import Degradation
 from .denoiser_checks import all_finite, as_argument, as_returned, called, check_finite
-from .errors import InputError, check_whole
+from .errors import InputError, check_kind, check_whole
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
 from .samplers.base import (
@@ -54,7 +54,7 @@ def measure(degradation: Degradation, x_0: ArrayLike, sigma_y: ArrayLike, key: A
     """
     y = degradation.apply(x_0)
     sigma_y = noise_strength(sigma_y, y.dtype, zero_allowed=True)
-    noise = jax.random.normal(key, y.shape, y.dtype)
+    noise = jax.random.normal(_typed(key), y.shape, y.dtype)
     if degradation.response.ndim > 1:  # some of y may not be measured, as unknown pixels
         noise = degradation.from_measurement_modes(degradation.to_measurement_modes(noise))
     return y + sigma_y * noise
@@ -110,6 +110,8 @@ def restore(
     >>> restored.shape  # two samples of each image
     (2, 4, 8, 8)
     """
+    check_kind("sampler", sampler, Sampler, 'such as SAMPLERS["dps"](), with its parentheses')
+    check_kind("guidance", guidance, Mapping, "name -> [S], such as a schedule's `guidance`")
     y = as_floating("measurement", y)
     levels = check_levels(levels, y.dtype)
     (guidance,) = floating(guidance, dtype=y.dtype)
@@ -211,9 +213,13 @@ def simulate(
 
 
 def _typed(key: Array) -> Array:
-    """Keys as `jax.random.key` makes them, of those of `jax.random.PRNGKey` as well."""
+    """One as `jax.random.key` makes it, of one of `jax.random.PRNGKey` as well."""
+    if not hasattr(key, "dtype"):
+        raise InputError(f"key = {key!r}: a key is needed, such as jax.random.key(0)")
     typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    return key if typed else jax.random.wrap_key_data(key)
+    if (key := key if typed else jax.random.wrap_key_data(key)).ndim:
+        raise InputError(f"key: {key.shape} keys were given, one is needed for all images")
+    return key
 
 
 @jax.jit

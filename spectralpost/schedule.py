@@ -14,12 +14,12 @@ from .degradations import Degradation, make_degradation
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
 from .learning import per_mode
-from .noise import NoiseLevel
+from .noise import NoiseLevel, check_levels, num_steps_of
 from .noise_grid import NoiseGrid
 from .prior import Prior
 from .problem import Problem, planes_of
 from .samplers import SAMPLERS, make_sampler
-from .samplers.base import Guidance, Sampler
+from .samplers.base import Guidance, Sampler, check_names
 from .signatures import changed_options
 
 FORMAT = "spectralpost schedule"
@@ -76,16 +76,18 @@ class Schedule:
         prior: Prior,
         degradation: Degradation,
         sigma_y: float,
-        grid: NoiseGrid,
+        grid: NoiseGrid | NoiseLevel,
         guidance: Guidance,
         **others: Any,
     ) -> "Schedule":
         """From the objects that it was made with.
 
+        grid    of `noise_grid`, or levels alone, such as those that `learn` has learned: then no
+                time steps are known
         others  fields that these do not say: `channels` (default: those of the prior, of a mosaic
                 or a matrix over planes, else 1), `loss`, `provenance`, ...
-        Raises InputError for a sampler or degradation that no function of the tables made, and for
-        a prior of another size.
+        Raises InputError for a sampler or degradation that no function of the tables made, a prior
+        of another size, sigma_y <= 0, and weights that the sampler does not have.
 
         >>> made = sp.Schedule.of(
         ...     sampler, prior, blur, 0.1, sp.noise_grid("vp_linear", 3), guidance
@@ -95,6 +97,18 @@ class Schedule:
         """
         if not sampler.compares_by_call or sampler.name not in SAMPLERS:
             raise InputError(f"sampler {sampler.name!r}: a file can name only those of SAMPLERS")
+        name, options = sampler.name, dict(sampler.options)
+        if sampler.made_by is None or make_sampler(name, **options) != sampler:
+            raise InputError(f"sampler {name!r}: is not what SAMPLERS has under this name")
+        check_names(sampler, guidance)
+        if not 0 < float(sigma_y) < np.inf:
+            raise InputError(f"sigma_y = {sigma_y}: must be > 0 and finite")
+        if isinstance(grid, NoiseLevel):
+            grid = NoiseGrid(check_levels(grid), None, "learned", {}, "learned")
+        steps = num_steps_of(grid.levels)
+        for weight, values in guidance.items():
+            if np.shape(values)[:1] != (steps,):
+                raise InputError(f"guidance {weight!r} of shape {np.shape(values)}: {steps} steps")
         if not degradation.is_made:
             raise InputError(
                 f"degradation {degradation.name!r}: was put together or changed by hand, which a "

@@ -4,6 +4,7 @@ In the order and the unitary normalisation of `prior`: the mean over all frequen
 of a pixel, and the value at 0 is N_pixels times the variance of the mean grey value.
 """
 
+import warnings
 from collections.abc import Iterable, Iterator
 from typing import Literal
 
@@ -12,7 +13,7 @@ import numpy as np
 
 from .algebra import is_real
 from .errors import InputError
-from .images import check_pixels
+from .images import PIXEL_RANGE, check_pixels
 
 BATCH = 2**18  # pixels that are transformed at a time: many small planes, or one large one
 
@@ -28,10 +29,15 @@ def mean_and_spectrum(
     [C, H, W]; without colour each plane is an image, C = 1. See `prior.from_images`."""
     low, high = pixel_range
     num, centre, power, taper = 0, np.zeros(0), np.zeros(0), np.ones(0)
+    least = np.inf
     for batch in batches(planes, colour):
         images = batch if colour else batch[:, None]
         check_pixels("planes", images, pixel_range)
+        least = min(least, float(images.min()))
         if num == 0:
+            if colour and images.shape[1] > 4 and images.shape[3] in (3, 4):
+                size = "x".join(map(str, images.shape[1:]))
+                raise InputError(f"planes of {size}: colour comes first, [N, C, H, W] is needed")
             centre = np.zeros(images.shape[1:])
             power = np.zeros((images.shape[1], *images.shape[1:]))
             taper = _taper(images.shape[2:], window)
@@ -51,6 +57,8 @@ def mean_and_spectrum(
         power += num * _periodograms(taper * (average - centre)[None])
     if power.max() <= (1e-12 * (high - low)) ** 2 * centre[0].size * num:
         raise InputError("planes: no variance; a prior needs images that differ from their mean")
+    if least >= 0 and (low, high) == PIXEL_RANGE:
+        warnings.warn("no pixel is below 0: are these images in [0, 1], not [-1, 1]?", stacklevel=3)
     return centre, power / num
 
 

@@ -9,7 +9,7 @@ Norm-normalised samplers (`measurement.norm`) are not affine. Their mean-field c
 form; the norm concentrates as the number of pixels grows, so this is asymptotically exact.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -38,6 +38,7 @@ from .algebra import (
     safe_sqrt,
 )
 from .chunks import num_chunks, split_problem
+from .errors import check_kind
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, noisy_variance, step_pairs
 from .problem import (
@@ -172,12 +173,21 @@ def checked(
 ) -> tuple[Problem, NoiseLevel, Guidance]:
     """All in their widest floating dtype; InputError for what is no grid, and for weights that the
     sampler does not have or cannot have: as far as JAX does not trace them, so before `jit`."""
+    check_arguments(sampler, problem, guidance)
     check_levels(levels)
     problem, levels, guidance = floating(problem, levels, guidance)
     in_blocks = problem.basis is not None
     modes = None if in_blocks else problem.spectrum.size
     check_guidance(sampler, levels, guidance, modes, in_blocks)
     return problem, levels, guidance
+
+
+def check_arguments(sampler: Sampler, problem: Problem, guidance: Guidance | None) -> None:
+    """InputError where something else was given, by which arithmetic would stumble."""
+    check_kind("sampler", sampler, Sampler, 'such as SAMPLERS["dps"](), with its parentheses')
+    check_kind("problem", problem, Problem, "the first of what `unique_modes`, `bin_modes` return")
+    if guidance is not None:
+        check_kind("guidance", guidance, Mapping, "name -> [S], such as the result's `guidance`")
 
 
 def in_chunks(sampler: Sampler, problem: Problem) -> bool:

@@ -156,6 +156,15 @@ def test_a_folder_is_read_one_image_at_a_time(tmp_path):
     np.testing.assert_allclose(streamed.spectrum, whole.spectrum, rtol=1e-5, atol=1e-6)
 
 
+def test_images_that_look_like_those_of_another_range_or_order():
+    images = np.random.default_rng(0).uniform(0, 1, (5, 6, 8))
+    with pytest.warns(UserWarning, match=r"no pixel is below 0: are these images in \[0, 1\]"):
+        from_images(images)
+    from_images(images, pixel_range=(0.0, 1.0))  # as they are
+    with pytest.raises(InputError, match=r"planes of 6x8x3: colour comes first, \[N, C, H, W\]"):
+        from_images(np.stack([images] * 3, axis=-1), colour=True, pixel_range=(0.0, 1.0))
+
+
 def test_from_images_errors():
     good = np.zeros((2, 4, 4))
     for planes, options, message in (
@@ -184,10 +193,11 @@ def test_from_images_errors():
             from_images(planes)
     with pytest.raises(InputError, match="real numbers"):
         from_images(iter([np.eye(4) * 1j]))
-    half = from_images(jnp.asarray(np.eye(4)[None], jnp.bfloat16))
-    np.testing.assert_array_equal(half.spectrum, from_images(np.eye(4)[None]).spectrum)
+    eye = np.eye(4)[None] - 0.5
+    half = from_images(jnp.asarray(eye, jnp.bfloat16))
+    np.testing.assert_array_equal(half.spectrum, from_images(eye).spectrum)
     # float32 images carried through a change of range may be a rounding outside
-    from_images(np.where(np.eye(4) > 0, 1 + 1e-7, 0)[None])
+    from_images(np.where(np.eye(4) > 0, 1 + 1e-7, -1)[None])
 
 
 def test_a_prior_is_of_real_fields():

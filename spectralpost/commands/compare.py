@@ -25,6 +25,7 @@ from ..samplers.base import Sampler
 from ..samplers.exact import KINDS, Kind, exact
 from .console import (
     Say,
+    baselines_of,
     console,
     ended_early,
     metrics_of,
@@ -154,7 +155,8 @@ def _learned_row(
         progress=watched(say, title),
     )
     seconds = time.perf_counter() - begin
-    schedules = learned.baseline_guidance | {"learned": learned.guidance}
+    baselines = baselines_of(sampler, problem, levels, learned, inputs.prior)
+    schedules = baselines | {"learned": learned.guidance}
     found = {
         key: metrics_of(
             problem, transfer_of(sampler, problem, levels, schedules[key]), inputs.prior

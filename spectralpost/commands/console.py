@@ -18,6 +18,7 @@ from ..affine import Transfer
 from ..degradations import Degradation
 from ..inpainting import is_exact
 from ..kept_jit import kept_jit
+from ..learning import LearnResult, constant_that_holds
 from ..learning import Progress as SearchProgress
 from ..noise import NoiseLevel
 from ..noise_grid import NoiseGrid
@@ -131,6 +132,20 @@ def transfer_of(
     if isinstance(sampler, str):
         sampler = exact(problem, sampler)
     return sampler_transfer(sampler, problem, levels, guidance)
+
+
+def baselines_of(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, result: LearnResult, prior: Prior
+) -> dict[str, Guidance]:
+    """The schedules that a learned one for W2^2 is held against, on a problem of all modes.
+
+    See `constant_that_holds`.
+    """
+    schedules = result.baseline_guidance
+    transfer = transfer_of(sampler, problem, levels, schedules["tuned_constant"])
+    found = metrics_of(problem, transfer, prior)["W2^2"]
+    constant = constant_that_holds(sampler, problem, levels, result, found)
+    return schedules | {"tuned_constant": constant}
 
 
 def metrics_of(problem: Problem, transfer: Transfer, prior: Prior) -> dict[str, float]:

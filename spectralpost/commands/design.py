@@ -35,6 +35,7 @@ from ..schedule_file import load_schedule, save_schedule
 from .calibration import calibrated
 from .console import (
     Say,
+    baselines_of,
     console,
     levels_in_words,
     metric_table,
@@ -137,7 +138,10 @@ def compute(options: Design, say: Say = quiet) -> Result:
         result = result._replace(guidance=polished.guidance, losses=np.asarray([small]))
         learned = learned._replace(result=result)
     say("evaluating")
-    schedules = result.baseline_guidance | {"learned": result.guidance}
+    baselines = baselines_of(sampler, problem, grid.levels, result, prior)
+    result = result._replace(baseline_guidance=baselines)
+    learned = learned._replace(result=result)
+    schedules = baselines | {"learned": result.guidance}
     transfers = {
         name: transfer_of(
             "score" if name == "exact" else sampler, problem, grid.levels, schedules[name]

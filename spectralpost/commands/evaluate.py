@@ -13,6 +13,7 @@ from ..options import Evaluate
 from ..schedule_file import load_schedule
 from .console import (
     Say,
+    baselines_of,
     console,
     ended_early,
     metric_table,
@@ -79,7 +80,8 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
             search=search_of(options),
             progress=watched(say),
         )
-        schedules["tuned constant"] = learned.baseline_guidance["tuned_constant"]
+        baselines = baselines_of(sampler, problem, levels, learned, prior)
+        schedules["tuned constant"] = baselines["tuned_constant"]
         schedules[LEARNED], interrupted = learned.guidance, learned.interrupted
     transfers = {
         name: transfer_of(sampler, problem, levels, weights) for name, weights in schedules.items()

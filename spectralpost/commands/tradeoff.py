@@ -17,6 +17,7 @@ from ..options import Tradeoff
 from ..samplers.base import Guidance
 from .console import (
     Say,
+    baselines_of,
     console,
     ended_early,
     levels_in_words,
@@ -74,8 +75,8 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
             progress=watched(say, title),
         )
         if objective is metrics.wasserstein2:
-            constant = learned.search.baseline_guidance["tuned_constant"]
-            schedules["tuned constant, W2^2"] = grid, constant
+            given = sampler, problem, grid.levels, learned.search, inputs.prior
+            schedules["tuned constant, W2^2"] = grid, baselines_of(*given)["tuned_constant"]
         schedules[name] = learned.grid, learned.result.guidance
         if learned.result.interrupted:
             interrupted.append(name)

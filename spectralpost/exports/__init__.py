@@ -4,11 +4,13 @@ A target is a function and a line in this table. What it writes, in which units,
 is listed in docs/exports.md.
 """
 
+import math
+
 import numpy as np
 
 from ..errors import InputError
 from ..literal_form import to_literal
-from ..problem import Problem
+from ..problem import Problem, num_pixels
 from ..schedule import Schedule
 from .azula import to_azula
 from .base import Export, Target, check_steps_alone
@@ -62,11 +64,26 @@ def export_schedule(schedule: Schedule, target: str, problem: Problem | None = N
             f"target = {target!r}: divides by the norm of the residual, so that the problem is "
             "needed, with its prior"
         )
+    _check_problem(schedule, problem)
     sampler = schedule.sampler()
     if sampler.memory == 0:  # others are refused by name below
         literal = to_literal(sampler, problem, schedule.levels, schedule.guidance)
         weights = {name: np.asarray(one, float) for name, one in literal.items()}
     return chosen.make(schedule, weights)
+
+
+def _check_problem(schedule: Schedule, problem: Problem) -> None:
+    """InputError where norms would be those of another problem, as far as one sees. Images may be
+    of another size."""
+    sigma_y = float(problem.sigma_y)
+    if not np.isclose(sigma_y, schedule.sigma_y, rtol=1e-5):
+        raise InputError(f"problem: sigma_y is {sigma_y:g}, the schedule's {schedule.sigma_y:g}")
+    planes = float(num_pixels(problem)) / math.prod(schedule.shape)
+    if problem.basis is None and 1 <= planes <= 4 and planes % 1 == 0 != planes - schedule.channels:
+        raise InputError(
+            f"problem: {planes:g} planes, the schedule is for {schedule.channels} "
+            "(`image_problem(channels=...)`)"
+        )
 
 
 def needs_problem(schedule: Schedule, target: str) -> bool:

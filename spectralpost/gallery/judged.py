@@ -8,9 +8,9 @@ import numpy as np
 
 from ..degradations import Degradation
 from ..inpainting import learning_problem
-from ..learning import Search, evaluate, for_network, heuristic, prepare
-from ..learning.baselines import tuned_constant
+from ..learning import evaluate, for_network, heuristic
 from ..learning.lanes import next_power_of_two
+from ..learning.preparing import constant_of
 from ..merging import bin_modes, pad_modes, unique_modes
 from ..metrics import predicted_energy_score, wasserstein2
 from ..noise import NoiseLevel
@@ -59,9 +59,7 @@ def tuned_of(sampler: Sampler, problem: Problem, levels: NoiseLevel) -> Guidance
     constant changed, as `learn` has it as a baseline.
     """
     free = for_network(sampler, levels)["free"]
-    given = heuristic(sampler, problem, levels)
-    loss = prepare(sampler, [problem], levels, given, free, search=Search(), tune=False).given
-    return tuned_constant(loss, given)[0]
+    return constant_of(sampler, problem, levels, heuristic(sampler, problem, levels), free)
 
 
 def published_of(name: str, task: str, problem: Problem, levels: NoiseLevel) -> Guidance:

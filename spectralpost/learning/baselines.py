@@ -15,11 +15,11 @@ from ..kept_jit import kept_jit
 from ..merging import unique_modes
 from ..metrics import wasserstein2
 from ..noise import NoiseLevel, check_levels, num_steps_of
-from ..objectives import Objective, is_average
+from ..objectives import Objective, check_objective, is_average
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
-from ..transfer import checked, in_chunks, sampler_transfer
+from ..transfer import check_arguments, checked, in_chunks, sampler_transfer
 from .lanes import FEW, best_of_each
 from .levenberg_marquardt import finite
 from .loss import Loss, is_dense
@@ -52,6 +52,7 @@ def evaluate(
     >>> round(float(sp.psnr(error)), 1)  # dB
     12.3
     """
+    check_objective(objective)
     problem, levels, guidance = checked(sampler, problem, levels, guidance)
     return _evaluate(sampler, _once(problem, objective), levels, guidance, objective)
 
@@ -104,6 +105,7 @@ def heuristic(
     >>> {name: weights.shape for name, weights in sp.heuristic(sampler, problem, levels).items()}
     {'eta': (3,), 'zeta': (3,)}
     """
+    check_arguments(sampler, problem, None)
     check_levels(levels)
     if is_concrete(factor):
         values = np.asarray(factor)

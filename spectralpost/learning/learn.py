@@ -13,8 +13,9 @@ from ..algebra import floating
 from ..compiled import drop_compiled_programs_if_crowded
 from ..errors import InputError
 from ..kept_jit import kept_jit
+from ..merging import unique_modes
 from ..metrics import wasserstein2
-from ..noise import NoiseLevel
+from ..noise import NoiseLevel, check_levels
 from ..objectives import Objective
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
@@ -23,9 +24,11 @@ from .baselines import evaluate, evaluate_exact
 from .guidance import constrain, per_mode, unconstrain
 from .loss import Loss, Prices, Several
 from .parameters import Freedom, schedule_of
-from .preparing import check_free, names_of, prepare
+from .preparing import check_free, constant_of, names_of, prepare
 from .search import Progress, Search, Watch
 from .searching import searched
+
+HOLDS = 1.05  # times its loss on merged modes
 
 
 class LearnResult(NamedTuple):
@@ -46,6 +49,20 @@ class LearnResult(NamedTuple):
     interrupted: bool  # by the user: this is the best so far
     # Unconstrained numbers of all refined schedules, best first, for `resume`.
     kept: dict[str, np.ndarray]
+
+
+def constant_that_holds(
+    sampler: Sampler, problem: Problem, levels: NoiseLevel, result: LearnResult, loss: float
+) -> Guidance:
+    """The tuned constant of a problem of all modes, whose merged modes were learned on.
+
+    loss: W2^2 of the constant of `result` on it. One at the edge of what is stable may be beyond
+    for modes that merging has hidden among others: then it is tuned again, on all.
+    """
+    if loss <= HOLDS * result.baselines["tuned_constant"]:
+        return result.baseline_guidance["tuned_constant"]
+    whole, _ = unique_modes(problem)
+    return constant_of(sampler, whole, levels, result.baseline_guidance["heuristic"], result.free)
 
 
 def learn(
@@ -113,6 +130,7 @@ def learn(
     search = search.checked()
     drop_compiled_programs_if_crowded()
     problems = [problem] if isinstance(problem, Problem) else list(problem)
+    check_levels(levels)
     levels, *problems = floating(levels, *problems)
     prepared = prepare(
         sampler,

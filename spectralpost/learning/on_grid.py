@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, check_kind
 from ..metrics import wasserstein2
 from ..noise import NoiseLevel
 from ..noise_grid import NoiseGrid, rounded
@@ -65,6 +65,7 @@ def learn_on_grid(
     >>> len(found.grid.timesteps), found.result.guidance["zeta"].shape
     (3, (3,))
     """
+    check_kind("grid", grid, NoiseGrid, "such as `noise_grid` returns")
     if resume is not None and schedules:
         raise InputError("resume: a search that is resumed has begun; leave schedules out")
     if free is not None:  # before a search of levels alone, after which there is nothing to learn

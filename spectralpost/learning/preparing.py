@@ -16,10 +16,10 @@ from ..errors import InputError
 from ..kept_jit import kept_jit
 from ..metrics import wasserstein2
 from ..noise import NoiseLevel, check_levels, num_steps_of
-from ..objectives import Objective, is_average, residuals_of
+from ..objectives import Objective, check_objective, is_average, residuals_of
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler, check_guidance
-from ..transfer import divides_by_norms, in_chunks, trajectory
+from ..transfer import check_arguments, divides_by_norms, in_chunks, trajectory
 from .baselines import heuristic, tuned_constant
 from .generations import random_starts
 from .gradient import CHUNK as LARGE
@@ -66,6 +66,9 @@ def prepare(
     check_levels(levels)
     if not problems:
         raise InputError("problem: one at least is needed")
+    for problem in problems:
+        check_arguments(sampler, problem, guidance)
+    check_objective(objective)
     prices.check()
     free = default_free(sampler) if free is None else names_of(free)
     check_free(sampler, free, freedom.levels)
@@ -115,6 +118,18 @@ def prepare(
     if not differentiates_denoiser(sampler):
         growth = np.asarray(usual_growth(unlimited, given, constant))
     return tuned(prepared, constant, constant_loss, growth)
+
+
+def constant_of(
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    free: tuple[str, ...] | None = None,
+) -> Guidance:
+    """The tuned constant of a problem, whose arguments are those of `learn`."""
+    prepared = prepare(sampler, [problem], levels, guidance, free, tune=False)
+    return tuned_constant(prepared.given, prepared.heuristic)[0]
 
 
 def tuned(

@@ -119,6 +119,13 @@ class Sampler:
     # Not an argument, so that `dataclasses.replace` drops it.
     made_by: partial | None = field(default=None, init=False)
 
+    def __post_init__(self) -> None:
+        for name, kind in self.constraint.items():
+            if kind not in ("nonnegative", "unit"):
+                raise InputError(f"constraint of {name} = {kind!r}: allowed are nonnegative, unit")
+        if self.state not in ("x_t", "x_0"):
+            raise InputError(f"state = {self.state!r}: allowed are x_t, x_0")
+
     @property
     def options(self) -> tuple[tuple[str, object], ...]:
         """The options of the call that made it, defaults included."""
@@ -273,12 +280,15 @@ def check_guidance(
         if modes is not None:
             allowed.append((steps, modes))
         if np.shape(weights) not in allowed:
-            reason = (
-                "; weights of each mode (low_pass, per_mode) are for independent modes, not blocks"
-            )
+            also = ""
+            if in_blocks:
+                also = "; weights of each mode (low_pass, per_mode) are for independent modes, not "
+                also += "blocks"
+            elif np.ndim(weights) == 2 and modes is not None:
+                also = f", or ({steps}, {modes}): `sp.per_mode` makes these of weights by band"
             raise InputError(
                 f"guidance {name!r} of shape {np.shape(weights)}: ({steps},) is needed, one weight "
-                "per step" + (reason if in_blocks else "")
+                f"per step{also}"
             )
         if not is_concrete(weights) or not np.size(weights):
             continue

@@ -45,7 +45,7 @@ def daps(
     Zhang, Chu, Berner, Meng, Anandkumar, Song, "Improving Diffusion Inverse Problem Solving with
     Decoupled Noise Annealing", CVPR 2025 (arXiv 2407.01521). Official code zhangbingliang2019/DAPS:
     200 levels (VE, `ve_karras(200, sigma_max=100, sigma_min=0.106)`), 5 calls of the network each,
-    lr from 1e-4 linearly to 1.5e-6, precision 1 / tau^2 with tau = 0.01 whatever sigma_y, pixels in
+    lr from 1e-4 linearly to 2e-6, precision 1 / tau^2 with tau = 0.01 whatever sigma_y, pixels in
     [-1, 1]. The factor 2 is that code's; the paper, and the code from July 2024 to March 2025, have
     1 (`variant="paper"`). With h = 1 the Langevin steps of the first level of that code multiply by
     -1: the edge of stability.

@@ -1,0 +1,159 @@
+"""What is given in place of what is needed: one line that names it, before any work."""
+
+from dataclasses import replace
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import spectralpost as sp
+from spectralpost.errors import InputError
+from spectralpost.learning import constant_that_holds
+from spectralpost.samplers.base import factory
+
+SHAPE, SIGMA_Y, STEPS = (8, 8), 0.1, 3
+PRIOR, BLUR = sp.power_law(SHAPE), sp.gaussian_blur(SHAPE, 1.0)
+PROBLEM = sp.image_problem(PRIOR, BLUR, SIGMA_Y)
+MERGED = sp.unique_modes(PROBLEM)
+GRID = sp.noise_grid("vp_linear", STEPS)
+DPS = sp.SAMPLERS["dps"]()
+GUIDANCE = DPS.heuristic(PROBLEM, GRID.levels)
+DENOISER, KEY = sp.GaussianDenoiser.of(PRIOR), jax.random.key(0)
+Y = np.zeros(SHAPE, np.float32)
+
+pytestmark = pytest.mark.usefixtures("quick")
+
+
+def restored(sampler=DPS, levels=GRID.levels, guidance=GUIDANCE, key=KEY):
+    return sp.restore(sampler, DENOISER, BLUR, Y, levels, guidance, key, sigma_y=SIGMA_Y)
+
+
+OF_GRID = "levels: NoiseGrid was given, NoiseLevel is needed .of a NoiseGrid, its `levels`"
+NO_SAMPLER = "sampler: function was given, Sampler is needed .*parentheses"
+WRONG = {
+    "grid to learn": (lambda: sp.learn(DPS, PROBLEM, GRID), OF_GRID),
+    "grid to evaluate": (lambda: sp.evaluate(DPS, PROBLEM, GRID, GUIDANCE), OF_GRID),
+    "grid to restore": (lambda: restored(levels=GRID), OF_GRID),
+    "levels to learn on a grid": (
+        lambda: sp.learn_on_grid(DPS, PROBLEM, GRID.levels),
+        "grid: NoiseLevel was given, NoiseGrid is needed",
+    ),
+    "function to learn": (lambda: sp.learn(sp.SAMPLERS["dps"], PROBLEM, GRID.levels), NO_SAMPLER),
+    "function to heuristic": (
+        lambda: sp.heuristic(sp.SAMPLERS["dps"], PROBLEM, GRID.levels),
+        NO_SAMPLER,
+    ),
+    "name to restore": (lambda: restored("dps"), "sampler: str was given, Sampler is needed"),
+    "tuple to learn": (
+        lambda: sp.learn(DPS, MERGED, GRID.levels),
+        "problem: ArrayImpl was given, Problem is needed .the first of what `unique_modes`",
+    ),
+    "tuple to evaluate": (
+        lambda: sp.evaluate(DPS, MERGED, GRID.levels, GUIDANCE),
+        "problem: tuple was given",
+    ),
+    "name of an objective": (
+        lambda: sp.evaluate(DPS, PROBLEM, GRID.levels, GUIDANCE, "mse"),
+        "objective = 'mse': a function is needed, such as sp.mse",
+    ),
+    "weights alone": (
+        lambda: restored(guidance=GUIDANCE["zeta"]),
+        "guidance: ArrayImpl was given, Mapping is needed",
+    ),
+    "weights by band": (
+        lambda: sp.evaluate(DPS, PROBLEM, GRID.levels, GUIDANCE | {"zeta": np.ones((STEPS, 2))}),
+        r"\(3, 2\): \(3,\) is needed, one weight per step, or \(3, 64\): `sp.per_mode`",
+    ),
+    "seed": (lambda: restored(key=0), r"key = 0: a key is needed, such as jax.random.key\(0\)"),
+    "seed to measure": (lambda: sp.measure(BLUR, Y, SIGMA_Y, 0), "key = 0: a key is needed"),
+    "several keys": (
+        lambda: restored(key=jax.random.split(KEY, 2)),
+        r"key: \(2,\) keys were given, one is needed",
+    ),
+    "misspelt constraint": (
+        lambda: replace(DPS, constraint={"zeta": "non-negative", "eta": "unit"}),
+        "constraint of zeta = 'non-negative': allowed are nonnegative, unit",
+    ),
+    "unknown state": (lambda: replace(DPS, state="x0"), "state = 'x0': allowed are x_t, x_0"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_is_one_line(name):
+    call, message = WRONG[name]
+    with pytest.raises(InputError, match=message):
+        call()
+
+
+def test_a_schedule_says_only_what_is_so():
+    @factory
+    def impostor(*, scale: float = 0.3) -> sp.Sampler:
+        return replace(DPS, summary=f"not DPS, {scale}")
+
+    def of(sampler=DPS, sigma_y=SIGMA_Y, grid=GRID, guidance=GUIDANCE, **others):
+        return sp.Schedule.of(sampler, PRIOR, BLUR, sigma_y, grid, guidance, **others)
+
+    short = {name: weights[1:] for name, weights in GUIDANCE.items()}
+    for given, message in (
+        ({"sampler": impostor()}, "sampler 'dps': is not what SAMPLERS has under this name"),
+        ({"sigma_y": -1.0}, "sigma_y = -1.0: must be > 0"),
+        ({"guidance": {"foo": GUIDANCE["zeta"]}}, "foo"),
+        ({"guidance": short}, r"of shape \(2,\): 3 steps"),
+    ):
+        with pytest.raises(InputError, match=message):
+            of(**given)
+    learned = sp.NoiseLevel(GRID.levels.alpha, GRID.levels.sigma)
+    schedule = of(grid=learned)
+    assert schedule.timesteps is None and schedule.levels is not None
+    np.testing.assert_array_equal(schedule.levels.alpha, learned.alpha)
+    # Of another number of planes, or noise, norms are others.
+    three = of(channels=3)
+    for problem, message in (
+        (PROBLEM, "problem: 1 planes, the schedule is for 3"),
+        (sp.image_problem(PRIOR, BLUR, 0.5, channels=3), "sigma_y is 0.5, the schedule's 0.1"),
+    ):
+        with pytest.raises(InputError, match=message):
+            sp.export_schedule(three, "dps", problem)
+    sp.export_schedule(three, "dps", sp.image_problem(PRIOR, BLUR, SIGMA_Y, channels=3))
+
+
+def test_a_partial_of_arrays_is_one_program():
+    traced = []
+
+    def network(strength, x_t, level):
+        traced.append(1)
+        return DENOISER(x_t, level) * strength
+
+    ddnm = sp.SAMPLERS["ddnm"]()
+    guidance, out = ddnm.heuristic(PROBLEM, GRID.levels), []
+    for strength in (1.0, 0.5):
+        denoiser = partial(network, jnp.float32(strength))
+        run = ddnm, denoiser, BLUR, Y + 0.1, GRID.levels, guidance, KEY
+        out.append(sp.restore(*run, sigma_y=SIGMA_Y))
+        if strength == 1.0:
+            once = len(traced)
+    assert len(traced) == once
+    assert not np.allclose(*out, rtol=0.1)
+
+
+def test_a_constant_that_merging_made_unstable_is_tuned_again():
+    """A mode of gain 1 and little variance, which a merged one of less gain had hidden."""
+    levels, sampler = sp.vp_linear(50), sp.SAMPLERS["reddiff"]()
+    spectrum, response = np.array([1.0, 1e-3, 1e-3, 1e-3]), np.array([1.0, 0.7, 0.7, 1.0])
+    whole = sp.make_problem(spectrum=spectrum, response=response, sigma_y=0.1)
+    merged = sp.make_problem(
+        spectrum=spectrum[:2], response=np.array([1.0, 0.8]), sigma_y=0.1, weight=[1.0, 3.0]
+    )
+    few = sp.Search(starts=1, max_iterations=1, optimizer="adam")
+    result = sp.learn(sampler, merged, levels, search=few)
+    old = result.baseline_guidance["tuned_constant"]
+    loss = float(sp.evaluate(sampler, whole, levels, old))
+    new = constant_that_holds(sampler, whole, levels, result, loss)
+    published = float(sp.evaluate(sampler, whole, levels, result.baseline_guidance["heuristic"]))
+    again = float(sp.evaluate(sampler, whole, levels, new))
+    assert again < published and again < loss
+    assert loss > 1.05 * result.baselines["tuned_constant"]
+    held = constant_that_holds(sampler, whole, levels, result, result.baselines["tuned_constant"])
+    assert held is old
