@@ -52,9 +52,11 @@ def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
 def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     """Merge modes with similar (spectrum, response) into at most `num_bins` rows (approximate).
 
-    Modes of similar log spectrum and similar 2 asinh(10 h / sigma_y) share a row: a response matters
-    by how far it is above the noise. (Of pixels in another range the rows may be others.) The cell and direction with the largest sum of squares, each
-    mode weighted by its share of the signal, is split at its mean first. Compare a loss on both
+    Modes of similar log spectrum and similar 2 asinh(10 h / sigma_y) share a row: a response
+    matters by how far it is above the noise. (Of pixels in another range the rows may be others.)
+    The cell and direction with the largest sum of squares, each mode weighted by its share of the
+    signal, is split at its mean first: a mode of little signal may be hidden among others, even
+    where a schedule is unstable for it (`constant_that_holds`). Compare a loss on both
     problems to know the error (`benchmarks/binning.py`). Returns the smaller problem and the index
     [F] of each old mode's new row. Blocks become smaller as well: see `merging_blocks`.
 

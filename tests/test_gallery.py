@@ -138,6 +138,8 @@ def test_every_entry_is_a_schedule(sampler, tmp_path):
         for scores in (entry.w2, entry.energy):
             assert set(scores) == {"learned", "tuned", "published"}
             assert scores["learned"] > 0 and scores["tuned"] > 0
+        # Of the constants that it is the best of one is the published; it is tuned on merged modes.
+        assert entry.w2["published"] is None or entry.w2["tuned"] < 1.001 * entry.w2["published"]
         for name in entry.began_from or ():  # can be learned again
             other = by_name[name]
             assert (other.sampler, other.task) == (sampler, entry.task)
