@@ -116,7 +116,9 @@ def power_law(
     """spectrum proportional to |f|^-exponent, the classical model of natural images (exponent 2).
 
     f is in cycles per pixel; the constant component is given the variance of the lowest frequency.
-    `std` is the standard deviation of a pixel. `colour`: of images of three planes, which share
+    `std` is the standard deviation of a pixel, of mean `mean`: numbers of `pixel_range`, whose
+    middle and quarter they are by default for [-1, 1] alone (for [0, 1] give 0.25 and 0.5).
+    `colour`: of images of three planes, which share
     out the variance as photographs do: 83 % grey, 16 % yellow against blue, 1 % green against
     magenta; `std` is then the root mean square over the planes, `mean` a grey.
 
