@@ -13,7 +13,7 @@ posterior. Source: Gneiting, Raftery, "Strictly Proper Scoring Rules, Prediction
 import time
 from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import jax
 import jax.numpy as jnp
@@ -24,7 +24,7 @@ from jax.typing import ArrayLike
 
 from .algebra import as_floating, floating
 from .degradations import Degradation
-from .denoiser_checks import check_made_for
+from .denoiser_checks import as_argument, called, check_made_for
 from .errors import InputError, check_whole
 from .images import PIXEL_RANGE, PixelRange, check_pixel_range, check_pixels
 from .learning.guidance import constrain, unconstrain
@@ -108,34 +108,22 @@ def polish(
     order = rng.permutation(len(x_0))
     kept_out, others = np.split(order, [len(x_0) // KEPT_OUT])
 
-    def energy(u: Guidance, x_0: Array, key: Array) -> Array:
-        measure_key, key = jax.random.split(key)
-        y = measure(degradation, x_0, sigma_y, measure_key)
-        weights = guidance | constrain(sampler.constraint, u)
-        numbers = {"sigma_y": sigma_y, "num_samples": 2}
-        x = restore(sampler, denoiser, degradation, y, levels, weights, key, **numbers)
-        return jnp.mean(energy_score(x, x_0))
-
-    optimizer = optax.adam(learning_rate)
-
-    @jax.jit
-    def step(u: Guidance, state: optax.OptState, x_0: Array, key: Array):
-        loss, gradient = jax.value_and_grad(energy)(u, x_0, key)
-        with jax.numpy_dtype_promotion("standard"):  # optax mixes Python numbers and counts
-            updates, state = optimizer.update(gradient, state)
-        return loss, optax.apply_updates(u, updates), state
-
     # The same noise every time, so that energies differ by the schedule alone.
-    judged = jax.jit(partial(energy, x_0=x_0[kept_out], key=jax.random.fold_in(key, 0)))
+    function, arrays = as_argument(denoiser)
+    numbers = levels, guidance, jnp.asarray(sigma_y, x_0.dtype)
+    run = partial(_energy, sampler, degradation, function)
+    judged = partial(run, arrays, *numbers, x_0[kept_out], jax.random.fold_in(key, 0))
+    rate = jnp.asarray(learning_rate, x_0.dtype)
+    step = partial(_step, sampler, degradation, function, arrays, *numbers, rate)
     u = unconstrain(sampler.constraint, {name: guidance[name] for name in free})
-    state = optimizer.init(u)
+    state = optax.adam(learning_rate).init(u)
     best, best_u, since = float(judged(u)), u, 0
     if not np.isfinite(best):
         raise InputError("guidance: restores to NaN or infinite pixels with this denoiser")
     curve, energies = [], [best]
     for i in range(1, steps + 1):
         chosen = rng.choice(others, min(batch, len(others)), replace=False)
-        loss, u, state = step(u, state, x_0[chosen], jax.random.fold_in(key, i))
+        loss, u, state = step(x_0[chosen], jax.random.fold_in(key, i), u, state)
         curve.append(float(loss))
         energies.append(float(judged(u)))
         if progress is not None:
@@ -150,6 +138,51 @@ def polish(
     changed = {} if best == energies[0] else constrain(sampler.constraint, best_u)
     seconds = time.perf_counter() - started
     return Polished(guidance | changed, np.asarray(curve), np.asarray(energies), seconds)
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _energy(
+    sampler: Sampler,
+    degradation: Degradation,
+    function: Any,
+    arrays: Any,  # of the denoiser, or it is a function: see `as_argument`
+    levels: NoiseLevel,
+    guidance: Guidance,
+    sigma_y: Array,
+    x_0: Array,
+    key: Array,
+    u: Guidance,
+) -> Array:
+    """Mean energy score of two samples of each image, weights u being unconstrained."""
+    measure_key, key = jax.random.split(key)
+    y = measure(degradation, x_0, sigma_y, measure_key)
+    weights = guidance | constrain(sampler.constraint, u)
+    run = sampler, called(function, arrays), degradation, y, levels, weights, key
+    return jnp.mean(energy_score(restore(*run, sigma_y=sigma_y, num_samples=2), x_0))
+
+
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _step(
+    sampler: Sampler,
+    degradation: Degradation,
+    function: Any,
+    arrays: Any,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    sigma_y: Array,
+    learning_rate: Array,
+    x_0: Array,
+    key: Array,
+    u: Guidance,
+    state: optax.OptState,
+) -> tuple[Array, Guidance, optax.OptState]:
+    """One of Adam's: the score before it, and weights and state after."""
+    energy = partial(_energy, sampler, degradation, function, arrays)
+    energy = partial(energy, levels, guidance, sigma_y, x_0, key)
+    loss, gradient = jax.value_and_grad(energy)(u)
+    with jax.numpy_dtype_promotion("standard"):  # optax mixes Python numbers and counts
+        updates, state = optax.adam(learning_rate).update(gradient, state)
+        return loss, cast(Guidance, optax.apply_updates(u, updates)), state
 
 
 def energy_score(samples: Array, x_0: Array) -> Array:

@@ -149,3 +149,21 @@ def test_a_network_of_another_pixel_range_is_refused(prior):
     network = sp.load_unet().in_range((0, 255))
     with pytest.raises(sp.InputError, match="denoiser: is for pixels from 0 to 255"):
         sp.polish(sampler, network, images, BLUR, 0.1, LEVELS, guidance)
+
+
+def test_a_second_call_compiles_nothing(prior):
+    """Of other images, another seed and another rate."""
+    sampler, gaussian, traced = sp.SAMPLERS["ddnm"](), sp.GaussianDenoiser.of(prior), []
+
+    def denoiser(x_t, level):
+        traced.append(1)
+        return gaussian(x_t, level)
+
+    guidance = sampler.heuristic(sp.image_problem(prior, BLUR, 0.1), LEVELS)
+    known = None
+    for seed, rate in ((0, 0.05), (1, 0.1)):
+        given = sampler, denoiser, sp.draw(prior, 8, seed=seed), BLUR, 0.1, LEVELS, guidance
+        polished = sp.polish(*given, steps=2, seed=seed, learning_rate=rate, **WIDE)
+        assert len(traced) == (known or len(traced))
+        known = len(traced)
+    assert polished.curve.size == 2
