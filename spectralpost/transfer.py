@@ -50,6 +50,7 @@ from .problem import (
     per_pixel,
     reflects,
 )
+from .sampler_checks import check_linear
 from .samplers.base import Guidance, Sampler, check_guidance, check_names
 
 
@@ -185,6 +186,7 @@ def checked(
 def check_arguments(sampler: Sampler, problem: Problem, guidance: Guidance | None) -> None:
     """InputError where something else was given, by which arithmetic would stumble."""
     check_kind("sampler", sampler, Sampler, 'such as SAMPLERS["dps"](), with its parentheses')
+    check_linear(sampler)
     check_kind("problem", problem, Problem, "the first of what `unique_modes`, `bin_modes` return")
     if guidance is not None:
         check_kind("guidance", guidance, Mapping, "name -> [S], such as the result's `guidance`")

@@ -11,7 +11,8 @@ import pytest
 import spectralpost as sp
 from spectralpost.errors import InputError
 from spectralpost.learning import constant_that_holds
-from spectralpost.samplers.base import factory
+from spectralpost.samplers.base import constant, factory
+from spectralpost.samplers.steps import ddim_step, noise_estimate
 
 SHAPE, SIGMA_Y, STEPS = (8, 8), 0.1, 3
 PRIOR, BLUR = sp.power_law(SHAPE), sp.gaussian_blur(SHAPE, 1.0)
@@ -117,6 +118,45 @@ def test_a_schedule_says_only_what_is_so():
         with pytest.raises(InputError, match=message):
             sp.export_schedule(three, "dps", problem)
     sp.export_schedule(three, "dps", sp.image_problem(PRIOR, BLUR, SIGMA_Y, channels=3))
+
+
+BENT = {
+    "linear": (lambda x: 2 * x, None),
+    "clipped": (lambda x: jnp.clip(x, -1, 1), "is not linear"),
+    "squashed": (jnp.tanh, "is not linear"),
+    "squared": (lambda x: x + x**2, "is not linear"),
+    "centred": (lambda x: x - jnp.mean(x), "mixes modes"),
+}
+
+
+@factory
+def bent(*, how: str = "linear") -> sp.Sampler:
+    change = BENT[how][0]
+
+    def update(denoise, measurement, step):
+        h = measurement.response
+        x_hat = change(denoise(step.x_t, step.t))
+        x_hat = x_hat + step.guidance["pull"] * h * (step.y - h * x_hat)
+        return ddim_step(step, x_hat, noise_estimate(step.x_t, x_hat, step.t), 0.0)
+
+    def defaults(problem, levels, factor):
+        return {"pull": constant(0.5 * factor, levels)}
+
+    return sp.Sampler("bent", update, defaults, {"pull": "nonnegative"}, "none", "none")
+
+
+@pytest.mark.parametrize("how", BENT)
+def test_an_update_of_which_no_closed_form_holds_is_refused(how):
+    sampler, (_, wrong) = bent(how=how), BENT[how]
+    guidance = sampler.defaults(PROBLEM, GRID.levels, 1.0)
+    given = sampler, PROBLEM, GRID.levels, guidance
+    if wrong is None:
+        assert np.isfinite(sp.evaluate(*given))
+        assert np.isfinite(jax.jit(lambda g: sp.evaluate(*given[:3], g))(guidance))
+        return
+    for call in (lambda: sp.evaluate(*given), lambda: sp.learn(*given[:3])):
+        with pytest.raises(InputError, match=f"sampler 'bent': its update {wrong}"):
+            call()
 
 
 def test_a_partial_of_arrays_is_one_program():

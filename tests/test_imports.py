@@ -47,6 +47,7 @@ READING_ORDER = (
     "chunks",
     "samplers",
     "affine",
+    "sampler_checks",
     "transfer",
     "denoiser_use",
     "literal_form",
