@@ -21,13 +21,7 @@ from .denoiser_checks import all_finite, as_argument, as_returned, called, check
 from .errors import InputError, check_kind, check_whole
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
-from .samplers.base import (
-    Guidance,
-    Measurement,
-    Sampler,
-    Step,
-    check_guidance,
-)
+from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
 
 # Of the relative residual; well below what sampling noise hides.
 CG_TOLERANCE, CG_ITERATIONS = 1e-6, 200
@@ -216,8 +210,9 @@ def _typed(key: Array) -> Array:
     """One as `jax.random.key` makes it, of one of `jax.random.PRNGKey` as well."""
     if not hasattr(key, "dtype"):
         raise InputError(f"key = {key!r}: a key is needed, such as jax.random.key(0)")
-    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
-    if (key := key if typed else jax.random.wrap_key_data(key)).ndim:
+    if not jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
+        key = jax.random.wrap_key_data(key)
+    if key.ndim:
         raise InputError(f"key: {key.shape} keys were given, one is needed for all images")
     return key
 

@@ -73,16 +73,16 @@ def export_schedule(schedule: Schedule, target: str, problem: Problem | None = N
 
 
 def _check_problem(schedule: Schedule, problem: Problem) -> None:
-    """InputError where norms would be those of another problem, as far as one sees. Images may be
-    of another size."""
+    """InputError where norms would be those of another problem, as far as one sees: images may be
+    of another size, but not three times as many pixels."""
     sigma_y = float(problem.sigma_y)
     if not np.isclose(sigma_y, schedule.sigma_y, rtol=1e-5):
         raise InputError(f"problem: sigma_y is {sigma_y:g}, the schedule's {schedule.sigma_y:g}")
+    own = schedule.channels
     planes = float(num_pixels(problem)) / math.prod(schedule.shape)
-    if problem.basis is None and 1 <= planes <= 4 and planes % 1 == 0 != planes - schedule.channels:
+    if problem.basis is None and (np.isclose(planes, 3 * own) or np.isclose(3 * planes, own)):
         raise InputError(
-            f"problem: {planes:g} planes, the schedule is for {schedule.channels} "
-            "(`image_problem(channels=...)`)"
+            f"problem: {planes:g} planes, the schedule is for {own} (`image_problem(channels=...)`)"
         )
 
 
