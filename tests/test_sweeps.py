@@ -304,7 +304,8 @@ def test_priors_of_images_and_of_files(tmp_path, monkeypatch):
     prior = sp.from_images(np.concatenate([images_of.tiles(one, 8)[:, 0] for one in read]))
     save_prior(tmp_path / "prior.npz", prior)
     save_prior(
-        tmp_path / "colour.npz", sp.from_images(images[:2, None, :8, :8].repeat(3, 1), colour=True)
+        tmp_path / "colour.npz",
+        sp.from_images(2 * images[:2, None, :8, :8].repeat(3, 1) - 1, colour=True),
     )
     priors = [
         {"name": "images", "folder": str(tmp_path / "images")},
