@@ -55,10 +55,10 @@ from spectralpost.gallery import (
     write_entries,
 )
 from spectralpost.images import built_in_photographs, tiles
+from spectralpost.learning import HOLDS
 from spectralpost.restoration import PixelDenoiser
 
 BINS = 256  # of the problem that constants are tuned on, as in `gallery.py`
-HOLDS = 1.05
 
 
 @dataclass

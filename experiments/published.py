@@ -43,30 +43,30 @@ With `--data` (an hour beside other work): the shipped U-Net, 64 images of CIFAR
 of std 1.5, motion blur of 9 pixels, x4, 3 of 10 pixels; energy score of the tuned constant, and %
 more of the published one, with standard errors. RED-diff's constant diverges in 100 steps.
 
-                                                                  20 steps               100 steps
-                                                     tuned       published   tuned       published
-dps      blur       deblurring, super-resolution   0.08812  +131.3 % (6.5) 0.06853   +93.0 % (4.7)
-dps      inpainting deblurring, super-resolution   0.09558  +152.1 % (7.8) 0.07579   +99.7 % (5.5)
-dps      inpainting inpainting                              +124.5 % (6.9)           +68.3 % (4.4)
-pigdm    blur       configuration, eta 0           0.07118    -4.8 % (0.5) 0.06759   +40.5 % (2.2)
-pigdm    blur       scripts, eta 1                            -2.8 % (1.1)           +11.0 % (1.6)
-diffpir  blur       program for deblurring         0.06683    +8.0 % (0.6) 0.06407    +0.0 % (0.0)
-diffpir  blur       as configured                           +342.3 % (4.3)          +120.3 % (2.9)
-diffpir  x4         program for deblurring         0.11009    +1.8 % (1.5) 0.10914    +0.5 % (0.5)
-diffpir  x4         super-resolution, lambda 7                +1.7 % (1.5)            +0.3 % (0.4)
-diffpir  inpainting program for deblurring         0.11704   +22.5 % (3.3) 0.08916    +9.9 % (2.4)
-diffpir  inpainting program for inpainting                    +0.0 % (0.0)            +0.6 % (0.2)
-mpgd     blur       super-resolution, by steps     0.07567    +0.8 % (1.1) 0.06763    +0.1 % (0.0)
-mpgd     blur       command line, scale 10                    +0.0 % (0.6)            +8.3 % (6.9)
-ilvr     blur       command line, range_t 0        0.08644    -0.7 % (0.1) 0.07873  +184.1 % (2.6)
-ilvr     blur       README, range_t 20 of 100                +58.3 % (2.1)           +23.4 % (1.7)
-reddiff  blur       configuration, lr 0.1          0.09322    -6.5 % (0.8)21.08566  -99.6 % (11.2)
-reddiff  blur       script for deblurring, lr 0.5          +132.8 % (16.1)          -87.5 % (10.3)
-reddiff  x4         configuration, lambda_ 0.25    0.11505   +25.3 % (1.3) 0.11359    +5.4 % (1.0)
-reddiff  x4         means over m and n                       +41.6 % (1.5)           +37.6 % (1.3)
-daps     motion     Gaussian blur, lr 1e-4         0.07738   +39.5 % (1.4) 0.06773   +21.1 % (1.2)
-daps     motion     motion blur, lr 5e-5                      +7.9 % (0.8)            +1.5 % (0.5)
-daps     motion     paper, no factor 2                        +4.6 % (0.8)            -0.5 % (0.5)
+                                                                   20 steps                100 steps
+                                                      tuned       published    tuned       published
+dps      blur       deblurring, super-resolution    0.08812  +131.3 % (6.5)  0.06853   +93.0 % (4.7)
+dps      inpainting deblurring, super-resolution    0.09558  +152.1 % (7.8)  0.07579   +99.7 % (5.5)
+dps      inpainting inpainting                               +124.5 % (6.9)            +68.3 % (4.4)
+pigdm    blur       configuration, eta 0            0.07118    -4.8 % (0.5)  0.06759   +40.5 % (2.2)
+pigdm    blur       scripts, eta 1                             -2.8 % (1.1)            +11.0 % (1.6)
+diffpir  blur       program for deblurring          0.06683    +8.0 % (0.6)  0.06407    +0.0 % (0.0)
+diffpir  blur       as configured                            +342.3 % (4.3)           +120.3 % (2.9)
+diffpir  x4         program for deblurring          0.11009    +1.8 % (1.5)  0.10914    +0.5 % (0.5)
+diffpir  x4         super-resolution, lambda 7                 +1.7 % (1.5)             +0.3 % (0.4)
+diffpir  inpainting program for deblurring          0.11704   +22.5 % (3.3)  0.08916    +9.9 % (2.4)
+diffpir  inpainting program for inpainting                     +0.0 % (0.0)             +0.6 % (0.2)
+mpgd     blur       super-resolution, by steps      0.07567    +0.8 % (1.1)  0.06763    +0.1 % (0.0)
+mpgd     blur       command line, scale 10                     +0.0 % (0.6)             +8.3 % (6.9)
+ilvr     blur       command line, range_t 0         0.08644    -0.7 % (0.1)  0.07873  +184.1 % (2.6)
+ilvr     blur       README, range_t 20 of 100                 +58.3 % (2.1)            +23.4 % (1.7)
+reddiff  blur       configuration, lr 0.1           0.09322    -6.5 % (0.8) 21.08566  -99.6 % (11.2)
+reddiff  blur       script for deblurring, lr 0.5           +132.8 % (16.1)           -87.5 % (10.3)
+reddiff  x4         configuration, lambda_ 0.25     0.11505   +25.3 % (1.3)  0.11359    +5.4 % (1.0)
+reddiff  x4         means over m and n                        +41.6 % (1.5)            +37.6 % (1.3)
+daps     motion     Gaussian blur, lr 1e-4          0.07738   +39.5 % (1.4)  0.06773   +21.1 % (1.2)
+daps     motion     motion blur, lr 5e-5                       +7.9 % (0.8)             +1.5 % (0.5)
+daps     motion     paper, no factor 2                         +4.6 % (0.8)             -0.5 % (0.5)
 """
 
 import sys
@@ -90,7 +90,7 @@ SIGMA_Y = 0.05
 SIDE = 64
 # Of a blur that keeps the mean, and the prior variance of the mean.
 ROW_SUM = 1.0, float(np.max(sp.power_law((SIDE, SIDE)).spectrum))
-BINS = 400  # of blocks, on which constants are tuned
+BINS = 400  # on which constants are tuned: of blocks, and of all problems of the network
 NUM_IMAGES = 64
 TASKS = {
     "blur": lambda shape: sp.gaussian_blur(shape, 2.0),
@@ -237,7 +237,8 @@ def constant_of(sampler: sp.Sampler, problem: sp.Problem, levels: sp.NoiseLevel)
 
 
 def on_network(options: Options) -> None:
-    """Energy scores of the shipped U-Net, and the paired standard errors of their ratio."""
+    """Energy scores of the shipped U-Net: of the tuned constant, and how much more the published
+    one has, in % of that, with the standard error of the paired differences."""
     assert options.data is not None
     with np.load(options.data) as stored:
         train, x_0 = (
@@ -246,8 +247,8 @@ def on_network(options: Options) -> None:
         )
     x_0, network = x_0[:NUM_IMAGES], sp.load_unet()
     prior = sp.from_images(train, colour=True)
-    print(f"{'':<50}" + "".join(f"{f'{steps} steps':>24}" for steps in options.steps))
-    print(f"{'':<50}" + f"{'tuned':>8}{'published':>16}" * len(options.steps))
+    print(f"{'':<50}" + "".join(f"{f'{steps} steps':>25}" for steps in options.steps))
+    print(f"{'':<50}" + f"{'tuned':>9}{'published':>16}" * len(options.steps))
 
     def energies(case: Case, steps: int, tuned: bool = False) -> np.ndarray:
         degradation = NETWORK_TASKS[case.task](prior.shape)
@@ -278,7 +279,7 @@ def on_network(options: Options) -> None:
             gap = 100 * (energies(case, steps) - tuned) / tuned.mean()
             words = f"{gap.mean():+.1f} % ({gap.std(ddof=1) / np.sqrt(gap.size):.1f})"
             score = f"{tuned.mean():.5f}" if is_default(case) else ""
-            print(f"{score:>8}{words:>16}", end="", flush=True)
+            print(f"{score:>9}{words:>16}", end="", flush=True)
         print()
 
 

@@ -189,7 +189,8 @@ def from_images(
              the border included (a bright cross along the axes). "hann": tapers the jump away and
              describes the scene behind the border instead.
 
-    Raises InputError for an empty set, a wrong shape, NaN, or pixels outside of `pixel_range`.
+    Raises InputError for an empty set, a wrong shape, colour last, NaN, or pixels outside of
+    `pixel_range`. Warns if that is [-1, 1] and no pixel is below 0.
 
     >>> estimated = sp.from_images(x_0.clip(-1, 1))
     >>> estimated.shape, estimated.pixel_range

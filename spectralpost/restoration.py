@@ -5,7 +5,7 @@ is wrapped in the degradation's change of coordinates. For a neural network the 
 network's, and closed forms are what its Gaussian model predicts.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -18,10 +18,10 @@ from jax.typing import ArrayLike
 from .algebra import PRECISION, as_floating, floating, is_concrete
 from .degradations import Degradation
 from .denoiser_checks import all_finite, as_argument, as_returned, called, check_finite
-from .errors import InputError, check_kind, check_whole
+from .errors import InputError, check_whole
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
-from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance
+from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance, check_kinds
 
 # Of the relative residual; well below what sampling noise hides.
 CG_TOLERANCE, CG_ITERATIONS = 1e-6, 200
@@ -104,8 +104,7 @@ def restore(
     >>> restored.shape  # two samples of each image
     (2, 4, 8, 8)
     """
-    check_kind("sampler", sampler, Sampler, 'such as SAMPLERS["dps"](), with its parentheses')
-    check_kind("guidance", guidance, Mapping, "name -> [S], such as a schedule's `guidance`")
+    check_kinds(sampler, guidance)
     y = as_floating("measurement", y)
     levels = check_levels(levels, y.dtype)
     (guidance,) = floating(guidance, dtype=y.dtype)

@@ -9,7 +9,7 @@ Norm-normalised samplers (`measurement.norm`) are not affine. Their mean-field c
 form; the norm concentrates as the number of pixels grows, so this is asymptotically exact.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache, partial
 from typing import NamedTuple
 
@@ -51,7 +51,7 @@ from .problem import (
     reflects,
 )
 from .sampler_checks import check_linear
-from .samplers.base import Guidance, Sampler, check_guidance, check_names
+from .samplers.base import Guidance, Sampler, check_guidance, check_kinds, check_names
 
 
 class Trajectory(NamedTuple):
@@ -184,12 +184,10 @@ def checked(
 
 
 def check_arguments(sampler: Sampler, problem: Problem, guidance: Guidance | None) -> None:
-    """InputError where something else was given, by which arithmetic would stumble."""
-    check_kind("sampler", sampler, Sampler, 'such as SAMPLERS["dps"](), with its parentheses')
+    """As `check_kinds`; and a sampler that `check_linear` refuses."""
+    check_kinds(sampler, guidance)
     check_linear(sampler)
     check_kind("problem", problem, Problem, "the first of what `unique_modes`, `bin_modes` return")
-    if guidance is not None:
-        check_kind("guidance", guidance, Mapping, "name -> [S], such as the result's `guidance`")
 
 
 def in_chunks(sampler: Sampler, problem: Problem) -> bool:

@@ -64,7 +64,7 @@ class Result(NamedTuple):
     figures: tuple[Shown, ...]
     quick: bool
     failed: int
-    interrupted: bool = False
+    interrupted: bool
 
 
 def compute(options: Figures, say: Say = quiet) -> Result:

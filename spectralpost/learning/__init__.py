@@ -9,7 +9,7 @@ from .generations import random_starts
 from .gradient import loss_and_gradient
 from .guidance import constrain, low_pass, per_mode, unconstrain
 from .lanes import Method, advance, begin
-from .learn import LearnResult, constant_that_holds, learn, sensitivity
+from .learn import HOLDS, LearnResult, constant_that_holds, learn, sensitivity
 from .loss import Loss, Prices, Several, is_dense, loss_of
 from .on_grid import Learned, learn_on_grid
 from .parameters import LEVELS, Decoded, Freedom, Parameters, parameters_of, schedule_of

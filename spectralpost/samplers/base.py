@@ -9,7 +9,7 @@ that it divides by are numbers.
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache, partial, wraps
 from typing import Any, Literal, NamedTuple
@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 
 from ..algebra import float_dtype, is_concrete
-from ..errors import InputError, is_number
+from ..errors import InputError, check_kind, is_number
 from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..problem import Problem
 
@@ -249,6 +249,13 @@ def check_nonnegative(name: str, value: object) -> None:
     """InputError unless an option is a finite number >= 0."""
     if not (is_number(value) and 0 <= value < float("inf")):
         raise InputError(f"{name} = {value!r}: must be a finite number >= 0")
+
+
+def check_kinds(sampler: Sampler, guidance: Guidance | None) -> None:
+    """InputError where something else was given, by which arithmetic would stumble."""
+    check_kind("sampler", sampler, Sampler, 'such as SAMPLERS["dps"](), with its parentheses')
+    if guidance is not None:
+        check_kind("guidance", guidance, Mapping, "name -> [S], such as the result's `guidance`")
 
 
 def check_names(sampler: Sampler, guidance: Guidance) -> None:
