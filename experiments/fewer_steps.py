@@ -23,10 +23,10 @@ from five photographs, restored is a tile of the sixth. W2^2 per pixel; PSNR in 
     learned at 100        0.00068   23.03               24.67            3.00
     unchanged at 50       0.01047   20.85               23.08           18.93
     tuned again at 50     0.00131   23.01               24.89          134.68
-    learned at 50         0.00094   23.32               25.11            3.00
+    learned at 50         0.00094   23.32               25.12            1.89
     unchanged at 20       0.02708   19.33               22.20           14.74
     tuned again at 20     0.00368   23.12               25.45          118.34
-    learned at 20         0.00221   23.84               26.12            3.00
+    learned at 20         0.00220   23.86               26.14            3.00
 
 The tuned scales: 3.01 at 1000 steps, 19.2, 21.0 and 23.8 at 100, 50 and 20. Amplification is that
 of the worst mode on the way (`transfer.amplification`): the constants that look good at few steps

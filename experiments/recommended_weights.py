@@ -24,12 +24,12 @@ log-SNR on, and the range and geometric mean of these; in how many directions of
 together W2^2 rises as much (`directions`):
 
     steps, sigma_y, blur, exponent       W2^2                zeta of dps, or lambda_ of diffpir
-    dps      20, 0.05, 2, 2     0.1849  0.02012  0.01315     8 of 20   -1.1  0.23 to 6    1.0     8
+    dps      20, 0.05, 2, 2     0.1849  0.02012  0.01311     8 of 20   -1.1  0.23 to 6.1  1.0     8
              10, 0.05, 2, 2     0.2145  0.03346  0.02749     6 of 10   -3.1  0.07 to 2.7  0.49    6
-             50, 0.05, 2, 2     0.1287  0.00945  0.00352    12 of 50   -0.1  0.27 to 14   1.1    11
-            100, 0.05, 2, 2     0.0869  0.00438  0.00126    13 of 100   0.3  0.40 to 22   1.5     7
-             20, 0.2, 2, 2      0.1526  0.00991  0.00794     8 of 20   -1.6  0.17 to 2.9  0.61    6
-             20, 0.05, 2, 2.5   0.1665  0.01129  0.00761     9 of 20   -1.6  0.13 to 4    0.75    8
+             50, 0.05, 2, 2     0.1287  0.00946  0.00360    11 of 50   -0.3  0.24 to 17   1.1     9
+            100, 0.05, 2, 2     0.0869  0.00438  0.00141    10 of 100   0.6  0.35 to 22   1.7     6
+             20, 0.2, 2, 2      0.1526  0.00991  0.00805     8 of 20   -1.6  0.12 to 3.2  0.55    7
+             20, 0.05, 2, 2.5   0.1665  0.01129  0.00762     9 of 20   -1.6  0.11 to 5.4  0.74    9
     diffpir  20, 0.05, 2, 2     0.0084  0.00499  0.00335     6 of 20   -0.6  1.8 to 6.8   3.3     3
              10, 0.05, 2, 2     0.0233  0.01347  0.01142     3 of 10   -0.8  3.9 to 6.6   4.7     2
              50, 0.05, 2, 2     0.0019  0.00146  0.00061    17 of 50   -0.9  0.7 to 9.8   3.1    11
@@ -40,7 +40,7 @@ together W2^2 rises as much (`directions`):
 
 What the early weights are, where log-SNR is below -2, hardly matters, and that is where curves of
 different step counts differ most. Those that matter are about as large in 20, 50 and 100 steps:
-they are weights of a step, not of time. dps goes up and down among them: it turns at 58 of 75
+they are weights of a step, not of time. dps goes up and down among them: it turns at 56 of 71
 places over all eleven cases (a random sequence at 50), which no published default does, and up to
 50 steps nearly each of them is a direction of its own. lambda_ of diffpir falls as the image
 appears, at 100 steps like (sigma / alpha)^0.8, where the default is constant; up to 20 steps about

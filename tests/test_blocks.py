@@ -110,14 +110,28 @@ def test_given_kernels_are_convolved_then_decimated(offset):
     np.testing.assert_allclose(found, gaussian, atol=100 * EPS)
 
 
-@pytest.mark.parametrize("factor", [2, 4])
+@pytest.mark.parametrize("factor", [2, 4, 8, 16])
 def test_bicubic_is_that_of_pillow_away_from_the_border(factor):
     """In single precision there; a kernel reaches two pixels of the small image."""
-    x = RNG.normal(size=(32, 40)).astype(np.float32)
-    small = (40 // factor, 32 // factor)
-    theirs = np.asarray(Image.fromarray(x).resize(small, Image.Resampling.BICUBIC))
-    ours = np.asarray(sp.downsample((32, 40), factor).apply(x.astype(float)))
+    x = RNG.normal(size=(8 * factor, 10 * factor)).astype(np.float32)
+    theirs = np.asarray(Image.fromarray(x).resize((10, 8), Image.Resampling.BICUBIC))
+    ours = np.asarray(sp.downsample(x.shape, factor).apply(x.astype(float)))
     np.testing.assert_allclose(ours[2:-2, 2:-2], theirs[2:-2, 2:-2], atol=1e-5)
+
+
+def test_a_function_of_jax_is_the_matrix_of_the_same_in_numpy():
+    """Also one that is compiled, and gives single precision."""
+    same = [
+        sp.from_matrix((4, 3), function)
+        for function in (
+            lambda x: x[::2].sum(axis=1),
+            lambda x: jnp.sum(x[::2], axis=1),
+            jax.jit(lambda x: jnp.sum(x[::2], axis=1, dtype=jnp.float32)),
+        )
+    ]
+    for one in same[1:]:
+        assert one.measured == same[0].measured
+        np.testing.assert_array_equal(one.options["matrix"], same[0].options["matrix"])
 
 
 def test_a_block_degradation_is_made_again_from_a_file():

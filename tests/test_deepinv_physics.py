@@ -1,6 +1,7 @@
 """deepinv's physics as degradations, and degradations as deepinv's physics."""
 
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +162,20 @@ def test_physics_that_mix_planes_are_refused(physics):
         with pytest.raises(InputError, match=says) as error:
             sp.from_deepinv(theirs, shape)
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("factor", [2, 4])
+def test_bicubic_is_that_of_torch_with_antialias_away_from_the_border(factor):
+    x = RNG.normal(size=(32, 48)).astype(np.float32)
+    scaled = partial(
+        torch.nn.functional.interpolate,
+        torch.as_tensor(x)[None, None],
+        size=(32 // factor, 48 // factor),
+        mode="bicubic",
+    )
+    ours = np.asarray(sp.downsample(x.shape, factor).apply(x.astype(float)))[2:-2, 2:-2]
+    theirs, plain = (
+        scaled(antialias=antialias)[0, 0].numpy()[2:-2, 2:-2] for antialias in (True, False)
+    )
+    np.testing.assert_allclose(ours, theirs, atol=SINGLE)
+    assert np.abs(ours - plain).max() > 0.1  # another kernel, of a quarter of the pixels

@@ -28,7 +28,7 @@ def freehunch(
 
     One derivative of the denoiser a step, however v is found: `tmpd` has (sigma_t^2 / alpha_t) J in
     place of C_t. Under a Gaussian prior with the gain's own Jacobian both are C_t, and weight 1 is
-    `exact`. C is not known to a zero-shot sampler: the denoiser is asked for it (`steps.data_cov`).
+    `exact`. A sampler is given no prior: the denoiser is asked for C (`steps.data_cov`).
 
     jacobian  up to which sigma_t / alpha_t, in units of pixels, the denoiser is differentiated: 0
               in no step, 1e6 in all (but at alpha_t = 0). At high noise errors of a network's J
