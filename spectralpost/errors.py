@@ -6,6 +6,10 @@ import sys
 from contextlib import suppress
 from typing import Any, TypeGuard
 
+LARGEST_WHOLE = 2**63 - 1  # which NumPy and seeds take; memory may allow far less
+LARGEST_STEPS = 100_000  # also of time steps, and of whole-number options in files
+LARGEST_PLANES = 2**16
+
 
 class StillRunning(KeyboardInterrupt):
     """The user will not wait for a thread, which the interpreter would do at its end."""
@@ -16,6 +20,11 @@ class InputError(ValueError):
 
     The command line prints it and exits with code 2; every other exception keeps its traceback.
     """
+
+    def __init__(self, message: str):
+        super().__init__(
+            " ".join(line.strip() for line in message.splitlines())
+        )  # arrays have more
 
 
 def encodable(text: str) -> str:
@@ -33,14 +42,18 @@ def shown(path: str | bytes | os.PathLike) -> str:
     return encodable(repr(os.fsdecode(path)))
 
 
-def check_whole(name: str, value: Any, minimum: int = 1) -> int:
-    """The value as an int; InputError unless it is a whole number >= minimum (10.0 is one)."""
+def check_whole(name: str, value: Any, minimum: int = 1, maximum: int = LARGEST_WHOLE) -> int:
+    """The value as an int; InputError unless it is a whole number >= minimum (10.0 is one), and
+    at most `maximum`."""
+    allowed = f"a whole number >= {minimum}"
     with suppress(OverflowError, TypeError, ValueError):
         number = int(value)
         kind = str(getattr(value, "dtype", type(value).__name__))  # NumPy has a bool of its own
         if number == value and number >= minimum and kind != "bool":
-            return number
-    raise InputError(f"{name} = {value}: must be a whole number >= {minimum}")
+            if number <= maximum:
+                return number
+            allowed += f", at most {maximum}"
+    raise InputError(f"{name} = {value}: must be {allowed}")
 
 
 def check_kind(name: str, value: Any, kind: type, advice: str = "") -> None:

@@ -150,10 +150,14 @@ def _rows(
     together = degradation.planes
     masks = degradation.response.reshape(-1, *degradation.shape) > 0
     large_holes = together is None and _has_large_holes(masks[0])
-    size = TILE if tile is None else check_whole("tile", tile, 2)
+    least = min(degradation.shape)
+    size = min(TILE, least) if tile is None else check_whole("tile", tile, 2)
     num_blocks = check_whole("blocks", num_blocks)
-    if size > min(degradation.shape):
-        raise InputError(f"tile = {size}: larger than the image, {degradation.shape}")
+    if not large_holes and (size > least or size < 2):
+        small = f"the image, {degradation.shape}, is too small"
+        raise InputError(
+            f"tile = {size}: {small}" if tile else f"inpaint: {small} for tiles of 2x2"
+        )
     planes = 1 if prior.axes is None else len(prior.axes)
     level = prior.mean.reshape(planes, -1).mean(axis=1)
     grid = degradation.shape if large_holes else tuple(n // size * size for n in degradation.shape)

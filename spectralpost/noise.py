@@ -23,7 +23,7 @@ import numpy as np
 from jax import Array
 
 from .algebra import float_dtype, floating, is_concrete, namespace
-from .errors import InputError, check_kind, check_whole, is_number
+from .errors import LARGEST_STEPS, InputError, check_kind, check_whole, is_number
 
 Spacing = Literal["uniform", "leading", "trailing", "quadratic"]
 Curve = Literal["vp", "ve", "flow"]
@@ -79,7 +79,9 @@ def vp_linear(
     ((4,), 0.0)
     """
     _check_between(0, 1, beta_start=beta_start, beta_end=beta_end)
-    betas = np.linspace(beta_start, beta_end, check_whole("train_steps", train_steps))
+    betas = np.linspace(
+        beta_start, beta_end, check_whole("train_steps", train_steps, maximum=LARGEST_STEPS)
+    )
     return _vp_grid(np.cumprod(1 - betas), vp_timesteps(num_steps, spacing, train_steps))
 
 
@@ -103,7 +105,7 @@ def vp_cosine(
     if not (is_number(offset) and 0 <= offset < np.inf):
         raise InputError(f"offset = {offset}: must be >= 0 and finite")
     _check_between(0, 1, max_beta=max_beta)
-    train_steps = check_whole("train_steps", train_steps)
+    train_steps = check_whole("train_steps", train_steps, maximum=LARGEST_STEPS)
     f = np.cos((np.arange(train_steps + 1) / train_steps + offset) / (1 + offset) * np.pi / 2) ** 2
     betas = np.minimum(1 - f[1:] / f[:-1], max_beta)
     return _vp_grid(np.cumprod(1 - betas), vp_timesteps(num_steps, spacing, train_steps))
@@ -119,8 +121,8 @@ def vp_timesteps(
     trailing   round(arange(train_steps, 0, -train_steps / S)) - 1: the last step is a full one
     quadratic  dense near t = 0, DiffPIR's `quad`: T - 1 - int(sqrt(linspace(0, T^2, S)))
     """
-    num_steps = check_whole("steps", num_steps)
-    if num_steps > check_whole("train_steps", train_steps):
+    num_steps = check_whole("steps", num_steps, maximum=LARGEST_STEPS)
+    if num_steps > check_whole("train_steps", train_steps, maximum=LARGEST_STEPS):
         raise InputError(f"steps = {num_steps}: this grid has only {train_steps} time steps")
     if spacing == "uniform":
         timesteps = np.rint(np.linspace(train_steps - 1, 0, num_steps))
@@ -151,7 +153,7 @@ def ve_karras(
     >>> [round(float(sigma), 3) for sigma in sp.ve_karras(3).sigma]
     [80.0, 2.515, 0.002, 0.0]
     """
-    num_steps = check_whole("steps", num_steps)
+    num_steps = check_whole("steps", num_steps, maximum=LARGEST_STEPS)
     _check_between(0, np.inf, sigma_min=sigma_min, sigma_max=sigma_max, rho=rho)
     if not sigma_min < sigma_max:
         raise InputError(f"sigma_min = {sigma_min}: must be below sigma_max = {sigma_max}")
@@ -172,7 +174,7 @@ def rectified_flow(num_steps: int, *, shift: float = 1.0) -> NoiseLevel:
     >>> [round(float(sigma), 3) for sigma in sp.rectified_flow(3).sigma]
     [1.0, 0.667, 0.333, 0.0]
     """
-    num_steps = check_whole("steps", num_steps)
+    num_steps = check_whole("steps", num_steps, maximum=LARGEST_STEPS)
     _check_between(0, np.inf, shift=shift)
     u = np.linspace(1, 0, num_steps + 1)
     sigma = shift * u / (1 + (shift - 1) * u)

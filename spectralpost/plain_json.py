@@ -90,6 +90,19 @@ def plain(value: Any, at: tuple[str | int, ...] = ()) -> Any:
     raise InputError(f"{_field(at)}: JSON has no {type(value).__name__}")
 
 
+def text_of(value: Any) -> str:
+    """What a command has found as JSON, which has no NaN and no infinity: null in their place."""
+
+    def finite(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {key: finite(one) for key, one in value.items()}
+        if isinstance(value, list | tuple):
+            return [finite(one) for one in value]
+        return None if isinstance(value, float) and not math.isfinite(value) else value
+
+    return json.dumps(finite(value), indent=1, allow_nan=False) + "\n"
+
+
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) < len(pairs):

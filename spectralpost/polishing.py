@@ -188,6 +188,9 @@ def _step(
 def energy_score(samples: Array, x_0: Array) -> Array:
     """Of two samples [2, N, C, H, W] of each image x_0 [N, C, H, W]: [N], in pixel units.
 
+        (|x - x_0| + |x' - x_0|) / 2 - |x - x'| / 2,    |.| the root mean square over pixels
+
+    Proper: its expectation is least for samples of the true posterior (Gneiting, Raftery, 2007).
     Raises InputError for other shapes.
 
     >>> two = sp.draw(prior, 6).reshape(2, 1, 3, 8, 8)  # samples of one image of three planes

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 
 from .degradations import DEGRADATIONS, make_degradation
-from .errors import InputError
+from .errors import LARGEST_PLANES, LARGEST_STEPS, InputError
 from .images import PixelRange, check_pixel_range
 from .noise import NoiseLevel, at_timesteps, check_levels, num_steps_of
 from .noise_grid import training_levels
@@ -17,14 +17,13 @@ from .samplers import SAMPLERS, make_sampler
 from .samplers.base import Guidance, Sampler
 from .signatures import options_of, parsed_words
 
-LARGEST_STEPS = 100_000  # also of time steps and of whole-number options
 LARGEST_SHAPE = 2**27  # pixels of a plane
-LARGEST_CHANNELS = 2**16
 SMALLEST, LARGEST = 1e-15, 1e15  # sigma_y and pixel values: single precision has their squares
 
-# Degradations are tried on grids of at most so many pixels, the second if the first is too small
-# for a kernel: on the image itself, building one can take minutes.
-TRIAL_PIXELS = (2**16, 2**22)
+# Degradations are tried on grids of at most so many pixels, the next if one is too small for a
+# kernel, or not divided by a factor as the image is; the last are most images themselves, where
+# building one takes seconds.
+TRIAL_PIXELS = (2**16, 2**22, 2**24)
 
 
 def check_grid(levels: NoiseLevel) -> None:
@@ -108,8 +107,8 @@ def check_sizes(
         raise InputError(
             f"problem.shape = {brief(list(shape))}: at most {LARGEST_SHAPE} pixels are allowed"
         )
-    if not 1 <= channels <= LARGEST_CHANNELS:
-        raise InputError(f"problem.channels = {channels}: must be >= 1, at most {LARGEST_CHANNELS}")
+    if not 1 <= channels <= LARGEST_PLANES:
+        raise InputError(f"problem.channels = {channels}: must be >= 1, at most {LARGEST_PLANES}")
     if not SMALLEST <= sigma_y <= LARGEST:
         raise InputError(
             f"problem.sigma_y = {sigma_y}: must be a number > 0, from {SMALLEST} to {LARGEST}"
@@ -129,8 +128,8 @@ def check_sizes(
 def check_degradation(name: str, options: dict[str, Any], shape: tuple[int, ...]) -> None:
     """InputError unless there is a degradation of that name with these options.
 
-    It is built on a smaller grid than a large image's, see TRIAL_PIXELS: a kernel may have about
-    2000 pixels a side at most.
+    It is built on a smaller grid than a large image's, see TRIAL_PIXELS: of images of more than
+    16 million pixels, masks of their own and some kernels and factors are refused.
     """
     for pixels in TRIAL_PIXELS:
         small = _smaller(shape, pixels)
@@ -152,8 +151,10 @@ def check_degradation(name: str, options: dict[str, Any], shape: tuple[int, ...]
 
 
 def _smaller(shape: tuple[int, ...], pixels: int) -> tuple[int, ...]:
-    """The shape with sides of at most 2048 and about so many pixels. Sides lose multiples of 240,
-    so that what divides a side mostly still does."""
+    """The shape if it has at most so many pixels, else one of about as many. Sides lose multiples
+    of 240, so that what divides a side mostly still does."""
+    if math.prod(shape) <= pixels:
+        return shape
     cap = min(2048, round(pixels ** (1 / len(shape))))
     return tuple(
         n if n <= cap else (max(cap - n % 240, 0) // 240 * 240 + n % 240) or 240 for n in shape

@@ -6,7 +6,7 @@ be called "plane"). Version 1, which is read too, had a plain list by step in it
 
 A file may come from anybody: whatever it holds, it is read in bounded time and memory, and what is
 wrong with it is one line that names the field. Limits beside those of `plain_json`: LARGEST_STEPS,
-LARGEST_SHAPE, LARGEST_CHANNELS, and sizes from SMALLEST to LARGEST for sigma_y and pixel values.
+LARGEST_SHAPE, LARGEST_PLANES, and sizes from SMALLEST to LARGEST for sigma_y and pixel values.
 """
 
 import json

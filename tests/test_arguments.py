@@ -197,3 +197,74 @@ def test_a_constant_that_merging_made_unstable_is_tuned_again():
     assert loss > 1.05 * result.baselines["tuned_constant"]
     held = constant_that_holds(sampler, whole, levels, result, result.baselines["tuned_constant"])
     assert held is old
+
+
+def test_numbers_that_are_too_large_are_one_line():
+    """What NumPy has no room for, or JAX no type: before it is made."""
+    with pytest.raises(InputError, match=r"steps = 1000000000000: must be .* at most 100000"):
+        sp.rectified_flow(10**12)
+    with pytest.raises(InputError, match=r"train_steps = 10{19}: must be"):
+        sp.vp_linear(10, train_steps=10**19)
+    with pytest.raises(InputError, match=r"planes = 10{11}: must be"):
+        sp.inpaint((4, 4), planes=10**11)
+    with pytest.raises(InputError, match="kernel: the sum of its values"):
+        sp.from_kernel([[1e308, 1e308]], (4, 4))
+    assert sp.inpaint((4, 4), planes=3.0).pixels == (3, 4, 4)
+    with pytest.raises(InputError, match=r"std = 1e\+200: must be at most 1e\+100"):
+        sp.gaussian_blur((8, 8), std=1e200)
+
+
+def test_an_error_is_one_line_whatever_was_given():
+    with pytest.raises(InputError) as raised:
+        sp.gaussian_blur((4, 4), std=np.ones((2, 2)))
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "name", "options"),
+    [
+        ((2100, 2100), "downsample", {"factor": 7}),
+        ((4096,), "inpaint", {"mask": [0, 1] * 2048}),
+        ((2500, 2500), "inpaint", {"mask": "box", "size": 2100}),
+    ],
+)
+def test_schedules_of_large_images_are_saved(shape, name, options, tmp_path):
+    """A trial on a smaller image has other divisors, and no room for a mask."""
+    schedule = sp.Schedule(
+        sampler_name="dps",
+        levels=sp.vp_linear(2),
+        guidance={"zeta": np.ones(2), "eta": np.zeros(2)},
+        sigma_y=0.1,
+        shape=shape,
+        degradation_name=name,
+        degradation_options=options,
+    )
+    sp.save_schedule(tmp_path / "schedule.json", schedule)
+    assert sp.load_schedule(tmp_path / "schedule.json").degradation_options == options
+
+
+def test_numbers_of_numpy_and_jax_are_exported():
+    schedule = sp.gallery_schedule("dps-gaussian_blur2-s0.05-10")
+    changed = replace(
+        schedule,
+        loss=jnp.float32(0.25),
+        sigma_y=jnp.asarray(0.05),
+        degradation_options={"std": np.float32(2)},
+    )
+    plain = replace(schedule, loss=0.25, sigma_y=float(jnp.asarray(0.05)))
+    for target in ("npz", "python"):
+        assert (
+            sp.export_schedule(changed, target).content == sp.export_schedule(plain, target).content
+        )
+
+
+def test_the_nearest_schedule_is_asked_for_by_texts_and_masks():
+    nearest = partial(sp.gallery_nearest, "dps")
+    assert nearest("gaussian_blur", {"std": "1.9"}, 0.05, 20).name == "dps-gaussian_blur2-s0.05-20"
+    mask = (np.arange(64 * 64).reshape(64, 64) % 2).tolist()
+    assert nearest("inpaint", {"mask": mask}, 0.05, 20).name == "dps-inpaint-s0.05-20"
+    with pytest.raises(InputError, match="the gallery has of dps"):
+        nearest("downsample", {"factor": 2, "kernel": np.ones((3, 3)) / 9}, 0.05, 20)
+    for steps, sigma_y, says in (("x", 0.05, "steps = x"), (20, "0.05", "sigma_y = 0.05")):
+        with pytest.raises(InputError, match=says):
+            nearest("gaussian_blur", {}, sigma_y, steps)

@@ -26,7 +26,7 @@ from spectralpost.prior import matern
 from spectralpost.problem import image_problem
 from spectralpost.schedule import Schedule, provenance
 from spectralpost.schedule_checks import (
-    LARGEST_CHANNELS,
+    LARGEST_PLANES,
     LARGEST_SHAPE,
     LARGEST_STEPS,
     _smaller,
@@ -400,7 +400,7 @@ def test_wrong_types_are_named(path, stored, tmp_path):
         ("objective.value", math.inf, r"objective\.value"),
         # numbers beyond all bounds
         ("problem.channels", 2**63, "problem.channels"),
-        ("problem.channels", LARGEST_CHANNELS + 1, "problem.channels"),
+        ("problem.channels", LARGEST_PLANES + 1, "problem.channels"),
         ("problem.sigma_y", 1e200, "problem.sigma_y"),
         ("problem.sigma_y", 1e-200, "problem.sigma_y"),
         ("problem.pixel_range", [-1e308, 1e308], "problem.pixel_range"),

@@ -1,6 +1,5 @@
 """`spectralpost compare`: all samplers on one problem, for some numbers of steps."""
 
-import json
 import time
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from ..inpainting import is_exact
 from ..learning import heuristic, learn
 from ..noise import NoiseLevel, num_steps_of
 from ..options import Compare
+from ..plain_json import text_of
 from ..prior import draw
 from ..problem import image_modes
 from ..restoration import measure, restore
@@ -74,7 +74,9 @@ class Result(NamedTuple):
 
 def compute(options: Compare, say: Say = quiet) -> Result:
     """Tune, learn and evaluate all samplers."""
-    names = options.samplers or tuple(name for name in SAMPLERS if name != "exact")
+    names = options.samplers
+    if names is None:
+        names = tuple(name for name in SAMPLERS if name != "exact")
     for given, values in {"samplers": names, "steps": options.steps}.items():
         if len(set(values)) < len(values) or not values:
             words = " ".join(map(str, values)) or "nothing"
@@ -131,8 +133,7 @@ def write(result: Result, folder: Path) -> None:
     )
     figures.save_figure(figure, folder / "compare.png")
     rows = [row for n in result.samplers for row in result.samplers[n] + result.references[n]]
-    text = json.dumps([row._asdict() for row in rows], indent=1)
-    (folder / "compare.json").write_text(text + "\n")
+    (folder / "compare.json").write_text(text_of([row._asdict() for row in rows]))
 
 
 def present(result: Result) -> None:

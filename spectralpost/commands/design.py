@@ -1,6 +1,5 @@
 """`spectralpost design`: from photographs to a guidance schedule."""
 
-import json
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -27,6 +26,7 @@ from ..learning import (
 )
 from ..noise import NoiseLevel
 from ..options import Design
+from ..plain_json import text_of
 from ..polishing import Polished
 from ..prior_file import save_prior
 from ..samplers.base import Guidance, Sampler
@@ -207,7 +207,7 @@ def write(result: Result, folder: Path) -> None:
         inputs.photo_name: result.photo_rows,
         "sensitivity": {name: step.tolist() for name, step in result.importance.items()},
     }
-    (folder / "metrics.json").write_text(json.dumps(found, indent=1) + "\n")
+    (folder / "metrics.json").write_text(text_of(found))
     np.savez(folder / SEARCH, **jax.tree.map(np.asarray, learned.search.kept))
 
 

@@ -1,6 +1,5 @@
 """`spectralpost evaluate`: a schedule on another problem than its own."""
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,6 +9,8 @@ from ..degradations import make_degradation
 from ..inpainting import learning_problem
 from ..learning import Prices, default_free, for_network, heuristic, learn
 from ..options import Evaluate
+from ..plain_json import text_of
+from ..schedule_checks import check_sizes
 from ..schedule_file import load_schedule
 from .console import (
     Say,
@@ -50,6 +51,7 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
     degradation = make_degradation(name, prior.shape, **given)
     sigma_y = schedule.sigma_y if options.sigma_y is None else options.sigma_y
     problem = learning_problem(prior, degradation, sigma_y, channels=schedule.channels)
+    check_sizes(prior.shape, schedule.channels, sigma_y, prior.pixel_range)
     sampler, levels = schedule.sampler(), schedule.levels
     guidance = schedule.guidance_for(problem)
     published = heuristic(sampler, problem, levels)
@@ -97,7 +99,7 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
 
 
 def write(result: Result, folder: Path) -> None:
-    (folder / "metrics.json").write_text(json.dumps(result.rows, indent=1) + "\n")
+    (folder / "metrics.json").write_text(text_of(result.rows))
 
 
 def present(result: Result) -> None:

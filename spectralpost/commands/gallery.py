@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 from rich.table import Table
 
 from ..choices import choice
@@ -28,7 +29,7 @@ from ..options import Gallery
 from ..prior_file import load_prior, save_prior
 from ..schedule_file import save_schedule
 from .console import Say, console, print_whole, quiet
-from .inputs import check_unused, degradation_choice
+from .inputs import check_unused, degradation_choice, degradation_in_words
 
 USUAL = "gaussian_blur"  # as elsewhere, where a flag such as --blur-std comes alone
 SPARE = (8, 7, 4, 3, 5, 6)  # columns of the list that a narrow terminal does without
@@ -175,11 +176,11 @@ def _nearest(options: Gallery, say: Say) -> Result:
     }
     values = {"sigma_y": sigma_y}
     values |= {name: value for name, value in degradation.options.items() if name in SIZES}
-    words = "".join(f", {key} {value}" for key, value in degradation.options.items())
-    title = f"{name}{words}, sigma_y {sigma_y:g}, {steps} steps"
+    title = f"{degradation_in_words(degradation)}, sigma_y {sigma_y:g}, {steps} steps"
     flags = f"--degradation {name}"
     if given:
-        flags += " --degradation-options " + " ".join(f"{key}={one}" for key, one in given.items())
+        said = (f"{key}={'FILE' if np.ndim(one) else one}" for key, one in given.items())
+        flags += " --degradation-options " + " ".join(said)
     flags += f" --sigma-y {sigma_y:g} --steps {steps}"
     return Result("nearest", (entry,), Asked(title, values, steps, scores, flags), options.out)
 

@@ -13,6 +13,7 @@ import numpy as np
 from .. import images
 from ..choices import SHORT, choice
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
+from ..degradations.base import times
 from ..denoiser_checks import as_returned
 from ..denoiser_use import differentiates_denoiser
 from ..denoisers.ffdnet import load_ffdnet
@@ -39,6 +40,7 @@ from ..restoration import PixelDenoiser
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
 from ..schedule import Schedule
+from ..schedule_checks import check_degradation, check_sizes
 from ..signatures import as_words, checked_options, options_of
 from .option_files import with_files_read
 
@@ -68,6 +70,9 @@ def inputs_of(options: Design | Compare | Tradeoff, photo: Path | None = None) -
     prior, planes, photo_name, kurtosis, images_again = prior_and_photo(options, photo, notes)
     degradation = make_degradation(name, prior.shape, **given)
     problem = learning_problem(prior, degradation, options.sigma_y, channels=len(planes))
+    # Before it is learned: what a schedule file cannot hold.
+    check_sizes(prior.shape, len(planes), options.sigma_y, prior.pixel_range)
+    check_degradation(degradation.name, degradation.options, prior.shape)
     small = merged(problem, options.bins)
     said = tuple(sorted(notes))
     return Inputs(
@@ -263,9 +268,19 @@ def title_of(options: ProblemOptions, steps: int, inputs: Inputs, grid: str) -> 
     """The problem and the grid, in a line."""
     low, high = options.pixel_range
     return (
-        f"{steps} steps ({grid}), {inputs.degradation.name}, "
+        f"{steps} steps ({grid}), {degradation_in_words(inputs.degradation)}, "
         f"sigma_y = {options.sigma_y:g} in [{low:g}, {high:g}]"
     )
+
+
+def degradation_in_words(degradation: Degradation) -> str:
+    """Its name and options; of arrays their sizes."""
+    sizes = {name: np.shape(value) for name, value in degradation.options.items()}
+    words = (
+        f" {name} {'of ' + times(sizes[name]) if sizes[name] else value}"
+        for name, value in degradation.options.items()
+    )
+    return ",".join([degradation.name, *words])
 
 
 def check_unused(options: Any, usual: Any, fields: Iterable[str], on: str) -> None:

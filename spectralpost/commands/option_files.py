@@ -10,7 +10,7 @@ import numpy as np
 from ..degradations.dense import MASKS
 from ..degradations.downsample import KERNELS
 from ..degradations.kernels import kernel_note, load_kernel, load_mask, load_matrix
-from ..errors import InputError
+from ..errors import LARGEST_WHOLE, InputError
 from ..plain_json import check_size
 
 Notes = set[str]  # what there is to say of files
@@ -67,8 +67,9 @@ def with_files_read(name: str, options: dict[str, Any], notes: Notes) -> dict[st
         if words and not path.is_file():
             raise InputError(f"{option} = {str(path)!r}: allowed are {', '.join(words)}, or a file")
         array = load(path, notes)
-        whole = np.rint(array)  # ones and zeros are shorter so
-        read[option] = (whole.astype(int) if np.all(whole == array) else array).tolist()
+        # Ones and zeros are shorter so.
+        whole = np.all(np.rint(array) == array) and np.all(np.abs(array) < LARGEST_WHOLE)
+        read[option] = (array.astype(int) if whole else array).tolist()
         try:  # before a schedule is learned that cannot be written, indented as it would be
             there = {"problem": {"degradation_options": read}}
             check_size(json.dumps(there, indent=1).encode())

@@ -1,6 +1,5 @@
 """`spectralpost tradeoff`: from least error to most realistic images."""
 
-import json
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +13,7 @@ from ..learning import heuristic, learn_on_grid
 from ..noise_grid import NoiseGrid
 from ..objectives import WeightedSum
 from ..options import Tradeoff
+from ..plain_json import text_of
 from ..samplers.base import Guidance
 from .console import (
     Say,
@@ -98,7 +98,7 @@ def compute(options: Tradeoff, say: Say = quiet) -> Result:
 def write(result: Result, folder: Path) -> None:
     figure = figures.tradeoff_figure(result.best, result.rows, result.title)
     figures.save_figure(figure, folder / "tradeoff.png")
-    (folder / "tradeoff.json").write_text(json.dumps(result.rows, indent=1) + "\n")
+    (folder / "tradeoff.json").write_text(text_of(result.rows))
 
 
 def present(result: Result) -> None:

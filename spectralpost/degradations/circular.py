@@ -20,6 +20,7 @@ from .base import Degradation, Orthogonal, made, numbers, scale, times
 
 # Singular values below this fraction of the largest are rounding of exact zeros.
 RESPONSE_FLOOR = 1e-13
+WIDEST = 1e100  # standard deviation, in pixels, whose square is still a number
 
 
 def identity(shape: tuple[int, ...]) -> Degradation:
@@ -113,12 +114,17 @@ def kernel_array(kernel: ArrayLike, shape: tuple[int, ...]) -> np.ndarray:
     array = numbers("kernel", kernel)
     if array.ndim != len(shape):
         raise InputError(f"kernel of shape {array.shape}: {len(shape)} dimensions are needed")
+    with np.errstate(over="ignore"):
+        if not np.isfinite(np.abs(array).sum()):
+            raise InputError("kernel: the sum of its values is too large a number")
     return array
 
 
 def gaussian_on_grid(shape: tuple[int, ...], std: float) -> np.ndarray:
     """A periodic Gaussian of sum 1, its centre at index 0."""
     std = _positive("std", std)
+    if std > WIDEST:
+        raise InputError(f"std = {std:g}: must be at most {WIDEST:g}")
     distance2 = sum(axis**2 for axis in _wrapped_axes(shape))
     with np.errstate(over="ignore"):  # far narrower than a pixel: exp(-inf) = 0
         kernel = np.exp(-distance2 / max(2 * std**2, np.finfo(float).tiny))

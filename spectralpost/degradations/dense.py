@@ -15,7 +15,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import matmul
-from ..errors import InputError, check_shape, check_whole, is_number
+from ..errors import LARGEST_PLANES, InputError, check_shape, check_whole, is_number
 from .base import Degradation, Eigenvectors, Orthogonal, made, mask_array, numbers, times
 from .circular import RESPONSE_FLOOR, hartley_matrix
 
@@ -66,7 +66,9 @@ def inpaint(
         if not (is_number(keep) and 0 < keep <= 1):
             raise InputError(f"keep = {keep}: must be > 0 and <= 1")
         seed = check_whole("seed", seed, 0)
-        known = np.zeros((1 if planes is None else check_whole("planes", planes), n))
+        if planes is not None:
+            planes = check_whole("planes", planes, maximum=LARGEST_PLANES)
+        known = np.zeros((planes or 1, n))
         random = np.random.default_rng(seed)
         for plane in known:
             plane[random.permutation(n)[: max(round(keep * n), 1)]] = 1

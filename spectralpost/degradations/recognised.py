@@ -30,7 +30,7 @@ def from_function(
     It may be a mask (`inpaint`), a circular convolution (`from_kernel`) or one of which every
     factor-th pixel is kept (`downsample`), at any size; any other (`from_matrix`) for at most 1024
     pixels. Asked in double precision; the answer may be in single, so that what differs by less
-    than 0.1 % of its largest values is taken for the simpler one.
+    than 0.01 % of its largest values is taken for the simpler one; a mask has to be 0 and 1.
     Raises InputError if it is not linear, has NaN, or is none of these.
 
     >>> sp.from_function(lambda x: x[::2, ::2], (8, 8)).name

@@ -5,11 +5,13 @@ is listed in docs/exports.md.
 """
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from ..errors import InputError
 from ..literal_form import to_literal
+from ..plain_json import plain
 from ..problem import Problem, num_pixels
 from ..schedule import Schedule
 from .azula import to_azula
@@ -23,6 +25,9 @@ from .python import to_python
 from .reddiff import to_reddiff
 from .svd_codes import to_ddnm, to_ddrm
 from .tables import to_csv, to_npz
+
+# Fields that may have numbers of NumPy or JAX, which files write as text.
+AS_PLAIN = ("sampler_options", "degradation_options", "sigma_y", "pixel_range", "loss")
 
 EXPORTS: dict[str, Target] = {
     "csv": Target("a table, one line a step", to_csv),
@@ -55,6 +60,7 @@ def export_schedule(schedule: Schedule, target: str, problem: Problem | None = N
     b'step,timestep,alpha_t,sigma_t,alpha_s,sigma_s,eta,zeta'
     """
     chosen = _target(target)
+    schedule = replace(schedule, **{name: plain(getattr(schedule, name)) for name in AS_PLAIN})
     weights = {name: np.asarray(one, float) for name, one in schedule.guidance.items()}
     if not needs_problem(schedule, target):
         return chosen.make(schedule, weights)

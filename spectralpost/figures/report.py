@@ -150,7 +150,7 @@ def _draw_schedule(
                 markersize=5,
             )
     axes.set_yscale("log")
-    hollow = " (hollow: 10 % change the loss by < 0.1 %)" if sensitivity else ""
+    hollow = " (hollow: 10 % of it move the loss by < 0.1 %)" if sensitivity else ""
     axes.set_title("Guidance schedule" + hollow)
     axes.set_xlabel(
         "log-SNR = log(alpha$_t^2$ / sigma$_t^2$): noise on the left, image on the right"
@@ -164,6 +164,8 @@ def _draw_schedule(
 
 
 def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     found, refined = len(result.explored), len(result.history)
     if found:
         axes.plot(
@@ -200,7 +202,8 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** 0.3)  # of three rows of the legend
     axes.set_title("Loss while learning")
-    axes.set_xlabel("chunk of iterations")
+    axes.set_xlabel("look at the loss, every few iterations")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(objective)
     axes.legend(loc="upper center", ncols=2)
 

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..degradations import DEGRADATIONS, make_degradation
-from ..errors import InputError, shown
+from ..errors import InputError, check_whole, is_number, shown
 from ..files import whole_file
 from ..noise import TRAIN_STEPS, NoiseLevel, at_timesteps, vp_linear
 from ..plain_json import plain, read_json
@@ -138,7 +138,7 @@ def gallery_schedule(entry: Entry | str) -> Schedule:
         grid=GRID,
         guidance={name: jnp.asarray(weights) for name, weights in entry.guidance.items()},
         degradation_name=task.degradation,
-        degradation_options=dict(task.options),
+        degradation_options=make_degradation(task.degradation, prior.shape, **task.options).options,
         shape=prior.shape,
         channels=len(prior.spectrum),
         sigma_y=entry.sigma_y,
@@ -170,23 +170,31 @@ def gallery_nearest(
     """The entry of a sampler whose problem is nearest to this one.
 
     By the sum of the squares of the logarithms of what the numbers differ by: sigma_y, steps, and
-    size of the blur, factor or share of known pixels (SIZES). Of the other options words have to be
-    the same; angles and seeds do not matter, as the prior is alike in all directions.
+    size of the blur, factor or share of known pixels (SIZES; of a mask that is given as well). Of
+    the other options words have to be the same, and no kernel given; angles, seeds and planes do
+    not matter, as the prior is alike in all directions.
     Raises InputError where the gallery has nothing of the kind.
 
     >>> sp.gallery_nearest("dps", "gaussian_blur", {"std": 1.9}, 0.06, 20).name
     'dps-gaussian_blur2-s0.05-20'
     """
-    if steps < 1:
-        raise InputError(f"steps = {steps}: must be >= 1")
+    steps = check_whole("steps", steps)
+    if not is_number(sigma_y):
+        raise InputError(f"sigma_y = {sigma_y}: must be a finite number > 0")
     every = gallery_entries(folder)
     of_sampler = [entry for entry in every if entry.sampler == sampler]
     if not of_sampler:
         have = ", ".join(dict.fromkeys(entry.sampler for entry in every))
         raise InputError(f"sampler = {sampler!r}: the gallery has {have}")
     side = of_sampler[0].size
-    make_degradation(degradation, (side, side), **options)  # refuses what is none
-    wanted = _complete(degradation, options)
+    made = make_degradation(degradation, (side, side), **options)
+    wanted = _complete(degradation, made.options)
+    if degradation == "inpaint":
+        known = np.mean(np.asarray(made.response) > 0)
+        wanted |= {
+            "keep": float(known),
+            "mask": "random" if np.ndim(wanted["mask"]) else wanted["mask"],
+        }
     words = {name: value for name, value in wanted.items() if name not in SIZES}
     alike = [one for one in of_sampler if _alike(TASKS[one.task], degradation, words)]
     if not alike:
@@ -216,7 +224,9 @@ def gallery_nearest(
 def _alike(task: Task, degradation: str, words: Mapping[str, Any]) -> bool:
     own = _complete(degradation, task.options) if task.degradation == degradation else None
     return own is not None and all(
-        own.get(name) == value for name, value in words.items() if isinstance(value, str | tuple)
+        own.get(name) == value
+        for name, value in words.items()
+        if isinstance(value, str | tuple | list)
     )
 
 
