@@ -16,15 +16,15 @@ uniform steps of the linear VP grid. W2^2 per pixel to the true posterior, all m
     published default             0.214466   0.023286   0.012737   0.184885   0.008392   0.004912
     tuned constant                0.033460   0.013665   0.012412   0.020122   0.005049   0.003825
     weights, 3 knots              0.028806   0.012210   0.011984   0.016060   0.004235   0.003586
-    weights, every step           0.027490   0.012186   0.011649   0.013075   0.004207   0.003528
-    weights in 2 bands            0.015097   0.011732   0.011412   0.006229   0.003898   0.003488
-    weights in 4 bands            0.014120   0.011669   0.010765   0.005830   0.003889   0.003113
-    weights + fresh noise         0.020800   0.011419   0.011638   0.006455   0.003352   0.003465
-    weights + levels              0.004506   0.001399   0.001328   0.001883   0.000558   0.000484
-    the same, rounded levels      0.004092   0.001399   0.001320   0.001590   0.000559   0.000483
-    all, 4 bands                  0.000946   0.000857   0.000889   0.000363   0.000217   0.000237
+    weights, every step           0.027486   0.012186   0.011636   0.013010   0.004207   0.003523
+    weights in 2 bands            0.015089   0.011732   0.011411   0.006219   0.003898   0.003481
+    weights in 4 bands            0.014126   0.011669   0.010763   0.005830   0.003889   0.003115
+    weights + fresh noise         0.020800   0.011419   0.011666   0.006379   0.003352   0.003462
+    weights + levels              0.004069   0.001399   0.001318   0.001797   0.000558   0.000486
+    the same, rounded levels      0.003927   0.001399   0.001318   0.001619   0.000559   0.000484
+    all, 4 bands                  0.001024   0.000858   0.000889   0.000293   0.000216   0.000246
     exact score                   0.012061   0.012061   0.012061   0.003546   0.003546   0.003546
-    exact score, learned levels   0.001809   0.001179   0.001065   0.000559   0.000422   0.000282
+    exact score, learned levels   0.002059   0.001181   0.001063   0.000597   0.000422   0.000287
 
 Where the steps are placed is worth most: learned levels gain a factor of 6 to 9 on the weights of
 every step, for every sampler, and rounding them to a network's time steps costs nothing once the
@@ -48,18 +48,18 @@ MSE of 256 restored images, drawn from the prior, against the closed form (all r
 steps restore the same images):
 
                                       measured     (s.e.)  predicted     z
-    dps 10     weights, every step    0.112540 (0.000220)  0.112288  +1.1
-    dps 10     all, 4 bands           0.128538 (0.000198)  0.128294  +1.2
+    dps 10     weights, every step    0.112537 (0.000220)  0.112285  +1.1
+    dps 10     all, 4 bands           0.128020 (0.000197)  0.127864  +0.8
     diffpir 10 weights, every step    0.098784 (0.000172)  0.098522  +1.5
-    diffpir 10 all, 4 bands           0.128995 (0.000198)  0.128832  +0.8
-    pigdm 10   weights, every step    0.099509 (0.000157)  0.099334  +1.1
-    pigdm 10   all, 4 bands           0.128903 (0.000200)  0.128752  +0.8
-    dps 20     weights, every step    0.119807 (0.000219)  0.119589  +1.0
-    dps 20     all, 4 bands           0.135122 (0.000208)  0.134959  +0.8
+    diffpir 10 all, 4 bands           0.128964 (0.000197)  0.128799  +0.8
+    pigdm 10   weights, every step    0.099545 (0.000157)  0.099370  +1.1
+    pigdm 10   all, 4 bands           0.128945 (0.000200)  0.128795  +0.8
+    dps 20     weights, every step    0.119682 (0.000219)  0.119467  +1.0
+    dps 20     all, 4 bands           0.135191 (0.000205)  0.135085  +0.5
     diffpir 20 weights, every step    0.114070 (0.000198)  0.114120  -0.3
-    diffpir 20 all, 4 bands           0.135758 (0.000207)  0.135586  +0.8
-    pigdm 20   weights, every step    0.117206 (0.000184)  0.117030  +1.0
-    pigdm 20   all, 4 bands           0.135683 (0.000210)  0.135531  +0.7
+    diffpir 20 all, 4 bands           0.135804 (0.000204)  0.135630  +0.9
+    pigdm 20   weights, every step    0.117244 (0.000184)  0.117069  +1.0
+    pigdm 20   all, 4 bands           0.135522 (0.000209)  0.135371  +0.7
 """
 
 import sys
