@@ -153,11 +153,8 @@ def _rows(
     least = min(degradation.shape)
     size = min(TILE, least) if tile is None else check_whole("tile", tile, 2)
     num_blocks = check_whole("blocks", num_blocks)
-    if not large_holes and (size > least or size < 2):
-        small = f"the image, {degradation.shape}, is too small"
-        raise InputError(
-            f"tile = {size}: {small}" if tile else f"inpaint: {small} for tiles of 2x2"
-        )
+    if size > least and not large_holes:
+        raise InputError(f"tile = {size}: larger than the image, {degradation.shape}")
     planes = 1 if prior.axes is None else len(prior.axes)
     level = prior.mean.reshape(planes, -1).mean(axis=1)
     grid = degradation.shape if large_holes else tuple(n // size * size for n in degradation.shape)

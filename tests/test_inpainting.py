@@ -299,6 +299,14 @@ def test_images_of_few_pixels_are_taken_for_what_they_are():
     assert learning_problem(prior, small, 0.1).spectrum.shape == (1, 64)
 
 
+def test_thin_images_have_smaller_tiles():
+    """Of 3x3 pixels, and none where large holes are modelled by the lowest frequencies."""
+    for shape, mask in (((3, 40), "random"), ((2, 40), "random"), ((3, 100), "box")):
+        problem = sp.learning_problem(sp.power_law(shape), sp.inpaint(shape, mask), 0.1)
+        assert np.all(np.isfinite(problem.spectrum))
+        np.testing.assert_allclose(problem.weight.sum() * problem.spectrum.shape[1], np.prod(shape))
+
+
 def test_wrong_input_is_one_line(tmp_path, capsys):
     prior, mask = sp.power_law((16, 16)), sp.inpaint((16, 16))
     with pytest.raises(InputError, match="'identity': only inpaint has a mask"):
