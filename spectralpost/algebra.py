@@ -18,7 +18,7 @@ from jax.typing import ArrayLike
 
 from .errors import InputError
 
-SMALL, SWEEPS = 8, 6  # of `eigh`; one more sweep for each of more than 5 rows
+SMALL, SWEEPS = 8, 6  # of `eigh`; one more sweep for each of more than 4 rows
 PRECISION = jax.lax.Precision.HIGHEST  # of `matmul`
 UNROLLED = 8  # of `product`: the largest that is faster so
 LONG_SUM = 32  # of `reflected`: longer ones XLA does twice as fast on a CPU as products
@@ -271,7 +271,7 @@ def eigh(symmetric: Array) -> tuple[Array, Array]:
         return a, vectors
 
     state = symmetric, identity_gain(symmetric[..., 0])
-    a, vectors = jax.lax.fori_loop(0, SWEEPS + max(k - 5, 0), sweep, state)
+    a, vectors = jax.lax.fori_loop(0, SWEEPS + max(k - 4, 0), sweep, state)
     return jnp.diagonal(a, axis1=-2, axis2=-1), vectors
 
 

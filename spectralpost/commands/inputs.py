@@ -19,7 +19,7 @@ from ..denoiser_use import differentiates_denoiser
 from ..denoisers.ffdnet import load_ffdnet
 from ..denoisers.gaussian import GaussianDenoiser, WithCovariance
 from ..denoisers.unet import load_unet
-from ..errors import InputError
+from ..errors import InputError, check_whole
 from ..inpainting import learning_problem
 from ..learning import Search
 from ..merging import bin_modes, unique_modes
@@ -44,7 +44,7 @@ from ..schedule_checks import check_degradation, check_sizes
 from ..signatures import as_words, checked_options, options_of
 from .option_files import with_files_read
 
-BUILT_IN_SIZE = 128
+BUILT_IN_SIZE, LARGEST_SIZE = 128, 2**15  # of tiles, in pixels
 
 Options = TypeVar("Options")
 
@@ -206,8 +206,8 @@ def prior_and_photo(
     """
     pixel_range, size = options.pixel_range, options.size
     images.check_pixel_range(pixel_range)
-    if size is not None and size < 2:
-        raise InputError(f"size = {size}: must be >= 2")
+    if size is not None:
+        check_whole("size", size, 2, LARGEST_SIZE)
     if options.white_level is not None and options.images is None and given is None:
         raise InputError(
             f"white level = {options.white_level:g}: needs --images; the built-in photographs "

@@ -12,7 +12,7 @@ from jax import Array
 from .. import figures, images, metrics
 from ..borders import on_canvas, restore_crop, takes_crops
 from ..degradations.base import times
-from ..errors import InputError
+from ..errors import LARGEST_STEPS, InputError, check_whole
 from ..images import PixelRange
 from ..inpainting import is_exact, learning_problem
 from ..learning import evaluate
@@ -45,8 +45,7 @@ class Result(NamedTuple):
 
 def compute(options: Restore, say: Say = quiet) -> Result:
     """Restore an image; with simulate, degrade it first."""
-    if options.samples < 1:
-        raise InputError(f"samples = {options.samples}: must be >= 1")
+    check_whole("samples", options.samples, maximum=LARGEST_STEPS)
     if options.simulate and options.borders in ("extend", "draw"):
         raise InputError(
             f"borders = {options.borders!r}: the blur of --simulate is circular; leave one out"
