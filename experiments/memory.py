@@ -28,10 +28,10 @@ without zeros, and the squared error. `multistep` is another combination: of est
 guidance, learned together with it. The data are 8-bit images [N, H, W, 3] in the arrays `train` and
 `test`.
 
-DPS in 5, 10, 20 steps, W2^2 without and with momentum: 0.053846, 0.053597 (-0.5 %); 0.027488,
-0.026916 (-2.1 %); 0.012995, 0.011898 (-8.4 %). With one estimate remembered: 0.038149, 0.037618
-(-1.4 %); 0.017543, 0.017062 (-2.7 %); 0.007156, 0.006509 (-9.0 %). MPGD in 20 steps without memory,
-with one and two estimates: 0.006026, 0.002324 (-61.4 %), 0.002132 (-64.6 %).
+DPS in 5, 10, 20 steps, W2^2 without and with momentum: 0.053846, 0.053597 (-0.5 %); 0.027486,
+0.026914 (-2.1 %); 0.013044, 0.011863 (-9.1 %). With one estimate remembered: 0.038149, 0.037604
+(-1.4 %); 0.017466, 0.017014 (-2.6 %); 0.007147, 0.006494 (-9.1 %). MPGD in 20 steps without memory,
+with one and two estimates: 0.005830, 0.002436 (-58.2 %), 0.002061 (-64.6 %).
 """
 
 import sys
