@@ -15,7 +15,7 @@ from spectralpost.degradations import (
     motion_blur,
 )
 from spectralpost.errors import InputError
-from spectralpost.learning import evaluate, prepare
+from spectralpost.learning import HOLDS, evaluate, prepare
 from spectralpost.merging import bin_modes, stack_problems, unique_modes
 from spectralpost.metrics import kl, mse, perception, wasserstein2
 from spectralpost.noise import NoiseLevel, vp_linear
@@ -284,14 +284,15 @@ def test_bin_modes_splits_the_worst_cell_first(kind, num_bins):
 
 def test_bin_modes_does_not_hide_what_responds_most():
     """Motion blur: lines of response 1 through all frequencies. A constant that is tuned on few
-    rows is one for all modes: RED-diff's diverged before, for modes of little signal."""
+    rows is one for all modes, to what `constant_that_holds` leaves: RED-diff's had 2.5 times its
+    loss on the rows before, for modes of little signal."""
     shape = (32, 32)
     problem, _ = unique_modes(image_problem(power_law(shape), motion_blur(shape, 9.0, 30.0), 0.1))
     small, _ = bin_modes(problem, 64)
     sampler, levels = SAMPLERS["reddiff"](), vp_linear(50)
     constant = prepare(sampler, [small], levels).constant
     on_all, on_rows = (evaluate(sampler, one, levels, constant) for one in (problem, small))
-    np.testing.assert_allclose(on_rows, on_all, rtol=0.05)
+    assert on_rows / HOLDS < on_all < on_rows * HOLDS
 
 
 def test_unique_and_binned_modes_of_a_large_image():

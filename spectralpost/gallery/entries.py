@@ -179,8 +179,6 @@ def gallery_nearest(
     'dps-gaussian_blur2-s0.05-20'
     """
     steps = check_whole("steps", steps)
-    if not is_number(sigma_y):
-        raise InputError(f"sigma_y = {sigma_y}: must be a finite number > 0")
     every = gallery_entries(folder)
     of_sampler = [entry for entry in every if entry.sampler == sampler]
     if not of_sampler:
@@ -205,8 +203,9 @@ def gallery_nearest(
             f"degradation = {degradation!r}{given}: the gallery has of {sampler} {have}"
         )
 
-    if not (math.isfinite(sigma_y) and sigma_y > 0):
-        message = f"sigma_y = {sigma_y:g}: must be a finite number > 0"
+    if not (is_number(sigma_y) and math.isfinite(sigma_y) and sigma_y > 0):
+        given = f"{sigma_y:g}" if is_number(sigma_y) else sigma_y
+        message = f"sigma_y = {given}: must be a finite number > 0"
         if sigma_y == 0:  # what people ask for who have no noise
             least = min(entry.sigma_y for entry in alike)
             message += f"; the smallest in the gallery is {least:g}, ask for that"
