@@ -8,9 +8,10 @@ noise, by the published default, by the constant tuned on the model, and by lear
     limits     amplification and roughness as in `for_network`
     + levels   noise levels learned as well
     + J        on the calibrated problem as well: the network's Jacobian, not the model's
-    + scales   over images of 5 times and 1/5 of the spectrum as well, and of 25 times from 20
-               steps on where the sampler differentiates the denoiser
+    + scales   over images of other scales of the spectrum as well, those of `for_network`
     network    `for_network`: all of these, and eta for samplers that gain by it
+    network, within 2     with this limit on amplification
+    network, scales 5 0.2 over these scales
     polished   network, polished on training images by gradient steps through the network
     real       no learning: the tuned constant times the best of 13 factors, tried on the network
                with the same training images
@@ -177,7 +178,7 @@ class Options:
     x2, x4: super-resolution, bicubic; inpaint: 3 of 10 pixels are known, at random; mosaic:
     Bayer's."""
     schedules: tuple[str, ...] = ("network",)
-    """What to hold against them: those above, polished, real, 3 %, 30 %. The last is drawn."""
+    """What to hold against them: those above, 3 %, 30 %. The last is drawn."""
     images: int = 64
     """Test images restored, twice each."""
     size: int | None = None
@@ -193,9 +194,10 @@ def main(options: Options) -> None:
         return quick(options)
     if options.data is None:
         raise InputError("data: name a file .npz with the arrays train and test")
+    schedules = [changed(one)[0] for one in options.schedules]
     for names, known in (
         (options.tasks, TASKS),
-        (options.schedules, (*LEARNED, POLISHED, REAL, *WEAKEST)),
+        (schedules, (*LEARNED, POLISHED, REAL, *WEAKEST)),
     ):
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{unknown[0]!r}: allowed are {', '.join(known)}")
@@ -382,12 +384,13 @@ def of_cell(
             at, guidance = schedule("network")  # which may be kept: then seconds are polish's own
             given = sampler, network, clean, degradation, sigma_y, at, guidance, options["free"]
             return at, polish(*given).guidance
-        words = {*label.split(" + ")}
+        label, changes = changed(label)
+        words, prices = {*label.split(" + ")}, options["prices"]._replace(**changes)
         if "network" not in words:
-            prices = options["prices"]
             if "scales" not in words:
                 prices = Prices() if "bare" in words else prices._replace(scales=())
-            options = {"prices": prices, "freedom": Freedom(levels="levels" in words)}
+            options = {"freedom": Freedom(levels="levels" in words)}
+        options["prices"] = prices
         problem = calibrated if {"J", "network"} & words else plain
         result = learn(sampler, problem, levels, **options, search=search)
         return in_single(result.levels), result.guidance
@@ -422,6 +425,25 @@ def of_cell(
         scores["schedule"]["sigma / alpha"] = noise
         print(f"  {name}, {steps}, {label}: {scores['learn_s']:.0f} s", file=sys.stderr, flush=True)
         yield label, scores
+
+
+def changed(label: str) -> tuple[str, dict[str, Any]]:
+    """"network, within 2, scales 5 0.2" -> "network" and what differs in its prices."""
+    label, *texts = label.split(", ")
+    changes: dict[str, Any] = {}
+    for text in texts:
+        word, *numbers = text.split()
+        try:
+            values = tuple(map(float, numbers))
+        except ValueError:
+            values = ()
+        if word == "within" and len(values) == 1:
+            changes["max_amplification"] = values[0]
+        elif word == "scales" and values:
+            changes["scales"] = values
+        else:
+            raise InputError(f"{text!r}: allowed are 'within 2' and 'scales 5 0.2'")
+    return label, changes
 
 
 def of_kept(schedule: dict[str, list]) -> tuple[NoiseLevel, Guidance]:
@@ -539,13 +561,14 @@ def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
     """
     short = {"limits + levels": "+l.", "limits + levels + J": "+l.+J", LEARNED[4]: "+l.+J+s."}
     heads = ["published", *(short.get(name, name) for name in schedules)]
-    print(f"\n{titles(cells)}tuned", *(f"{head:>14}" for head in heads), end="")
+    widths = [max(14, len(head)) for head in heads]
+    print(f"\n{titles(cells)}tuned", *map(str.rjust, heads, widths), end="")
     print("  worst    dB")
     for name, cell in cells.items():
         print(f"{name}{np.mean(cell['tuned']['energy']):8.4f}", end="")
-        for label in ("published", *schedules):
+        for label, width in zip(("published", *schedules), widths, strict=True):
             gap, error = gap_of(cell, label)
-            print(f"{f'{gap:+.1f} ({error:.1f})':>15}", end="")
+            print("", f"{gap:+.1f} ({error:.1f})".rjust(width), end="")
         last = cell[schedules[-1]]
         print(f"{last['worst']:7.1f} {last['psnr'] - cell['tuned']['psnr']:+5.1f}")
     for steps in dict.fromkeys(name.split()[2] for name in cells):

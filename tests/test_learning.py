@@ -747,7 +747,9 @@ def test_for_network():
     strict = {name for name, limit in limits.items() if limit == 1.5}
     assert strict == {"dps", "mcg", "pigdm", "tmpd", "freehunch"}
     assert set(limits.values()) == {1.5, 3.0}
-    assert strict == {name for name, one in prices.items() if one.scales == (5.0, 0.2, 25.0)}
+    scales = {name: one.scales for name, one in prices.items()}
+    assert strict == {name for name, one in scales.items() if one == (5.0, 0.2, 25.0)}
+    assert set(scales.values()) == {(5.0, 0.2, 25.0), (5.0, 0.01)}
     assert sp.for_network(dps(), sp.vp_linear(50))["prices"].max_amplification == 1.2
     assert sp.for_network(dps(), many_steps)["free"] == ("zeta",)
     kept = {

@@ -9,9 +9,11 @@ from .loss import Prices
 from .parameters import Freedom
 from .preparing import default_free
 
-# Of the spectrum, see `Prices`: always, and the busiest where there are MANY steps.
+# Of the spectrum, see `Prices`: where the denoiser is differentiated, in MANY steps the busiest as
+# well; and where it is not.
 SCALES, BUSIEST = (5.0, 0.2), 25.0
 MANY = 20
+VALUE_SCALES = (5.0, 0.01)
 SMOOTHNESS = 0.1
 # Of amplification: where the denoiser is not differentiated, and where it is.
 LOOSE, STRICT = 3.0, 1.5
@@ -41,8 +43,10 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     other: in more than 20 within 1 + 10 / steps, from 50 on within 1.2; from 20 on at 25 times the
     spectrum as well.
     Other samplers see only the network's values, which are the model's on average: 3 times, as
-    without these arguments. Noise levels and eta are learned where that pays
-    (`Sampler.for_network`).
+    without these arguments, but at 1/100 of the spectrum in place of 1/5. The model hands strong
+    modes such as brightness on as they are, and a step may rely on that and overshoot; at 1/100 it
+    does not, and such steps are seen to grow.
+    Noise levels and eta are learned where that pays (`Sampler.for_network`).
 
     Chosen on training images with the shipped network; what each buys: docs/real_networks.md.
 
@@ -51,11 +55,11 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     """
     eta = "eta" in sampler.for_network
     free = tuple(sampler.constraint) if eta else default_free(sampler)
-    limit, scales = LOOSE, SCALES
+    limit, scales = LOOSE, VALUE_SCALES
     if differentiates_denoiser(sampler):
         steps = num_steps_of(levels)
         limit = min(STRICT, max(TIGHTEST, 1 + PER_STEP / steps))
-        scales += (BUSIEST,) if steps >= MANY else ()
+        scales = (*SCALES, BUSIEST) if steps >= MANY else SCALES
     return ForNetwork(
         free=free,
         freedom=Freedom(levels="levels" in sampler.for_network),
