@@ -428,7 +428,7 @@ def of_cell(
 
 
 def changed(label: str) -> tuple[str, dict[str, Any]]:
-    """"network, within 2, scales 5 0.2" -> "network" and what differs in its prices."""
+    """Of "network, within 2, scales 5 0.2": "network", and what differs in its prices."""
     label, *texts = label.split(", ")
     changes: dict[str, Any] = {}
     for text in texts:

@@ -16,7 +16,7 @@ MANY = 20
 VALUE_SCALES = (5.0, 0.01)
 SMOOTHNESS = 0.1
 # Of amplification: where the denoiser is not differentiated, and where it is.
-LOOSE, STRICT = 3.0, 1.5
+LOOSE, STRICT = 2.0, 1.5
 PER_STEP, TIGHTEST = 10.0, 1.2  # STRICT is 1 + PER_STEP / steps at most, but no less than that
 
 
@@ -42,13 +42,13 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     made for where the sampler differentiates it. Many steps have more to play off against each
     other: in more than 20 within 1 + 10 / steps, from 50 on within 1.2; from 20 on at 25 times the
     spectrum as well.
-    Other samplers see only the network's values, which are the model's on average: 3 times, as
-    without these arguments, but at 1/100 of the spectrum in place of 1/5. The model hands strong
-    modes such as brightness on as they are, and a step may rely on that and overshoot; at 1/100 it
-    does not, and such steps are seen to grow.
-    Noise levels and eta are learned where that pays (`Sampler.for_network`).
+    Other samplers see only the network's values, which are the model's on average: within 2 times,
+    but at 1/100 of the spectrum in place of 1/5. The model hands strong modes such as brightness on
+    as they are, and steps may rely on that and overshoot; at 1/100 it does not, and these are seen
+    to grow. Noise levels and eta are learned where that pays (`Sampler.for_network`).
 
-    Chosen on training images with the shipped network; what each buys: docs/real_networks.md.
+    Chosen on training images with the shipped network, and the last two numbers with FFDNet as
+    well; what each buys: docs/real_networks.md.
 
     >>> sp.for_network(sampler, levels)["prices"].max_amplification
     1.5

@@ -115,7 +115,8 @@ def prepare(
         return prepared
     constant, constant_loss = tuned_constant(unlimited, given)
     growth = None
-    if not differentiates_denoiser(sampler):
+    # What is usual on the problem itself says nothing of other scales.
+    if not differentiates_denoiser(sampler) and not prices.scales:
         growth = np.asarray(usual_growth(unlimited, given, constant))
     return tuned(prepared, constant, constant_loss, growth)
 
