@@ -44,8 +44,9 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     spectrum as well.
     Other samplers see only the network's values, which are the model's on average: within 2 times,
     but at 1/100 of the spectrum in place of 1/5. The model hands strong modes such as brightness on
-    as they are, and steps may rely on that and overshoot; at 1/100 it does not, and these are seen
-    to grow. Noise levels and eta are learned where that pays (`Sampler.for_network`).
+    as they are, and steps may rely on that and overshoot; not all networks do. At 1/100 the model
+    does not, and such steps are seen to grow.
+    Noise levels and eta are learned where that pays (`Sampler.for_network`).
 
     Chosen on training images with the shipped network, and the last two numbers with FFDNet as
     well; what each buys: docs/real_networks.md.
