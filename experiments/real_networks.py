@@ -113,6 +113,7 @@ BINS = 200
 ON_IMAGES = 32  # to polish and to tune on, of those that are kept out of the prior
 SEARCH = Search()
 FACTORS = 2.0 ** np.arange(-3, 3.5, 0.5)
+DIVERGED = 3.0  # times the median error: such a sample counts as one that has diverged
 FARTHEST = 60.0  # per cent that the figure shows
 BLOCK_BINS = 400  # of super-resolution
 RINGS = 12  # of frequency
@@ -506,7 +507,8 @@ def of_samples(samples: np.ndarray, x_0: np.ndarray) -> dict:
     size = lambda x: np.mean(np.abs(x), axis=each)  # noqa: E731
     db = lambda error: float(np.mean(-20 * np.log10(error / 2)))  # noqa: E731
     energy, samples = energies(samples, x_0), finite(samples)
-    error = rms(samples[0] - x_0)
+    errors = rms(samples - x_0)  # [2, N]
+    relative = errors / np.median(errors)
     crps = size(samples - x_0).mean(axis=0) - size(samples[0] - samples[1]) / 2
     pairs = zip(samples[0], x_0, strict=True)
     ssim = [structural_similarity(*pair, channel_axis=0, data_range=2) for pair in pairs]
@@ -516,9 +518,10 @@ def of_samples(samples: np.ndarray, x_0: np.ndarray) -> dict:
         "crps": crps.tolist(),
         "ssim": [float(one) for one in ssim],
         "spectrum": float(np.sqrt(np.mean(ratio**2))),
-        "psnr": db(error),
+        "psnr": db(errors[0]),
         "psnr_mean": db(rms(samples.mean(axis=0) - x_0)),
-        "worst": float(error.max() / np.median(error)),
+        "worst": float(relative.max()),
+        "beyond": int((relative > DIVERGED).sum()),
     }
 
 
@@ -535,10 +538,12 @@ def show(key: str, cell: dict) -> None:
     print(key)
     for label, scores in cell.items():
         gap, error = gap_of(cell, label)
+        # Cells of before it was counted have none; theirs is the worst of the first samples.
+        beyond = f" ({scores['beyond']} beyond {DIVERGED:g})" if scores.get("beyond") else ""
         print(
             f"  {label:<32} {np.mean(scores['energy']):.4f}  {gap:+6.1f} % ({error:.1f})  "
             f"{scores['psnr']:5.1f} dB  "
-            f"{scores['psnr_mean']:5.1f} dB  worst {scores['worst']:4.1f}  "
+            f"{scores['psnr_mean']:5.1f} dB  worst {scores['worst']:4.1f}{beyond}  "
             f"W2 {scores['W2 model']:.5f} {scores['W2 calibrated']:.5f}  "
             f"predicted {scores['predicted']:.4f}  "
             f"{scores['learn_s']:.0f} s {scores['restore_s']:.0f} s"
@@ -556,7 +561,7 @@ def gap_of(cell: dict, label: str) -> tuple[float, float]:
 def table(cells: dict[str, dict], schedules: Sequence[str]) -> None:
     """Energy score of the tuned constant, and what others have more of it in % (standard error).
 
-    Behind the last one: its worst image, as a multiple of the median error, and how many dB a
+    Behind the last one: its worst sample, as a multiple of the median error, and how many dB a
     sample has more than the constant's; below, its mean by number of steps.
     """
     short = {"limits + levels": "+l.", "limits + levels + J": "+l.+J", LEARNED[4]: "+l.+J+s."}
