@@ -128,6 +128,9 @@ def extended(
         raise InputError(f"prior of size {prior.shape}, degradation of size {shape}")
     if not 0 < sigma_y < math.inf:
         raise InputError(f"sigma_y = {sigma_y}: must be > 0 and finite")
+    planes = None if prior.axes is None else len(prior.axes)
+    if planes is not None and y.shape[-3:-2] != (planes,):
+        raise InputError(f"measurement of shape {y.shape}: the prior is of {planes} planes")
     inside = _inside(y.shape[y.ndim - len(shape) :], shape)
     variance = degradation.response.reshape(shape) ** 2 * prior.spectrum + sigma_y**2
     mean = np.asarray(degradation.apply(prior.mean), float)

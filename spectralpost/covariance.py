@@ -15,6 +15,7 @@ from .algebra import as_floating, floating, matmul
 from .degradations import Degradation
 from .degradations.base import numbers
 from .degradations.dense import LARGEST
+from .denoiser_checks import check_one_level
 from .errors import InputError, check_shape
 from .noise import NoiseLevel
 from .prior import denoiser_gain, denoiser_variance
@@ -82,6 +83,10 @@ class CovarianceDenoiser(NamedTuple):
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         x_t = as_floating("x_t", x_t)
+        size = self.mean.shape
+        if x_t.shape[max(x_t.ndim - len(size), 0) :] != size:
+            raise InputError(f"x_t of shape {x_t.shape}: the prior is of {size}")
+        check_one_level(t)
         prior, t = floating(self, t, dtype=x_t.dtype)
         mean = jnp.broadcast_to(prior.mean, x_t.shape)
         return mean + prior._filtered(x_t - t.alpha * mean, denoiser_gain(prior.variances, t))

@@ -97,6 +97,19 @@ def check_one_level(t: NoiseLevel) -> None:
         )
 
 
+def as_images(x_t: Array, t: NoiseLevel, planes: int, name: str, divisor: int = 1) -> Array:
+    """Images [..., planes, H, W], or [..., H, W] of one plane, as [N, planes, H, W]; InputError
+    unless they are that, of sides that are divisible, all of one noise level."""
+    check_one_level(t)
+    size = x_t.shape[-2:]
+    fits = x_t.ndim >= 2 and (planes == 1 or x_t.shape[-3:-2] == (planes,))
+    if not fits or 0 in x_t.shape or any(side % divisor for side in size):
+        wanted = "[..., H, W]" if planes == 1 else f"[..., {planes}, H, W]"
+        also = "" if divisor == 1 else f", H and W divisible by {divisor}"
+        raise InputError(f"x_t of shape {x_t.shape}: {name} takes {wanted}{also}")
+    return x_t.reshape(-1, planes, *size)
+
+
 def level_in_words(t: NoiseLevel) -> str:
     return f"alpha = {float(t.alpha):.4g}, sigma = {float(t.sigma):.4g}"
 

@@ -1,29 +1,39 @@
-"""What an update does with its denoiser: a trace of one step with a denoiser that counts."""
+"""What an update asks for, of its denoiser and of norms: a trace of one step that counts."""
 
 from collections.abc import Callable
 from functools import lru_cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from .affine import ModelDenoiser, solver
+from .affine import ModelDenoiser, measurement_of
 from .noise import NoiseLevel
 from .problem import Problem
-from .samplers.base import Measurement, Sampler, Step
+from .samplers.base import Sampler, Step
 
 
-def denoiser_calls(sampler: Sampler, problem: Problem) -> int:
-    """How often one step calls the denoiser, derivatives not counted."""
-    return _after_a_step(sampler, problem).calls
+class Uses(NamedTuple):
+    """How often one step asks for what."""
+
+    calls: int  # of the denoiser, derivatives not counted
+    derivatives: int  # of the denoiser
+    norms: int  # of whole images, which make modes depend on others
 
 
-@lru_cache(maxsize=256)
+def uses_of(sampler: Sampler, problem: Problem) -> Uses:
+    """Kept, as searches ask often, unless the sampler closes over a problem, whose arrays would be
+    kept with it."""
+    count = _counted if sampler.compares_by_call else _counted.__wrapped__
+    return count(sampler, problem.spectrum.shape, problem.spectrum.dtype)
+
+
 def differentiates_denoiser(sampler: Sampler) -> bool:
     """Whether an update multiplies by the Jacobian of the denoiser."""
     one = jnp.ones(1)
-    problem = Problem(one, one, None, 0 * one, one, jnp.ones(()))
-    return _after_a_step(sampler, problem).derivatives > 0
+    return uses_of(sampler, Problem(one, one, None, 0 * one, one, jnp.ones(()))).derivatives > 0
 
 
 class _Counting:
@@ -44,17 +54,30 @@ class _Counting:
         return self.denoiser.cov(v, level)
 
 
-def _after_a_step(sampler: Sampler, problem: Problem) -> _Counting:
-    denoiser = _Counting(problem)
+@lru_cache(maxsize=256)
+def _counted(sampler: Sampler, shape: tuple[int, ...], dtype: np.dtype) -> Uses:
+    """Of a problem of this shape, whose numbers do not matter."""
+    seen = []
 
-    def step(x: Array, one: Array) -> tuple[Array, ...]:
-        guidance = dict.fromkeys(sampler.constraint, one)
-        measurement = Measurement(
-            problem.response, problem.sigma_y, jnp.linalg.norm, solver(problem)
-        )
+    def step(spectrum: Array, basis: Array | None, one: Array) -> tuple[Array, ...]:
+        norms = 0
+
+        def norm(u: Array) -> Array:
+            nonlocal norms
+            norms += 1
+            return jnp.ones((), u.dtype)
+
+        weight = jnp.ones(shape[:1], dtype)
+        problem = Problem(spectrum, spectrum, basis, 0 * spectrum, weight, one)
+        denoiser, x = _Counting(problem), spectrum
         t, s = NoiseLevel(one, 2 * one), NoiseLevel(one, one)
-        one_step = Step(t, s, x, x, x, guidance)
-        return sampler.step(denoiser, measurement, one_step, *[x] * sampler.memory)
+        one_step = Step(t, s, x, x, x, dict.fromkeys(sampler.constraint, one))
+        before = [x] * sampler.memory
+        after = sampler.step(denoiser, measurement_of(problem, norm), one_step, *before)
+        seen.append(Uses(denoiser.calls, denoiser.derivatives, norms))
+        return after
 
-    jax.eval_shape(step, problem.spectrum, problem.sigma_y)
-    return denoiser
+    basis = jax.ShapeDtypeStruct((*shape, shape[-1]), dtype) if len(shape) == 2 else None
+    one = jax.ShapeDtypeStruct((), dtype)
+    jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype), basis, one)
+    return seen[-1]

@@ -37,6 +37,16 @@ def encodable(text: str) -> str:
     return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
+def reason_of(error: Exception) -> str:
+    """What somebody else's code raised, in a line that is not too long."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+
+
+def times(shape: tuple[int, ...]) -> str:
+    """A size in words: 32x32."""
+    return "x".join(map(str, shape))
+
+
 def shown(path: str | bytes | os.PathLike) -> str:
     """A path in quotes for a message, whatever bytes its name is made of."""
     return encodable(repr(os.fsdecode(path)))

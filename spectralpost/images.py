@@ -202,7 +202,7 @@ def to_uint8(image: np.ndarray, pixel_range: PixelRange = PIXEL_RANGE) -> np.nda
     """Planes [C, H, W] in `pixel_range` to pixels [H, W, C] (or [H, W] for one plane), clipped."""
     low, high = pixel_range
     pixels = np.clip((np.moveaxis(np.asarray(image), 0, -1) - low) / (high - low), 0, 1)
-    pixels = np.rint(255 * pixels).astype(np.uint8)
+    pixels = np.rint(255 * np.nan_to_num(pixels)).astype(np.uint8)  # of what diverged: black
     return pixels[..., 0] if pixels.shape[-1] == 1 else pixels
 
 

@@ -35,8 +35,8 @@ def to_literal(
     >>> [round(float(one), 2) for one in scale]  # the official constant again
     [0.3, 0.3, 0.3]
     """
-    literal, convert, _ = _literal(sampler)
     problem, levels, guidance = checked(sampler, problem, levels, guidance)
+    literal, convert, _ = _literal(sampler)
     t, s = step_pairs(levels)
     one = jnp.ones((t.alpha.shape[0], 1), problem.spectrum.dtype)
     # The norms do not depend on the weight that is converted (see `Sampler`): any number will do.

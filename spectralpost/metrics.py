@@ -187,9 +187,7 @@ def perception(problem: Problem, transfer: Transfer) -> Array:
     >>> bool(sp.evaluate(sampler, problem, levels, guidance, sp.perception) > 0)
     True
     """
-    gain, cov_y = transfer.data_gain, measurement_cov(problem)
-    cov = output_cov(transfer) + congruence(gain, cov_y)
-    distance = bures(cov, prior_cov(problem))
+    distance = bures(_averaged_cov(problem, transfer), prior_cov(problem))
     return per_pixel(problem, transfer.offset**2) + per_pixel(problem, distance)
 
 
@@ -207,8 +205,13 @@ def mse_residuals(problem: Problem, transfer: Transfer) -> Array:
 
 def perception_residuals(problem: Problem, transfer: Transfer) -> Array:
     """`perception` is the sum of the squares of these, [2 F] | [B (k^2 + k + 1)]."""
-    cov = output_cov(transfer) + congruence(transfer.data_gain, measurement_cov(problem))
+    cov = _averaged_cov(problem, transfer)
     return _shared_out(problem, [bures_residuals(cov, prior_cov(problem)), transfer.offset])
+
+
+def _averaged_cov(problem: Problem, transfer: Transfer) -> Array:
+    """Of outputs, y averaged out."""
+    return output_cov(transfer) + congruence(transfer.data_gain, measurement_cov(problem))
 
 
 class Tradeoff(NamedTuple):

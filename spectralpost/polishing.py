@@ -27,11 +27,11 @@ from .degradations import Degradation
 from .denoiser_checks import as_argument, called, check_made_for
 from .errors import InputError, check_whole
 from .images import PIXEL_RANGE, PixelRange, check_pixel_range, check_pixels
-from .learning.guidance import constrain, unconstrain
-from .learning.preparing import check_free, default_free, names_of
+from .learning.guidance import constrain, names_of, unconstrain
+from .learning.preparing import check_free, default_free
 from .noise import NoiseLevel, check_levels
 from .restoration import PixelDenoiser, measure, noise_strength, restore
-from .samplers.base import Guidance, Sampler, check_guidance
+from .samplers.base import Guidance, Sampler, check_guidance, check_kinds
 
 KEPT_OUT = 4  # one image in so many tells when to stop
 
@@ -98,6 +98,7 @@ def polish(
     check_made_for(denoiser, pixel_range)
     levels = check_levels(levels, x_0.dtype)
     (guidance,) = floating(guidance, dtype=x_0.dtype)
+    check_kinds(sampler, guidance)
     check_guidance(sampler, levels, guidance)
     free = default_free(sampler) if free is None else names_of(free)
     check_free(sampler, free)

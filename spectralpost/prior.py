@@ -71,16 +71,11 @@ class Prior:
 
     def along_axes(self, images: Any) -> Any:
         """Images [..., C, H, W] as the prior's numbers are: turned into its axes, if it has any."""
-        if self.axes is None:
-            return images
-        # NumPy's arrays stay so, in double precision.
-        return einsum("...chw,ca->...ahw", images, self.axes.astype(images.dtype))
+        return along_axes(images, self.axes)
 
     def along_planes(self, turned: Any) -> Any:
         """The way back: [..., C, H, W]."""
-        if self.axes is None:
-            return turned
-        return einsum("...ahw,ca->...chw", turned, self.axes.astype(turned.dtype))
+        return along_planes(turned, self.axes)
 
     @property
     def hash(self) -> str:
@@ -92,6 +87,20 @@ class Prior:
             digest.update(repr(part.shape).encode())
             digest.update(np.ascontiguousarray(part, dtype="<f8").tobytes())
         return digest.hexdigest()[:16]
+
+
+def along_axes(images: Any, axes: Any) -> Any:
+    """[..., C, H, W] turned into the axes [C, C], in columns, or None. NumPy's arrays stay so."""
+    if axes is None:
+        return images
+    return einsum("...chw,ca->...ahw", images, axes.astype(images.dtype))
+
+
+def along_planes(turned: Any, axes: Any) -> Any:
+    """The way back."""
+    if axes is None:
+        return turned
+    return einsum("...ahw,ca->...chw", turned, axes.astype(turned.dtype))
 
 
 def denoiser_gain(spectrum: Array, level: NoiseLevel) -> Array:

@@ -38,3 +38,10 @@ def check_array(
         raise InputError(f"{name} = {numbers.min():g}: must be >= {minimum:g}")
     if above is not None and numbers.min() <= above:
         raise InputError(f"{name} = {numbers.min():g}: must be > {above:g}")
+
+
+def check_has_square(name: str, value: Array) -> None:
+    """InputError for a number whose square is lost in its dtype, or nearly."""
+    least = 1e4 * np.sqrt(np.finfo(value.dtype).tiny)
+    if is_concrete(value) and value < least:
+        raise InputError(f"{name} = {value:g}: must be >= {least:.0e} in {value.dtype}")

@@ -14,12 +14,12 @@ from .degradations import Degradation, make_degradation
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
 from .learning import per_mode
-from .noise import NoiseLevel, check_levels, num_steps_of
+from .noise import NoiseLevel, check_levels
 from .noise_grid import NoiseGrid
 from .prior import Prior
 from .problem import Problem, planes_of
 from .samplers import SAMPLERS, make_sampler
-from .samplers.base import Guidance, Sampler, check_names
+from .samplers.base import Guidance, Sampler, check_guidance
 from .signatures import changed_options
 
 FORMAT = "spectralpost schedule"
@@ -98,17 +98,14 @@ class Schedule:
         if not sampler.compares_by_call or sampler.name not in SAMPLERS:
             raise InputError(f"sampler {sampler.name!r}: a file can name only those of SAMPLERS")
         name, options = sampler.name, dict(sampler.options)
-        if sampler.made_by is None or make_sampler(name, **options) != sampler:
+        if make_sampler(name, **options) != sampler:
             raise InputError(f"sampler {name!r}: is not what SAMPLERS has under this name")
-        check_names(sampler, guidance)
         if not 0 < float(sigma_y) < np.inf:
             raise InputError(f"sigma_y = {sigma_y}: must be > 0 and finite")
         if isinstance(grid, NoiseLevel):
             grid = NoiseGrid(check_levels(grid), None, "learned", {}, "learned")
-        steps = num_steps_of(grid.levels)
-        for weight, values in guidance.items():
-            if np.shape(values)[:1] != (steps,):
-                raise InputError(f"guidance {weight!r} of shape {np.shape(values)}: {steps} steps")
+        knots = others.get("band_knots")
+        check_guidance(sampler, grid.levels, guidance, None if knots is None else len(knots))
         if not degradation.is_made:
             raise InputError(
                 f"degradation {degradation.name!r}: was put together or changed by hand, which a "

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 
 from .algebra import is_real
-from .errors import InputError
+from .errors import InputError, times
 from .images import PIXEL_RANGE, check_pixels
 
 BATCH = 2**18  # pixels that are transformed at a time: many small planes, or one large one
@@ -36,7 +36,7 @@ def mean_and_spectrum(
         least = min(least, float(images.min()))
         if num == 0:
             if colour and images.shape[1] > 4 and images.shape[3] in (3, 4):
-                size = "x".join(map(str, images.shape[1:]))
+                size = times(images.shape[1:])
                 raise InputError(f"planes of {size}: colour comes first, [N, C, H, W] is needed")
             centre = np.zeros(images.shape[1:])
             power = np.zeros((images.shape[1], *images.shape[1:]))
@@ -87,7 +87,7 @@ def batches(
             raise InputError(f"a plane of shape {some.shape}: [{needed} is needed")
         shape = shape or some.shape[-ndim:]
         if some.shape[-2:] != shape[-2:]:
-            sizes = sorted("x".join(map(str, size[-2:])) for size in (shape, some.shape))
+            sizes = sorted(times(size[-2:]) for size in (shape, some.shape))
             raise InputError(f"images of mixed sizes: {', '.join(sizes)}")
         if some.shape[-ndim:] != shape:
             raise InputError(f"images of {some.shape[-3]} planes among others of {shape[0]}")

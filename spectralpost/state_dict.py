@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .errors import InputError, shown
+from .errors import InputError, reason_of, shown
 
 LARGEST = 2**26  # bytes of a file
 INSTRUCTIONS = 2**16  # of a pickle; a tensor takes about 40
@@ -70,8 +70,7 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
             raise ValueError(f"tensors of more than {LARGEST} bytes")
         return {_text(name): _array(tensor, stored) for name, tensor in content.items()}
     except Exception as error:  # parsers raise all kinds for bytes that are not theirs
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"weights {shown(path)}: cannot be read ({reason})") from error
+        raise InputError(f"weights {shown(path)}: cannot be read ({reason_of(error)})") from error
 
 
 def _archive(data: bytes) -> tuple[Any, dict[str, bytes]]:

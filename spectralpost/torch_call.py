@@ -11,7 +11,7 @@ import jax
 import numpy as np
 from jax import Array
 
-from .errors import InputError
+from .errors import InputError, reason_of
 
 
 class Network(NamedTuple):
@@ -139,8 +139,9 @@ def _try(network: Network, shape: tuple[int, ...], derivative: bool = False) -> 
         raise
     except Exception as error:  # whatever a network raises
         what = "has no derivative" if derivative else "fails"
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"PyTorch network: {what} for images {(2, *shape)} ({reason})") from error
+        raise InputError(
+            f"PyTorch network: {what} for images {(2, *shape)} ({reason_of(error)})"
+        ) from error
     if not all(np.all(np.isfinite(part)) for part in parts):
         what = "derivative" if derivative else "output"
         raise InputError(f"PyTorch network: NaN or infinite {what} for images {(2, *shape)}")

@@ -10,12 +10,11 @@ form; the norm concentrates as the number of pixels grows, so this is asymptotic
 """
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache, partial
+from functools import partial
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from .affine import (
@@ -24,7 +23,6 @@ from .affine import (
     affine_after,
     measurement_of,
     model_update,
-    nothing,
     signal,
     slopes,
     together,
@@ -38,6 +36,7 @@ from .algebra import (
     safe_sqrt,
 )
 from .chunks import num_chunks, split_problem
+from .denoiser_use import uses_of
 from .errors import check_kind
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, noisy_variance, step_pairs
@@ -80,6 +79,7 @@ def step_transfer(
     >>> step.state_gain.shape == problem.spectrum.shape
     True
     """
+    check_arguments(sampler, problem, guidance_t)
     check_names(sampler, guidance_t)
     problem, t, s, guidance_t = floating(problem, t, s, guidance_t)
     of = partial(affine, sampler, problem, t)
@@ -166,7 +166,7 @@ def mean_field_norms(
 
 def divides_by_norms(sampler: Sampler, problem: Problem) -> bool:
     """Whether the update asks for the norm of a whole image, which makes modes depend on others."""
-    return _num_norms(sampler, problem) > 0
+    return uses_of(sampler, problem).norms > 0
 
 
 def checked(
@@ -308,37 +308,7 @@ def norms_asked(
         model_update(sampler, problem, t, s, guidance_t, norm, mean, *inputs)
         return seen
 
-    for i in range(_num_norms(sampler, problem)):
+    for i in range(uses_of(sampler, problem).norms):
         u = affine_after(law, sampler, problem, t, lambda *inputs, i=i: asked(*inputs)[i])
         norms.append(safe_sqrt(second_moment(problem, u)))
     return norms
-
-
-def _num_norms(sampler: Sampler, problem: Problem) -> int:
-    """How many norms a step divides by: a trace of the update, kept, as searches ask often, unless
-    the sampler closes over a problem, whose arrays would be kept with it."""
-    count = _counted_norms if sampler.compares_by_call else _counted_norms.__wrapped__
-    return count(sampler, problem.spectrum.shape, problem.spectrum.dtype)
-
-
-@lru_cache(maxsize=256)
-def _counted_norms(sampler: Sampler, shape: tuple[int, ...], dtype: np.dtype) -> int:
-    count = 0
-
-    def norm(u: Array) -> Array:
-        nonlocal count
-        count += 1
-        return jnp.ones((), u.dtype)
-
-    def step(spectrum: Array, basis: Array | None, one: Array) -> Array:
-        weight = jnp.ones(shape[:1], dtype)
-        problem = Problem(spectrum, spectrum, basis, 0 * spectrum, weight, one)
-        guidance_t = dict.fromkeys(sampler.constraint, one)
-        t, s = NoiseLevel(one, 2 * one), NoiseLevel(one, one)
-        inputs = nothing(problem, sampler.memory)
-        return model_update(sampler, problem, t, s, guidance_t, norm, None, *inputs)
-
-    basis = jax.ShapeDtypeStruct((*shape, shape[-1]), dtype) if len(shape) == 2 else None
-    one = jax.ShapeDtypeStruct((), dtype)
-    jax.eval_shape(step, jax.ShapeDtypeStruct(shape, dtype), basis, one)
-    return count

@@ -23,6 +23,7 @@ DPS = sp.SAMPLERS["dps"]()
 GUIDANCE = DPS.heuristic(PROBLEM, GRID.levels)
 DENOISER, KEY = sp.GaussianDenoiser.of(PRIOR), jax.random.key(0)
 Y = np.zeros(SHAPE, np.float32)
+LEVEL, COLOUR = sp.NoiseLevel(0.6, 0.8), sp.power_law(SHAPE, colour=True)
 
 pytestmark = pytest.mark.usefixtures("quick")
 
@@ -45,6 +46,30 @@ WRONG = {
     "function to heuristic": (
         lambda: sp.heuristic(sp.SAMPLERS["dps"], PROBLEM, GRID.levels),
         NO_SAMPLER,
+    ),
+    "function to for_network": (
+        lambda: sp.for_network(sp.SAMPLERS["dps"], GRID.levels),
+        NO_SAMPLER,
+    ),
+    "function to plateau": (
+        lambda: sp.plateau(sp.SAMPLERS["dps"], PROBLEM, GRID.levels, GUIDANCE),
+        NO_SAMPLER,
+    ),
+    "function to its gradient": (
+        lambda: sp.loss_and_gradient(sp.SAMPLERS["dps"], PROBLEM, GRID.levels, GUIDANCE, "zeta"),
+        NO_SAMPLER,
+    ),
+    "function to a step": (
+        lambda: sp.step_transfer(sp.SAMPLERS["dps"], PROBLEM, LEVEL, LEVEL, GUIDANCE),
+        NO_SAMPLER,
+    ),
+    "function to another form": (
+        lambda: sp.to_literal(sp.SAMPLERS["dps"], PROBLEM, GRID.levels, GUIDANCE),
+        NO_SAMPLER,
+    ),
+    "grey crop, prior of colour": (
+        lambda: sp.extended(Y[..., :4, :4], COLOUR, BLUR, None, sigma_y=SIGMA_Y),
+        r"measurement of shape .*: the prior is of 3 planes",
     ),
     "name to restore": (lambda: restored("dps"), "sampler: str was given, Sampler is needed"),
     "tuple to learn": (
@@ -101,7 +126,9 @@ def test_a_schedule_says_only_what_is_so():
         ({"sampler": impostor()}, "sampler 'dps': is not what SAMPLERS has under this name"),
         ({"sigma_y": -1.0}, "sigma_y = -1.0: must be > 0"),
         ({"guidance": {"foo": GUIDANCE["zeta"]}}, "foo"),
-        ({"guidance": short}, r"of shape \(2,\): 3 steps"),
+        ({"guidance": short}, r"of shape \(2,\): \(3,\) is needed"),
+        ({"guidance": GUIDANCE | {"zeta": -GUIDANCE["zeta"]}}, "guidance.zeta: all values must be"),
+        ({"guidance": GUIDANCE | {"zeta": np.nan * GUIDANCE["zeta"]}}, "guidance.zeta: all values"),
     ):
         with pytest.raises(InputError, match=message):
             of(**given)
@@ -154,7 +181,12 @@ def test_an_update_of_which_no_closed_form_holds_is_refused(how):
         assert np.isfinite(sp.evaluate(*given))
         assert np.isfinite(jax.jit(lambda g: sp.evaluate(*given[:3], g))(guidance))
         return
-    for call in (lambda: sp.evaluate(*given), lambda: sp.learn(*given[:3])):
+    for call in (
+        lambda: sp.evaluate(*given),
+        lambda: sp.learn(*given[:3]),
+        lambda: sp.loss_and_gradient(*given, ("pull",)),
+        lambda: sp.step_transfer(sampler, PROBLEM, LEVEL, LEVEL, {"pull": 0.5}),
+    ):
         with pytest.raises(InputError, match=f"sampler 'bent': its update {wrong}"):
             call()
 

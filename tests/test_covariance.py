@@ -116,3 +116,14 @@ def test_wrong_input_is_one_line(change, says):
     with pytest.raises(InputError, match=says) as error:
         sp.covariance_problem(**(given | change))
     assert "\n" not in str(error.value)
+
+
+def test_images_of_another_size_or_of_several_levels_are_refused():
+    denoiser, x = sp.CovarianceDenoiser.of(C, SHAPE, MEAN), np.zeros((N, *SHAPE))
+    several = sp.NoiseLevel(np.full(N, 0.8), np.full(N, 0.6))
+    for given, says in (
+        ((x[..., 1:], sp.NoiseLevel(0.8, 0.6)), "the prior is of"),
+        ((x, several), "one for all images is needed"),
+    ):
+        with pytest.raises(InputError, match=says):
+            denoiser(*given)

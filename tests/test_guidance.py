@@ -108,6 +108,13 @@ def test_constant_grid_of_several_weights(num_weights, parts):
     assert len(np.unique(cells, axis=0)) == parts**num_weights
 
 
+def test_constant_grid_of_many_weights():
+    """No two are alike, and each goes through its range."""
+    grid = constant_grid(12, 128)
+    assert grid.shape == (128, 12)
+    assert len(np.unique(grid.T, axis=0)) == 12 and np.all(np.ptp(grid, axis=0) > 1.5)
+
+
 def test_smooth_curves_have_the_stated_law():
     """At the noisy end all cosines are 1: variance 4 + 1 + 4/9 + 1/4. |z| < 5."""
     num = 4000

@@ -373,6 +373,7 @@ EYE = np.eye(2)[None]
             {"spectrum": [[1.0, 2.0]], "response": [[1.0, 0.0]], "basis": 1.01 * EYE},
             "orthonormal",
         ),
+        ({"spectrum": np.float32([1, 2]), "sigma_y": 1e-16}, "sigma_y = 1e-16: must be >= 1e-15"),
         (
             {"spectrum": [[1.0, 2.0]], "response": [[1.0, 0.0]], "basis": np.nan * EYE},
             "basis: has NaN",

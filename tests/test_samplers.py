@@ -24,7 +24,7 @@ from cases import (
 )
 
 from spectralpost.affine import ModelDenoiser, Transfer, solver
-from spectralpost.denoiser_use import denoiser_calls, differentiates_denoiser
+from spectralpost.denoiser_use import differentiates_denoiser, uses_of
 from spectralpost.errors import InputError
 from spectralpost.metrics import kl, mse, perception, wasserstein2
 from spectralpost.noise import NoiseLevel, rectified_flow, step_pairs, vp_linear
@@ -472,12 +472,12 @@ def test_one_block_of_independent_modes(name):
 def test_calls_of_the_denoiser():
     """Counted, not declared: Heun takes two a step, DAPS one for each node of its inner flow."""
     problem = circular().problem
-    calls = {name: denoiser_calls(ROWS[name].make(problem), problem) for name in ROWS}
+    calls = {name: uses_of(ROWS[name].make(problem), problem).calls for name in ROWS}
     assert calls.pop("daps") == 5
     assert set(calls.values()) == {1}
-    assert denoiser_calls(exact(problem, "flow"), problem) == 2
-    assert denoiser_calls(daps(ode_steps=3), problem) == 3
-    assert denoiser_calls(dds(cg_steps=5), problem) == 1
+    assert uses_of(exact(problem, "flow"), problem).calls == 2
+    assert uses_of(daps(ode_steps=3), problem).calls == 3
+    assert uses_of(dds(cg_steps=5), problem).calls == 1
 
 
 def test_samplers_that_differentiate_the_denoiser():

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from rich.table import Table
 
 from .. import figures, metrics
-from ..denoiser_use import denoiser_calls
+from ..denoiser_use import uses_of
 from ..denoisers.gaussian import GaussianDenoiser
 from ..errors import InputError
 from ..inpainting import is_exact
@@ -164,7 +164,7 @@ def _learned_row(
         )
         for key in SCHEDULES
     }
-    calls = steps * denoiser_calls(sampler, problem)
+    calls = steps * uses_of(sampler, problem).calls
     return Row(sampler.name, steps, calls, found, seconds, None, learned.interrupted)
 
 
@@ -173,7 +173,7 @@ def _reference_row(kind: Kind, inputs: Inputs, levels: NoiseLevel) -> Row:
     sampler = exact(problem, kind)
     guidance = sampler.heuristic(problem, levels)
     found = metrics_of(problem, transfer_of(kind, problem, levels, guidance), inputs.prior)
-    calls = steps * denoiser_calls(sampler, problem)
+    calls = steps * uses_of(sampler, problem).calls
     return Row(REFERENCES[kind], steps, calls, {"exact": found}, 0.0, None, False)
 
 

@@ -13,13 +13,12 @@ import numpy as np
 from .. import images
 from ..choices import SHORT, choice
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
-from ..degradations.base import times
 from ..denoiser_checks import as_returned
 from ..denoiser_use import differentiates_denoiser
 from ..denoisers.ffdnet import load_ffdnet
 from ..denoisers.gaussian import GaussianDenoiser, WithCovariance
 from ..denoisers.unet import load_unet
-from ..errors import InputError, check_whole
+from ..errors import InputError, check_whole, reason_of, times
 from ..inpainting import learning_problem
 from ..learning import Search
 from ..merging import bin_modes, unique_modes
@@ -144,18 +143,16 @@ def _checked(
     except InputError:
         raise
     except Exception as error:  # the tracers' own errors are TypeErrors
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise InputError(
-            f"{called}: is no function (x_t, level) -> x_hat in JAX ({reason}); for PyTorch there "
-            "is torch_denoiser"
+            f"{called}: is no function (x_t, level) -> x_hat in JAX ({reason_of(error)}); for "
+            "PyTorch there is torch_denoiser"
         ) from error
     if sampler is not None and differentiates_denoiser(sampler):
         try:
             jax.eval_shape(lambda x, t: jax.vjp(lambda x: as_used(x, t), x)[1](x), image, level)
         except Exception as error:  # of a callback, or whatever a derivative of one's own raises
-            reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
             raise InputError(
-                f"{called}: has no derivative, which {sampler.name} asks for ({reason})"
+                f"{called}: has no derivative, which {sampler.name} asks for ({reason_of(error)})"
             ) from error
     return WithCovariance.of(denoiser, prior)
 

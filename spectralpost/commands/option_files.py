@@ -10,7 +10,7 @@ import numpy as np
 from ..degradations.dense import MASKS
 from ..degradations.downsample import KERNELS
 from ..degradations.kernels import kernel_note, load_kernel, load_mask, load_matrix
-from ..errors import LARGEST_WHOLE, InputError
+from ..errors import LARGEST_WHOLE, InputError, times
 from ..plain_json import check_size
 
 Notes = set[str]  # what there is to say of files
@@ -74,7 +74,7 @@ def with_files_read(name: str, options: dict[str, Any], notes: Notes) -> dict[st
             there = {"problem": {"degradation_options": read}}
             check_size(json.dumps(there, indent=1).encode())
         except InputError as error:
-            size = "x".join(map(str, array.shape))
+            size = times(array.shape)
             raise InputError(
                 f"{option} {str(path)!r}: {size} numbers, of which a schedule file would be {error}"
             ) from error

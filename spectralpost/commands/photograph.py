@@ -10,7 +10,7 @@ from .. import figures, metrics
 from ..affine import Transfer
 from ..borders import cropped, extent, restore_crop, takes_crops
 from ..degradations import Degradation
-from ..errors import InputError
+from ..errors import InputError, times
 from ..inpainting import is_exact
 from ..kept_jit import kept_jit
 from ..noise_grid import NoiseGrid
@@ -41,7 +41,7 @@ def check_borders(options: Design, inputs: Inputs) -> None:
         )
     shape, size = inputs.degradation.shape, _size_of_crop(inputs.degradation)
     if any(2 * n < N for n, N in zip(size, shape, strict=True)):
-        reach = "x".join(map(str, extent(inputs.degradation)))
+        reach = times(extent(inputs.degradation))
         raise InputError(
             f"borders = 'extend': a blur of {reach} pixels leaves less than half of "
             f"{'x'.join(map(str, shape))}; allowed are larger images, or circular"
@@ -52,7 +52,7 @@ def prediction_in_words(options: Design, degradation: Degradation) -> str:
     if not is_exact(degradation):
         return "nothing is predicted of one image: its mask is modelled by small ones"
     if options.borders == "extend":
-        size = "x".join(map(str, _size_of_crop(degradation)))
+        size = times(_size_of_crop(degradation))
         return (
             f"measured: of the middle {size} pixels, restored as the crop that they are; "
             "predicted: in closed form, for the whole photograph and a blur that is circular"

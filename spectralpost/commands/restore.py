@@ -11,8 +11,7 @@ from jax import Array
 
 from .. import figures, images, metrics
 from ..borders import on_canvas, restore_crop, takes_crops
-from ..degradations.base import times
-from ..errors import LARGEST_STEPS, InputError, check_whole
+from ..errors import LARGEST_STEPS, InputError, check_whole, times
 from ..images import PixelRange
 from ..inpainting import is_exact, learning_problem
 from ..learning import evaluate

@@ -12,7 +12,7 @@ from rich.table import Table
 from .. import figures
 from ..denoisers.training import FEWEST, LEVELS, Progress, Recipe, Trained, train
 from ..denoisers.unet import save_unet
-from ..errors import InputError
+from ..errors import InputError, times
 from ..images import REC_709, Channels, stream_folder, tiles
 from ..options import Train
 from .console import Say, console, quiet
@@ -50,7 +50,7 @@ def compute(options: Train, say: Say = quiet) -> Result:
             f"the same command goes on from the last checkpoint in {options.checkpoints}, "
             "if there is one"
         ) from None
-    sizes = ", ".join("x".join(map(str, images.shape[:3])) for images in sets)
+    sizes = ", ".join(times(images.shape[:3]) for images in sets)
     data = f"{', '.join(Path(given).name for given in options.data)} ({sizes})"
     return Result(trained, recipe, data, tuple(notes))
 

@@ -185,11 +185,6 @@ def mask_array(mask: ArrayLike, shape: tuple[int, ...], of_planes: bool = False)
     return known
 
 
-def times(shape: tuple[int, ...]) -> str:
-    """A size in words: 32x32."""
-    return "x".join(map(str, shape))
-
-
 def _sized(name: str, value: ArrayLike, last: tuple[int, ...]) -> Array:
     """Floating-point numbers whose last axes have these sizes, or InputError."""
     array = as_floating(name, value)

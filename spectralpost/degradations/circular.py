@@ -15,8 +15,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import namespace
-from ..errors import InputError, check_shape
-from .base import Degradation, Orthogonal, made, numbers, scale, times
+from ..errors import InputError, check_shape, times
+from .base import Degradation, Orthogonal, made, numbers, scale
 
 # Singular values below this fraction of the largest are rounding of exact zeros.
 RESPONSE_FLOOR = 1e-13

@@ -15,8 +15,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import matmul
-from ..errors import LARGEST_PLANES, InputError, check_shape, check_whole, is_number
-from .base import Degradation, Eigenvectors, Orthogonal, made, mask_array, numbers, times
+from ..errors import LARGEST_PLANES, InputError, check_shape, check_whole, is_number, times
+from .base import Degradation, Eigenvectors, Orthogonal, made, mask_array, numbers
 from .circular import RESPONSE_FLOOR, hartley_matrix
 
 LARGEST = 1024  # pixels, 32x32: matrices of 8 MB

@@ -20,8 +20,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import reflected, reflection
-from ..errors import InputError, check_shape, check_whole
-from .base import Degradation, Eigenvectors, Orthogonal, made, scale, times
+from ..errors import InputError, check_shape, check_whole, times
+from .base import Degradation, Eigenvectors, Orthogonal, made, scale
 from .circular import (
     RESPONSE_FLOOR,
     gaussian_on_grid,

@@ -17,8 +17,8 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import matmul
-from ..errors import InputError, check_shape
-from .base import Degradation, Eigenvectors, Orthogonal, made, numbers, times
+from ..errors import InputError, check_shape, times
+from .base import Degradation, Eigenvectors, Orthogonal, made, numbers
 from .circular import RESPONSE_FLOOR, hartley
 from .downsample import aliased, unaliased
 

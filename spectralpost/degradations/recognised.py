@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from jax.typing import ArrayLike
 
-from ..errors import InputError, check_shape
-from .base import Degradation, times
+from ..errors import InputError, check_shape, times
+from .base import Degradation
 from .circular import from_kernel, identity
 from .dense import LARGEST, TOLERANCE, asked, from_matrix, inpaint
 from .downsample import downsample

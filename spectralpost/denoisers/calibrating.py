@@ -15,7 +15,7 @@ from ..denoiser_checks import all_finite, as_returned, check_made_for, level_in_
 from ..errors import InputError
 from ..images import check_pixels
 from ..noise import NoiseLevel
-from ..prior import Prior, frequency, resized
+from ..prior import Prior, denoiser_variance, frequency, resized
 
 RINGS = 12  # of radial frequency
 BATCH = 32  # images denoised at once
@@ -85,7 +85,7 @@ def calibrate(
             error = prior.along_axes(x_hat - batch)
             parts.append(_ring_energy(np.asarray(error, float), ring, len(spectra)))
         of_images = np.concatenate(parts)  # [N, axes, R]
-        variances = level**2 * spectra / (spectra + level**2)
+        variances = np.asarray(denoiser_variance(jnp.asarray(spectra, x_0.dtype), t), float)
         expected = np.stack([np.bincount(ring, one.ravel()) for one in variances])
         mean = of_images.mean(axis=0)
         measured = np.divide(mean, expected, out=np.ones_like(mean), where=expected > 0)

@@ -17,6 +17,7 @@ import numpy as np
 from jax import Array
 
 from ..algebra import as_floating, floating
+from ..denoiser_checks import as_images
 from ..errors import InputError, shown
 from ..images import PIXEL_RANGE, PixelRange
 from ..noise import NoiseLevel
@@ -46,13 +47,9 @@ class FFDNetDenoiser:
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         given = as_floating("x_t", x_t)
-        planes = given.shape[-3:-2] if self.planes > 1 else (1,)
-        if given.ndim < 2 or planes != (self.planes,) or 0 in given.shape[-2:]:
-            wanted = "[..., H, W]" if self.planes == 1 else f"[..., {self.planes}, H, W]"
-            raise InputError(f"x_t of shape {given.shape}: FFDNet takes {wanted}")
+        images = as_images(given, t, self.planes, "FFDNet").astype(np.float32)
         (t,) = floating(t, dtype=np.dtype(np.float32))
         low, high = self.pixel_range
-        images = given.astype(np.float32).reshape(-1, self.planes, *given.shape[-2:])
         x_hat = self.in_unit_range(
             (images / t.alpha - low) / (high - low), t.sigma / t.alpha / (high - low)
         )

@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..algebra import as_floating, einsum, floating
+from ..algebra import as_floating, floating
 from ..denoiser_checks import as_returned, check_one_level
 from ..errors import InputError
 from ..noise import NoiseLevel
-from ..prior import Prior, denoiser_gain, denoiser_variance
+from ..prior import Prior, along_axes, along_planes, denoiser_gain, denoiser_variance
 
 D = TypeVar("D", bound=Callable[[Array, NoiseLevel], Array])
 
@@ -45,22 +45,16 @@ class GaussianDenoiser(NamedTuple):
             raise InputError(f"x_t of shape {x_t.shape}: the prior is of {size}")
         check_one_level(t)
         prior, t = floating(self, t, dtype=x_t.dtype)
-        x_t = prior._along_axes(x_t)
+        x_t = along_axes(x_t, prior.axes)
         mean = jnp.broadcast_to(prior.mean, x_t.shape)
         gain = denoiser_gain(prior.spectrum, t)
-        return prior._along_planes(mean + prior._filtered(x_t - t.alpha * mean, gain))
+        return along_planes(mean + prior._filtered(x_t - t.alpha * mean, gain), prior.axes)
 
     def cov(self, v: Array, t: NoiseLevel) -> Array:
         """C_t v, C_t = Cov(x_0 | x_t), for images v: what `samplers.steps.data_cov` asks for."""
         prior, t = floating(self, t, dtype=v.dtype)
         variance = denoiser_variance(prior.spectrum, t)
-        return prior._along_planes(prior._filtered(prior._along_axes(v), variance))
-
-    def _along_axes(self, x: Array) -> Array:
-        return x if self.axes is None else einsum("...chw,ca->...ahw", x, self.axes)
-
-    def _along_planes(self, x: Array) -> Array:
-        return x if self.axes is None else einsum("...ahw,ca->...chw", x, self.axes)
+        return along_planes(prior._filtered(along_axes(v, prior.axes), variance), prior.axes)
 
     def _filtered(self, x: Array, gain: Array) -> Array:
         """F^-1 gain F x; the gain is real and even, so half the spectrum of a real x is enough."""
@@ -92,6 +86,7 @@ class GaussianAbove(Generic[D]):
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         x_t = as_floating("x_t", x_t)
+        check_one_level(t)
         t, limit = floating(t, self.limit, dtype=x_t.dtype)
         inside = t.sigma <= limit * t.alpha
         # Where both are evaluated (levels that differ within a batch) the one that is not taken

@@ -16,6 +16,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from ..algebra import as_floating, floating
+from ..denoiser_checks import as_images
 from ..errors import InputError, check_whole
 from ..images import PIXEL_RANGE, PixelRange, check_pixel_range
 from ..noise import NoiseLevel, log_snr
@@ -42,15 +43,11 @@ class TorchDenoiser:
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         given = as_floating("x_t", x_t)
-        planes = given.shape[-3:-2] if self.planes > 1 else (1,)
-        if given.ndim < 2 or planes != (self.planes,) or 0 in given.shape:
-            wanted = "[..., H, W]" if self.planes == 1 else f"[..., {self.planes}, H, W]"
-            raise InputError(f"x_t of shape {given.shape}: the network takes {wanted}")
+        images = as_images(given, t, self.planes, "the network")
         (low, high), (model_low, model_high) = self.pixel_range, self.model_range
         scale = (model_high - model_low) / (high - low)
         shift = model_low - scale * low
         t, log_snrs = floating(t, self.log_snrs, dtype=given.dtype)
-        images = given.reshape(-1, self.planes, *given.shape[-2:])
         x_hat = _denoised(
             self.network,
             log_snrs,

@@ -24,8 +24,8 @@ from flax.serialization import msgpack_restore, msgpack_serialize
 from jax import Array
 
 from ..algebra import as_floating, floating
-from ..denoiser_checks import check_one_level
-from ..errors import InputError
+from ..denoiser_checks import as_images
+from ..errors import InputError, reason_of
 from ..files import whole_file
 from ..images import PIXEL_RANGE, PixelRange, check_pixel_range
 from ..noise import NoiseLevel, noisy_variance
@@ -149,15 +149,10 @@ class UNetDenoiser:
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         given = as_floating("x_t", x_t)
-        self._check(given.shape)
-        check_one_level(t)
+        images = as_images(given, t, self.planes, "the network", divisor=4).astype(np.float32)
         low, high = self.pixel_range
         half, middle = (high - low) / 2, (high + low) / 2
         (t,) = floating(t, dtype=np.dtype(np.float32))
-        x_t = given.astype(np.float32)
-        if self.planes == 1:
-            x_t = x_t[..., None, :, :]
-        images = x_t.reshape(-1, *x_t.shape[-3:])
         unit = NoiseLevel(t.alpha, t.sigma / half)
         x_hat = self.in_unit_range((images - t.alpha * middle) / half, unit)
         return (half * x_hat + middle).reshape(given.shape).astype(given.dtype)
@@ -181,14 +176,6 @@ class UNetDenoiser:
         check_pixel_range(pixel_range)
         low, high = map(float, pixel_range)
         return replace(self, pixel_range=(low, high))
-
-    def _check(self, shape: tuple[int, ...]) -> None:
-        wanted = "[..., H, W]" if self.planes == 1 else f"[..., {self.planes}, H, W]"
-        planes = self.planes if self.planes == 1 else shape[-3:-2] == (self.planes,)
-        if len(shape) < 2 or not planes or shape[-1] % 4 or shape[-2] % 4:
-            raise InputError(
-                f"x_t of shape {shape}: the network takes {wanted}, H and W divisible by 4"
-            )
 
 
 def initial_denoiser(planes: int, width: int, blocks: int, seed: int) -> UNetDenoiser:
@@ -245,8 +232,7 @@ def load_unet(path: str | os.PathLike[str] | None = None) -> UNetDenoiser:
         denoiser = UNetDenoiser(jax.tree.unflatten(structure, weights), planes, width, blocks)
         return denoiser.in_range(tuple(content["pixel_range"]))
     except Exception as error:  # flax and msgpack raise all kinds for bytes that are not theirs
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"network {str(path)!r}: cannot be read ({reason})") from error
+        raise InputError(f"network {str(path)!r}: cannot be read ({reason_of(error)})") from error
 
 
 @lru_cache(maxsize=16)

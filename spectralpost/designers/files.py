@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax.serialization import msgpack_restore, msgpack_serialize, to_state_dict
 
-from ..errors import InputError
+from ..errors import InputError, reason_of
 from ..files import whole_file
 from ..samplers import SAMPLERS
 from ..samplers.base import Sampler
@@ -46,8 +46,7 @@ def load_designer(path: str | os.PathLike[str], sampler: Sampler | None = None) 
         designer = Designer(**content)
         _check(designer)
     except Exception as error:  # flax and msgpack raise all kinds for bytes that are not theirs
-        reason = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise InputError(f"designer {str(path)!r}: cannot be read ({reason})") from error
+        raise InputError(f"designer {str(path)!r}: cannot be read ({reason_of(error)})") from error
     if sampler is not None:
         check_designer(designer, sampler)
     return jax.tree.map(jnp.asarray, designer)

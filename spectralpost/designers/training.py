@@ -15,7 +15,7 @@ from ..degradations import Degradation, gaussian_blur, identity, motion_blur, un
 from ..errors import InputError
 from ..learning import default_free
 from ..learning.guidance import constrain
-from ..learning.loss import overshoot
+from ..learning.loss import Prices, overshoot
 from ..merging import bin_modes, pad_modes, stack_problems, unique_modes
 from ..metrics import wasserstein2
 from ..noise import NoiseLevel
@@ -25,7 +25,6 @@ from ..samplers.base import Guidance, Sampler
 from ..transfer import trajectory
 from .network import Designer, apply_network, initial_params, inputs_of, options_in_words
 
-MAX_AMPLIFICATION = 3.0  # as in `learn`
 ROWS = 64  # modes of a random problem
 
 
@@ -115,7 +114,7 @@ def penalised_loss(
 ) -> Array:
     """W2^2 of a schedule plus the price of amplification beyond 3, as in `learn`."""
     run = trajectory(sampler, problem, levels, guidance)
-    limit = jnp.log(jnp.full_like(run.amplification[0], MAX_AMPLIFICATION))
+    limit = jnp.log(jnp.full_like(run.amplification[0], Prices().max_amplification))
     excess = overshoot(problem, limit, jnp.log(run.amplification))
     return wasserstein2(problem, run.total) + jnp.sum(excess**2)
 

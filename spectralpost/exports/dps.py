@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, times
 from ..schedule import Schedule
 from .base import (
     Export,
@@ -70,7 +70,7 @@ def to_dps(schedule: Schedule, weights: Weights) -> Export:
         SCALE=np.asarray(weights["scale"]),
         ETA=np.asarray(weights["eta"]),
     )
-    size = "x".join(map(str, schedule.shape))
+    size = times(schedule.shape)
     usage = (
         "import {module}  # in sample_condition.py, the file beside it",
         "# conditioning.method of the task's YAML: ps_schedule (its scale has no effect)",

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
+from ..prior import denoiser_gain
 from ..schedule import Schedule
 from .base import Weights, module
 from .loop import loop, memory_numbers, numbers_of, step_of
@@ -31,10 +33,12 @@ def solver_notes(schedule: Schedule, weights: Weights) -> tuple[str, ...]:
     noise = lambda: random.normal(size=h.shape).astype(np.float32)  # noqa: E731
     x_0 = std * noise()
     y = h * x_0 + np.float32(schedule.sigma_y) * noise() * (h > 0)
-    alpha, sigma = (np.asarray(level, np.float32) for level in schedule.levels)
+
+    variance = jnp.full_like(schedule.levels.alpha, std**2)
+    gains = np.asarray(denoiser_gain(variance, schedule.levels), np.float32)
 
     def denoise(x: np.ndarray, i: int) -> Any:
-        gain = alpha[i] * std**2 / (alpha[i] ** 2 * std**2 + sigma[i] ** 2)
+        gain = gains[i]
         return (gain * x, lambda v: gain * v) if step.gradient else gain * x
 
     names: dict[str, Any] = {}

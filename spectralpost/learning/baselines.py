@@ -20,6 +20,7 @@ from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..samplers.exact import exact
 from ..transfer import check_arguments, checked, in_chunks, sampler_transfer
+from .guidance import names_of
 from .lanes import FEW, best_of_each
 from .levenberg_marquardt import finite
 from .loss import Loss, is_dense
@@ -149,14 +150,14 @@ def plateau(
     >>> round(low, 2), round(high, 2)
     (0.76, 1.18)
     """
+    problem, levels, guidance = checked(sampler, problem, levels, guidance)
     if not within > 0:
         raise InputError(f"within = {within}: must be > 0")
     scalable = [name for name, kind in sampler.constraint.items() if kind == "nonnegative"]
-    chosen = tuple(scalable if names is None else names)
+    chosen = tuple(scalable) if names is None else names_of(names)
     if not chosen or any(name not in scalable for name in chosen):
         have = ", ".join(scalable) or "none"
         raise InputError(f"names = {', '.join(chosen) or 'none'}: weights >= 0 of it are {have}")
-    problem, levels, guidance = checked(sampler, problem, levels, guidance)
     factors = np.exp(np.linspace(-1, 1, 2 * PLATEAU + 1) * np.log(1e3))
     factors = factors.astype(problem.spectrum.dtype)
     losses = np.asarray(_of_factors(sampler, problem, levels, guidance, factors, chosen))

@@ -4,7 +4,7 @@ from typing import TypedDict
 
 from ..denoiser_use import differentiates_denoiser
 from ..noise import NoiseLevel, num_steps_of
-from ..samplers.base import Sampler
+from ..samplers.base import Sampler, check_kinds
 from .loss import Prices
 from .parameters import Freedom
 from .preparing import default_free
@@ -54,6 +54,7 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     >>> sp.for_network(sampler, levels)["prices"].max_amplification
     1.5
     """
+    check_kinds(sampler, None)
     eta = "eta" in sampler.for_network
     free = tuple(sampler.constraint) if eta else default_free(sampler)
     limit, scales = LOOSE, VALUE_SCALES

@@ -12,6 +12,7 @@ by a matrix product: a sum inside of the loop would cost more than the step.
 """
 
 import math
+from collections.abc import Sequence
 from functools import partial
 
 import jax
@@ -20,15 +21,16 @@ from jax import Array
 from jax.sharding import AxisType, PartitionSpec
 
 from ..affine import Transfer, compose, identity_transfer
-from ..algebra import floating, matmul
+from ..algebra import matmul
 from ..chunks import share_of, split_problem
 from ..errors import InputError, check_whole
 from ..metrics import predicted_energy_score, wasserstein2
-from ..noise import NoiseLevel, check_levels, step_pairs
+from ..noise import NoiseLevel, step_pairs
 from ..objectives import Objective
 from ..problem import Problem, num_pixels
 from ..samplers.base import Guidance, Sampler, check_guidance
-from ..transfer import in_chunks, start_transfer, step_transfer
+from ..transfer import checked, in_chunks, start_transfer, step_transfer
+from .guidance import names_of
 
 CHUNK = 4096  # modes: the arrays of a step stay in a core's cache
 
@@ -43,7 +45,7 @@ def loss_and_gradient(
     problem: Problem,
     levels: NoiseLevel,
     guidance: Guidance,
-    free: tuple[str, ...],
+    free: Sequence[str],
     objective: Objective = wasserstein2,
     *,
     chunk: int | None = None,
@@ -66,9 +68,9 @@ def loss_and_gradient(
     >>> round(float(loss), 4), gradient["zeta"].shape
     (0.2056, (3,))
     """
-    check_levels(levels)
-    problem, levels, guidance = floating(problem, levels, guidance)
-    check_guidance(sampler, levels, guidance)
+    problem, levels, guidance = checked(sampler, problem, levels, guidance)
+    check_guidance(sampler, levels, guidance)  # [S] alone, not by mode
+    free = names_of(free)
     for name in free:
         if name not in guidance:
             raise InputError(f"free = {name!r}: {sampler.name} has {', '.join(guidance)}")
@@ -84,7 +86,7 @@ def loss_and_gradient(
             "knows no whole problem; jax.grad goes through sampler_transfer for all others"
         )
     devices = jax.local_device_count()
-    return _by_chunks(sampler, problem, levels, guidance, tuple(free), objective, chunk, devices)
+    return _by_chunks(sampler, problem, levels, guidance, free, objective, chunk, devices)
 
 
 @partial(jax.jit, static_argnames=("sampler", "free", "objective", "chunk", "num_devices"))

@@ -6,6 +6,7 @@ Optimisers work on unconstrained numbers u, samplers on constrained weights:
     "unit"          weight = 1 / (1 + exp(-u))
 """
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import jax
@@ -24,6 +25,11 @@ T = TypeVar("T")
 
 # Published defaults may sit on a boundary (0, or 1 for "unit"), where u would be infinite.
 BOUNDARY = 1e-4  # for "nonnegative" relative to the schedule's smallest weight that is not 0
+
+
+def names_of(free: Sequence[str]) -> tuple[str, ...]:
+    """Several names of weights, or one alone."""
+    return (free,) if isinstance(free, str) else tuple(free)
 
 
 def to_weight(constraint: str, u: Array) -> Array:
@@ -71,7 +77,8 @@ def constant_grid(num_weights: int, num_points: int = 128) -> np.ndarray:
         return np.linspace(-1, 1, num_points)[:, None]
     numbers = np.arange(num_points)
     columns = [(numbers + 0.5) / num_points]
-    for base in (2, 3, 5, 7, 11, 13)[: num_weights - 1]:
+    primes = [n for n in range(2, 100) if all(n % m for m in range(2, n))]
+    for base in primes[: num_weights - 1]:
         digits = [numbers // base**k % base / base ** (k + 1) for k in range(8)]
         columns.append(np.sum(digits, axis=0))
     return 2 * np.stack(columns, axis=1) - 1

@@ -21,10 +21,10 @@ from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
 from ..transfer import checked
 from .baselines import evaluate, evaluate_exact
-from .guidance import constrain, per_mode, unconstrain
+from .guidance import constrain, names_of, per_mode, unconstrain
 from .loss import Loss, Prices, Several
 from .parameters import Freedom, schedule_of
-from .preparing import check_free, constant_of, names_of, prepare
+from .preparing import check_free, constant_of, prepare
 from .search import Progress, Search, Watch
 from .searching import searched
 
@@ -204,9 +204,9 @@ def sensitivity(
     >>> sp.sensitivity(sampler, problem, levels, guidance, ("zeta",))["zeta"].shape
     (3,)
     """
+    problem, levels, guidance = checked(sampler, problem, levels, guidance)
     free = names_of(free)
     check_free(sampler, free, levels=True)  # there may be none where levels are
-    problem, levels, guidance = checked(sampler, problem, levels, guidance)
     for name in free:
         if guidance[name].ndim > 1:
             raise InputError(f"guidance {name!r}: is by mode; one weight a step is needed")

@@ -16,10 +16,11 @@ from ..samplers.base import Guidance, Sampler
 from .baselines import heuristic
 from .continuing import HasSchedule, starts_from
 from .for_network import for_network
+from .guidance import names_of
 from .learn import LearnResult, learn
 from .loss import Prices
 from .parameters import Freedom
-from .preparing import check_free, default_free, names_of
+from .preparing import check_free, default_free
 from .search import Progress, Search
 
 

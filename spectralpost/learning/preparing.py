@@ -18,11 +18,12 @@ from ..metrics import wasserstein2
 from ..noise import NoiseLevel, check_levels, num_steps_of
 from ..objectives import Objective, check_objective, is_average, residuals_of
 from ..problem import Problem
-from ..samplers.base import Guidance, Sampler, check_guidance
+from ..samplers.base import Guidance, Sampler, check_guidance, check_kinds
 from ..transfer import check_arguments, divides_by_norms, in_chunks, trajectory
 from .baselines import heuristic, tuned_constant
 from .generations import random_starts
 from .gradient import CHUNK as LARGE
+from .guidance import names_of
 from .lanes import Method, losses_of
 from .loss import Loss, Prices, Several, binned, is_dense, loss_of, with_scales
 from .parameters import LEVELS, Freedom, parameters_of
@@ -195,6 +196,7 @@ def default_free(sampler: Sampler) -> tuple[str, ...]:
     >>> sp.default_free(sampler)
     ('zeta',)
     """
+    check_kinds(sampler, None)
     return tuple(name for name in sampler.constraint if name != "eta") or tuple(sampler.constraint)
 
 
@@ -214,11 +216,6 @@ def _method(
             "sampler without norms; allowed here are lbfgs, adam"
         )
     return LEAST_SQUARES if applies else Method("lbfgs", 0.0)
-
-
-def names_of(free: Sequence[str]) -> tuple[str, ...]:
-    """Several names, or one alone."""
-    return (free,) if isinstance(free, str) else tuple(free)
 
 
 def check_free(sampler: Sampler, free: tuple[str, ...], levels: bool = False) -> None:

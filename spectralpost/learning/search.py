@@ -33,8 +33,8 @@ class Search(NamedTuple):
                     (without `explore` of 15, and of 4)
     tolerance       the last search stops once its loss falls by less than this fraction in 20
                     iterations
-    optimizer       "lm": Levenberg-Marquardt, for objectives that are sums of squares (all metrics
-                    but kl). Explores in generations of 20 iterations
+    optimizer       "lm": Levenberg-Marquardt, for objectives that are sums of squares (W2^2, mse,
+                    perception and their `WeightedSum`). Explores in generations of 20 iterations
                     on a problem of 64 bins in single precision, each begun by the best schedules so
                     far and perturbed copies of these, then refines the best few on the whole
                     problem: after every 20 iterations the better half of them goes on (`halving`).

@@ -4,7 +4,6 @@ from typing import Any
 
 from jax import Array
 
-from ..errors import InputError
 from .base import Denoise, Measurement, Sampler, Step, check_nonnegative, constant, factory
 from .steps import (
     ddim_step,
@@ -64,8 +63,6 @@ def dps(
     step.
     """
     check_nonnegative("scale", scale)
-    if not isinstance(momentum, bool):
-        raise InputError(f"momentum = {momentum!r}: must be true or false; values are a weight")
 
     def update(denoise: Denoise, measurement: Measurement, step: Step, *before: Array) -> Any:
         x_hat, descent = misfit_descent(denoise, measurement, step, normalised=normalised)

@@ -1,15 +1,23 @@
 """Free Hunch: the conditional score with a data covariance."""
 
-import math
 from typing import Literal
 
 import jax.numpy as jnp
 from jax import Array
 
-from ..errors import InputError
 from ..noise import NoiseLevel
-from .base import Denoise, Guidance, Measurement, Sampler, Step, check_choice, constant, factory
-from .steps import data_cov, ddim_step, denoise_with_vjp, heun_step, noise_estimate
+from .base import (
+    Denoise,
+    Guidance,
+    Measurement,
+    Sampler,
+    Step,
+    check_choice,
+    check_nonnegative,
+    constant,
+    factory,
+)
+from .steps import data_cov, denoise_with_vjp, euler_step, heun_step
 
 
 @factory
@@ -46,9 +54,7 @@ def freehunch(
 
     Weights: weight >= 0, default 1; eta in [0, 1], default 0.
     """
-    number = isinstance(jacobian, int | float) and not isinstance(jacobian, bool)
-    if not number or not 0 <= jacobian < math.inf:
-        raise InputError(f"jacobian = {jacobian!r}: must be a finite sigma / alpha >= 0")
+    check_nonnegative("jacobian", jacobian)  # a sigma / alpha
     check_choice("solver", solver, ("ddim", "heun"))
     heun = solver == "heun"
 
@@ -70,10 +76,7 @@ def freehunch(
                 pull = jnp.where((alpha > 0) & (sigma <= jacobian * alpha), by_denoiser, pull)
             return x_hat + weights["weight"] * pull
 
-        if heun:
-            return heun_step(guided, step)
-        x_hat = guided(step.x_t, step.t)
-        return ddim_step(step, x_hat, noise_estimate(step.x_t, x_hat, step.t), weights["eta"])
+        return heun_step(guided, step) if heun else euler_step(guided, step, weights["eta"])
 
     def defaults(problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
         weight = {"weight": constant(factor, levels)}

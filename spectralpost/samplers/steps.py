@@ -159,6 +159,12 @@ def better_than(
     return y / h, spread, informed
 
 
+def euler_step(denoise: Denoise, step: Step, eta: Array) -> Array:
+    """DDIM from an estimate x_hat, with the noise that x_t has on top of it."""
+    x_hat = denoise(step.x_t, step.t)
+    return ddim_step(step, x_hat, noise_estimate(step.x_t, x_hat, step.t), eta)
+
+
 def heun_step(denoise: Denoise, step: Step) -> Array:
     """One step of Heun's method on the probability flow, two calls of `denoise`.
 

@@ -9,7 +9,7 @@ from ..errors import InputError
 from ..noise import NoiseLevel
 from ..prior import denoiser_gain
 from .base import Denoise, Guidance, Measurement, Sampler, Step, check_choice, constant, factory
-from .steps import ddim_step, denoise_with_vjp, heun_step, noise_estimate
+from .steps import denoise_with_vjp, euler_step, heun_step
 
 
 @factory
@@ -65,10 +65,7 @@ def tmpd(
                 v = r / (h_0**2 * denoiser_gain(jnp.asarray(variance, h.dtype), level) + noise)
             return x_hat + weights["weight"] * vjp(h * v)
 
-        if heun:
-            return heun_step(guided, step)
-        x_hat = guided(step.x_t, step.t)
-        return ddim_step(step, x_hat, noise_estimate(step.x_t, x_hat, step.t), weights["eta"])
+        return heun_step(guided, step) if heun else euler_step(guided, step, weights["eta"])
 
     def defaults(problem, levels: NoiseLevel, factor: float | Array) -> Guidance:
         weights = {"weight": constant(factor, levels), "eta": constant(1.0, levels)}

@@ -88,7 +88,6 @@ def _opened(folder: Path, grid: Grid, extend: bool, lock: ExitStack) -> Dataset:
 
 def _give_columns(folder: Path, columns: dict[str, str]) -> None:
     """The columns of a grid that was added, to the parts from before: readers expect one schema."""
-    import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = schema_of(columns)
@@ -96,15 +95,25 @@ def _give_columns(folder: Path, columns: dict[str, str]) -> None:
         table = table_of(path)
         if table.schema.equals(schema):
             continue
-        rows = len(table)
+        fitted = fitted_table(path, table, schema)
+        with whole_file(path, overwrite=True) as temporary:
+            pq.write_table(fitted, temporary)
+
+
+def fitted_table(path: Path, table: "pa.Table", schema: "pa.Schema") -> "pa.Table":
+    """A part with all columns of a schema; nothing where a grid that was added later has them."""
+    import pyarrow as pa
+
+    try:
         arrays = [
             table[field.name].cast(field.type)
             if field.name in table.column_names
-            else pa.nulls(rows, field.type)
+            else pa.nulls(len(table), field.type)
             for field in schema
         ]
-        with whole_file(path, overwrite=True) as temporary:
-            pq.write_table(pa.table(arrays, schema=schema), temporary)
+    except ValueError as error:  # Arrow's own is of this kind
+        raise InputError(f"sweep: {shown(path)} is no part of one ({error})") from error
+    return pa.table(arrays, schema=schema)
 
 
 def manifest_of(folder: Path) -> dict[str, Any]:

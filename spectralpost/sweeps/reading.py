@@ -14,7 +14,7 @@ import numpy as np
 from ..errors import InputError, shown
 from .axes import AXES, as_text
 from .batch import METRICS, SCHEDULES
-from .dataset import manifest_of, need, parts_of, schema_of, table_of
+from .dataset import fitted_table, manifest_of, need, parts_of, schema_of, table_of
 from .grid import Grid, cell_hash, grid_of
 
 if TYPE_CHECKING:
@@ -257,22 +257,9 @@ def _holds(condition: Condition, values: np.ndarray, kind: str) -> np.ndarray:
 
 
 def _columns(path: Path, schema: "pa.Schema") -> "pa.Table":
-    """Columns of a part; nothing where a grid that was added later has them."""
-    import pyarrow as pa
-
+    """Columns of a part."""
     table = table_of(path, schema.names)
-    if table.schema.equals(schema):
-        return table
-    try:
-        arrays = [
-            table[field.name].cast(field.type)
-            if field.name in table.column_names
-            else pa.nulls(len(table), field.type)
-            for field in schema
-        ]
-    except ValueError as error:  # Arrow's own is of this kind
-        raise InputError(f"sweep: {shown(path)} is no part of one ({error})") from error
-    return pa.table(arrays, schema=schema)
+    return table if table.schema.equals(schema) else fitted_table(path, table, schema)
 
 
 def _coded(array: "pa.ChunkedArray", known: dict[Any, int]) -> np.ndarray:
