@@ -87,6 +87,7 @@ from .noise import vp_cosine as vp_cosine
 from .noise import vp_linear as vp_linear
 from .noise_grid import NoiseGrid as NoiseGrid
 from .noise_grid import noise_grid as noise_grid
+from .noise_grid import timestep_grid as timestep_grid
 from .objectives import WeightedSum as WeightedSum
 from .polishing import Polished as Polished
 from .polishing import energy_score as energy_score

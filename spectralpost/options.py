@@ -214,6 +214,9 @@ class Restore:
     on a canvas with a margin as wide as the blur, filled with what is expected there. draw: each
     sample has a margin of its own, drawn; more error, honest spread. circular: the blur is. auto:
     extend, but circular with --simulate, whose blur is."""
+    mask: Path | None = None
+    """Of a schedule for inpainting: a picture of the mask, white where a pixel of the image is
+    known; needed where the schedule's own was drawn at random."""
     samples: int = 1
     """Number of restored images to draw."""
     seed: int = 0

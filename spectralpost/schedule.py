@@ -14,8 +14,8 @@ from .degradations import Degradation, make_degradation
 from .errors import InputError
 from .images import PIXEL_RANGE, PixelRange
 from .learning import per_mode
-from .noise import NoiseLevel, check_levels
-from .noise_grid import NoiseGrid
+from .noise import NoiseLevel, check_levels, num_steps_of
+from .noise_grid import NoiseGrid, checked_timesteps
 from .prior import Prior
 from .problem import Problem, planes_of
 from .samplers import SAMPLERS, make_sampler
@@ -128,7 +128,13 @@ class Schedule:
             prior_hash=prior.hash,
             channels=degradation.planes or planes,
         )
-        return replace(schedule, **others)
+        schedule = replace(schedule, **others)
+        if schedule.timesteps is None:
+            return schedule
+        timesteps, steps = checked_timesteps(schedule.timesteps), num_steps_of(schedule.levels)
+        if len(timesteps) != steps:
+            raise InputError(f"timesteps: {len(timesteps)} were given for {steps} steps")
+        return replace(schedule, timesteps=timesteps)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Schedule):

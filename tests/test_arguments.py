@@ -132,6 +132,14 @@ def test_a_schedule_says_only_what_is_so():
     ):
         with pytest.raises(InputError, match=message):
             of(**given)
+    for timesteps, message in (
+        ((900, 500), "2 were given for 3 steps"),
+        ((100, 500, 900), "must descend"),
+        ((900, 500.5, 100), "timesteps = 500.5: must be a whole number"),
+    ):
+        with pytest.raises(InputError, match=message):
+            of(grid=GRID.levels, timesteps=timesteps)
+    assert of(grid=GRID.levels, timesteps=np.array([900, 500, 100])).timesteps == (900, 500, 100)
     learned = sp.NoiseLevel(GRID.levels.alpha, GRID.levels.sigma)
     schedule = of(grid=learned)
     assert schedule.timesteps is None and schedule.levels is not None
@@ -152,6 +160,8 @@ BENT = {
     "clipped": (lambda x: jnp.clip(x, -1, 1), "is not linear"),
     "squashed": (jnp.tanh, "is not linear"),
     "squared": (lambda x: x + x**2, "is not linear"),
+    "thresholded": (lambda x: jnp.sign(x) * jnp.maximum(abs(x) - 0.01, 0), "is not linear"),
+    "shifted": (lambda x: x + 0.1, "adds a constant"),
     "centred": (lambda x: x - jnp.mean(x), "mixes modes"),
 }
 
@@ -189,6 +199,29 @@ def test_an_update_of_which_no_closed_form_holds_is_refused(how):
     ):
         with pytest.raises(InputError, match=f"sampler 'bent': its update {wrong}"):
             call()
+
+
+def test_a_sampler_that_was_put_together_by_hand_is_tried_too():
+    for how, (_, wrong) in BENT.items():
+        sampler = replace(bent(how=how), summary="by hand")
+        given = sampler, PROBLEM, GRID.levels, sampler.defaults(PROBLEM, GRID.levels, 1.0)
+        if wrong is None:
+            assert np.isfinite(sp.evaluate(*given))
+            continue
+        with pytest.raises(InputError, match=f"sampler 'bent': its update {wrong}"):
+            sp.evaluate(*given)
+
+
+@pytest.mark.parametrize(("memory", "returned"), [(1, 0), (1, 2), (2, 1)])
+def test_a_sampler_returns_what_it_remembers(memory, returned):
+    def update(denoise, measurement, step, *before):
+        x_s = denoise(step.x_t, step.t)
+        return (x_s, *[x_s] * returned) if returned else x_s
+
+    sampler = replace(bent(), update=update, memory=memory)
+    guidance = sampler.defaults(PROBLEM, GRID.levels, 1.0)
+    with pytest.raises(InputError, match=f"with memory = {memory} x_s and {memory} more"):
+        sp.evaluate(sampler, PROBLEM, GRID.levels, guidance)
 
 
 def test_a_partial_of_arrays_is_one_program():

@@ -401,6 +401,13 @@ def test_a_network_of_another_pixel_range_is_refused(prior):
     check_made_for(GaussianDenoiser.of(prior), (0, 255))
 
 
+def test_a_denoiser_that_is_worse_than_the_model_is_said_to_be(prior):
+    images, told = draw(prior, 64, seed=3), []
+    sp.calibrate(prior, lambda x_t, t: x_t / t.alpha, images, notice=told.append)  # nothing at all
+    (text,) = told
+    assert "squared error is" in text and "GaussianAbove" in text
+
+
 def test_how_many_images_are_needed_is_said(prior):
     """Where they are few, but not too few; that many are enough."""
     gaussian, told = GaussianDenoiser.of(prior), []

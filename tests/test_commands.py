@@ -505,6 +505,39 @@ def test_restore_a_simulated_measurement(w, tmp_path, capsys):
     assert first[0] == first[1] != first[2]
 
 
+def test_a_masked_picture_is_restored_by_its_own_mask(w, tmp_path, capsys):
+    """A random mask would hide other pixels: with the picture's own its hole is filled in."""
+    clean, sampler = load_image(w / "images" / "0.png"), SAMPLERS["diffpir"]()
+    prior, grid = load_prior(w / "designed" / "prior.npz"), sp.noise_grid("vp_linear", 5)
+    degradation = sp.inpaint(SHAPE, keep=0.5)
+    problem = image_problem(prior, degradation, SIGMA_Y, channels=len(clean))
+    guidance = sampler.heuristic(problem, grid.levels)
+    made = sp.Schedule.of(sampler, prior, degradation, SIGMA_Y, grid, guidance, channels=len(clean))
+    save_schedule(tmp_path / "s.json", made)
+    save_prior(tmp_path / "prior.npz", prior)
+    mask = np.ones(SHAPE)
+    mask[5:8, 5:8] = 0
+    save_image(tmp_path / "mask.png", 2 * mask[None] - 1)
+    save_image(tmp_path / "y.png", np.where(mask > 0, clean, 1.0))
+    given = f"--schedule {tmp_path}/s.json --mask {tmp_path}/mask.png"
+    run(f"restore {tmp_path}/y.png {given} --out {tmp_path}/out", capsys)
+    restored = load_image(tmp_path / "out" / "restored-1.png")
+    hole = np.broadcast_to(mask == 0, clean.shape)
+    error = lambda x: np.mean((x - clean)[hole] ** 2)  # noqa: E731
+    assert error(restored) < error(np.ones_like(clean)) / 2
+    assert np.mean((restored - clean)[~hole] ** 2) < 4 * SIGMA_Y**2
+    for given, message in (
+        (f"--schedule {tmp_path}/s.json", "mask was drawn at random, the image has another"),
+        (
+            f"--schedule {w}/designed/schedule.json --mask {tmp_path}/mask.png",
+            "mask: the schedule is for gaussian_blur",
+        ),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            main(shlex.split(f"restore {tmp_path}/y.png {given} --out {tmp_path}/no"))
+        assert stopped.value.code == 2 and message in " ".join(capsys.readouterr().err.split())
+
+
 def test_restore_a_measurement_of_another_size(w, tmp_path, capsys):
     """24 x 20, grey: the prior is resized, and the result is closer to the truth than grey is."""
     clean = load_image(w / "small" / "photo.png")

@@ -6,7 +6,7 @@ import pytest
 
 from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, nearest_timesteps, num_steps_of, vp_linear
-from spectralpost.noise_grid import GRIDS, noise_grid, rounded, training_levels
+from spectralpost.noise_grid import GRIDS, noise_grid, rounded, timestep_grid, training_levels
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -59,3 +59,25 @@ def test_learned_levels_become_those_of_time_steps():
     flow = noise_grid("rectified_flow", 3)
     moved = vp_linear(3)  # any: the grid has no time steps
     assert rounded(flow, moved).levels is moved and rounded(flow, moved).timesteps is None
+
+
+def test_time_steps_of_ones_own():
+    """The levels that a network knows there; those of a grid by name are the grid's."""
+    uniform = noise_grid("vp_linear", 5)
+    own = timestep_grid(uniform.timesteps)
+    np.testing.assert_array_equal(own.levels.alpha, uniform.levels.alpha)
+    assert own.timesteps == uniform.timesteps and own.label == "vp_linear, own time steps"
+    short = timestep_grid([400, 7], "vp_linear", train_steps=500)
+    trained = vp_linear(500, train_steps=500)
+    np.testing.assert_array_equal(short.levels.sigma[:2], trained.sigma[np.array([99, 492])])
+    for given, options, message in (
+        ((1, 2), {}, "must descend"),
+        ((), {}, "timesteps: 0 were given"),
+        ((1000, 1), {}, "1000 is the largest; of 1000 the last is 999"),
+        ((2.5, 1), {}, "timesteps = 2.5"),
+        ((2, 1), {"spacing": "leading"}, "has no option 'spacing'"),
+    ):
+        with pytest.raises(InputError, match=message):
+            timestep_grid(given, **options)
+    with pytest.raises(InputError, match="'ve_karras': has no time steps"):
+        timestep_grid((2, 1), "ve_karras")

@@ -25,7 +25,11 @@ def calibrated(options: Design, inputs: Inputs, denoiser: PixelDenoiser) -> Inpu
         raise InputError("images: none with as many planes as the photograph, to calibrate on")
     chosen = np.random.default_rng(options.seed).permutation(len(some))[:CALIBRATED_ON]
     images, notes = np.stack([some[i] for i in chosen]), [*inputs.notes]
-    told = lambda text: notes.append(f"{text}; design takes {CALIBRATED_ON} at most")  # noqa: E731
+
+    def told(text: str) -> None:
+        limit = f"; design takes {CALIBRATED_ON} at most" if text.startswith("images") else ""
+        notes.append(text + limit)
+
     prior = calibrate(inputs.prior, denoiser, images, notice=told)
     problem = learning_problem(
         prior, inputs.degradation, options.sigma_y, channels=len(inputs.photo)

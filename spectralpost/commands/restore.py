@@ -1,5 +1,6 @@
 """`spectralpost restore`: an image, with a schedule and a denoiser."""
 
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -11,6 +12,7 @@ from jax import Array
 
 from .. import figures, images, metrics
 from ..borders import on_canvas, restore_crop, takes_crops
+from ..degradations.kernels import load_mask
 from ..errors import LARGEST_STEPS, InputError, check_whole, times
 from ..images import PixelRange
 from ..inpainting import is_exact, learning_problem
@@ -51,11 +53,12 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         )
     schedule = load_schedule(options.schedule)
     prior = stored_prior(options.schedule, options.prior, schedule)
+    notes: list[str] = []
+    schedule = _with_mask(schedule, options, notes)
     own = schedule.degradation()
     of_planes = own.planes
     summed = own.sums_planes and not options.simulate  # what is read is one plane of y
     channels = "luminance" if schedule.channels == 1 or summed else "rgb"
-    notes: list[str] = []
     image = jnp.asarray(
         images.load_image(
             options.image,
@@ -201,6 +204,22 @@ def write(result: Result, folder: Path) -> None:
 def present(result: Result) -> None:
     for i, psnr in enumerate(result.psnr, start=1):
         console.print(f"sample {i}: PSNR {psnr:.2f} dB")
+
+
+def _with_mask(schedule: Schedule, options: Restore, notes: list[str]) -> Schedule:
+    """The schedule for the image's own mask, which is not what another draw of a random one is."""
+    name, own = schedule.degradation_name, schedule.degradation_options
+    if options.mask is not None:
+        if name != "inpaint":
+            raise InputError(f"mask: the schedule is for {name}, which has none")
+        mask = load_mask(options.mask, notes.append)
+        return replace(schedule, degradation_options={"mask": mask.tolist()}, shape=mask.shape[-2:])
+    if name == "inpaint" and own.get("mask", "random") == "random" and not options.simulate:
+        raise InputError(
+            f"schedule {str(options.schedule)!r}: its mask was drawn at random, the image has "
+            "another: name a picture of that by --mask, or --simulate"
+        )
+    return schedule
 
 
 def middle(image: Array, divisor: int) -> Array:

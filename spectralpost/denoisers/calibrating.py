@@ -20,6 +20,7 @@ from ..prior import Prior, denoiser_variance, frequency, resized
 RINGS = 12  # of radial frequency
 BATCH = 32  # images denoised at once
 ENOUGH, TOO_FEW = 0.05, 0.2  # standard error of a ratio that is good, and that is refused
+POOR = 4.0  # times the Gaussian denoiser's squared error, which is said
 
 
 def calibrate(
@@ -38,7 +39,8 @@ def calibrate(
              each of `LEVELS`, alpha = 1
     denoiser (x_t, t) -> x_hat of a batch of such images
     notice   called with a line if the ratios' standard error (its median over the rings, at the
-             worst level) is more than 5 %: how many images would do
+             worst level) is more than 5 %: how many images would do; and if at some level the
+             denoiser has more than 4 times the squared error of the Gaussian one
 
     The ratio of a ring of frequencies is its squared error over that of the prior's Gaussian
     denoiser (the expectation, not that on these images), at most 1. The samplers which multiply by
@@ -70,7 +72,7 @@ def calibrate(
     ring, centres = _rings(frequency(size))
     run = jax.jit(lambda x_t, t: as_returned(denoiser(x_t, t), x_t))
     ratio = np.zeros((len(spectra), len(centres), LEVELS.size))
-    worst = 0.0
+    worst, times_worse = 0.0, np.ones(LEVELS.size)
     for k, level in enumerate(LEVELS * (high - low) / 2):
         t = NoiseLevel(jnp.ones((), x_0.dtype), jnp.asarray(level, x_0.dtype))
         key = jax.random.fold_in(jax.random.key(seed), k)
@@ -89,11 +91,19 @@ def calibrate(
         expected = np.stack([np.bincount(ring, one.ravel()) for one in variances])
         mean = of_images.mean(axis=0)
         measured = np.divide(mean, expected, out=np.ones_like(mean), where=expected > 0)
+        times_worse[k] = mean.sum() / expected.sum()
         # The exact denoiser is nowhere worse than the Gaussian one. What a network has beyond is
         # its own error, no covariance: Tweedie's identity does not hold of it.
         ratio[..., k] = np.minimum(measured, 1)
         error = of_images.std(axis=0, ddof=1) / np.sqrt(len(x_0)) if len(x_0) > 1 else np.inf
         worst = max(worst, float(np.median(error / np.maximum(mean, np.finfo(float).tiny))))
+    if notice is not None and times_worse.max() > POOR:
+        first = LEVELS[np.argmax(times_worse > POOR)] * (high - low) / 2
+        notice(
+            f"denoiser: its squared error is {times_worse.max():.3g} times that of the Gaussian "
+            f"one, more than {POOR:g} times from sigma / alpha = {first:.3g} on; GaussianAbove "
+            "puts that in its place where a network was not trained"
+        )
     if worst > ENOUGH:
         needed = len(x_0) * (worst / ENOUGH) ** 2 if len(x_0) > 1 else 64
         reached = f"{len(x_0)} calibrate to {worst:.0%} only" if len(x_0) > 1 else "1 is too few"

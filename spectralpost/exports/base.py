@@ -172,7 +172,8 @@ def module(schedule: Schedule, title: str, parts: Sequence[str], **numbers: obje
         f"{'x'.join(map(str, schedule.shape))} and {schedule.channels} planes",
     ]
     if schedule.loss is not None:
-        about.append(f"{json.dumps(schedule.objective)[1:-1][:60]} = {schedule.loss:.6g}")
+        objective = schedule.objective or "objective"
+        about.append(f"{json.dumps(objective)[1:-1][:60]} = {schedule.loss:.6g}")
     lines = [f'"""{title}\n\nA schedule of spectralpost. Step i goes from level i to level i + 1.']
     lines += ['"""', "", *[f"# {line}" for line in about]]
     lines += [assignment(name, values) for name, values in numbers.items()]

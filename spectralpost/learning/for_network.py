@@ -15,9 +15,8 @@ SCALES, BUSIEST = (5.0, 0.2), 25.0
 MANY = 20
 VALUE_SCALES = (5.0, 0.01)
 SMOOTHNESS = 0.1
-# Of amplification: where the denoiser is not differentiated, in LONG runs, and where it is.
-LOOSE, LOOSER, LONG = 2.0, 3.0, 50
-STRICT = 1.5
+# Of amplification: where the denoiser is not differentiated, and where it is.
+LOOSE, STRICT = 2.0, 1.5
 PER_STEP, TIGHTEST = 10.0, 1.2  # STRICT is 1 + PER_STEP / steps at most, but no less than that
 
 
@@ -43,11 +42,10 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     made for where the sampler differentiates it. Many steps have more to play off against each
     other: in more than 20 within 1 + 10 / steps, from 50 on within 1.2; from 20 on at 25 times the
     spectrum as well.
-    Other samplers see only the network's values, which are the model's on average: within 2 times
-    (from 50 steps on 3: there 2 made MPGD worse than its tuned constant), but at 1/100 of the
-    spectrum in place of 1/5. The model hands strong modes such as brightness on as they are, and
-    steps may rely on that and overshoot; not all networks do. At 1/100 the model does not, and such
-    steps are seen to grow.
+    Other samplers see only the network's values, which are the model's on average: within 2 times,
+    but at 1/100 of the spectrum in place of 1/5. The model hands strong modes such as brightness on
+    as they are, and steps may rely on that and overshoot; not all networks do. At 1/100 the model
+    does not, and such steps are seen to grow.
     Noise levels and eta are learned where that pays (`Sampler.for_network`).
 
     Chosen on training images with the shipped network, and the last two numbers with FFDNet as
@@ -59,9 +57,9 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     check_kinds(sampler, None)
     eta = "eta" in sampler.for_network
     free = tuple(sampler.constraint) if eta else default_free(sampler)
-    steps = num_steps_of(levels)
-    limit, scales = LOOSER if steps >= LONG else LOOSE, VALUE_SCALES
+    limit, scales = LOOSE, VALUE_SCALES
     if differentiates_denoiser(sampler):
+        steps = num_steps_of(levels)
         limit = min(STRICT, max(TIGHTEST, 1 + PER_STEP / steps))
         scales = (*SCALES, BUSIEST) if steps >= MANY else SCALES
     return ForNetwork(

@@ -156,7 +156,14 @@ class Sampler:
         """x_s, and what is remembered: `memory` signals, as many as `before`."""
         if not self.memory:
             return (self.update(denoise, measurement, step),)
-        return self.update(denoise, measurement, step, *before)
+        after = self.update(denoise, measurement, step, *before)
+        if not isinstance(after, tuple) or len(after) != self.memory + 1:
+            found = len(after) if isinstance(after, tuple) else "no tuple of"
+            raise InputError(
+                f"sampler {self.name!r}: its update returns {found} signals; with memory = "
+                f"{self.memory} x_s and {self.memory} more are needed"
+            )
+        return after
 
     def centre(self, level: NoiseLevel) -> Array:
         """The multiple of the prior mean that the state is an estimate of."""
