@@ -115,6 +115,18 @@ def test_the_truth_is_drawn_in_black_and_right(report):
     np.testing.assert_allclose(line.get_ydata(), expected, rtol=1e-12)
 
 
+def test_a_constant_component_up_to_rounding_is_left_out(report):
+    """As that of a block's eigenvector is: it would take all of a logarithmic axis."""
+    levels, rounded = vp_linear(STEPS), np.where(MODES == 0, 1e-17, MODES)
+    heuristic = dps().heuristic(PROBLEM, levels)
+    transfers = {"learned": sampler_transfer(dps(), PROBLEM, levels, heuristic)}
+    result = result_of(heuristic, ("zeta",))
+    figure = report_figure(PROBLEM, rounded, levels, result, transfers, "")
+    for one, other in zip(figure.axes[2:], report.axes[2:], strict=True):
+        shown, wanted = (axes.lines[0].get_xydata() for axes in (one, other))
+        np.testing.assert_array_equal(shown, wanted)
+
+
 def test_blocks_are_shown_by_frequency():
     """Of decimation the true posterior's gain from x_0 and spread, along the frequencies that are
     mixed: by dense algebra, whose Hartley functions these are where there is no blur."""

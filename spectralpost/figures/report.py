@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 LEAST = 1e-6  # of a weight on a logarithmic axis
 HARDLY = 1e-3  # sensitivity of a weight that hardly matters
+ROUNDED = 1e-6  # cycles per pixel: that of a block's constant component is 0 up to rounding
 
 
 def report_figure(
@@ -42,6 +43,7 @@ def report_figure(
     `sensitivity`, weights that hardly matter are hollow. Modes of a block are shown as the
     frequencies that are mixed in it.
     """
+    f = np.where(f < ROUNDED, 0, f)
     figure = new_figure((12, 8.4))
     schedule, history, gain, spread = figure.subplots(2, 2).ravel()
     _draw_schedule(schedule, levels, result, sensitivity or {})
