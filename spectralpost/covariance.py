@@ -15,7 +15,7 @@ from .algebra import as_floating, floating, matmul
 from .degradations import Degradation
 from .degradations.base import numbers
 from .degradations.dense import LARGEST
-from .denoiser_checks import check_one_level
+from .denoiser_checks import check_of_size
 from .errors import InputError, check_shape
 from .noise import NoiseLevel
 from .prior import denoiser_gain, denoiser_variance
@@ -62,7 +62,8 @@ class CovarianceDenoiser(NamedTuple):
     """The exact denoiser of a Gaussian prior of any covariance, for images [..., *shape].
 
     x_hat = mean + E g E^T (x_t - alpha_t mean), E the eigenvectors, g = `prior.denoiser_gain`.
-    Build it with `CovarianceDenoiser.of(covariance, shape)`.
+    Build it with `CovarianceDenoiser.of(covariance, shape)`. Raises InputError for images of
+    another size, and for levels [N].
 
     >>> covariance = jax.numpy.diag(jax.numpy.arange(64) / 64)  # each pixel alone
     >>> sp.CovarianceDenoiser.of(covariance, (8, 8))(x_0, sp.NoiseLevel(0.8, 0.6)).shape
@@ -83,10 +84,7 @@ class CovarianceDenoiser(NamedTuple):
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         x_t = as_floating("x_t", x_t)
-        size = self.mean.shape
-        if x_t.shape[max(x_t.ndim - len(size), 0) :] != size:
-            raise InputError(f"x_t of shape {x_t.shape}: the prior is of {size}")
-        check_one_level(t)
+        check_of_size(x_t, t, self.mean.shape)
         prior, t = floating(self, t, dtype=x_t.dtype)
         mean = jnp.broadcast_to(prior.mean, x_t.shape)
         return mean + prior._filtered(x_t - t.alpha * mean, denoiser_gain(prior.variances, t))

@@ -97,6 +97,13 @@ def check_one_level(t: NoiseLevel) -> None:
         )
 
 
+def check_of_size(x_t: Array, t: NoiseLevel, size: tuple[int, ...]) -> None:
+    """InputError unless these are images [..., *size] of a prior, all of one noise level."""
+    if x_t.shape[max(x_t.ndim - len(size), 0) :] != size:
+        raise InputError(f"x_t of shape {x_t.shape}: the prior is of {size}")
+    check_one_level(t)
+
+
 def as_images(x_t: Array, t: NoiseLevel, planes: int, name: str, divisor: int = 1) -> Array:
     """Images [..., planes, H, W], or [..., H, W] of one plane, as [N, planes, H, W]; InputError
     unless they are that, of sides that are divisible, all of one noise level."""

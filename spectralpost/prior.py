@@ -27,7 +27,7 @@ from jax import Array
 
 from .algebra import einsum, safe_divide
 from .calibration import Profile
-from .errors import InputError, check_shape, check_whole
+from .errors import InputError, check_shape, check_whole, times
 from .images import PIXEL_RANGE, WIDTHS, PixelRange, check_pixel_range
 from .noise import NoiseLevel, noisy_variance
 from .prior_checks import checked_prior
@@ -243,7 +243,7 @@ def resized(prior: Prior, shape: tuple[int, ...]) -> Prior:
         raise InputError(f"a pixelwise mean of size {prior.shape} cannot be used at size {shape}")
     spectra = prior.spectrum.reshape(-1, *prior.shape)
     spectrum = np.stack([on_grid(one, shape) for one in spectra]).reshape(*planes, *shape)
-    source = f"{prior.source}, resized from {'x'.join(map(str, prior.shape))}"
+    source = f"{prior.source}, resized from {times(prior.shape)}"
     mean = means[..., 0].reshape(*planes, *(1 for _ in shape)) + np.zeros(shape)
     return replace(prior, spectrum=spectrum, mean=mean, source=source)
 

@@ -61,7 +61,7 @@ def _wrong(sampler: Sampler) -> str:
             both = [a + b for a, b in zip(one, two, strict=True)]
             at_one, at_two, at_both = map(after, (one, two, both))
             if not np.all(np.isfinite([at_zero, at_one, at_two, at_both])):
-                return ""  # weights of a half are none of its own: nothing is known
+                return ""  # its weights may not be a half: nothing is known
             slack = SLACK * max(np.abs(at_one).max(), np.abs(at_two).max(), 1e-6)
             if not np.abs(at_one + at_two - at_zero - at_both).max() <= slack:
                 return "is not linear in state, measurement and noise"

@@ -87,7 +87,8 @@ class Schedule:
         others  fields that these do not say: `channels` (default: those of the prior, of a mosaic
                 or a matrix over planes, else 1), `loss`, `provenance`, ...
         Raises InputError for a sampler or degradation that no function of the tables made, a prior
-        of another size, sigma_y <= 0, and weights that the sampler does not have.
+        of another size, sigma_y <= 0, weights that the sampler does not or cannot have, and time
+        steps unless there is one a step, whole numbers that descend.
 
         >>> made = sp.Schedule.of(
         ...     sampler, prior, blur, 0.1, sp.noise_grid("vp_linear", 3), guidance

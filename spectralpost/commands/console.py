@@ -16,6 +16,7 @@ from rich.table import Column, Table
 from .. import figures, images, metrics
 from ..affine import Transfer
 from ..degradations import Degradation
+from ..errors import times
 from ..inpainting import is_exact
 from ..kept_jit import kept_jit
 from ..learning import LearnResult, constant_that_holds
@@ -194,7 +195,7 @@ def measurement_panel(
     shown = np.asarray(y)
     plane = degradation.measured[-len(degradation.shape) :]
     small = plane != degradation.shape
-    title = "measurement" + (f", {'x'.join(map(str, plane))}" if small else "")
+    title = "measurement" + (f", {times(plane)}" if small else "")
     if x_0 is None:
         return figures.Panel(title, shown)
     psnr = image_psnr(jnp.asarray(images.enlarged(shown, x_0.shape[1:])), x_0, prior)

@@ -44,7 +44,7 @@ def check_borders(options: Design, inputs: Inputs) -> None:
         reach = times(extent(inputs.degradation))
         raise InputError(
             f"borders = 'extend': a blur of {reach} pixels leaves less than half of "
-            f"{'x'.join(map(str, shape))}; allowed are larger images, or circular"
+            f"{times(shape)}; allowed are larger images, or circular"
         )
 
 

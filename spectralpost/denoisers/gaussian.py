@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from ..algebra import as_floating, floating
-from ..denoiser_checks import as_returned, check_one_level
+from ..denoiser_checks import as_returned, check_of_size, check_one_level
 from ..errors import InputError
 from ..noise import NoiseLevel
 from ..prior import Prior, along_axes, along_planes, denoiser_gain, denoiser_variance
@@ -40,10 +40,7 @@ class GaussianDenoiser(NamedTuple):
 
     def __call__(self, x_t: Array, t: NoiseLevel) -> Array:
         x_t = as_floating("x_t", x_t)
-        size = self.spectrum.shape
-        if x_t.shape[max(x_t.ndim - len(size), 0) :] != size:
-            raise InputError(f"x_t of shape {x_t.shape}: the prior is of {size}")
-        check_one_level(t)
+        check_of_size(x_t, t, self.spectrum.shape)
         prior, t = floating(self, t, dtype=x_t.dtype)
         x_t = along_axes(x_t, prior.axes)
         mean = jnp.broadcast_to(prior.mean, x_t.shape)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, times
 from ..schedule import Schedule
 from .base import Export, Weights, check_clean_end, check_sampler, fresh_shares, levels_of, module
 from .diffpir import check_solvable
@@ -113,7 +113,7 @@ def to_azula(schedule: Schedule, weights: Weights) -> Export:
         parts, name = [LEVELS.replace("IMPORTS", DPS_IMPORTS), DPS], "ScheduledDPS"
         numbers = {"ZETA": np.asarray(weights["scale"])}
         note = (
-            f"# ZETA is for {schedule.channels} planes of {'x'.join(map(str, schedule.shape))} "
+            f"# ZETA is for {schedule.channels} planes of {times(schedule.shape)} "
             "pixels: for n times as many measurements multiply it by sqrt(n)"
         )
     else:

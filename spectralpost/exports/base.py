@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from numpy.typing import NDArray
 
-from ..errors import InputError
+from ..errors import InputError, times
 from ..noise import TRAIN_STEPS, NoiseLevel, at_timesteps, num_steps_of, step_pairs, vp_linear
 from ..samplers import make_sampler
 from ..samplers.steps import fresh_share
@@ -169,7 +169,7 @@ def module(schedule: Schedule, title: str, parts: Sequence[str], **numbers: obje
     about = [
         f"{schedule.sampler_name}, {steps} steps, {schedule.degradation_name} {options}",
         f"sigma_y = {schedule.sigma_y:g} for pixels in [{low:g}, {high:g}], images of "
-        f"{'x'.join(map(str, schedule.shape))} and {schedule.channels} planes",
+        f"{times(schedule.shape)} and {schedule.channels} planes",
     ]
     if schedule.loss is not None:
         objective = schedule.objective or "objective"
