@@ -132,6 +132,8 @@ class Design(LearningOptions, SamplerOptions, ProblemOptions):
     most and a price of 1e-4 on roughness (`sp.Prices`). network: what a trained network needs, see
     `sp.for_network`: limits on amplification and roughness, scales of the spectrum, learned noise
     levels. auto: bare for the Gaussian denoiser, network for others."""
+    hold_levels: bool = False
+    """Keep the noise levels of the grid, where limits of a network would have them learned."""
 
 
 @dataclass(kw_only=True)
@@ -162,9 +164,9 @@ class Evaluate(LearningOptions, DegradationOptions):
     """Evaluate a schedule on another problem than the one it was learned for."""
 
     schedule: "tyro.conf.Positional[Path]" = field(kw_only=False)
-    """Schedule file."""
+    """Schedule file, or a name of the gallery."""
     prior: Path | None = None
-    """Prior file (default: prior.npz beside the schedule)."""
+    """Prior file (default: prior.npz beside the schedule, or the gallery's)."""
     degradation: str | None = None
     """Other degradation (default: the schedule's, with the options given here)."""
     sigma_y: float | None = None
@@ -181,14 +183,16 @@ class Export:
     """Write a schedule as a file that another code reads, and print the lines that use it."""
 
     schedule: "tyro.conf.Positional[Path]"
-    """Schedule file."""
+    """Schedule file, or a name of the gallery."""
     to: str
     """Whose code: csv, npz, python, deepinv, diffpir, dps, ddrm, ddnm, azula, diffusers, reddiff,
     inversebench. See docs/exports.md."""
     prior: Path | None = None
-    """Prior file, for codes that divide by a norm (default: prior.npz beside the schedule)."""
+    """Prior file, for codes that divide by a norm (default: prior.npz beside the schedule, or the
+    gallery's)."""
     out: Path | None = None
-    """New file (default: beside the schedule, such as schedule_dps.py)."""
+    """New file (default: beside the schedule, such as schedule_dps.py; of the gallery's in the
+    folder that one is in)."""
 
 
 @dataclass
@@ -198,9 +202,9 @@ class Restore:
     image: "tyro.conf.Positional[Path]"
     """Degraded image; with --simulate the clean one, which is degraded first."""
     schedule: Path
-    """Schedule file."""
+    """Schedule file, or a name of the gallery."""
     prior: Path | None = None
-    """Prior file (default: prior.npz beside the schedule)."""
+    """Prior file (default: prior.npz beside the schedule, or the gallery's)."""
     denoiser: str = "gaussian"
     """gaussian: of the prior; unet: the network that comes with this package, or unet:FILE of
     `spectralpost train`; ffdnet:FILE: weights as its authors publish them; module:function: yours,
@@ -218,7 +222,8 @@ class Restore:
     """Of a schedule for inpainting: a picture of the mask, white where a pixel of the image is
     known; needed where the schedule's own was drawn at random."""
     samples: int = 1
-    """Number of restored images to draw."""
+    """Number of restored images to draw; of several the mean is written as well, which has the
+    least error and no sample's detail."""
     seed: int = 0
     """Of the measurement noise (with --simulate) and the sampler's noise."""
     out: Path | None = None

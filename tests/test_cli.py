@@ -182,6 +182,10 @@ BAD = {
         f"{DESIGN} --sampler diffpir --start {{w}}/designed/schedule.json",
         "is of dps, not diffpir",
     ),
+    "levels learned and held": (
+        f"{DESIGN} --learn-levels --hold-levels",
+        "hold levels: they are either learned or held",
+    ),
     "start from nothing": (f"{DESIGN} --start {{w}}/nothing.json", "nothing.json"),
     "start not in the gallery": (
         f"{DESIGN} --start dps-blur-s1-20",

@@ -485,16 +485,21 @@ def test_evaluate_learns_within_the_schedules_limits(
 
 
 def test_restore_a_simulated_measurement(w, tmp_path, capsys):
-    """Printed PSNRs are those of the files, up to their 8 bits; samples differ, seeds reproduce."""
+    """Printed PSNRs are those of the files, up to their 8 bits; samples differ, seeds reproduce.
+    The mean of samples has less error than they have on average."""
     image, schedule = w / "images" / "0.png", w / "designed" / "schedule.json"
     command = f"restore {image} --schedule {schedule} --simulate --samples 2 --seed 5"
     out = run(f"{command} --out {tmp_path}/a", capsys)
-    names = ["config.yaml", "overview.png", "restored-1.png", "restored-2.png"]
-    assert sorted(os.listdir(tmp_path / "a")) == names
+    restored = ["restored-1.png", "restored-2.png", "restored-mean.png"]
+    assert sorted(os.listdir(tmp_path / "a")) == ["config.yaml", "overview.png", *restored]
     printed = [float(number) for number in re.findall(r"PSNR ([\d.]+) dB", out)]
     clean = load_image(image)
-    samples = [load_image(tmp_path / "a" / f"restored-{i}.png") for i in (1, 2)]
-    assert len(printed) == 2 and np.any(samples[0] != samples[1])
+    samples = [load_image(tmp_path / "a" / name) for name in restored]
+    assert len(printed) == 3 and np.any(samples[0] != samples[1])
+    # Averages of pixels rounded to 8 bits, and clipped, where the mean was not.
+    mean = np.mean(samples[:2], 0)
+    assert np.max(np.abs(samples[2] - mean)[np.all(np.abs(samples[:2]) < 1, 0)]) <= 2 / 255
+    assert printed[2] > np.mean(printed[:2])
     for sample, psnr in zip(samples, printed, strict=True):
         of_file = 10 * np.log10(4 / np.mean((sample - clean) ** 2))
         # 8 bits add (2 / 255)^2 / 12 to an error of at least 4 / 10^3; clipping can only help.
@@ -503,6 +508,45 @@ def test_restore_a_simulated_measurement(w, tmp_path, capsys):
     run(f"{command} --seed 6 --out {tmp_path}/c", capsys)
     first = [(tmp_path / run / "restored-1.png").read_bytes() for run in "abc"]
     assert first[0] == first[1] != first[2]
+
+
+def test_commands_take_schedules_of_the_gallery(w, tmp_path, capsys, monkeypatch):
+    """By name, as from the file and the prior that `gallery show --out` writes."""
+    name, image = "ddrm-gaussian_blur2-s0.1-10", w / "images" / "0.png"
+    run(f"gallery show {name} --out {tmp_path}/s.json", capsys)
+    monkeypatch.chdir(tmp_path)
+    for i, given in enumerate((name, "s.json")):
+        run(f"restore {image} --simulate --schedule {given} --out r{i}", capsys)
+        run(f"evaluate {given} --no-relearn --sigma-y 0.3 --out e{i}", capsys)
+        out = run(f"export {given} --to csv", capsys)
+        made = re.sub(r"\W", "_", name if i == 0 else "s") + "_csv.csv"
+        assert made in " ".join(out.split())
+        (tmp_path / made).rename(f"{i}.csv")
+    for file in ("r{}/restored-1.png", "e{}/metrics.json"):
+        one, other = ((tmp_path / file.format(i)).read_bytes() for i in range(2))
+        assert one == other
+    one, other = (Path(f"{i}.csv").read_text().splitlines() for i in range(2))
+    assert one[-10:] == other[-10:]
+    with pytest.raises(SystemExit):
+        main(shlex.split(f"restore {image} --simulate --schedule x{name} --out {tmp_path}/no"))
+    said = " ".join(capsys.readouterr().err.split())
+    assert f"schedule = 'x{name}': no such file, and not in the gallery; it has, such as" in said
+
+
+def test_a_photograph_is_cut_to_what_a_factor_divides(tmp_path, capsys):
+    """As to what a network takes; it is said."""
+    prior, degradation = sp.power_law((12, 12)), sp.downsample((12, 12), 3, "average")
+    sampler, grid = sp.SAMPLERS["ddrm"](), sp.noise_grid("vp_linear", 3)
+    problem = image_problem(prior, degradation, SIGMA_Y)
+    guidance = sampler.heuristic(problem, grid.levels)
+    made = sp.Schedule.of(sampler, prior, degradation, SIGMA_Y, grid, guidance)
+    save_schedule(tmp_path / "s.json", made)
+    save_prior(tmp_path / "prior.npz", prior)
+    image = write(tmp_path / "photo.png", texture((30, 28)))
+    command = f"restore {image} --schedule {tmp_path}/s.json --simulate --out {tmp_path}/a"
+    out = " ".join(run(command, capsys).split())
+    assert "image: of 30x28 pixels the middle 30x27, whose sides 3 divides" in out
+    assert load_image(tmp_path / "a" / "restored-1.png").shape[1:] == (30, 27)
 
 
 def test_a_masked_picture_is_restored_by_its_own_mask(w, tmp_path, capsys):

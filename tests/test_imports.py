@@ -76,7 +76,15 @@ LAZY = {("samplers", "literal_form")}
 # Files of a folder are interchangeable and do not know each other, but for its `__init__` and for
 # what is listed here, in reading order, as shared by the others.
 SHARED = {
-    "commands": ("option_files", "inputs", "calibration", "console", "polish", "photograph"),
+    "commands": (
+        "option_files",
+        "given_schedule",
+        "inputs",
+        "calibration",
+        "console",
+        "polish",
+        "photograph",
+    ),
     "degradations": ("base", "circular", "dense", "downsample", "mosaic"),
     "samplers": ("base", "steps"),
     "designers": ("network",),

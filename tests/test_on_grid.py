@@ -48,6 +48,15 @@ def test_for_a_network_the_search_goes_on():
     assert kept.grid is grid and kept.result is kept.search
 
 
+def test_levels_can_be_held_within_limits_of_a_network():
+    grid = sp.noise_grid("vp_linear", 3)
+    found = sp.learn_on_grid(DPS, PROBLEM, grid, learn_levels=False, network=True, search=QUICK)
+    assert found.grid is grid and found.result is found.search
+    limits = {**sp.for_network(DPS, grid.levels), "freedom": sp.Freedom()}
+    alone = sp.learn(DPS, PROBLEM, grid.levels, **limits, search=QUICK)
+    np.testing.assert_array_equal(found.result.guidance["zeta"], alone.guidance["zeta"])
+
+
 @pytest.mark.parametrize("network", [False, True])
 def test_an_interrupted_search_for_levels_is_said(network):
     """Though the search for weights that follows it ends by itself."""

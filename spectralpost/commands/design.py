@@ -12,7 +12,6 @@ from rich.table import Table
 from .. import figures
 from ..affine import Transfer
 from ..errors import InputError
-from ..gallery import gallery_schedule
 from ..inpainting import is_exact, mode_frequency
 from ..learning import (
     LEVELS,
@@ -45,6 +44,7 @@ from .console import (
     transfer_of,
     watched,
 )
+from .given_schedule import given_schedule
 from .inputs import (
     Inputs,
     denoiser_in_words,
@@ -96,6 +96,8 @@ def compute(options: Design, say: Say = quiet) -> Result:
         begin.append(schedule_to_begin_from(options.start, options, sampler))
     is_network = options.denoiser != "gaussian"
     network = options.limits == "network" or (options.limits == "auto" and is_network)
+    if options.hold_levels and options.learn_levels:
+        raise InputError("hold levels: they are either learned or held")
     inputs = inputs_of(options, options.photo)
     check_borders(options, inputs)
     clean = None
@@ -122,7 +124,7 @@ def compute(options: Design, say: Say = quiet) -> Result:
         grid,
         start,
         free,
-        learn_levels=options.learn_levels,
+        learn_levels=False if options.hold_levels else options.learn_levels or None,
         network=network,
         schedules=begin,
         search=search_of(options),
@@ -270,14 +272,7 @@ def schedule_to_begin_from(start: str, options: Design, sampler: Sampler) -> Sch
     """A file, or one of the gallery; of this sampler."""
     if options.resume is not None:
         raise InputError(f"start = {start!r}: a search that is resumed has begun; leave one out")
-    is_file = Path(start).exists() or start.endswith(".json")
-    try:
-        schedule = load_schedule(Path(start)) if is_file else gallery_schedule(start)
-    except InputError as error:
-        if is_file:
-            raise
-        why = str(error).partition(": ")[2]  # behind the name
-        raise InputError(f"start = {start!r}: no such file, and {why}") from None
+    schedule = given_schedule(start, "start")
     if schedule.sampler_name != sampler.name:
         raise InputError(f"start = {start!r}: is of {schedule.sampler_name}, not {sampler.name}")
     return schedule

@@ -11,7 +11,6 @@ from ..learning import Prices, default_free, for_network, heuristic, learn
 from ..options import Evaluate
 from ..plain_json import text_of
 from ..schedule_checks import check_sizes
-from ..schedule_file import load_schedule
 from .console import (
     Say,
     baselines_of,
@@ -23,7 +22,8 @@ from .console import (
     transfer_of,
     watched,
 )
-from .inputs import check_unused, degradation_choice, merged, search_of, stored_prior
+from .given_schedule import given_schedule, prior_of_schedule
+from .inputs import check_unused, degradation_choice, merged, search_of
 
 
 class Result(NamedTuple):
@@ -43,11 +43,11 @@ def compute(options: Evaluate, say: Say = quiet) -> Result:
     """Evaluate a schedule on another problem, and learn one for it."""
     if not options.relearn:
         check_unused(options, Evaluate(options.schedule), LEARNED_WITH, "evaluate --no-relearn")
-    schedule = load_schedule(options.schedule)
+    schedule = given_schedule(options.schedule)
     notes: set[str] = set()
     own = schedule.degradation_name, schedule.degradation_options
     name, given = degradation_choice(options, notes, *own)
-    prior = stored_prior(options.schedule, options.prior, schedule)
+    prior = prior_of_schedule(options.schedule, options.prior, schedule)
     degradation = make_degradation(name, prior.shape, **given)
     sigma_y = schedule.sigma_y if options.sigma_y is None else options.sigma_y
     problem = learning_problem(prior, degradation, sigma_y, channels=schedule.channels)

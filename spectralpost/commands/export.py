@@ -12,9 +12,8 @@ from ..exports import Export, export_schedule, needs_problem
 from ..files import whole_file
 from ..inpainting import learning_problem
 from ..options import Export as Options
-from ..schedule_file import load_schedule
 from .console import Say, console, quiet
-from .inputs import stored_prior
+from .given_schedule import given_schedule, is_file, prior_of_schedule
 
 
 class Result(NamedTuple):
@@ -28,10 +27,10 @@ class Result(NamedTuple):
 def compute(options: Options, say: Say = quiet) -> Result:
     """Convert a schedule's weights for a target."""
     del say
-    schedule, target = load_schedule(options.schedule), options.to
+    schedule, target = given_schedule(options.schedule), options.to
     problem = None
     if needs_problem(schedule, target):
-        prior = stored_prior(options.schedule, options.prior, schedule)
+        prior = prior_of_schedule(options.schedule, options.prior, schedule)
         schedule = replace(schedule, shape=prior.shape)  # whose norms are taken
         degradation, channels = schedule.degradation(), schedule.channels
         problem = learning_problem(prior, degradation, schedule.sigma_y, channels=channels)
@@ -40,7 +39,9 @@ def compute(options: Options, say: Say = quiet) -> Result:
     export = export_schedule(schedule, target, problem)
     path = options.out
     if path is None:
-        name = re.sub(r"\W", "_", f"{options.schedule.stem}_{target}", flags=re.ASCII)
+        given = options.schedule
+        own = given.stem if is_file(given) else given.name  # of the gallery's, which have a dot
+        name = re.sub(r"\W", "_", f"{own}_{target}", flags=re.ASCII)
         name = name if name.isidentifier() else f"_{name}"
         path = options.schedule.with_name(name + export.suffix)
     if export.suffix == ".py" and not (path.suffix == ".py" and _can_be_imported(path.stem)):

@@ -33,12 +33,10 @@ from ..options import (
     Tradeoff,
 )
 from ..prior import Prior, excess_kurtosis, from_images
-from ..prior_file import load_prior
 from ..problem import Problem
 from ..restoration import PixelDenoiser
 from ..samplers import SAMPLERS, make_sampler
 from ..samplers.base import Sampler
-from ..schedule import Schedule
 from ..schedule_checks import check_degradation, check_sizes
 from ..signatures import as_words, checked_options, options_of
 from .option_files import with_files_read
@@ -285,22 +283,6 @@ def check_unused(options: Any, usual: Any, fields: Iterable[str], on: str) -> No
     for field in fields:
         if (value := getattr(options, field)) != getattr(usual, field):
             raise InputError(f"{field} = {value}: has no effect on {on}")
-
-
-def stored_prior(schedule_path: Path, prior_path: Path | None, schedule: Schedule) -> Prior:
-    """The prior of a schedule; InputError if the file beside it is another one."""
-    prior = load_prior(prior_path or schedule_path.with_name("prior.npz"))
-    if prior_path is None and prior.hash != schedule.prior_hash:
-        made_for = f"was made for {schedule.prior_hash}" if schedule.prior_hash else "names none"
-        raise InputError(
-            f"prior {str(schedule_path.with_name('prior.npz'))!r}: hash {prior.hash}, the schedule "
-            f"{made_for}; name the prior with --prior"
-        )
-    if prior.pixel_range != schedule.pixel_range:
-        raise InputError(
-            f"prior: pixel range {prior.pixel_range}, the schedule's is {schedule.pixel_range}"
-        )
-    return prior
 
 
 def merged(problem: Problem, bins: int) -> Problem:

@@ -1,5 +1,6 @@
 """`spectralpost restore`: an image, with a schedule and a denoiser."""
 
+import math
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -23,9 +24,9 @@ from ..prior import has_pixelwise_mean, resized
 from ..problem import Problem
 from ..restoration import measure, restore
 from ..schedule import Schedule
-from ..schedule_file import load_schedule
 from .console import Say, batch_for, console, image_psnr, measurement_panel, quiet
-from .inputs import denoiser_in_words, denoiser_of, merged, stored_prior
+from .given_schedule import given_schedule, prior_of_schedule
+from .inputs import denoiser_in_words, denoiser_of, merged
 
 BINS = 1000
 WORSE = 1.0  # dB, of a prediction at another size, that are told
@@ -41,7 +42,13 @@ class Result(NamedTuple):
     measurement: figures.Panel
     samples: np.ndarray  # [N, C, H, W]
     notes: tuple[str, ...]  # what there is to say of the file
-    psnr: list[float]  # of the samples, where the photograph is known
+    psnr: dict[str, float]  # of `_outputs`, where the photograph is known
+
+
+def _outputs(samples: np.ndarray) -> dict[str, np.ndarray]:
+    """Images [C, H, W] by name: samples, and of several their mean."""
+    named = {f"sample {i}": one for i, one in enumerate(samples, start=1)}
+    return named | ({"mean": np.mean(samples, 0)} if len(samples) > 1 else {})
 
 
 def compute(options: Restore, say: Say = quiet) -> Result:
@@ -51,8 +58,8 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         raise InputError(
             f"borders = {options.borders!r}: the blur of --simulate is circular; leave one out"
         )
-    schedule = load_schedule(options.schedule)
-    prior = stored_prior(options.schedule, options.prior, schedule)
+    schedule = given_schedule(options.schedule)
+    prior = prior_of_schedule(options.schedule, options.prior, schedule)
     notes: list[str] = []
     schedule = _with_mask(schedule, options, notes)
     own = schedule.degradation()
@@ -71,12 +78,14 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     if min(image.shape[1:]) < 2:
         size = times(image.shape[1:])
         raise InputError(f"image {str(options.image)!r}: {size} pixels; 2x2 at least are needed")
-    if options.simulate and options.denoiser.partition(":")[0] == "unet":
-        image, whole = middle(image, 4), image  # of what the network takes
+    if options.simulate:
+        of_network = 4 if options.denoiser.partition(":")[0] == "unet" else 1
+        divisor = math.lcm(of_network, own.options.get("factor", 1))
+        image, whole = middle(image, divisor), image
         if image.shape != whole.shape:
             sizes = (times(one.shape[1:]) for one in (whole, image))
             notes.append(
-                "image: of {} pixels the middle {}, which the network takes".format(*sizes)
+                "image: of {} pixels the middle {}, whose sides {} divides".format(*sizes, divisor)
             )
     if prior.axes is not None:
         if not summed:  # a grey image is one whose planes are equal
@@ -138,12 +147,16 @@ def compute(options: Restore, say: Say = quiet) -> Result:
         batch_size=batch_for(degradation.shape),
         progress=lambda done, of: say(f"{title}: {done} of {of} samples"),
     )
-    _check_range(np.asarray(samples), prior.pixel_range)
+    samples = np.asarray(samples)
+    _check_range(samples, prior.pixel_range)
     photo = image if options.simulate else None
-    known = [] if photo is None else [image_psnr(one, photo, prior) for one in samples]
+    known = {}
+    if photo is not None:
+        found = _outputs(samples)
+        known = {name: image_psnr(jnp.asarray(one), photo, prior) for name, one in found.items()}
     panel = measurement_panel(degradation, y, photo, prior)
     photo = None if photo is None else np.asarray(photo)
-    return Result(title, prior.pixel_range, photo, panel, np.asarray(samples), tuple(notes), known)
+    return Result(title, prior.pixel_range, photo, panel, samples, tuple(notes), known)
 
 
 def _worse_here(
@@ -191,19 +204,20 @@ def _canvas_in_words(shape: tuple[int, ...]) -> str:
 
 
 def write(result: Result, folder: Path) -> None:
-    captions = [f"{psnr:.1f} dB" for psnr in result.psnr] or [""] * len(result.samples)
     panels = [] if result.photo is None else [figures.Panel("photograph", result.photo)]
     panels.append(result.measurement)
-    for i, (sample, caption) in enumerate(zip(result.samples, captions, strict=True), start=1):
-        panels.append(figures.Panel(f"restored, sample {i}", sample, caption))
-        images.save_image(folder / f"restored-{i}.png", sample, result.pixel_range)
+    for name, image in _outputs(result.samples).items():
+        caption = f"{result.psnr[name]:.1f} dB" if result.psnr else ""
+        panels.append(figures.Panel(f"restored, {name}", image, caption))
+        path = folder / f"restored-{name.removeprefix('sample ')}.png"
+        images.save_image(path, image, result.pixel_range)
     figure = figures.restored_figure([panels], result.title, result.pixel_range)
     figures.save_figure(figure, folder / "overview.png")
 
 
 def present(result: Result) -> None:
-    for i, psnr in enumerate(result.psnr, start=1):
-        console.print(f"sample {i}: PSNR {psnr:.2f} dB")
+    for name, psnr in result.psnr.items():
+        console.print(f"{name}: PSNR {psnr:.2f} dB")
 
 
 def _with_mask(schedule: Schedule, options: Restore, notes: list[str]) -> Schedule:

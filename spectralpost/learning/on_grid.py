@@ -39,7 +39,7 @@ def learn_on_grid(
     start: Callable[[NoiseLevel], Guidance] | None = None,
     free: tuple[str, ...] | None = None,
     *,
-    learn_levels: bool = False,
+    learn_levels: bool | None = None,
     network: bool = False,
     schedules: Sequence[HasSchedule] = (),
     objective: Objective = wasserstein2,
@@ -52,7 +52,8 @@ def learn_on_grid(
     grid       `noise_grid(name, steps)`
     start      the schedule to begin with, for levels (default: the sampler's published default)
     free       as in `learn`, one weight at least
-    network    as `for_network` says: prices, and which levels and weights are free
+    network    as `for_network` says: prices, which weights are free, and, where learn_levels is
+               None, whether levels are
     schedules  to begin from in place of exploring, see `starts_from`
     resume     `search.kept` of an earlier result of the same call
 
@@ -77,10 +78,10 @@ def learn_on_grid(
     if network:
         chosen = for_network(sampler, levels)
         free, prices = chosen["free"] if free is None else free, chosen["prices"]
-        learn_levels |= chosen["freedom"].levels
+        learn_levels = chosen["freedom"].levels if learn_levels is None else learn_levels
     if schedules:
         names = default_free(sampler) if free is None else free
-        begin: Any = starts_from(sampler, schedules, levels, names, learn_levels)
+        begin: Any = starts_from(sampler, schedules, levels, names, bool(learn_levels))
         resume, search = begin, search._replace(explore=False)
 
     def learned_on(levels: NoiseLevel, **how: Any) -> LearnResult:
