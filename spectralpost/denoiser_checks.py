@@ -121,12 +121,23 @@ def level_in_words(t: NoiseLevel) -> str:
     return f"alpha = {float(t.alpha):.4g}, sigma = {float(t.sigma):.4g}"
 
 
+def check_denoiser(denoiser: Any) -> None:
+    """InputError for what cannot be called."""
+    if not callable(denoiser):
+        raise InputError(
+            f"denoiser: {type(denoiser).__name__} was given, a function (x_t, level) -> x_hat is "
+            "needed"
+        )
+
+
 def check_made_for(denoiser: Any, pixel_range: PixelRange) -> None:
-    """InputError for a network that says that its images have another pixel range.
+    """InputError for what is no denoiser, and for a network that says that its images have another
+    pixel range.
 
     Those of this package say so (`pixel_range`), also inside of `GaussianAbove` and
     `WithCovariance`; of functions nothing is known.
     """
+    check_denoiser(denoiser)
     while not hasattr(denoiser, "pixel_range") and hasattr(denoiser, "denoiser"):
         denoiser = denoiser.denoiser
     own = getattr(denoiser, "pixel_range", None)

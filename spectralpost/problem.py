@@ -33,7 +33,7 @@ from .algebra import (
 )
 from .calibration import Calibration
 from .degradations import Degradation
-from .errors import InputError, check_whole
+from .errors import InputError, check_kind, check_whole
 from .noise import NoiseLevel
 from .prior import Prior, denoiser_gain, denoiser_variance, frequency
 from .problem_checks import check_array, check_has_square, orthonormal
@@ -180,6 +180,8 @@ def planes_of(
     InputError for channels that are no whole number >= 1, or not the prior's or the degradation's,
     and for two sizes.
     """
+    check_kind("prior", prior, Prior)
+    check_kind("degradation", degradation, Degradation)
     planes = 1 if prior.axes is None else len(prior.axes)
     together = degradation.planes
     channels = together or planes if channels is None else check_whole("channels", channels)

@@ -17,8 +17,15 @@ from jax.typing import ArrayLike
 
 from .algebra import PRECISION, as_floating, floating, is_concrete
 from .degradations import Degradation
-from .denoiser_checks import all_finite, as_argument, as_returned, called, check_finite
-from .errors import InputError, check_whole
+from .denoiser_checks import (
+    all_finite,
+    as_argument,
+    as_returned,
+    called,
+    check_denoiser,
+    check_finite,
+)
+from .errors import InputError, check_kind, check_whole
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
 from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance, check_kinds
@@ -46,6 +53,7 @@ def measure(degradation: Degradation, x_0: ArrayLike, sigma_y: ArrayLike, key: A
     >>> sp.measure(blur, x_0, 0.1, jax.random.key(0)).shape
     (4, 8, 8)
     """
+    check_kind("degradation", degradation, Degradation)
     y = degradation.apply(x_0)
     sigma_y = noise_strength(sigma_y, y.dtype, zero_allowed=True)
     noise = jax.random.normal(_typed(key), y.shape, y.dtype)
@@ -105,6 +113,8 @@ def restore(
     (2, 4, 8, 8)
     """
     check_kinds(sampler, guidance)
+    check_kind("degradation", degradation, Degradation)
+    check_denoiser(denoiser)
     y = as_floating("measurement", y)
     levels = check_levels(levels, y.dtype)
     (guidance,) = floating(guidance, dtype=y.dtype)

@@ -28,13 +28,44 @@ LEVEL, COLOUR = sp.NoiseLevel(0.6, 0.8), sp.power_law(SHAPE, colour=True)
 pytestmark = pytest.mark.usefixtures("quick")
 
 
-def restored(sampler=DPS, levels=GRID.levels, guidance=GUIDANCE, key=KEY):
-    return sp.restore(sampler, DENOISER, BLUR, Y, levels, guidance, key, sigma_y=SIGMA_Y)
+def restored(sampler=DPS, denoiser=DENOISER, levels=GRID.levels, guidance=GUIDANCE, key=KEY):
+    return sp.restore(sampler, denoiser, BLUR, Y, levels, guidance, key, sigma_y=SIGMA_Y)
 
 
 OF_GRID = "levels: NoiseGrid was given, NoiseLevel is needed .of a NoiseGrid, its `levels`"
 NO_SAMPLER = "sampler: function was given, Sampler is needed .*parentheses"
+NO_DENOISER = "denoiser: {} was given, a function .x_t, level. -> x_hat is needed"
+NO_DEGRADATION = "degradation: {} was given, Degradation is needed"
 WRONG = {
+    "prior to learn for": (
+        lambda: sp.learn(DPS, PRIOR, GRID.levels),
+        "problem: Prior was given, Problem is needed .or a list of them",
+    ),
+    "prior and degradation swapped": (
+        lambda: sp.image_problem(BLUR, PRIOR, SIGMA_Y),
+        "prior: Degradation was given, Prior is needed",
+    ),
+    "name of a degradation": (
+        lambda: sp.image_problem(PRIOR, "gaussian_blur", SIGMA_Y),
+        NO_DEGRADATION.format("str"),
+    ),
+    "images to measure with": (
+        lambda: sp.measure(Y, BLUR, SIGMA_Y, KEY),
+        NO_DEGRADATION.format("ndarray"),
+    ),
+    "no denoiser": (lambda: restored(denoiser=None), NO_DENOISER.format("NoneType")),
+    "denoiser and degradation swapped": (
+        lambda: sp.restore(DPS, BLUR, DENOISER, Y, GRID.levels, GUIDANCE, KEY, sigma_y=SIGMA_Y),
+        NO_DEGRADATION.format("GaussianDenoiser"),
+    ),
+    "prior and denoiser swapped": (
+        lambda: sp.calibrate(DENOISER, PRIOR, np.zeros((8, *SHAPE))),
+        "prior: GaussianDenoiser was given, Prior is needed",
+    ),
+    "prior to calibrate": (
+        lambda: sp.calibrate(PRIOR, PRIOR, np.zeros((8, *SHAPE))),
+        NO_DENOISER.format("Prior"),
+    ),
     "grid to learn": (lambda: sp.learn(DPS, PROBLEM, GRID), OF_GRID),
     "grid to evaluate": (lambda: sp.evaluate(DPS, PROBLEM, GRID, GUIDANCE), OF_GRID),
     "grid to restore": (lambda: restored(levels=GRID), OF_GRID),

@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from ..algebra import as_floating
 from ..calibration import LEVELS, Profile
 from ..denoiser_checks import all_finite, as_returned, check_made_for, level_in_words
-from ..errors import InputError
+from ..errors import InputError, check_kind
 from ..images import check_pixels
 from ..noise import NoiseLevel
 from ..prior import Prior, denoiser_variance, frequency, resized
@@ -57,6 +57,7 @@ def calibrate(
     >>> calibrated.calibration.ratio.shape  # rings of frequency, noise levels
     (10, 12)
     """
+    check_kind("prior", prior, Prior)
     x_0 = as_floating("images", images)
     if x_0.ndim not in (3, 4) or 0 in x_0.shape:
         raise InputError(f"images of shape {x_0.shape}: [N, H, W] or [N, planes, H, W] is needed")

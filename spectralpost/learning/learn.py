@@ -11,7 +11,7 @@ from jax import Array
 
 from ..algebra import floating
 from ..compiled import drop_compiled_programs_if_crowded
-from ..errors import InputError
+from ..errors import InputError, check_kind
 from ..kept_jit import kept_jit
 from ..merging import unique_modes
 from ..metrics import wasserstein2
@@ -129,6 +129,8 @@ def learn(
             raise InputError(f"{name} = {given!r}: must be {kind.__name__}(...)")
     search = search.checked()
     drop_compiled_programs_if_crowded()
+    if not isinstance(problem, list | tuple) or isinstance(problem, Problem):
+        check_kind("problem", problem, Problem, "or a list of them")
     problems = [problem] if isinstance(problem, Problem) else list(problem)
     check_levels(levels)
     levels, *problems = floating(levels, *problems)
