@@ -931,13 +931,15 @@ def test_design_for_a_network(w, tmp_path, capsys, monkeypatch):
     (tmp_path / "denoisers_of_mine.py").write_text("def halved(x_t, t):\n    return x_t / 2\n")
     command = f"design --images {w}/images --sampler pigdm --steps 4 {SMALL}"
     monkeypatch.setattr("spectralpost.denoisers.calibrating.TOO_FEW", np.inf)
+    monkeypatch.setattr("spectralpost.commands.calibration.CALIBRATED_ON", 2)
     monkeypatch.setattr("spectralpost.commands.design.FAR_OFF", -100.0)
     out = run(f"{command} --denoiser denoisers_of_mine:halved --out a", capsys)
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     out = " ".join(out.split())
     assert "the denoiser denoisers_of_mine:halved" in out
-    assert re.search(r"images: 3 calibrate to \d+% only; about \d+ are .*takes 64 at most", out)
+    assert re.search(r"images: 2 calibrate to \d+% only; about \d+ are needed for 5%", out)
+    assert "calibration: on 2 of the images, which is all that design takes" in out
     assert "dB worse than predicted" in out and "Do not use it" in out
     prior = load_prior(tmp_path / "a" / "prior.npz")
     assert (

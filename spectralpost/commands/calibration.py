@@ -24,15 +24,12 @@ def calibrated(options: Design, inputs: Inputs, denoiser: PixelDenoiser) -> Inpu
     if not some:
         raise InputError("images: none with as many planes as the photograph, to calibrate on")
     chosen = np.random.default_rng(options.seed).permutation(len(some))[:CALIBRATED_ON]
-    images, notes = np.stack([some[i] for i in chosen]), [*inputs.notes]
-
-    def told(text: str) -> None:
-        limit = f"; design takes {CALIBRATED_ON} at most" if text.startswith("images") else ""
-        notes.append(text + limit)
-
-    prior = calibrate(inputs.prior, denoiser, images, notice=told)
+    images, told = np.stack([some[i] for i in chosen]), list[str]()
+    prior = calibrate(inputs.prior, denoiser, images, notice=told.append)
+    if told and len(some) > len(chosen):
+        told.append(f"calibration: on {len(chosen)} of the images, which is all that design takes")
     problem = learning_problem(
         prior, inputs.degradation, options.sigma_y, channels=len(inputs.photo)
     )
     small = merged(problem, options.bins)
-    return inputs._replace(prior=prior, problem=problem, small=small, notes=tuple(notes))
+    return inputs._replace(prior=prior, problem=problem, small=small, notes=(*inputs.notes, *told))
