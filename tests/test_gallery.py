@@ -240,6 +240,7 @@ def test_unknown_name_says_what_is_like_it(folder):
         (("gaussian_blur", {}, 0.3, 1), "diffpir-gaussian_blur3-s0.2-2"),  # the default std is 2
         (("downsample", {"factor": 8}, 0.05, 2), "diffpir-x4-s0.05-2"),
         (("downsample", {}, 0.05, 2), "diffpir-x4-s0.05-2"),
+        (("downsample", {"factor": 3}, 0.05, 2), "diffpir-x4-s0.05-2"),
         (("identity", {}, 1e-9, 1000), "diffpir-denoise-s0.05-4"),
         (("inpaint", {"keep": 0.1, "seed": 7}, 0.2, 3), "diffpir-inpaint-s0.2-4"),
         (("uniform_blur", {"size": 5}, 0.11, 2), "diffpir-uniform_blur-s0.2-2"),
@@ -256,7 +257,7 @@ def test_nearest(asked, name, folder):
         (("dps", "gaussian_blur", {}, 0.1, 2), "'gaussian_blur': the gallery has of dps denoise"),
         (("diffpir", "inpaint", {"mask": "box"}, 0.1, 2), "'inpaint', mask = box"),
         (("diffpir", "downsample", {"kernel": "average"}, 0.1, 2), "kernel = average"),
-        (("diffpir", "downsample", {"factor": 3}, 0.1, 2), "factor = 3: does not divide"),
+        (("diffpir", "downsample", {"factor": 99}, 0.1, 2), "factor = 99: does not divide"),
         (
             ("diffpir", "identity", {}, 0.0, 2),
             "sigma_y = 0: must be a finite number > 0; the smallest in the gallery is 0.05, ask",

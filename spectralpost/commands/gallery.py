@@ -8,11 +8,12 @@ import numpy as np
 from rich.table import Table
 
 from ..choices import choice
-from ..degradations import DEGRADATIONS, make_degradation
+from ..degradations import DEGRADATIONS
 from ..errors import InputError, shown
 from ..gallery import (
     Entry,
     Scores,
+    degradation_near,
     gallery_entries,
     gallery_nearest,
     gallery_prior,
@@ -165,7 +166,7 @@ def _nearest(options: Gallery, say: Say) -> Result:
     entry = gallery_nearest(sampler_name, name, given, sigma_y, steps)
     say("evaluating")
     schedule = gallery_schedule(entry)
-    degradation, sampler = make_degradation(name, schedule.shape, **given), schedule.sampler()
+    degradation, sampler = degradation_near(entry.size, name, given), schedule.sampler()
     problem, levels = problem_on(degradation, sigma_y), vp_linear(steps)
     constant = tuned_of(sampler, problem, levels)
     published = published_of(entry.sampler, entry.task, problem, levels)

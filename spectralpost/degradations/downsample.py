@@ -60,7 +60,10 @@ def downsample(
     """
     shape, factor = check_shape(shape), check_whole("factor", factor)
     if any(n % factor for n in shape):
-        raise InputError(f"factor = {factor}: does not divide the size {times(shape)}")
+        near = times(tuple(max(n - n % factor, factor) for n in shape))
+        raise InputError(
+            f"factor = {factor}: does not divide the size {times(shape)}; it divides {near}"
+        )
     options: dict = {"factor": factor}
     named = isinstance(kernel, str)
     offset = check_whole("offset", offset, 0)

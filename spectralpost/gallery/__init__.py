@@ -9,6 +9,7 @@ from .entries import (
     TASKS,
     Entry,
     as_json,
+    degradation_near,
     entry_name,
     entry_of,
     from_json,

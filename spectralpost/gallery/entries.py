@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from ..degradations import DEGRADATIONS, make_degradation
+from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..errors import InputError, check_whole, is_number, shown
 from ..files import whole_file
 from ..noise import TRAIN_STEPS, NoiseLevel, at_timesteps, vp_linear
@@ -185,7 +185,7 @@ def gallery_nearest(
         have = ", ".join(dict.fromkeys(entry.sampler for entry in every))
         raise InputError(f"sampler = {sampler!r}: the gallery has {have}")
     side = of_sampler[0].size
-    made = make_degradation(degradation, (side, side), **options)
+    made = degradation_near(side, degradation, options)
     wanted = _complete(degradation, made.options)
     if degradation == "inpaint":
         known = np.mean(np.asarray(made.response) > 0)
@@ -218,6 +218,14 @@ def gallery_nearest(
         return sum(math.log(one / other) ** 2 for one, other in pairs if one is not None)
 
     return min(alike, key=distance)
+
+
+def degradation_near(side: int, name: str, options: Mapping[str, Any]) -> Degradation:
+    """Of images of that side, or of the next smaller that a factor divides."""
+    factor = options.get("factor")
+    if isinstance(factor, int) and 1 < factor <= side:
+        side -= side % factor
+    return make_degradation(name, (side, side), **options)
 
 
 def _alike(task: Task, degradation: str, words: Mapping[str, Any]) -> bool:
