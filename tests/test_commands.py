@@ -169,6 +169,14 @@ def test_the_photograph_is_kept_out_of_the_prior(w):
     np.testing.assert_allclose(prior.spectrum, power.mean(axis=0), rtol=1e-10)
 
 
+def test_a_single_image_is_said_to_be_prior_and_photograph(tmp_path):
+    write(tmp_path / "only.png", texture(SHAPE))
+    said = "images: one only, so the prior is of the photograph only.png itself"
+    assert said in inputs_of(Design(images=tmp_path)).notes
+    write(tmp_path / "other.png", texture(SHAPE, seed=1))
+    assert said not in inputs_of(Design(images=tmp_path)).notes
+
+
 def test_learned_beats_constant_beats_published(w):
     rows = metrics_in(w / "designed")["average image"]
     assert set(rows) == {"heuristic", "tuned_constant", "learned", "exact"}

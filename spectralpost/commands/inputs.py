@@ -224,8 +224,10 @@ def prior_and_photo(
         photo = images.load_image(given, options.channels, pixel_range, **reading)
     else:
         photo_name, photo = next(iter(found))
-        if len(found) > 1:  # with a single image, the prior has to come from the photograph itself
+        if len(found) > 1:
             kept_out = photo_name
+        else:
+            notes.add(f"images: one only, so the prior is of the photograph {photo_name} itself")
 
     def planes() -> Iterator[np.ndarray]:
         for name, image in found:
