@@ -13,6 +13,7 @@ from jax import Array
 
 from .. import figures, images, metrics
 from ..borders import on_canvas, restore_crop, takes_crops
+from ..degradations import Degradation
 from ..degradations.kernels import load_mask
 from ..errors import LARGEST_STEPS, InputError, check_whole, times
 from ..images import PixelRange
@@ -20,7 +21,7 @@ from ..inpainting import is_exact, learning_problem
 from ..learning import evaluate
 from ..noise import num_steps_of
 from ..options import Restore
-from ..prior import has_pixelwise_mean, resized
+from ..prior import Prior, has_pixelwise_mean, resized
 from ..problem import Problem
 from ..restoration import measure, restore
 from ..schedule import Schedule
@@ -59,70 +60,21 @@ def compute(options: Restore, say: Say = quiet) -> Result:
             f"borders = {options.borders!r}: the blur of --simulate is circular; leave one out"
         )
     schedule = given_schedule(options.schedule)
-    prior = prior_of_schedule(options.schedule, options.prior, schedule)
+    made_with = prior_of_schedule(options.schedule, options.prior, schedule)
     notes: list[str] = []
     schedule = _with_mask(schedule, options, notes)
     own = schedule.degradation()
-    of_planes = own.planes
     summed = own.sums_planes and not options.simulate  # what is read is one plane of y
-    channels = "luminance" if schedule.channels == 1 or summed else "rgb"
-    image = jnp.asarray(
-        images.load_image(
-            options.image,
-            channels,
-            prior.pixel_range,
-            white_level=options.white_level,
-            notice=notes.append,
-        )
-    )
-    if min(image.shape[1:]) < 2:
-        size = times(image.shape[1:])
-        raise InputError(f"image {str(options.image)!r}: {size} pixels; 2x2 at least are needed")
-    if options.simulate:
-        of_network = 4 if options.denoiser.partition(":")[0] == "unet" else 1
-        divisor = math.lcm(of_network, own.options.get("factor", 1))
-        image, whole = middle(image, divisor), image
-        if image.shape != whole.shape:
-            sizes = (times(one.shape[1:]) for one in (whole, image))
-            notes.append(
-                "image: of {} pixels the middle {}, whose sides {} divides".format(*sizes, divisor)
-            )
-    if prior.axes is not None:
-        if not summed:  # a grey image is one whose planes are equal
-            image = jnp.broadcast_to(image, (len(prior.axes), *image.shape[1:]))
-        if schedule.band_knots is not None:
-            raise InputError(
-                f"schedule {str(options.schedule)!r}: its bands are of the prior's axes of colour, "
-                "not of the planes that are restored; allowed is one weight a step"
-            )
-    made_for = schedule.degradation if options.simulate else schedule.degradation_of
-    degradation = made_for(image.shape[1:])
-    is_crop = not options.simulate and options.borders != "circular"
-    if is_crop and not takes_crops(degradation):
-        if options.borders != "auto":
-            raise InputError(
-                f"borders = {options.borders!r}: not for {degradation.name}; allowed are auto and "
-                "circular"
-            )
-        is_crop = False
-        notes.append(f"borders: circular, as {degradation.name} takes the image to go on")
-    if is_crop:
-        if has_pixelwise_mean(prior):
-            raise InputError(
-                "prior: its mean differs from pixel to pixel and ends where the image does; "
-                "allowed is --borders circular"
-            )
-        degradation = on_canvas(degradation)
-        if degradation.shape != image.shape[1:]:
-            notes.append(_canvas_in_words(degradation.shape))
-    made_with, prior = prior, resized(prior, degradation.shape)
-    planes = of_planes or len(image)
+    image = _image(options, schedule, made_with, summed, notes)
+    degradation, is_crop = _degradation(options, schedule, image, made_with, notes)
+    prior = resized(made_with, degradation.shape)
+    planes = own.planes or len(image)
     sampler = schedule.sampler()
     denoiser = denoiser_of(options.denoiser, prior, (planes, *degradation.shape), sampler)
     problem = learning_problem(prior, degradation, schedule.sigma_y, channels=planes)
     if degradation.shape != own.shape and is_exact(degradation) and not has_pixelwise_mean(prior):
-        made_with = resized(made_with, own.shape)
-        usual = learning_problem(made_with, own, schedule.sigma_y, channels=planes)
+        there = resized(made_with, own.shape)
+        usual = learning_problem(there, own, schedule.sigma_y, channels=planes)
         notes += _worse_here(schedule, usual, problem, degradation.shape)
     noise_key, sampler_key = jax.random.split(jax.random.key(options.seed))
     if options.simulate:
@@ -149,14 +101,78 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     )
     samples = np.asarray(samples)
     _check_range(samples, prior.pixel_range)
-    photo = image if options.simulate else None
-    known = {}
-    if photo is not None:
-        found = _outputs(samples)
+    photo, known = None, {}
+    if options.simulate:
+        photo, found = image, _outputs(samples)
         known = {name: image_psnr(jnp.asarray(one), photo, prior) for name, one in found.items()}
     panel = measurement_panel(degradation, y, photo, prior)
     photo = None if photo is None else np.asarray(photo)
     return Result(title, prior.pixel_range, photo, panel, samples, tuple(notes), known)
+
+
+def _image(
+    options: Restore, schedule: Schedule, prior: Prior, summed: bool, notes: list[str]
+) -> Array:
+    """The image [C, H, W] that is measured, or to be; what there is to say is added to notes."""
+    channels = "luminance" if schedule.channels == 1 or summed else "rgb"
+    image = jnp.asarray(
+        images.load_image(
+            options.image,
+            channels,
+            prior.pixel_range,
+            white_level=options.white_level,
+            notice=notes.append,
+        )
+    )
+    if min(image.shape[1:]) < 2:
+        size = times(image.shape[1:])
+        raise InputError(f"image {str(options.image)!r}: {size} pixels; 2x2 at least are needed")
+    if options.simulate:
+        of_network = 4 if options.denoiser.partition(":")[0] == "unet" else 1
+        divisor = math.lcm(of_network, schedule.degradation_options.get("factor", 1))
+        image, whole = middle(image, divisor), image
+        if image.shape != whole.shape:
+            sizes = (times(one.shape[1:]) for one in (whole, image))
+            notes.append(
+                "image: of {} pixels the middle {}, whose sides {} divides".format(*sizes, divisor)
+            )
+    if prior.axes is not None:
+        if not summed:  # a grey image is one whose planes are equal
+            image = jnp.broadcast_to(image, (len(prior.axes), *image.shape[1:]))
+        if schedule.band_knots is not None:
+            raise InputError(
+                f"schedule {str(options.schedule)!r}: its bands are of the prior's axes of colour, "
+                "not of the planes that are restored; allowed is one weight a step"
+            )
+    return image
+
+
+def _degradation(
+    options: Restore, schedule: Schedule, image: Array, prior: Prior, notes: list[str]
+) -> tuple[Degradation, bool]:
+    """The schedule's, for images of this size; and whether the image is the crop of a scene, whose
+    canvas it is then for."""
+    made_for = schedule.degradation if options.simulate else schedule.degradation_of
+    degradation = made_for(image.shape[1:])
+    if options.simulate or options.borders == "circular":
+        return degradation, False
+    if not takes_crops(degradation):
+        if options.borders != "auto":
+            raise InputError(
+                f"borders = {options.borders!r}: not for {degradation.name}; allowed are auto and "
+                "circular"
+            )
+        notes.append(f"borders: circular, as {degradation.name} takes the image to go on")
+        return degradation, False
+    if has_pixelwise_mean(prior):
+        raise InputError(
+            "prior: its mean differs from pixel to pixel and ends where the image does; "
+            "allowed is --borders circular"
+        )
+    degradation = on_canvas(degradation)
+    if degradation.shape != image.shape[1:]:
+        notes.append(_canvas_in_words(degradation.shape))
+    return degradation, True
 
 
 def _worse_here(
