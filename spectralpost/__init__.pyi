@@ -107,7 +107,6 @@ from .problem import image_problem as image_problem
 from .problem import make_problem as make_problem
 from .restoration import measure as measure
 from .restoration import restore as restore
-from .restoration import simulate as simulate
 from .samplers import SAMPLERS as SAMPLERS
 from .samplers.base import Measurement as Measurement
 from .samplers.base import Sampler as Sampler
@@ -115,6 +114,7 @@ from .samplers.base import Step as Step
 from .schedule import Schedule as Schedule
 from .schedule_file import load_schedule as load_schedule
 from .schedule_file import save_schedule as save_schedule
+from .simulation import simulate as simulate
 from .transfer import Trajectory as Trajectory
 from .transfer import mean_field_norms as mean_field_norms
 from .transfer import sampler_transfer as sampler_transfer

@@ -8,7 +8,7 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
-from .algebra import namespace
+from .algebra import floating, namespace
 from .errors import InputError, check_whole
 from .merging_blocks import bin_blocks, unique_blocks
 from .problem import Problem, basis_matrix, reflects
@@ -33,6 +33,7 @@ def unique_modes(problem: Problem) -> tuple[Problem, np.ndarray]:
     >>> smaller.spectrum.shape, int(smaller.weight.sum()), row.shape
     ((15,), 64, (64,))
     """
+    problem = _of_floats(problem)
     if problem.basis is not None:
         return unique_blocks(problem)
     rows = problem.spectrum.shape[0]
@@ -69,7 +70,7 @@ def bin_modes(problem: Problem, num_bins: int) -> tuple[Problem, np.ndarray]:
     >>> sp.bin_modes(problem, 5)[0].spectrum.shape
     (5,)
     """
-    num_bins = check_whole("bins", num_bins)
+    num_bins, problem = check_whole("bins", num_bins), _of_floats(problem)
     if problem.basis is not None:
         return bin_blocks(problem, num_bins)
     rows = problem.spectrum.shape[0]
@@ -141,6 +142,13 @@ def pad_modes(problem: Problem, rows: int) -> Problem:
 
     weight = xp.pad(problem.weight, (0, missing))
     return jax.tree.map(fill, problem)._replace(weight=weight)
+
+
+def _of_floats(problem: Problem) -> Problem:
+    """Means of whole numbers are none."""
+    if jnp.issubdtype(problem.spectrum.dtype, jnp.floating):
+        return problem
+    return floating(problem)[0]
 
 
 def _merge(problem: Problem, index: np.ndarray) -> Problem:

@@ -95,6 +95,8 @@ class Row(NamedTuple):
     # The data gain falls like 1 / sigma_y^decay for useless measurements (0: sigma_y is not used).
     decay: int
     heuristic: dict[str, float] | None  # the published constants (None: not constant)
+    jacobian: bool = False  # whether it differentiates the denoiser
+    equivariant: bool = True  # whether it commutes with a shift of images and measurement
 
 
 UNIT = (0.0, 1.0)
@@ -109,6 +111,7 @@ ROWS = {
         _ddim_noise,
         0,
         None,
+        jacobian=True,
     ),
     "pigdm": Row(
         lambda problem: pigdm(),
@@ -118,6 +121,7 @@ ROWS = {
         _ddim_noise,
         2,
         {"weight": 1.0, "eta": 0.0},
+        jacobian=True,
     ),
     "diffpir": Row(
         lambda problem: diffpir(),
@@ -157,6 +161,7 @@ ROWS = {
         _ddim_noise,
         2,
         {"scale": 1.75, "eta": 1.0},
+        equivariant=False,
     ),
     "tmpd": Row(
         lambda problem: tmpd(),
@@ -166,6 +171,7 @@ ROWS = {
         _ddim_noise,
         2,
         {"weight": 1.0, "eta": 1.0},
+        jacobian=True,
     ),
     "freehunch": Row(
         lambda problem: freehunch(),
@@ -175,6 +181,7 @@ ROWS = {
         _ddim_noise,
         2,
         {"weight": 1.0, "eta": 0.0},
+        jacobian=True,
     ),
     "dds": Row(
         lambda problem: dds(),
@@ -193,6 +200,8 @@ ROWS = {
         _ddim_noise,
         0,
         None,
+        jacobian=True,
+        equivariant=False,
     ),
     "ilvr": Row(
         lambda problem: ilvr(),
@@ -202,6 +211,7 @@ ROWS = {
         _ddim_noise,
         0,
         None,
+        equivariant=False,
     ),
     "reddiff": Row(
         lambda problem: reddiff(),
@@ -238,7 +248,7 @@ VARIANTS = {
         make=lambda problem: pigdm(start_from_y=True), literal="pigdm_from_y"
     ),
     "freehunch, no Jacobian": ROWS["freehunch"]._replace(
-        make=lambda problem: freehunch(jacobian=0)
+        make=lambda problem: freehunch(jacobian=0), jacobian=False
     ),
     "freehunch, Jacobian": ROWS["freehunch"]._replace(make=lambda problem: freehunch(jacobian=1e6)),
     "ddnm, noiseless": ROWS["ddnm"]._replace(

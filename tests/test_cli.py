@@ -184,7 +184,12 @@ BAD = {
     ),
     "levels learned and held": (
         f"{DESIGN} --learn-levels --hold-levels",
-        "hold levels: they are either learned or held",
+        "hold levels: they are learned, too",
+    ),
+    "levels held that nothing learns": (f"{DESIGN} --hold-levels", "hold levels: nothing learns"),
+    "starts of one schedule": (
+        f"{DESIGN} --start dps-gaussian_blur1-s0.1-10 --starts 3",
+        "starts = 3: has no effect on design --start",
     ),
     "start from nothing": (f"{DESIGN} --start {{w}}/nothing.json", "nothing.json"),
     "start not in the gallery": (

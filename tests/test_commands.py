@@ -557,6 +557,18 @@ def test_a_photograph_is_cut_to_what_a_factor_divides(tmp_path, capsys):
     assert load_image(tmp_path / "a" / "restored-1.png").shape[1:] == (30, 27)
 
 
+@pytest.mark.parametrize("name", [b"a$_{$b.png", b"a\xfe.png"], ids=["dollars", "not UTF-8"])
+def test_a_picture_of_any_name_is_restored(name, w, tmp_path, capsys):
+    """It stands in the title of the figure, which is no formula and has letters only."""
+    try:
+        write(tmp_path / os.fsdecode(name), texture(SHAPE))
+    except OSError:
+        pytest.skip("no such names here")
+    options = ["--schedule", f"{w}/designed/schedule.json", "--out", str(tmp_path / "out")]
+    main(["restore", str(tmp_path / os.fsdecode(name)), *options])
+    assert (tmp_path / "out" / "overview.png").stat().st_size > 1000
+
+
 def test_a_masked_picture_is_restored_by_its_own_mask(w, tmp_path, capsys):
     """A random mask would hide other pixels: with the picture's own its hole is filled in."""
     clean, sampler = load_image(w / "images" / "0.png"), SAMPLERS["diffpir"]()

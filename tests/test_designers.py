@@ -12,6 +12,7 @@ import pytest
 from cases import many_blocks
 from flax.serialization import msgpack_restore, msgpack_serialize
 
+from spectralpost.algebra import floating
 from spectralpost.designers import (
     Designer,
     design_schedule,
@@ -142,6 +143,15 @@ def test_weights_that_are_not_designed_stay_as_published(problems):
     problem = one_of(problems)
     schedule = design_schedule(designer, SAMPLER, problem, LEVELS)
     np.testing.assert_array_equal(schedule["zeta"], constant(0.3, LEVELS))
+
+
+def test_whole_numbers_are_taken_as_floats(trained, problems):
+    """Levels and problems by hand."""
+    levels = NoiseLevel(jnp.array([1, 1, 1]), jnp.array([4, 2, 0]))
+    found = design_schedule(trained[0], SAMPLER, one_of(problems), levels)
+    wanted = design_schedule(trained[0], SAMPLER, one_of(problems), floating(levels)[0])
+    for name, weights in found.items():
+        np.testing.assert_array_equal(weights, wanted[name])
 
 
 def test_batches_and_derivatives(trained, problems):

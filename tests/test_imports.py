@@ -58,6 +58,7 @@ READING_ORDER = (
     "designers",
     "denoisers",
     "restoration",
+    "simulation",
     "polishing",
     "borders",
     "schedule",
@@ -201,6 +202,12 @@ def test_imports_point_one_way(path):
     order = ORDERED.get(me, SHARED.get(me, ()))
     before = order[: order.index(path.stem)] if path.stem in order else order
     assert siblings <= {f".{name}" for name in before}
+
+
+def test_a_module_can_be_read_in_one_sitting():
+    """350 lines at most."""
+    long = {path.name: len(path.read_text().splitlines()) for path in FOLDER.rglob("*.py")}
+    assert not {name: lines for name, lines in long.items() if lines > 350}
 
 
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)

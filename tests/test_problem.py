@@ -1,5 +1,6 @@
 """The ideal posterior by dense conditioning; fewer modes without other losses; checked input."""
 
+import chex
 import dense
 import jax
 import jax.numpy as jnp
@@ -8,6 +9,7 @@ import pytest
 from cases import EPS, TWINS, expanded, many_blocks, one_block
 
 from spectralpost.affine import Transfer
+from spectralpost.algebra import floating
 from spectralpost.degradations import (
     from_kernel,
     gaussian_blur,
@@ -212,6 +214,13 @@ def test_bin_modes_error_shrinks_with_the_number_of_bins():
     assert bin_modes(full, full.spectrum.size)[0] is full
     with pytest.raises(InputError, match="whole number >= 1"):
         bin_modes(full, 0)
+
+
+@pytest.mark.parametrize("merge", [lambda p: bin_modes(p, 2)[0], lambda p: unique_modes(p)[0]])
+def test_whole_numbers_are_merged_as_floats(merge):
+    made = make_problem([4.0, 2, 1], [2.0, 1, 1], 1.0, mean=[1.0, 0, 3], weight=[1.0, 1, 1])
+    whole = jax.tree.map(lambda leaf: leaf.astype(int), made)
+    chex.assert_trees_all_equal(merge(whole), merge(floating(whole)[0]))
 
 
 def test_bin_modes_stops_when_cells_are_single_valued():

@@ -17,9 +17,10 @@ from spectralpost.metrics import image_mse, optimal_tradeoff, psnr, wasserstein2
 from spectralpost.noise import NoiseLevel, check_levels, nearest_timesteps, vp_linear
 from spectralpost.prior import Prior, power_law
 from spectralpost.problem import image_problem, make_problem
-from spectralpost.restoration import measure, restore, simulate
+from spectralpost.restoration import measure, restore
 from spectralpost.samplers.diffpir import diffpir
 from spectralpost.samplers.pigdm import pigdm
+from spectralpost.simulation import simulate
 from spectralpost.transfer import sampler_transfer, step_transfer
 
 pytestmark = pytest.mark.usefixtures("quick")

@@ -21,10 +21,11 @@ from spectralpost.errors import InputError
 from spectralpost.noise import NoiseLevel, ve_karras, vp_linear
 from spectralpost.prior import Prior, matern, power_law
 from spectralpost.problem import denoise, image_problem
-from spectralpost.restoration import measure, restore, simulate
+from spectralpost.restoration import measure, restore
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.freehunch import freehunch
 from spectralpost.samplers.pigdm import pigdm
+from spectralpost.simulation import simulate
 from spectralpost.transfer import sampler_transfer
 
 pytestmark = pytest.mark.usefixtures("quick")

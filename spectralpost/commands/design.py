@@ -47,6 +47,7 @@ from .console import (
 from .given_schedule import given_schedule
 from .inputs import (
     Inputs,
+    check_unused,
     denoiser_in_words,
     denoiser_of,
     free_weights,
@@ -96,8 +97,11 @@ def compute(options: Design, say: Say = quiet) -> Result:
         begin.append(schedule_to_begin_from(options.start, options, sampler))
     is_network = options.denoiser != "gaussian"
     network = options.limits == "network" or (options.limits == "auto" and is_network)
-    if options.hold_levels and options.learn_levels:
-        raise InputError("hold levels: they are either learned or held")
+    if options.hold_levels and (options.learn_levels or not network):
+        why = "they are learned, too" if options.learn_levels else "nothing learns them here"
+        raise InputError(f"hold levels: {why}; it goes with limits of a network")
+    if options.start is not None:
+        check_unused(options, Design(), ("starts",), "design --start, which has one")
     inputs = inputs_of(options, options.photo)
     check_borders(options, inputs)
     clean = None

@@ -82,8 +82,8 @@ def compute(options: Restore, say: Say = quiet) -> Result:
     else:
         y = image[0] if summed else image
     steps = num_steps_of(schedule.levels)
-    words = denoiser_in_words(options.denoiser)
-    title = f"{options.image.name}: {schedule.sampler_name}, {steps} steps, {words}"
+    name, words = images.printable(options.image.name), denoiser_in_words(options.denoiser)
+    title = f"{name}: {schedule.sampler_name}, {steps} steps, {words}"
     say(title)
     of_crop = partial(restore_crop, prior=prior, drawn=options.borders == "draw")
     samples = (of_crop if is_crop else restore)(

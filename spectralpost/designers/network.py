@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from ..algebra import matmul
+from ..algebra import floating, matmul
 from ..errors import InputError
 from ..learning.guidance import constrain, from_weight
 from ..noise import NoiseLevel, log_snr, num_steps_of, step_pairs
@@ -83,6 +83,7 @@ def design_schedule(
     (3,)
     """
     check_designer(designer, sampler)
+    problem, levels = floating(problem, levels)
     features, base = inputs_of(sampler, designer.free, problem, levels)
     u = apply_network(designer, features, base)
     weights = constrain(sampler.constraint, dict(zip(designer.free, u.T, strict=True)))

@@ -23,7 +23,8 @@ class Panel(NamedTuple):
 def restored_figure(
     rows: Sequence[Sequence[Panel]], title: str, pixel_range: PixelRange = PIXEL_RANGE
 ) -> "Figure":
-    """Rows of images with a title above and a caption below each."""
+    """Rows of images with a title above and a caption below each; a $ in them is one, as names of
+    files may have it."""
     columns = max(len(row) for row in rows)
     figure = new_figure((2.9 * columns, 3.7 * len(rows) + 0.4))
     grid = figure.subplots(len(rows), columns, squeeze=False)
@@ -36,12 +37,12 @@ def restored_figure(
                 vmax=255,
                 interpolation="nearest",
             )
-            axes.set_title(panel.title, fontsize=10)
-            axes.set_xlabel(panel.caption, fontsize=9)
+            axes.set_title(panel.title, fontsize=10, parse_math=False)
+            axes.set_xlabel(panel.caption, fontsize=9, parse_math=False)
         for axes in axes_row:
             axes.set_xticks([])
             axes.set_yticks([])
             for spine in axes.spines.values():
                 spine.set_visible(False)
-    figure.suptitle(title, fontsize=11)
+    figure.suptitle(title, fontsize=11, parse_math=False)
     return figure
