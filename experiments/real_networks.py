@@ -12,6 +12,9 @@ noise, by the published default, by the constant tuned on the model, and by lear
     network    `for_network`: all of these, and eta for samplers that gain by it
     network, within 2     with this limit on amplification
     network, scales 5 0.2 over these scales
+    mixture    `for_network` on a scale mixture in place of the calibrated problem and of scales:
+               three spectra, as probable as whitened images' kurtosis has them, each with its own
+               Jacobian; "mixture, scales 5 0.2" over these scales as well
     polished   network, polished on training images by gradient steps through the network
     real       no learning: the tuned constant times the best of 13 factors, tried on the network
                with the same training images
@@ -57,6 +60,7 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 from matplotlib.figure import Figure
+from numpy.polynomial.hermite_e import hermegauss
 from scipy.stats import spearmanr
 from skimage.metrics import structural_similarity
 
@@ -70,6 +74,7 @@ from spectralpost import (
     Problem,
     Sampler,
     Search,
+    Several,
     bin_modes,
     calibrate,
     default_free,
@@ -103,7 +108,7 @@ from spectralpost.figures import (
     save_with_caption,
 )
 from spectralpost.images import built_in_photographs, tiles
-from spectralpost.prior import frequency
+from spectralpost.prior import excess_kurtosis, frequency
 from spectralpost.restoration import PixelDenoiser
 from spectralpost.samplers import make_sampler
 from spectralpost.samplers.base import Guidance
@@ -151,7 +156,7 @@ LEARNED = (
     "limits + levels + J + scales",
     "network",
 )
-POLISHED, REAL = "polished", "real"
+POLISHED, REAL, MIXTURE = "polished", "real", "mixture"
 WEAKEST = {"3 %": 0.03, "30 %": 0.3}
 # What `of_samples` returns, and which way is better.
 SCORES = {"energy": -1, "crps": -1, "psnr_mean": 1, "ssim": 1, "spectrum": -1}
@@ -198,7 +203,7 @@ def main(options: Options) -> None:
     schedules = [changed(one)[0] for one in options.schedules]
     for names, known in (
         (options.tasks, TASKS),
-        (schedules, (*LEARNED, POLISHED, REAL, *WEAKEST)),
+        (schedules, (*LEARNED, POLISHED, REAL, MIXTURE, *WEAKEST)),
     ):
         if unknown := [name for name in names if name not in known]:
             raise InputError(f"{unknown[0]!r}: allowed are {', '.join(known)}")
@@ -215,6 +220,7 @@ def main(options: Options) -> None:
     clean = train[first : first + min(ON_IMAGES, len(train) // 4)]
     kept_out = max(options.images, first + len(clean))
     network, priors = network_and_priors(options.denoiser, train[kept_out:])
+    mixture = scale_mixture(excess_kurtosis(priors[0], train[kept_out:]))
     folder = options.out or Path("runs/real_networks")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "cells.json"
@@ -234,7 +240,7 @@ def main(options: Options) -> None:
             degradation = TASKS[task](test.shape[2:])
             problems = [small(learning_problem(one, degradation, sigma_y)) for one in priors]
             given = degradation, problems, network, test, missing, clean
-            found = of_cell(name, steps, *given, kept=cell)
+            found = of_cell(name, steps, *given, kept=cell, mixture=mixture)
             for label, scores in found:
                 cell[label] = scores
                 temporary = path.with_suffix(".new")
@@ -320,6 +326,15 @@ def network_and_priors(name: str, images: np.ndarray) -> tuple[PixelDenoiser, tu
     return network, (prior, calibrate(prior, network, some))
 
 
+def scale_mixture(kurtosis: float) -> tuple[np.ndarray, np.ndarray]:
+    """Scales of the spectrum, 1 on average, and their probabilities: three numbers for a lognormal
+    (Gauss and Hermite's) whose second moment, 1 + kurtosis / 3, gives whitened images, locally
+    Gaussian of varying scale, that excess kurtosis."""
+    z, weights = hermegauss(3)
+    scales, probability = np.exp(np.sqrt(np.log1p(kurtosis / 3)) * z), weights / weights.sum()
+    return scales / (scales @ probability), probability
+
+
 def small(problem: Problem) -> Problem:
     bins = BINS if problem.basis is None else BLOCK_BINS
     return bin_modes(unique_modes(problem)[0], bins)[0]
@@ -343,12 +358,14 @@ def of_cell(
     clean: np.ndarray | None = None,
     search: Search = SEARCH,
     kept: Mapping[str, dict] = {},
+    mixture: tuple[np.ndarray, np.ndarray] | None = None,
 ) -> Iterator[tuple[str, dict]]:
     """Pairs of a schedule's label and its scores: of every image, and what the model predicts.
 
     problems  of the prior as it is, and calibrated
     clean     images to polish and to tune on
     kept      scores, whose schedules are not looked for again
+    mixture   see `scale_mixture`
     """
     sampler, levels = sampler_of(name), vp_linear(steps)
     plain, calibrated = problems
@@ -386,6 +403,14 @@ def of_cell(
             given = sampler, network, clean, degradation, sigma_y, at, guidance, options["free"]
             return at, polish(*given).guidance
         label, changes = changed(label)
+        if label == MIXTURE:
+            assert mixture is not None
+            scales, probability = mixture
+            options["prices"] = options["prices"]._replace(**{"scales": ()} | changes)
+            options["several"] = Several(references=1 / probability)  # the mean of their losses
+            every = [plain._replace(spectrum=scale * plain.spectrum) for scale in scales]
+            result = learn(sampler, every, levels, **options, search=search)
+            return in_single(result.levels), result.guidance
         words, prices = {*label.split(" + ")}, options["prices"]._replace(**changes)
         if "network" not in words:
             if "scales" not in words:
