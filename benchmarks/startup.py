@@ -12,7 +12,7 @@ process, and by part:
     write      the other files
     run        all the rest: search, restored photograph, keeping large programs
 
-    python benchmarks/startup.py            five minutes on two cores
+    python benchmarks/startup.py            seven minutes on two cores
     python benchmarks/startup.py --quick    `learn` only
 """
 
@@ -102,6 +102,7 @@ DESIGNS = {
     "design": (),
     "- for a network": NETWORK,
     "- from the gallery": (*NETWORK, "--start", "dps-gaussian_blur2-s0.05-50"),
+    "- x4": ("--degradation", "downsample", "--degradation-options", "factor=4"),
 }
 PARTS = ("import", "trace", "lower", "compile", "draw", "write")
 
