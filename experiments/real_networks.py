@@ -26,8 +26,9 @@ root mean square per pixel: proper, so its expectation is least for the true pos
     python experiments/real_networks.py --quick     one small cell on built-in photographs, checked
 
 With --scores others beside it, of the same samples: CRPS, the continuous ranked probability score
-of each pixel, PSNR of the mean, SSIM of a sample, and by how many dB the power spectrum of samples
-is off that of the true images (root mean square over rings of frequency).
+of each pixel, PSNR of the mean, SSIM of a sample, by how many dB the power spectrum of samples
+is off that of the true images (root mean square over rings of frequency), and calibration: the
+samples' variance over the squared error of their mean, of so many that they add none; 1 is best.
 
 The data are 8-bit images [N, H, W, 3] in the arrays `train`, for prior and calibration, and `test`.
 Every score is kept in DIR/cells.json once it is known: a run that is stopped goes on from there,
@@ -48,7 +49,7 @@ and of what each part of `for_network` buys:
 import json
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain, combinations, product
@@ -158,8 +159,15 @@ LEARNED = (
 )
 POLISHED, REAL, MIXTURE = "polished", "real", "mixture"
 WEAKEST = {"3 %": 0.03, "30 %": 0.3}
-# What `of_samples` returns, and which way is better.
-SCORES = {"energy": -1, "crps": -1, "psnr_mean": 1, "ssim": 1, "spectrum": -1}
+# What `of_samples` returns, as numbers of which more is better.
+SCORES: dict[str, Callable[[float], float]] = {
+    "energy": lambda score: -score,
+    "crps": lambda score: -score,
+    "psnr_mean": lambda decibels: decibels,
+    "ssim": lambda similarity: similarity,
+    "spectrum": lambda decibels: -decibels,
+    "calibration": lambda ratio: -abs(np.log(max(ratio, 1e-3))),
+}
 
 
 @dataclass
@@ -538,13 +546,17 @@ def of_samples(samples: np.ndarray, x_0: np.ndarray) -> dict:
     pairs = zip(samples[0], x_0, strict=True)
     ssim = [structural_similarity(*pair, channel_axis=0, data_range=2) for pair in pairs]
     ratio = 10 * np.log10(ring_power(samples) / ring_power(x_0))
+    mean, variance = samples.mean(axis=0), float(np.mean((samples[0] - samples[1]) ** 2) / 2)
+    # Two samples add half of their variance to the error of their mean.
+    error = max(float(np.mean((mean - x_0) ** 2)) - variance / 2, np.finfo(float).tiny)
     return {
         "energy": energy.tolist(),
         "crps": crps.tolist(),
         "ssim": [float(one) for one in ssim],
         "spectrum": float(np.sqrt(np.mean(ratio**2))),
         "psnr": db(errors[0]),
-        "psnr_mean": db(rms(samples.mean(axis=0) - x_0)),
+        "psnr_mean": db(rms(mean - x_0)),
+        "calibration": variance / error,
         "worst": float(relative.max()),
         "beyond": int((relative > DIVERGED).sum()),
     }
@@ -701,7 +713,7 @@ def other_scores(cells: dict[str, dict], label: str) -> None:
     """
 
     def of(cell: dict, name: str) -> np.ndarray:  # more is better
-        return np.array([way * np.mean(cell[name][one]) for one, way in SCORES.items()])
+        return np.array([better(np.mean(cell[name][one])) for one, better in SCORES.items()])
 
     head = titles(cells)
 
@@ -709,13 +721,17 @@ def other_scores(cells: dict[str, dict], label: str) -> None:
         print(title.ljust(len(head)), *(f"{text:>16}" for text in texts))
 
     print(f"\n{label} less the tuned constant; a star: worse")
-    row(head, ("energy %", "CRPS %", "PSNR of mean dB", "SSIM", "spectrum dB"))
+    row(head, ("energy %", "CRPS %", "PSNR of mean dB", "SSIM", "spectrum dB", "calibration"))
     gains, orders = [], []
     for name, cell in cells.items():
         tuned = of(cell, "tuned")
-        gain = (of(cell, label) - tuned) * (100 / -tuned[0], 100 / -tuned[1], 1, 1, 1)
-        change = zip(gain * [*SCORES.values()], (1, 1, 2, 3, 2), gain < 0, strict=True)
-        row(name, (f"{one:+.{digits}f}{' *' if worse else '  '}" for one, digits, worse in change))
+        gain = (of(cell, label) - tuned) * (100 / -tuned[0], 100 / -tuned[1], 1, 1, 1, 1)
+        # As changes of the scores, whatever is better.
+        changes = zip(gain, (-1, -1, 1, 1, -1), (1, 1, 2, 3, 2), strict=False)
+        texts = [f"{way * one:+.{digits}f}" for one, way, digits in changes]
+        texts.append(" to ".join(f"{cell[one]['calibration']:.2f}" for one in ("tuned", label)))
+        stars = [" *" if one < 0 else "  " for one in gain]
+        row(name, map(str.__add__, texts, stars))
         gains.append(gain)
         schedules = np.array([of(cell, one) for one in cell])
         orders += [np.sign(one - other) for one, other in combinations(schedules, 2)]
