@@ -129,9 +129,10 @@ def learn(
             raise InputError(f"{name} = {given!r}: must be {kind.__name__}(...)")
     search = search.checked()
     drop_compiled_programs_if_crowded()
-    if not isinstance(problem, list | tuple) or isinstance(problem, Problem):
+    is_one = isinstance(problem, Problem) or not isinstance(problem, list | tuple)
+    if is_one:
         check_kind("problem", problem, Problem, "or a list of them")
-    problems = [problem] if isinstance(problem, Problem) else list(problem)
+    problems: list[Any] = [problem] if is_one else list(problem)
     check_levels(levels)
     levels, *problems = floating(levels, *problems)
     prepared = prepare(
