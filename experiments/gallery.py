@@ -251,8 +251,11 @@ def gather(options: Options) -> None:
     entries: dict[str, list[Entry]] = {}
     for name, entry in (before | known_entries(options)).items():
         old = before.get(name)
-        same = old is not None and old._replace(measured=None, began_from=entry.began_from) == entry
-        entries.setdefault(entry.sampler, []).append(old if same else entry)
+        if old is not None:  # of the same schedule, whatever it was learned from and within
+            history = {"began_from": entry.began_from, "within": entry.within}
+            if old._replace(measured=None, **history) == entry:
+                entry = old._replace(within=entry.within)
+        entries.setdefault(entry.sampler, []).append(entry)
     for sampler, of_sampler in entries.items():
         of_sampler.sort(key=lambda one: (list(TASKS).index(one.task), one.sigma_y, one.steps))
         write_entries(options.into / f"{sampler}.json", of_sampler)

@@ -45,7 +45,10 @@ def check_bands(guidance: Guidance, band_knots: Array | None) -> None:
     if band_knots is None:
         for name, weights in guidance.items():
             if weights.ndim > 1:
-                raise InputError(f"guidance.{name}: by band, but bands.knots are missing")
+                raise InputError(
+                    f"guidance.{name}: by band, but bands.knots are missing; weights by mode, as "
+                    "of per_mode and low_pass, are in no file: save what they are made of"
+                )
         return
     knots = np.asarray(band_knots, float)
     widths = np.diff(knots)

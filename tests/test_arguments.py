@@ -23,6 +23,7 @@ DPS = sp.SAMPLERS["dps"]()
 GUIDANCE = DPS.heuristic(PROBLEM, GRID.levels)
 DENOISER, KEY = sp.GaussianDenoiser.of(PRIOR), jax.random.key(0)
 Y = np.zeros(SHAPE, np.float32)
+SCHEDULE = sp.Schedule.of(DPS, PRIOR, BLUR, SIGMA_Y, GRID, GUIDANCE)
 LEVEL, COLOUR = sp.NoiseLevel(0.6, 0.8), sp.power_law(SHAPE, colour=True)
 
 pytestmark = pytest.mark.usefixtures("quick")
@@ -61,6 +62,20 @@ WRONG = {
     "prior and denoiser swapped": (
         lambda: sp.calibrate(DENOISER, PRIOR, np.zeros((8, *SHAPE))),
         "prior: GaussianDenoiser was given, Prior is needed",
+    ),
+    "complex mask": (
+        lambda: sp.inpaint(SHAPE, np.ones(SHAPE) * (1 + 1j)),
+        "mask: an array of 0 and 1 is needed .its numbers are complex",
+    ),
+    "matrix for a function": (
+        lambda: sp.from_function(np.eye(64), SHAPE),
+        "function: ndarray was given, a function is needed; from_matrix takes matrices",
+    ),
+    "weights by mode to save": (
+        lambda: sp.save_schedule(
+            "no folder/s.json", replace(SCHEDULE, guidance={**GUIDANCE, "zeta": np.ones((3, 64))})
+        ),
+        "guidance.zeta: by band, .*weights by mode, .* are in no file",
     ),
     "prior to calibrate": (
         lambda: sp.calibrate(PRIOR, PRIOR, np.zeros((8, *SHAPE))),

@@ -106,6 +106,14 @@ def test_a_public_name_is_described(name):
     assert re.search(rf"^::: spectralpost\S*\.{name}$", API, re.MULTILINE)
 
 
+def test_a_table_that_stands_twice_is_the_same():
+    """What a schedule is worth on a network: on the first page, and in the documentation."""
+    head = "                         dps  pigdm   mpgd"
+    texts = [(PAGES.parent / name).read_text("utf-8") for name in ("README.md", "docs/networks.md")]
+    first, other = (text[text.index(head) :].partition("```")[0] for text in texts)
+    assert first == other and len(first.splitlines()) > 5
+
+
 def test_tables_of_pages_are_those_of_their_scripts():
     """A table that a page has from a script, by its first line: a figure that changes does so in
     both."""

@@ -766,7 +766,7 @@ def test_the_command_writes_beside_the_schedule(folder, capsys, monkeypatch):
     for target, name, words in [
         ("python", "a-b.py", "a Python module is needed"),
         ("python", "import.py", "a Python module is needed"),
-        ("python", "numpy.py", "a Python module is needed"),
+        ("python", "numpy.py", "a Python module is needed that hides none of others"),
         ("csv", "table.npz", "the target writes a .csv file"),
         ("npz", "table", "the target writes a .npz file"),
     ]:

@@ -84,6 +84,8 @@ def folder_of_some(tmp_path_factory):
     folder = tmp_path_factory.mktemp("gallery")
     tasks = ("gaussian_blur1", "gaussian_blur3", "uniform_blur", "x2", "x4", "denoise", "inpaint")
     entries = [made_up(task, s, n) for task in tasks for s in (0.05, 0.2) for n in (2, 4)]
+    (old,) = (i for i, one in enumerate(entries) if one.name == "diffpir-denoise-s0.05-4")
+    entries[old] = entries[old]._replace(within=(3.0, 5.0, 0.2))
     write_entries(folder / "diffpir.json", entries)
     measured = made_up("denoise", 0.1, 2, "dps")._replace(measured=MEASURED)
     write_entries(folder / "dps.json", [measured])
@@ -415,6 +417,10 @@ def test_show_and_write(fake, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "9 tiles of photographs, energy score: 0.09; tuned constant 0.1 (-10.0 %, " in out
     assert "sigma_y 0.0909091 to 0.11" in out and "50 %" in out and "diverges" in out
+    assert "limits of before" not in out
+    main(shlex.split("gallery show diffpir-denoise-s0.05-4"))
+    said = " ".join(capsys.readouterr().out.split())
+    assert "within the limits of before: amplification 3, at 5 and 0.2 times the spectrum" in said
     out = tmp_path / "one.json"
     main(shlex.split(f"gallery show diffpir-x2-s0.05-4 --out {out}"))
     schedule = load_schedule(out)

@@ -45,7 +45,10 @@ def compute(options: Options, say: Say = quiet) -> Result:
         name = name if name.isidentifier() else f"_{name}"
         path = options.schedule.with_name(name + export.suffix)
     if export.suffix == ".py" and not (path.suffix == ".py" and _can_be_imported(path.stem)):
-        raise InputError(f"out = {shown(path)}: a Python module is needed, such as schedule.py")
+        raise InputError(
+            f"out = {shown(path)}: a Python module is needed that hides none of others, such as "
+            "schedule.py"
+        )
     if path.suffix != export.suffix:
         raise InputError(f"out = {shown(path)}: the target writes a {export.suffix} file")
     return Result(path, export, target)

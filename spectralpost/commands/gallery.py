@@ -234,6 +234,14 @@ def _show(entry: Entry) -> None:
     console.print(_scores_table(f"{entry.name}: {problem}", scores))
     ranges = "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in entry.holds.items())
     console.print(f"Holds within 5 %: {ranges}", soft_wrap=True)
+    if entry.within is not None:
+        limit, *scales = entry.within
+        console.print(
+            f"Learned within the limits of before: amplification {limit:g}, at "
+            f"{' and '.join(f'{one:g}' for one in scales)} times the spectrum too; another network "
+            "may need those of now (`design --limits network --start` goes on from it).",
+            soft_wrap=True,
+        )
     if (found := entry.measured) is not None:
         energy, (gap, error) = found["energy"], found["of_tuned"]
         console.print(

@@ -174,7 +174,10 @@ def mask_array(mask: ArrayLike, shape: tuple[int, ...], of_planes: bool = False)
     of_planes  or one of each plane, [C, *shape]
     """
     try:
-        known = np.asarray(mask, float)
+        known = np.asarray(mask)
+        if known.dtype.kind == "c":
+            raise TypeError("its numbers are complex")
+        known = known.astype(float)
     except (TypeError, ValueError) as error:
         raise InputError(f"mask: an array of 0 and 1 is needed ({error})") from error
     if known.shape != shape and not (of_planes and known.shape[1:] == shape and len(known)):

@@ -36,6 +36,11 @@ def from_function(
     >>> sp.from_function(lambda x: x[::2, ::2], (8, 8)).name
     'downsample'
     """
+    if not callable(function):
+        raise InputError(
+            f"function: {type(function).__name__} was given, a function is needed; from_matrix "
+            "takes matrices"
+        )
     shape = check_shape(shape)
     ask, x, y = found = asked(function, shape)
     same = found.same

@@ -76,6 +76,9 @@ class Entry(NamedTuple):
     holds: dict[str, tuple[float, float]]
     # Entries of fewer steps from which its search began; None: from random starts.
     began_from: tuple[str, ...] | None = None
+    # Of amplification and scales of the spectrum (`Prices`) where they are not those of
+    # `for_network`, but of before.
+    within: tuple[float, ...] | None = None
     # On the shipped network, where that was done: "images", their number; "energy", the score of
     # each of the three; "of_tuned", % more than the tuned constant's, and its standard error.
     measured: dict[str, Any] | None = None
@@ -269,8 +272,9 @@ def from_json(name: str, size: int, stored: Mapping[str, Any]) -> Entry:
     fields["timesteps"] = tuple(fields["timesteps"])
     for field in ("guidance", "holds"):
         fields[field] = {key: tuple(value) for key, value in fields[field].items()}
-    if "began_from" in fields:
-        fields["began_from"] = tuple(fields["began_from"])
+    for field in ("began_from", "within"):
+        if field in fields:
+            fields[field] = tuple(fields[field])
     return Entry(name=name, size=size, **fields)
 
 

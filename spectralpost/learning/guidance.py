@@ -222,7 +222,8 @@ def low_pass(
 
     For degradations whose modes are frequencies (circular, mri), not blocks, on problems that hold
     all modes, or merged so that all modes of a row have one frequency (`unique_modes` of an
-    isotropic prior and blur). `bin_modes` mixes frequencies.
+    isotropic prior and blur). `bin_modes` mixes frequencies. Files hold the schedule, not what is
+    cut of it.
 
     A zeta of DPS so cut is FGPS: Thaker, Goyal, Vidal, "Frequency-Guided Posterior Sampling for
     Diffusion-Based Image Restoration", ICCV 2025 (arXiv 2411.15295). The official code
