@@ -255,11 +255,13 @@ VARIANTS = {
         make=lambda problem: ddnm(noiseless=True), literal="ddnm"
     ),
     "dmps, paper": ROWS["dmps"]._replace(
-        make=lambda problem: dmps(variant="paper"), literal="dmps_paper"
+        make=lambda problem: dmps(variant="paper"), literal="dmps_paper", equivariant=True
     ),
-    "mcg, level s": ROWS["mcg"]._replace(make=lambda problem: mcg(level="s"), literal="mcg_paper"),
+    "mcg, level s": ROWS["mcg"]._replace(
+        make=lambda problem: mcg(level="s"), literal="mcg_paper", equivariant=True
+    ),
     "ilvr, level s": ROWS["ilvr"]._replace(
-        make=lambda problem: ilvr(level="s"), literal="ilvr_paper"
+        make=lambda problem: ilvr(level="s"), literal="ilvr_paper", equivariant=True
     ),
     "ilvr, projection": ROWS["ilvr"]._replace(
         make=lambda problem: ilvr(low_pass="projection"), literal="ilvr_projection"

@@ -484,7 +484,8 @@ def test_calls_of_the_denoiser():
 def test_samplers_that_differentiate_the_denoiser():
     problem = circular().problem
     for name, row in ALL.items():
-        assert differentiates_denoiser(row.make(problem)) == row.jacobian, name
+        if not name.startswith("exact"):  # which is of one problem, and asks no denoiser
+            assert differentiates_denoiser(row.make(problem)) == row.jacobian, name
 
 
 def test_amplification_of_an_estimate_of_the_clean_signal():
