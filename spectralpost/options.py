@@ -222,8 +222,8 @@ class Restore:
     """Of a schedule for inpainting: a picture of the mask, white where a pixel of the image is
     known; needed where the schedule's own was drawn at random."""
     samples: int = 1
-    """Number of restored images to draw; of several the mean is written as well, which has the
-    least error and no sample's detail."""
+    """Number of restored images to draw; of several the mean is written as well, which has less
+    error than they have on average, and less detail."""
     seed: int = 0
     """Of the measurement noise (with --simulate) and the sampler's noise."""
     out: Path | None = None
