@@ -5,12 +5,11 @@ published weights. Five tables:
 
     time        averaged W2^2 and its gradient: `loss_and_gradient`, with all devices and with one;
                 `jax.value_and_grad` through `sampler_transfer`, in the engine's own chunks on all
-                devices, which is what its two passes are worth, and of all modes at once;
-                PyTorch, eager, on coefficients
-                simplified by hand (`by_hand.py`), the better of one and the default number of
-                threads. "tables given": all that does not depend on the free weights is computed
-                outside of the clock, which flatters it. "tables computed": inside, as for anybody
-                who learns eta or changes problems
+                devices, which is what its two passes are worth, and of all modes at once; PyTorch,
+                eager, on coefficients simplified by hand (`by_hand.py`), the better of one and the
+                default number of threads. "tables given": all that does not depend on the free
+                weights is computed outside of the clock, which flatters it. "tables computed":
+                inside, as for anybody who learns eta or changes problems
     memory      peak of a fresh process less what it held before, compilation included
     scaling     against modes, and against steps
     compiling   the first call less the second, against steps

@@ -228,7 +228,11 @@ def main(options: Options) -> None:
     clean = train[first : first + min(ON_IMAGES, len(train) // 4)]
     kept_out = max(options.images, first + len(clean))
     network, priors = network_and_priors(options.denoiser, train[kept_out:])
-    mixture = scale_mixture(excess_kurtosis(priors[0], train[kept_out:]))
+    mixture = None
+    if MIXTURE in schedules:
+        mixture = scale_mixture(excess_kurtosis(priors[0], train[kept_out:]))
+        pairs = zip(*mixture, strict=True)
+        print("scale mixture:", ", ".join(f"{scale:.3g} ({p:.3g})" for scale, p in pairs))
     folder = options.out or Path("runs/real_networks")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "cells.json"
@@ -337,7 +341,7 @@ def network_and_priors(name: str, images: np.ndarray) -> tuple[PixelDenoiser, tu
 def scale_mixture(kurtosis: float) -> tuple[np.ndarray, np.ndarray]:
     """Scales of the spectrum, 1 on average, and their probabilities: three numbers for a lognormal
     (Gauss and Hermite's) whose second moment, 1 + kurtosis / 3, gives whitened images, locally
-    Gaussian of varying scale, that excess kurtosis."""
+    Gaussian of varying scale, that excess kurtosis; three numbers have less of it."""
     z, weights = hermegauss(3)
     scales, probability = np.exp(np.sqrt(np.log1p(kurtosis / 3)) * z), weights / weights.sum()
     return scales / (scales @ probability), probability

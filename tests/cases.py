@@ -97,6 +97,7 @@ class Row(NamedTuple):
     heuristic: dict[str, float] | None  # the published constants (None: not constant)
     jacobian: bool = False  # whether it differentiates the denoiser
     equivariant: bool = True  # whether it commutes with a shift of images and measurement
+    learns_levels: bool = True  # whether a schedule for a network has noise levels of its own
 
 
 UNIT = (0.0, 1.0)
@@ -133,7 +134,14 @@ ROWS = {
         {"lambda_": 1.75, "zeta": 0.3},
     ),
     "ddnm": Row(
-        lambda problem: ddnm(), "ddnm_plus", {"eta": UNIT}, None, _ddnm_noise, 1, {"eta": 0.85}
+        lambda problem: ddnm(),
+        "ddnm_plus",
+        {"eta": UNIT},
+        None,
+        _ddnm_noise,
+        1,
+        {"eta": 0.85},
+        learns_levels=False,
     ),
     "ddrm": Row(
         lambda problem: ddrm(),
@@ -143,6 +151,7 @@ ROWS = {
         _ddnm_noise,
         1,
         {"eta_b": 1.0, "eta": 0.85},
+        learns_levels=False,
     ),
     "mpgd": Row(
         lambda problem: mpgd(),

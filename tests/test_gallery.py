@@ -25,6 +25,8 @@ from spectralpost.gallery import (
     gallery_prior,
     gallery_schedule,
     holds_between,
+    levels_at,
+    limits_of,
     problem_on,
     scores_of,
     tuned_of,
@@ -125,6 +127,9 @@ def test_the_page_says_what_there_is():
     assert f"{len(SHIPPED)} schedules, {measured} of them measured" in page
     begun = sum(entry.began_from is not None for entry in SHIPPED)
     assert f"{begun} schedules, of many steps mostly, began from" in page
+    limits = [limits_of(SAMPLERS[e.sampler](), levels_at(e.timesteps)) for e in SHIPPED]
+    before = sum(e.within != now for e, now in zip(SHIPPED, limits, strict=True))
+    assert f"{before} are of the limits of before" in page
 
 
 @pytest.mark.parametrize("sampler", sorted({entry.sampler for entry in SHIPPED}))
@@ -324,6 +329,7 @@ def test_built_by_the_experiment(builder, tmp_path):
     entries = gallery_entries(tmp_path)
     assert [entry.name for entry in entries] == ["ddrm-uniform_blur-s0.1-2", "ddrm-denoise-s0.1-2"]
     assert [set(entry.holds) for entry in entries] == [{"sigma_y", "size"}, {"sigma_y"}]
+    assert {entry.within for entry in entries} == {(2.0, 5.0, 0.01)}
     for entry in entries:
         schedule = gallery_schedule(entry)
         assert schedule.shape == (16, 16)

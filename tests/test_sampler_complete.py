@@ -161,6 +161,10 @@ def test_an_equal_sampler_is_not_traced_again():
 OFFICIAL = [name for name, make in SAMPLERS.items() if name != "exact" and make().literal]
 
 
+def test_samplers_whose_code_divides_by_norms_have_that_form():
+    assert {"dps", "mpgd", "mcg", "reddiff"} <= set(OFFICIAL)
+
+
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_weights_and_back(name):
     """The conversion by norms, both ways; and the official form takes the same steps."""

@@ -18,6 +18,8 @@ from ..gallery import (
     gallery_nearest,
     gallery_prior,
     gallery_schedule,
+    levels_at,
+    limits_of,
     problem_on,
     published_of,
     scores_of,
@@ -28,6 +30,7 @@ from ..gallery.judged import WITHIN
 from ..noise import vp_linear
 from ..options import Gallery
 from ..prior_file import load_prior, save_prior
+from ..samplers import SAMPLERS
 from ..schedule_file import save_schedule
 from .console import Say, console, print_whole, quiet
 from .inputs import check_unused, degradation_choice, degradation_in_words
@@ -234,7 +237,8 @@ def _show(entry: Entry) -> None:
     console.print(_scores_table(f"{entry.name}: {problem}", scores))
     ranges = "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in entry.holds.items())
     console.print(f"Holds within 5 %: {ranges}", soft_wrap=True)
-    if entry.within is not None:
+    now = limits_of(SAMPLERS[entry.sampler](), levels_at(entry.timesteps))
+    if entry.within is not None and entry.within != now:
         limit, *scales = entry.within
         console.print(
             f"Learned within the limits of before: amplification {limit:g}, at "

@@ -9,12 +9,10 @@ from ..prior_file import load_prior
 from ..schedule import Schedule
 from ..schedule_file import load_schedule
 
-SUFFIX = ".json"
-
 
 def is_file(given: Path | str) -> bool:
     """Whether a schedule is in a file; else it is named as in the gallery."""
-    return Path(given).suffix == SUFFIX or Path(given).exists()
+    return Path(given).suffix == ".json" or Path(given).exists()
 
 
 def given_schedule(given: Path | str, option: str = "schedule") -> Schedule:

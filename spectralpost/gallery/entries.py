@@ -76,8 +76,7 @@ class Entry(NamedTuple):
     holds: dict[str, tuple[float, float]]
     # Entries of fewer steps from which its search began; None: from random starts.
     began_from: tuple[str, ...] | None = None
-    # Of amplification and scales of the spectrum (`Prices`) where they are not those of
-    # `for_network`, but of before.
+    # `Prices` that it was learned within: max_amplification, and scales.
     within: tuple[float, ...] | None = None
     # On the shipped network, where that was done: "images", their number; "energy", the score of
     # each of the three; "of_tuned", % more than the tuned constant's, and its standard error.

@@ -62,6 +62,12 @@ def tuned_of(sampler: Sampler, problem: Problem, levels: NoiseLevel) -> Guidance
     return constant_of(sampler, problem, levels, heuristic(sampler, problem, levels), free)
 
 
+def limits_of(sampler: Sampler, levels: NoiseLevel) -> tuple[float, ...]:
+    """`Entry.within` of a schedule that is learned now: max_amplification, and scales."""
+    prices = for_network(sampler, levels)["prices"]
+    return prices.max_amplification, *prices.scales
+
+
 def published_of(name: str, task: str, problem: Problem, levels: NoiseLevel) -> Guidance:
     """The published default of a sampler: of its program for this task, where there are several."""
     return heuristic(make_sampler(name, **TASKS[task].programs.get(name, {})), problem, levels)
