@@ -56,6 +56,7 @@ from spectralpost.files import whole_file
 from spectralpost.gallery import (
     FOLDER,
     GRID,
+    READY,
     TASKS,
     Entry,
     as_json,
@@ -93,7 +94,7 @@ class Options:
     """Folder of the cells; those that it holds are not computed again."""
     into: Path = FOLDER
     """Folder of the gallery's files (default: the package's)."""
-    samplers: tuple[str, ...] = ("dps", "pigdm", "diffpir", "mpgd", "ddrm", "dds", "reddiff")
+    samplers: tuple[str, ...] = READY
     tasks: tuple[str, ...] = tuple(TASKS)
     sigma_y: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2)
     """For pixels in [-1, 1]. 0 is no problem of the model: its measurement has a density."""

@@ -33,6 +33,7 @@ from spectralpost.gallery import (
 )
 from spectralpost.gallery.entries import (
     FOLDER,
+    READY,
     SIZES,
     TASKS,
     entry_name,
@@ -101,7 +102,7 @@ def test_something_is_shipped_and_it_is_small():
     files = list(FOLDER.glob("*.json"))
     assert SHIPPED and files
     assert sum(path.stat().st_size for path in files) < LARGEST
-    assert {path.stem for path in files} == {entry.sampler for entry in SHIPPED}
+    assert {path.stem for path in files} == {entry.sampler for entry in SHIPPED} == {*READY}
     assert len({entry.name for entry in SHIPPED}) == len(SHIPPED)
 
 

@@ -6,6 +6,7 @@ Reading order: entries, judged. `experiments/gallery.py` builds the files.
 from .entries import (
     FOLDER,
     GRID,
+    READY,
     TASKS,
     Entry,
     as_json,
