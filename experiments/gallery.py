@@ -56,7 +56,6 @@ from spectralpost.files import whole_file
 from spectralpost.gallery import (
     FOLDER,
     GRID,
-    READY,
     TASKS,
     Entry,
     as_json,
@@ -76,6 +75,7 @@ from spectralpost.merging import pad_modes
 from spectralpost.merging_blocks import representative_blocks
 from spectralpost.samplers.base import Guidance
 
+READY = ("dps", "pigdm", "diffpir", "mpgd", "ddrm", "dds", "reddiff", "dmps", "ilvr", "daps")
 # Schedules from which a search begins, those of fewer steps as they are and per unit of time; and
 # for inpainting, where an iteration takes long, once there is another sigma_y of as many steps.
 # Before that it takes four: from one alone DPS and DDS ended in poor minima.

@@ -44,7 +44,6 @@ from spectralpost import (
 from spectralpost.degradations import make_degradation
 from spectralpost.gallery import (
     FOLDER,
-    READY,
     TASKS,
     Entry,
     entry_name,
@@ -66,7 +65,7 @@ BINS = 256  # of the problem that constants are tuned on, as in `gallery.py`
 class Options:
     into: Path = FOLDER
     """Folder of the gallery's files (default: the package's)."""
-    samplers: tuple[str, ...] = READY
+    samplers: tuple[str, ...] = tuple(SAMPLERS)
     tasks: tuple[str, ...] = tuple(TASKS)
     sigma_y: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2)
     """For pixels in [-1, 1]."""

@@ -6,7 +6,6 @@ Reading order: entries, judged. `experiments/gallery.py` builds the files.
 from .entries import (
     FOLDER,
     GRID,
-    READY,
     TASKS,
     Entry,
     as_json,

@@ -53,7 +53,6 @@ TASKS: dict[str, Task] = {
     "denoise": Task("identity", {}),
     "inpaint": Task("inpaint", {"keep": 0.5}, programs=OF_INPAINTING),
 }
-READY = ("dps", "pigdm", "diffpir", "mpgd", "ddrm", "dds", "reddiff", "dmps", "ilvr", "daps")
 SIZES = ("std", "length", "size", "factor", "keep")  # options by whose logarithms problems differ
 
 STD, EXPONENT = 0.5, 2.0  # the std is close to that of scikit-image's photographs
