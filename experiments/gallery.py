@@ -64,7 +64,7 @@ from spectralpost.gallery import (
     gain_of,
     holds_between,
     levels_at,
-    limits_of,
+    prices_of,
     problem_on,
     published_of,
     scores_of,
@@ -302,7 +302,7 @@ def computed(
         energy={label: digits(one.energy) for label, one in scores.items()},
         holds=ranges(sampler, task, sigma_y, levels, grid.timesteps, guidance, options),
         began_from=tuple(one.name for one in begin) or None,
-        within=limits_of(sampler, levels),
+        within=prices_of(sampler, levels),
     )
 
 

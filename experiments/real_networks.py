@@ -477,6 +477,8 @@ def changed(label: str) -> tuple[str, dict[str, Any]]:
             values = ()
         if word == "within" and len(values) == 1:
             changes["max_amplification"] = values[0]
+        elif word == "weak" and len(values) == 1:
+            changes["weak_modes"] = values[0]
         elif word == "scales" and values:
             changes["scales"] = values
         else:

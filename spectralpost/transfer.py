@@ -53,6 +53,14 @@ from .sampler_checks import check_linear
 from .samplers.base import Guidance, Sampler, check_guidance, check_kinds, check_names
 
 
+class Leeway(NamedTuple):
+    """Of weak modes: amplification of those whose spectrum is below this counts so many times
+    less."""
+
+    below: Array
+    times: Array
+
+
 class Trajectory(NamedTuple):
     """A whole run."""
 
@@ -197,9 +205,15 @@ def in_chunks(sampler: Sampler, problem: Problem) -> bool:
 
 
 def trajectory(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    leeway: Leeway | None = None,
 ) -> Trajectory:
     """The total transfer, and what happens on the way. Arguments as in `sampler_transfer`.
+
+    leeway   see `amplification`
 
     >>> run = sp.trajectory(sampler, problem, levels, guidance)
     >>> run.amplification.shape  # [S]
@@ -208,16 +222,20 @@ def trajectory(
     problem, levels, guidance = checked(sampler, problem, levels, guidance)
     # Outside of `jit` JAX compiles a loop anew at every call: once for samplers that compare equal.
     once = sampler.compares_by_call and is_concrete((problem, levels, guidance))
-    return (_compiled if once else _trajectory)(sampler, problem, levels, guidance)
+    return (_compiled if once else _trajectory)(sampler, problem, levels, guidance, leeway)
 
 
 def _trajectory(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    leeway: Leeway | None,
 ) -> Trajectory:
     num = num_chunks(problem, sampler.memory)
     if num == 1 or not in_chunks(sampler, problem):
-        return _at_once(sampler, problem, levels, guidance)
-    one = jax.checkpoint(lambda chunk: _at_once(sampler, chunk, levels, guidance))
+        return _at_once(sampler, problem, levels, guidance, leeway)
+    one = jax.checkpoint(lambda chunk: _at_once(sampler, chunk, levels, guidance, leeway))
     total, norms, growth = jax.lax.map(one, split_problem(problem, num))
     rows = problem.spectrum.shape[0]
     total = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:rows], total)
@@ -225,7 +243,11 @@ def _trajectory(
 
 
 def _at_once(
-    sampler: Sampler, problem: Problem, levels: NoiseLevel, guidance: Guidance
+    sampler: Sampler,
+    problem: Problem,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    leeway: Leeway | None,
 ) -> Trajectory:
     t, s = step_pairs(levels)
     start = start_transfer(sampler, problem, jax.tree.map(lambda leaf: leaf[0], levels))
@@ -236,7 +258,7 @@ def _at_once(
         of = partial(affine_after, law, sampler, problem, t)
         after = _step(of, sampler, problem, t, s, guidance_t, norms)
         stacked = jnp.stack(norms) if norms else jnp.zeros(0, problem.spectrum.dtype)
-        return after, (stacked, jnp.max(amplification(sampler, problem, t, law)))
+        return after, (stacked, jnp.max(amplification(sampler, problem, t, law, leeway)))
 
     # Recomputing a step in the backward pass is cheaper than storing what is inside of it.
     law, on_the_way = jax.lax.scan(jax.checkpoint(step), start, (t, s, guidance))
@@ -246,18 +268,23 @@ def _at_once(
 _compiled = kept_jit(_trajectory, static_argnames="sampler")
 
 
-def amplification(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer) -> Array:
+def amplification(
+    sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer, leeway: Leeway | None = None
+) -> Array:
     """How much larger a sampler's x_t is than the signals its denoiser was made for, [F] | [B, k].
 
     Ratio of root mean squares, E over signals, measurements and noise, along each eigenvector of
     the prior: 1 for unguided sampling in small steps. `law` is the transfer from the start to the
-    state before step t.
+    state before step t. With `leeway` that of weak modes counts less.
     """
     made_for = noisy_variance(problem.spectrum, t)
     handed = _mean_square(problem, law)
     if sampler.state == "x_0":
         handed = noisy_variance(handed, t)
-    return jnp.sqrt(handed / made_for)
+    ratio = jnp.sqrt(handed / made_for)
+    if leeway is None:
+        return ratio
+    return jnp.where(problem.spectrum < leeway.below, ratio / leeway.times, ratio)
 
 
 def second_moment(problem: Problem, law: Transfer) -> Array:

@@ -114,6 +114,7 @@ def random_loss(curve, free, bands, num_problems):
         wasserstein2,
         several=Several(references=(1.0, 4.0, 1.5)[:num_problems]),
         max_amplification=0.2,  # so low that all steps are above it
+        weak_modes=1.3,
         rough_price=0.02,
     )
     rng, vector = np.random.default_rng(1), []

@@ -26,7 +26,7 @@ from spectralpost.gallery import (
     gallery_schedule,
     holds_between,
     levels_at,
-    limits_of,
+    prices_of,
     problem_on,
     scores_of,
     tuned_of,
@@ -39,7 +39,7 @@ from spectralpost.gallery.entries import (
     entry_of,
     write_entries,
 )
-from spectralpost.learning import evaluate, heuristic
+from spectralpost.learning import Prices, evaluate, heuristic
 from spectralpost.noise import vp_linear
 from spectralpost.prior import Prior, power_law
 from spectralpost.prior_file import load_prior, save_prior
@@ -87,7 +87,7 @@ def folder_of_some(tmp_path_factory):
     tasks = ("gaussian_blur1", "gaussian_blur3", "uniform_blur", "x2", "x4", "denoise", "inpaint")
     entries = [made_up(task, s, n) for task in tasks for s in (0.05, 0.2) for n in (2, 4)]
     (old,) = (i for i, one in enumerate(entries) if one.name == "diffpir-denoise-s0.05-4")
-    entries[old] = entries[old]._replace(within=(3.0, 5.0, 0.2))
+    entries[old] = entries[old]._replace(within=Prices(3.0, 0.1, (5.0, 0.2)))
     write_entries(folder / "diffpir.json", entries)
     measured = made_up("denoise", 0.1, 2, "dps")._replace(measured=MEASURED)
     write_entries(folder / "dps.json", [measured])
@@ -127,7 +127,7 @@ def test_the_page_says_what_there_is():
     assert f"{len(SHIPPED)} schedules, {measured} of them measured" in page
     begun = sum(entry.began_from is not None for entry in SHIPPED)
     assert f"{begun} schedules, of many steps mostly, began from" in page
-    limits = [limits_of(SAMPLERS[e.sampler](), levels_at(e.timesteps)) for e in SHIPPED]
+    limits = [prices_of(SAMPLERS[e.sampler](), levels_at(e.timesteps)) for e in SHIPPED]
     before = sum(e.within != now for e, now in zip(SHIPPED, limits, strict=True))
     assert f"{before} are of the limits of before" in page
     assert "Of DMPS, ILVR and DAPS all that were measured" in page
@@ -338,7 +338,7 @@ def test_built_by_the_experiment(builder, tmp_path):
     entries = gallery_entries(tmp_path)
     assert [entry.name for entry in entries] == ["ddrm-uniform_blur-s0.1-2", "ddrm-denoise-s0.1-2"]
     assert [set(entry.holds) for entry in entries] == [{"sigma_y", "size"}, {"sigma_y"}]
-    assert {entry.within for entry in entries} == {(2.0, 5.0, 0.01)}
+    assert {entry.within for entry in entries} == {Prices(2.0, 0.1, (5.0, 0.01))}
     for entry in entries:
         schedule = gallery_schedule(entry)
         assert schedule.shape == (16, 16)

@@ -397,6 +397,28 @@ def test_amplification_is_limited_by_a_penalty(limit):
     np.testing.assert_allclose(result.loss + penalty, result.history[-1], rtol=1e-10)
 
 
+def test_weak_modes_may_amplify_more():
+    """Within 1.02, and 1.05 where the spectrum is below the variance of a pixel, at a fifth of the
+    spectrum too: history = the objective of both problems, and the penalty."""
+    sampler, times = TABLE["reddiff"](), 1.03
+    prices = Prices(1.02, smoothness=0.0, scales=(0.2,), weak_modes=times)
+    result = learn(sampler, PROBLEM, LEVELS, prices=prices, search=EIGHT)
+    variance = float(jnp.sum(PROBLEM.weight * PROBLEM.spectrum) / jnp.sum(PROBLEM.weight))
+    strong = transfer.Leeway(jnp.asarray(variance), jnp.asarray(np.inf))
+    penalty, losses = 0.0, []
+    for scale in (1.0, 0.2):
+        problem = rescaled(PROBLEM, scale)
+        given = sampler, problem, LEVELS, result.guidance
+        run, of_strong = transfer.trajectory(*given), transfer.trajectory(*given, strong)
+        worst = np.maximum(of_strong.amplification, run.amplification / times) / 1.02
+        penalty += scale * variance * np.sum(np.maximum(np.log(worst), 0) ** 2)
+        losses.append(float(wasserstein2(problem, run.total)))
+    assert penalty > 0
+    np.testing.assert_allclose(np.mean(losses) + penalty, result.history[-1], rtol=1e-10)
+    strict = prices._replace(weak_modes=1.0)
+    assert result.loss < learn(sampler, PROBLEM, LEVELS, prices=strict, search=EIGHT).loss
+
+
 def test_amplification_is_traded_for_loss():
     free, limited = (
         learned("dps", prices=Prices(max_amplification=limit)) for limit in (np.inf, 1.2)
@@ -649,6 +671,8 @@ def published(**changes):
         ({"prices": Prices(max_amplification=0.0)}, "max_amplification"),
         ({"prices": Prices(max_amplification=-1.0)}, "max_amplification"),
         ({"prices": Prices(max_amplification=np.nan)}, "max_amplification"),
+        ({"prices": Prices(weak_modes=0.5)}, "weak_modes = 0.5: must be a number >= 1"),
+        ({"prices": Prices(weak_modes=np.inf)}, "weak_modes = inf"),
         ({"prices": Prices(smoothness=-1.0)}, "smoothness = -1.0"),
         ({"prices": Prices(smoothness=np.inf)}, "smoothness = inf"),
         ({"search": Search(optimizer="newton")}, "optimizer = 'newton'.*lm, lbfgs, adam"),
@@ -787,7 +811,11 @@ def test_for_network():
     scales = {name: one.scales for name, one in prices.items()}
     assert strict == {name for name, one in scales.items() if one == (5.0, 0.2, 25.0)}
     assert set(scales.values()) == {(5.0, 0.2, 25.0), (5.0, 0.01)}
-    assert sp.for_network(dps(), sp.vp_linear(50))["prices"].max_amplification == 1.2
+    long = {name: sp.for_network(one, sp.vp_linear(50))["prices"] for name, one in made.items()}
+    assert {name: (one.max_amplification, one.weak_modes) for name, one in long.items()} == {
+        name: (1.2, 1.0) if ROWS[name].jacobian else (1.5, 2.0) for name in made
+    }
+    assert {one.weak_modes for one in prices.values()} == {1.0}
     assert sp.for_network(dps(), many_steps)["free"] == ("zeta",)
     kept = {
         name for name, one in made.items() if not sp.for_network(one, many_steps)["freedom"].levels

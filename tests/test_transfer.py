@@ -40,6 +40,7 @@ from spectralpost.samplers.base import Measurement, Step, check_guidance
 from spectralpost.samplers.dps import dps
 from spectralpost.samplers.exact import exact
 from spectralpost.transfer import (
+    Leeway,
     divides_by_norms,
     mean_field_norms,
     sampler_transfer,
@@ -332,9 +333,11 @@ def closure_run(shape: str):
     return twin, levels, {"zeta": zeta, "eta": guidance["eta"]}, run
 
 
-def literal_path(twin, levels: NoiseLevel, guidance: dict) -> tuple[np.ndarray, np.ndarray]:
+def literal_path(
+    twin, levels: NoiseLevel, guidance: dict, below: float = 0.0, times: float = 1.0
+) -> tuple[np.ndarray, np.ndarray]:
     """Per step of literal DPS: sqrt(E ||y - H x_hat||^2), and the worst amplification along an
-    eigenvector of the prior.
+    eigenvector of the prior, of those of less variance than `below` divided by `times`.
 
     With w = y - H mu and x_t - alpha_t mu = A u + B w + b + N(0, Q):
     r = w - H J (x_t - alpha_t mu).
@@ -355,7 +358,8 @@ def literal_path(twin, levels: NoiseLevel, guidance: dict) -> tuple[np.ndarray, 
         power = A @ A.T + B @ S_y @ B.T + Q + np.outer(b, b)
         clean = alphas[i] ** 2 * twin.C + sigmas[i] ** 2 * np.eye(n)
         ratio = np.diag(E.T @ power @ E) / np.diag(E.T @ clean @ E)
-        amplifications.append(np.sqrt(ratio.max()))
+        weak = np.diag(E.T @ twin.C @ E) < below
+        amplifications.append(np.max(np.sqrt(ratio) / np.where(weak, times, 1)))
         A, B, Q, b = step.A @ A, step.A @ B + step.B, step.A @ Q @ step.A.T + step.Q, step.A @ b
     return np.array(norms), np.array(amplifications)
 
@@ -374,6 +378,16 @@ def test_amplification_is_a_ratio_of_root_mean_squares(shape):
     twin, levels, guidance, run = closure_run(shape)
     _, amplifications = literal_path(twin, levels, guidance)
     np.testing.assert_allclose(run.amplification, amplifications, rtol=1e-11)
+
+
+@pytest.mark.parametrize("shape", TWINS)
+def test_amplification_of_weak_modes_may_count_less(shape):
+    twin, levels, guidance, run = closure_run(shape)
+    below, times = 0.999 * np.max(twin.problem.spectrum), 1.5
+    _, amplifications = literal_path(twin, levels, guidance, below, times)
+    held = trajectory(dps(), twin.problem, levels, guidance, Leeway(below, times))
+    np.testing.assert_allclose(held.amplification, amplifications, rtol=1e-11)
+    assert np.any(amplifications < 0.99 * run.amplification)
 
 
 @pytest.mark.parametrize("shape", TWINS)

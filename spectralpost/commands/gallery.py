@@ -19,7 +19,7 @@ from ..gallery import (
     gallery_prior,
     gallery_schedule,
     levels_at,
-    limits_of,
+    prices_of,
     problem_on,
     published_of,
     scores_of,
@@ -237,12 +237,13 @@ def _show(entry: Entry) -> None:
     console.print(_scores_table(f"{entry.name}: {problem}", scores))
     ranges = "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in entry.holds.items())
     console.print(f"Holds within 5 %: {ranges}", soft_wrap=True)
-    now = limits_of(SAMPLERS[entry.sampler](), levels_at(entry.timesteps))
-    if entry.within is not None and entry.within != now:
-        limit, *scales = entry.within
+    within, now = entry.within, prices_of(SAMPLERS[entry.sampler](), levels_at(entry.timesteps))
+    if within is not None and within != now:
+        limit, scales = within.max_amplification, " and ".join(map("{:g}".format, within.scales))
+        weak = f" ({within.weak_modes * limit:g} of weak modes)" if within.weak_modes > 1 else ""
         console.print(
-            f"Learned within the limits of before: amplification {limit:g}, at "
-            f"{' and '.join(f'{one:g}' for one in scales)} times the spectrum too; another network "
+            f"Learned within the limits of before: amplification {limit:g}{weak}, at "
+            f"{scales} times the spectrum too; another network "
             "may need those of now (`design --limits network --start` goes on from it).",
             soft_wrap=True,
         )

@@ -24,7 +24,7 @@ from .judged import (
     Scores,
     gain_of,
     holds_between,
-    limits_of,
+    prices_of,
     problem_on,
     published_of,
     scores_of,

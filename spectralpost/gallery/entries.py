@@ -20,6 +20,7 @@ import numpy as np
 from ..degradations import DEGRADATIONS, Degradation, make_degradation
 from ..errors import InputError, check_whole, is_number, shown
 from ..files import whole_file
+from ..learning import Prices
 from ..noise import TRAIN_STEPS, NoiseLevel, at_timesteps, vp_linear
 from ..plain_json import plain, read_json
 from ..prior import Prior, power_law
@@ -76,8 +77,7 @@ class Entry(NamedTuple):
     holds: dict[str, tuple[float, float]]
     # Entries of fewer steps from which its search began; None: from random starts.
     began_from: tuple[str, ...] | None = None
-    # `Prices` that it was learned within: max_amplification, and scales.
-    within: tuple[float, ...] | None = None
+    within: Prices | None = None  # that it was learned with
     # On the shipped network, where that was done: "images", their number; "energy", the score of
     # each of the three; "of_tuned", % more than the tuned constant's, and its standard error.
     measured: dict[str, Any] | None = None
@@ -262,6 +262,8 @@ def as_json(entry: Entry) -> str:
     """One line; name and size are said elsewhere."""
     fields = {name: value for name, value in entry._asdict().items() if value is not None}
     del fields["name"], fields["size"]
+    if entry.within is not None:
+        fields["within"] = entry.within._asdict()
     return json.dumps(plain(fields), separators=(",", ":"), allow_nan=False)
 
 
@@ -271,9 +273,11 @@ def from_json(name: str, size: int, stored: Mapping[str, Any]) -> Entry:
     fields["timesteps"] = tuple(fields["timesteps"])
     for field in ("guidance", "holds"):
         fields[field] = {key: tuple(value) for key, value in fields[field].items()}
-    for field in ("began_from", "within"):
-        if field in fields:
-            fields[field] = tuple(fields[field])
+    if "began_from" in fields:
+        fields["began_from"] = tuple(fields["began_from"])
+    if "within" in fields:
+        within = Prices(**fields["within"])
+        fields["within"] = within._replace(scales=tuple(within.scales))
     return Entry(name=name, size=size, **fields)
 
 

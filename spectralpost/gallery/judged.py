@@ -8,7 +8,7 @@ import numpy as np
 
 from ..degradations import Degradation
 from ..inpainting import learning_problem
-from ..learning import evaluate, for_network, heuristic
+from ..learning import Prices, evaluate, for_network, heuristic
 from ..learning.lanes import next_power_of_two
 from ..learning.preparing import constant_of
 from ..merging import bin_modes, pad_modes, unique_modes
@@ -62,10 +62,9 @@ def tuned_of(sampler: Sampler, problem: Problem, levels: NoiseLevel) -> Guidance
     return constant_of(sampler, problem, levels, heuristic(sampler, problem, levels), free)
 
 
-def limits_of(sampler: Sampler, levels: NoiseLevel) -> tuple[float, ...]:
-    """`Entry.within` of a schedule that is learned now: max_amplification, and scales."""
-    prices = for_network(sampler, levels)["prices"]
-    return prices.max_amplification, *prices.scales
+def prices_of(sampler: Sampler, levels: NoiseLevel) -> Prices:
+    """`Entry.within` of a schedule that is learned now."""
+    return for_network(sampler, levels)["prices"]
 
 
 def published_of(name: str, task: str, problem: Problem, levels: NoiseLevel) -> Guidance:

@@ -17,6 +17,8 @@ VALUE_SCALES = (5.0, 0.01)
 SMOOTHNESS = 0.1
 # Of amplification: where the denoiser is not differentiated, and where it is.
 LOOSE, STRICT = 2.0, 1.5
+# Where it is not, in so many steps: STRICT, but weak modes so many times as much.
+BY_MODE, WEAK_MODES = 50, 2.0
 PER_STEP, TIGHTEST = 10.0, 1.2  # STRICT is 1 + PER_STEP / steps at most, but no less than that
 
 
@@ -45,7 +47,9 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     Other samplers see only the network's values, which are the model's on average: within 2 times,
     but at 1/100 of the spectrum in place of 1/5. The model hands strong modes such as brightness on
     as they are, and steps may rely on that and overshoot; not all networks do. At 1/100 the model
-    does not, and such steps are seen to grow.
+    does not, and such steps are seen to grow. In many steps it is the measurement's noise in weak
+    modes that reaches the limit first, which does no harm: from 50 on strong modes are held within
+    1.5 times, weak ones within 3.
     Noise levels and eta are learned where that pays (`Sampler.for_network`).
 
     Chosen on training images with the shipped network, and the last two numbers with FFDNet as
@@ -57,13 +61,16 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     check_kinds(sampler, None)
     eta = "eta" in sampler.for_network
     free = tuple(sampler.constraint) if eta else default_free(sampler)
-    limit, scales = LOOSE, VALUE_SCALES
+    steps = num_steps_of(levels)
     if differentiates_denoiser(sampler):
-        steps = num_steps_of(levels)
         limit = min(STRICT, max(TIGHTEST, 1 + PER_STEP / steps))
-        scales = (*SCALES, BUSIEST) if steps >= MANY else SCALES
+        prices = Prices(limit, SMOOTHNESS, (*SCALES, BUSIEST) if steps >= MANY else SCALES)
+    elif steps < BY_MODE:
+        prices = Prices(LOOSE, SMOOTHNESS, VALUE_SCALES)
+    else:
+        prices = Prices(STRICT, SMOOTHNESS, VALUE_SCALES, WEAK_MODES)
     return ForNetwork(
         free=free,
         freedom=Freedom(levels="levels" in sampler.for_network),
-        prices=Prices(limit, SMOOTHNESS, scales),
+        prices=prices,
     )

@@ -20,7 +20,7 @@ from ..affine import Transfer, compose, identity_transfer, signal
 from ..noise import NoiseLevel, step_pairs
 from ..problem import Problem
 from ..samplers.base import Guidance, Sampler
-from ..transfer import amplification, start_transfer, step_transfer
+from ..transfer import Leeway, amplification, start_transfer, step_transfer
 
 Residuals = Callable[[Problem, Transfer], Array]
 
@@ -45,6 +45,7 @@ def linearise(
     guidance: Guidance,
     directions: dict[str, Direction],
     residuals: Residuals,
+    leeway: Leeway | None = None,
 ) -> tuple[Linearisation, Linearisation]:
     """Residuals of the whole sampler, and log `amplification` of each step's worst mode (R = S).
 
@@ -74,14 +75,15 @@ def linearise(
     _, suffixes = jax.lax.scan(backward, nothing, steps, reverse=True)
 
     r, push = jax.linearize(lambda law: residuals(problem, signal(problem, law)), total)
-    growth = jax.vmap(partial(amplification, sampler, problem))(t, prefixes)
+    growth = jax.vmap(partial(amplification, sampler, problem, leeway=leeway))(t, prefixes)
     growth = growth if growth.ndim == 2 else jnp.max(growth, axis=2)  # of a block
     most = jnp.max(growth, axis=1)
     # As argmax, which XLA does not vectorise on a CPU.
     row = jnp.arange(growth.shape[1])
     worst = jnp.min(jnp.where(growth == most[:, None], row, row[-1]), axis=1)
 
-    by_steps = _growth_by_steps(sampler, problem, t, prefixes, steps, worst)  # [S, S]
+    growth_of = partial(_growth, sampler, problem, leeway)
+    by_steps = _growth_by_steps(growth_of, t, prefixes, steps, worst)  # [S, S]
 
     def derivative(prefix: Transfer, step: Transfer, slope: Transfer, suffix: Transfer) -> Array:
         at = lambda step: compose(compose(prefix, step), suffix)  # noqa: E731
@@ -96,7 +98,7 @@ def linearise(
         if "t" in tangents:
             # A level is also what the signal of its own step is measured by.
             before = jax.tree.map(lambda leaf: leaf[jnp.arange(worst.shape[0]), worst], prefixes)
-            at = lambda t: jax.vmap(partial(_growth, sampler, problem))(t, before, worst)  # noqa: E731
+            at = lambda t: jax.vmap(growth_of)(t, before, worst)  # noqa: E731
             grown = grown + jnp.diag(jax.jvp(at, (t,), (tangents["t"],))[1])
         return jax.vmap(derivative)(prefixes, steps, slopes, suffixes), grown
 
@@ -109,16 +111,22 @@ def linearise(
     )
 
 
-def _growth(sampler: Sampler, problem: Problem, t: NoiseLevel, law: Transfer, row: Array) -> Array:
+def _growth(
+    sampler: Sampler,
+    problem: Problem,
+    leeway: Leeway | None,
+    t: NoiseLevel,
+    law: Transfer,
+    row: Array,
+) -> Array:
     """Log `amplification` of one mode (the worst one of a block), whose law this is."""
     one = jax.tree.map(lambda leaf: leaf[row][None] if leaf.ndim else leaf, problem)
     law = jax.tree.map(lambda leaf: leaf[None], law)
-    return jnp.max(jnp.log(amplification(sampler, one, t, law)))
+    return jnp.max(jnp.log(amplification(sampler, one, t, law, leeway)))
 
 
 def _growth_by_steps(
-    sampler: Sampler,
-    problem: Problem,
+    growth_of: Callable[[NoiseLevel, Transfer, Array], Array],
     t: NoiseLevel,
     laws: Transfer,
     steps: Transfer,
@@ -130,7 +138,7 @@ def _growth_by_steps(
     """
     index = jnp.arange(worst.shape[0])
     before = jax.tree.map(lambda leaf: leaf[index, worst], laws)
-    seeds = jax.vmap(jax.grad(partial(_growth, sampler, problem), argnums=1))(t, before, worst)
+    seeds = jax.vmap(jax.grad(growth_of, argnums=1))(t, before, worst)
 
     def backward(adjoint: Transfer, inputs: tuple[Array, Transfer, Transfer]):
         j, law, step = inputs

@@ -22,7 +22,7 @@ from ..noise import NoiseLevel, num_steps_of
 from ..objectives import Objective, residuals_of
 from ..problem import Problem, per_pixel
 from ..samplers.base import Guidance
-from ..transfer import trajectory
+from ..transfer import Leeway, trajectory
 from .gradient import chunked_loss
 from .guidance import on_host
 from .jacobian import linearise
@@ -50,15 +50,21 @@ class Prices(NamedTuple):
                        neighbours. 0 gives the bare optimum
     scales             the schedule also serves images of c times the spectrum, c each of these:
                        flat and busy parts of an image, see `rescaled`
+    weak_modes         at all scales, modes whose spectrum is below the variance of a pixel of the
+                       given problem may amplify so many times as much as others: guidance hands
+                       them the measurement's noise, which an image hardly shows
     """
 
     max_amplification: float = 3.0
     smoothness: float = 1e-4
     scales: tuple[float, ...] = ()
+    weak_modes: float = 1.0
 
     def check(self) -> None:
         if not (is_number(self.max_amplification) and self.max_amplification >= 1):
             raise InputError(f"max_amplification = {self.max_amplification}: must be >= 1")
+        if not (is_number(self.weak_modes) and 1 <= self.weak_modes < np.inf):
+            raise InputError(f"weak_modes = {self.weak_modes}: must be a number >= 1")
         if not (is_number(self.smoothness) and 0 <= self.smoothness < np.inf):
             raise InputError(f"smoothness = {self.smoothness}: must be a number >= 0")
         several = isinstance(self.scales, Sequence) and not isinstance(self.scales, str)
@@ -123,6 +129,8 @@ def with_scales(
         "scales",
         "power",
         "max_growth",
+        "spectrum_scale",
+        "weak_modes",
         "rough_price",
         "watched",
     ),
@@ -138,6 +146,8 @@ class Loss:
     scales: Array  # what their losses are multiplied by, [K]
     power: Array  # 1 for the average of the problems' losses, large for the worst
     max_growth: Array  # log of the limit on amplification, [S] or one for all steps
+    spectrum_scale: Array  # of each problem, relative to the one that was given, [K]
+    weak_modes: Array  # see `Prices`
     rough_price: Array  # what roughness 1 of a schedule costs
     # [K, ...]: of few modes, whose amplification is limited in place of that of `problems`. These
     # are large then, and go through the trajectory in chunks (`gradient`)
@@ -170,7 +180,7 @@ class Loss:
         levels, residuals = parameters.grid(u), residuals_of(self.objective)
         assert residuals is not None  # see `learn`
 
-        def one(problem: Problem):
+        def one(problem: Problem, spectrum_scale: Array):
             misfit, growth = linearise(
                 parameters.sampler,
                 problem,
@@ -178,6 +188,7 @@ class Loss:
                 parameters.weights_on(u, problem),
                 parameters.directions(u, problem),
                 residuals,
+                self.leeway(problem, spectrum_scale),
             )
             excess, push = jax.linearize(
                 partial(overshoot, problem, self.max_growth), growth.values
@@ -185,7 +196,9 @@ class Loss:
             pushed = {label: jax.vmap(jax.vmap(push))(by) for label, by in growth.jacobian.items()}
             return misfit.values, misfit.jacobian, excess, pushed
 
-        values, by_inputs, excess, excess_by_inputs = _of_each(one, self.problems)
+        values, by_inputs, excess, excess_by_inputs = _of_each(
+            one, self.problems, self.spectrum_scale
+        )
         losses = jnp.sum(values**2, axis=1)
         # Weighted so, the squares have the sum and the gradient of `combined`.
         ratio = self.scales * losses / self.combined(losses)
@@ -230,24 +243,30 @@ class Loss:
         """The number of problems, K."""
         return self.scales.shape[0]
 
+    def leeway(self, problem: Problem, spectrum_scale: Array) -> Leeway:
+        """Of one of the problems, see `Prices.weak_modes`."""
+        variance = per_pixel(problem, problem.spectrum) / spectrum_scale
+        return Leeway(variance, self.weak_modes)
+
     def _of(self, levels: NoiseLevel, weights_on: Callable[[Problem], Guidance]) -> Array:
         """Objective of all problems, and the price of amplification."""
         sampler, free = self.parameters.sampler, self.parameters.weights
 
-        def one(problem: Problem) -> tuple[Array, Array]:
-            run = trajectory(sampler, problem, levels, weights_on(problem))
+        def one(problem: Problem, spectrum_scale: Array) -> tuple[Array, Array]:
+            leeway = self.leeway(problem, spectrum_scale)
+            run = trajectory(sampler, problem, levels, weights_on(problem), leeway)
             excess = overshoot(problem, self.max_growth, jnp.log(run.amplification))
             return self.objective(problem, run.total), jnp.sum(excess**2)
 
         if self.watched is None:
-            losses, penalties = _of_each(one, self.problems)
+            losses, penalties = _of_each(one, self.problems, self.spectrum_scale)
             return self.combined(losses) + jnp.sum(penalties)
 
         def chunked(problem: Problem) -> Array:
             return chunked_loss(sampler, problem, levels, weights_on(problem), free, self.objective)
 
         losses = jax.lax.map(chunked, self.problems)
-        return self.combined(losses) + jnp.sum(_of_each(one, self.watched)[1])
+        return self.combined(losses) + jnp.sum(_of_each(one, self.watched, self.spectrum_scale)[1])
 
 
 def overshoot(problem: Problem, max_growth: Array, growth: Array) -> Array:
@@ -263,6 +282,7 @@ def loss_of(
     *,
     several: Several = Several(),
     max_amplification: float = np.inf,
+    weak_modes: float = 1.0,
     rough_price: float = 0.0,
     watched: Problem | None = None,
 ) -> Loss:
@@ -275,6 +295,8 @@ def loss_of(
         scales=number(several.scales(len(problems))),
         power=number(WORST if several.worst_case else 1.0),
         max_growth=number(np.log(max_amplification)),
+        spectrum_scale=number(np.ones(len(problems))),
+        weak_modes=number(weak_modes),
         rough_price=number(rough_price),
         watched=watched,
     )
@@ -297,11 +319,11 @@ def binned(problems: Sequence[Problem], num: int) -> Problem:
     return stack_problems([few(problem) for problem in problems])
 
 
-def _of_each(fn: Callable[[Problem], T], problems: Problem) -> T:
+def _of_each(fn: Callable[[Problem, Array], T], problems: Problem, of_each: Array) -> T:
     """`vmap`, but for a single problem without the work of tracing that."""
     if problems.sigma_y.shape[0] > 1:
-        return jax.vmap(fn)(problems)
-    one = fn(jax.tree.map(lambda leaf: leaf[0], problems))
+        return jax.vmap(fn)(problems, of_each)
+    one = fn(*jax.tree.map(lambda leaf: leaf[0], (problems, of_each)))
     return jax.tree.map(lambda leaf: leaf[None], one)
 
 

@@ -91,6 +91,7 @@ def prepare(
         problems,
         objective,
         several=several,
+        weak_modes=prices.weak_modes,
         watched=binned(problems, WATCHED) if chunked else None,
     )
     parameters = parameters_of(
@@ -107,10 +108,21 @@ def prepare(
     number = partial(np.asarray, dtype=levels.alpha.dtype)
     loss = unlimited
     if prices.scales:
-        loss = loss_of(unlimited.parameters, everything, objective, several=together)
+        loss = loss_of(
+            unlimited.parameters,
+            everything,
+            objective,
+            several=together,
+            weak_modes=prices.weak_modes,
+        )
     limit = np.full(num_steps_of(levels), np.log(prices.max_amplification))
-    smoothness = number(prices.smoothness)
-    loss = replace(loss, parameters=parameters, max_growth=number(limit), rough_price=smoothness)
+    loss = replace(
+        loss,
+        parameters=parameters,
+        max_growth=number(limit),
+        rough_price=number(prices.smoothness),
+        spectrum_scale=number(np.repeat([1.0, *prices.scales], len(problems))),
+    )
     prepared = Prepared(loss, unlimited, method, given, given)
     if not tune:
         return prepared
@@ -156,11 +168,13 @@ def usual_growth(loss: Loss, published: Guidance, constant: Guidance) -> Array:
     default and the tuned constant both do."""
     parameters = loss.parameters
 
-    def one(guidance: Guidance, problem: Problem) -> Array:
-        return trajectory(parameters.sampler, problem, parameters.levels, guidance).amplification
+    def one(guidance: Guidance, problem: Problem, spectrum_scale: Array) -> Array:
+        leeway = loss.leeway(problem, spectrum_scale)
+        run = trajectory(parameters.sampler, problem, parameters.levels, guidance, leeway)
+        return run.amplification
 
     growths = [
-        jnp.max(jax.vmap(partial(one, guidance))(loss.problems), axis=0)
+        jnp.max(jax.vmap(partial(one, guidance))(loss.problems, loss.spectrum_scale), axis=0)
         for guidance in (published, constant)
     ]
     return jnp.log(jnp.minimum(*growths))
