@@ -301,8 +301,8 @@ def computed(
         w2={label: digits(one.w2) for label, one in scores.items()},
         energy={label: digits(one.energy) for label, one in scores.items()},
         holds=ranges(sampler, task, sigma_y, levels, grid.timesteps, guidance, options),
-        began_from=tuple(one.name for one in begin) or None,
         within=prices_of(sampler, levels),
+        began_from=tuple(one.name for one in begin) or None,
     )
 
 

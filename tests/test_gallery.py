@@ -77,7 +77,9 @@ def made_up(task: str, sigma_y: float, steps: int, sampler: str = "diffpir") -> 
     name, timesteps = entry_name(sampler, task, sigma_y, steps), tuple(range(steps - 1, -1, -1))
     scores = {"learned": 0.1, "tuned": 0.2, "published": None}
     holds = {"sigma_y": (sigma_y / 1.1, sigma_y * 1.1)}
-    return Entry(name, sampler, task, sigma_y, steps, 8, timesteps, weights, scores, scores, holds)
+    now = prices_of(SAMPLERS[sampler](), levels_at(timesteps))
+    learned = weights, scores, scores, holds, now
+    return Entry(name, sampler, task, sigma_y, steps, 8, timesteps, *learned)
 
 
 @pytest.fixture(scope="module", name="folder")

@@ -238,7 +238,7 @@ def _show(entry: Entry) -> None:
     ranges = "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in entry.holds.items())
     console.print(f"Holds within 5 %: {ranges}", soft_wrap=True)
     within, now = entry.within, prices_of(SAMPLERS[entry.sampler](), levels_at(entry.timesteps))
-    if within is not None and within != now:
+    if within != now:
         limit, scales = within.max_amplification, " and ".join(map("{:g}".format, within.scales))
         weak = f" ({within.weak_modes * limit:g} of weak modes)" if within.weak_modes > 1 else ""
         console.print(

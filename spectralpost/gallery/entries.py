@@ -75,9 +75,9 @@ class Entry(NamedTuple):
     energy: dict[str, float | None]
     # Of sigma_y, and of the blur's size where there is one: see `judged.holds_between`.
     holds: dict[str, tuple[float, float]]
+    within: Prices  # that it was learned with
     # Entries of fewer steps from which its search began; None: from random starts.
     began_from: tuple[str, ...] | None = None
-    within: Prices | None = None  # that it was learned with
     # On the shipped network, where that was done: "images", their number; "energy", the score of
     # each of the three; "of_tuned", % more than the tuned constant's, and its standard error.
     measured: dict[str, Any] | None = None
@@ -262,8 +262,7 @@ def as_json(entry: Entry) -> str:
     """One line; name and size are said elsewhere."""
     fields = {name: value for name, value in entry._asdict().items() if value is not None}
     del fields["name"], fields["size"]
-    if entry.within is not None:
-        fields["within"] = entry.within._asdict()
+    fields["within"] = entry.within._asdict()
     return json.dumps(plain(fields), separators=(",", ":"), allow_nan=False)
 
 
@@ -275,9 +274,8 @@ def from_json(name: str, size: int, stored: Mapping[str, Any]) -> Entry:
         fields[field] = {key: tuple(value) for key, value in fields[field].items()}
     if "began_from" in fields:
         fields["began_from"] = tuple(fields["began_from"])
-    if "within" in fields:
-        within = Prices(**fields["within"])
-        fields["within"] = within._replace(scales=tuple(within.scales))
+    within = Prices(**fields["within"])
+    fields["within"] = within._replace(scales=tuple(within.scales))
     return Entry(name=name, size=size, **fields)
 
 
