@@ -213,7 +213,7 @@ def trajectory(
 ) -> Trajectory:
     """The total transfer, and what happens on the way. Arguments as in `sampler_transfer`.
 
-    leeway   see `amplification`
+    leeway   amplification of weak modes counts less, see `Leeway`
 
     >>> run = sp.trajectory(sampler, problem, levels, guidance)
     >>> run.amplification.shape  # [S]
@@ -275,7 +275,9 @@ def amplification(
 
     Ratio of root mean squares, E over signals, measurements and noise, along each eigenvector of
     the prior: 1 for unguided sampling in small steps. `law` is the transfer from the start to the
-    state before step t. With `leeway` that of weak modes counts less.
+    state before step t.
+
+    leeway   that of weak modes counts less, see `Leeway`
     """
     made_for = noisy_variance(problem.spectrum, t)
     handed = _mean_square(problem, law)
