@@ -816,6 +816,8 @@ def test_for_network():
         name: (1.2, 1.0) if ROWS[name].jacobian else (1.5, 2.0) for name in made
     }
     assert {one.weak_modes for one in prices.values()} == {1.0}
+    weak = {steps: sp.for_network(diffpir(), sp.vp_linear(steps)) for steps in (49, 75, 100, 200)}
+    assert [one["prices"].weak_modes for one in weak.values()] == [1.0, 2.5, 3.0, 3.0]
     assert sp.for_network(dps(), many_steps)["free"] == ("zeta",)
     kept = {
         name for name, one in made.items() if not sp.for_network(one, many_steps)["freedom"].levels

@@ -17,8 +17,9 @@ VALUE_SCALES = (5.0, 0.01)
 SMOOTHNESS = 0.1
 # Of amplification: where the denoiser is not differentiated, and where it is.
 LOOSE, STRICT = 2.0, 1.5
-# Where it is not, in so many steps: STRICT, but weak modes so many times as much.
-BY_MODE, WEAK_MODES = 50, 2.0
+# Where it is not, in so many steps: STRICT, but weak modes 1 + steps / BY_MODE times as much, this
+# at most.
+BY_MODE, WEAK_MODES = 50, 3.0
 PER_STEP, TIGHTEST = 10.0, 1.2  # STRICT is 1 + PER_STEP / steps at most, but no less than that
 
 
@@ -49,7 +50,7 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     as they are, and steps may rely on that and overshoot; not all networks do. At 1/100 the model
     does not, and such steps are seen to grow. In many steps it is the measurement's noise in weak
     modes that reaches the limit first, which does no harm: from 50 on strong modes are held within
-    1.5 times, weak ones within 3.
+    1.5 times, weak ones within 3, in 100 within 4.5.
     Noise levels and eta are learned where that pays (`Sampler.for_network`).
 
     Chosen on training images with the shipped network, and the last two numbers with FFDNet as
@@ -68,7 +69,8 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     elif steps < BY_MODE:
         prices = Prices(LOOSE, SMOOTHNESS, VALUE_SCALES)
     else:
-        prices = Prices(STRICT, SMOOTHNESS, VALUE_SCALES, WEAK_MODES)
+        weak_modes = min(WEAK_MODES, 1 + steps / BY_MODE)
+        prices = Prices(STRICT, SMOOTHNESS, VALUE_SCALES, weak_modes)
     return ForNetwork(
         free=free,
         freedom=Freedom(levels="levels" in sampler.for_network),
