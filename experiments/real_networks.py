@@ -11,6 +11,7 @@ noise, by the published default, by the constant tuned on the model, and by lear
     + scales   over images of other scales of the spectrum as well, those of `for_network`
     network    `for_network`: all of these, and eta for samplers that gain by it
     network, within 2     with this limit on amplification
+    network, weak 2       so many times as much in weak modes
     network, scales 5 0.2 over these scales
     mixture    `for_network` on a scale mixture in place of the calibrated problem and of scales:
                three spectra, as probable as whitened images' kurtosis has them, each with its own
@@ -482,7 +483,7 @@ def changed(label: str) -> tuple[str, dict[str, Any]]:
         elif word == "scales" and values:
             changes["scales"] = values
         else:
-            raise InputError(f"{text!r}: allowed are 'within 2' and 'scales 5 0.2'")
+            raise InputError(f"{text!r}: allowed are 'within 2', 'weak 2' and 'scales 5 0.2'")
     return label, changes
 
 
