@@ -44,6 +44,7 @@ from spectralpost import (
     Problem,
     Search,
     evaluate,
+    for_network,
     gallery_entries,
     gallery_schedule,
     keep_compiled_programs,
@@ -64,7 +65,6 @@ from spectralpost.gallery import (
     gain_of,
     holds_between,
     levels_at,
-    prices_of,
     problem_on,
     published_of,
     scores_of,
@@ -301,7 +301,7 @@ def computed(
         w2={label: digits(one.w2) for label, one in scores.items()},
         energy={label: digits(one.energy) for label, one in scores.items()},
         holds=ranges(sampler, task, sigma_y, levels, grid.timesteps, guidance, options),
-        within=prices_of(sampler, levels),
+        within=for_network(sampler, levels)["prices"],
         began_from=tuple(one.name for one in begin) or None,
     )
 

@@ -54,11 +54,10 @@ from .samplers.base import Guidance, Sampler, check_guidance, check_kinds, check
 
 
 class Leeway(NamedTuple):
-    """Of weak modes: amplification of those whose spectrum is below this counts so many times
-    less."""
+    """Amplification of weak modes counts less."""
 
-    below: Array
-    times: Array
+    below: Array  # scalar: weak is a mode whose spectrum is below this
+    times: Array  # scalar: how many times less
 
 
 class Trajectory(NamedTuple):

@@ -26,7 +26,6 @@ from spectralpost.gallery import (
     gallery_schedule,
     holds_between,
     levels_at,
-    prices_of,
     problem_on,
     scores_of,
     tuned_of,
@@ -39,7 +38,7 @@ from spectralpost.gallery.entries import (
     entry_of,
     write_entries,
 )
-from spectralpost.learning import Prices, evaluate, heuristic
+from spectralpost.learning import Prices, evaluate, for_network, heuristic
 from spectralpost.noise import vp_linear
 from spectralpost.prior import Prior, power_law
 from spectralpost.prior_file import load_prior, save_prior
@@ -77,7 +76,7 @@ def made_up(task: str, sigma_y: float, steps: int, sampler: str = "diffpir") -> 
     name, timesteps = entry_name(sampler, task, sigma_y, steps), tuple(range(steps - 1, -1, -1))
     scores = {"learned": 0.1, "tuned": 0.2, "published": None}
     holds = {"sigma_y": (sigma_y / 1.1, sigma_y * 1.1)}
-    now = prices_of(SAMPLERS[sampler](), levels_at(timesteps))
+    now = for_network(SAMPLERS[sampler](), levels_at(timesteps))["prices"]
     learned = weights, scores, scores, holds, now
     return Entry(name, sampler, task, sigma_y, steps, 8, timesteps, *learned)
 
@@ -129,7 +128,7 @@ def test_the_page_says_what_there_is():
     assert f"{len(SHIPPED)} schedules, {measured} of them measured" in page
     begun = sum(entry.began_from is not None for entry in SHIPPED)
     assert f"{begun} schedules, of many steps mostly, began from" in page
-    limits = [prices_of(SAMPLERS[e.sampler](), levels_at(e.timesteps)) for e in SHIPPED]
+    limits = [for_network(SAMPLERS[e.sampler](), levels_at(e.timesteps))["prices"] for e in SHIPPED]
     before = sum(e.within != now for e, now in zip(SHIPPED, limits, strict=True))
     assert f"{before} are of the limits of before" in page
     assert "Of DMPS, ILVR and DAPS all that were measured" in page

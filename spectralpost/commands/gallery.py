@@ -19,7 +19,6 @@ from ..gallery import (
     gallery_prior,
     gallery_schedule,
     levels_at,
-    prices_of,
     problem_on,
     published_of,
     scores_of,
@@ -27,6 +26,7 @@ from ..gallery import (
 )
 from ..gallery.entries import SIZES, TASKS, entry_of
 from ..gallery.judged import WITHIN
+from ..learning import for_network
 from ..noise import vp_linear
 from ..options import Gallery
 from ..prior_file import load_prior, save_prior
@@ -237,14 +237,14 @@ def _show(entry: Entry) -> None:
     console.print(_scores_table(f"{entry.name}: {problem}", scores))
     ranges = "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in entry.holds.items())
     console.print(f"Holds within 5 %: {ranges}", soft_wrap=True)
-    within, now = entry.within, prices_of(SAMPLERS[entry.sampler](), levels_at(entry.timesteps))
-    if within != now:
+    within, levels = entry.within, levels_at(entry.timesteps)
+    if within != for_network(SAMPLERS[entry.sampler](), levels)["prices"]:
         limit, scales = within.max_amplification, " and ".join(map("{:g}".format, within.scales))
         weak = f" ({within.weak_modes * limit:g} of weak modes)" if within.weak_modes > 1 else ""
         console.print(
             f"Learned within the limits of before: amplification {limit:g}{weak}, at "
-            f"{scales} times the spectrum too; another network "
-            "may need those of now (`design --limits network --start` goes on from it).",
+            f"{scales} times the spectrum too; another network may need "
+            "those of now (`design --limits network --start` goes on from it).",
             soft_wrap=True,
         )
     if (found := entry.measured) is not None:

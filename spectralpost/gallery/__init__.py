@@ -24,7 +24,6 @@ from .judged import (
     Scores,
     gain_of,
     holds_between,
-    prices_of,
     problem_on,
     published_of,
     scores_of,

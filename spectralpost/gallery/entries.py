@@ -75,7 +75,7 @@ class Entry(NamedTuple):
     energy: dict[str, float | None]
     # Of sigma_y, and of the blur's size where there is one: see `judged.holds_between`.
     holds: dict[str, tuple[float, float]]
-    within: Prices  # that it was learned with
+    within: Prices  # that it was learned with, `for_network`'s of then
     # Entries of fewer steps from which its search began; None: from random starts.
     began_from: tuple[str, ...] | None = None
     # On the shipped network, where that was done: "images", their number; "energy", the score of

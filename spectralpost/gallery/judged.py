@@ -8,7 +8,7 @@ import numpy as np
 
 from ..degradations import Degradation
 from ..inpainting import learning_problem
-from ..learning import Prices, evaluate, for_network, heuristic
+from ..learning import evaluate, for_network, heuristic
 from ..learning.lanes import next_power_of_two
 from ..learning.preparing import constant_of
 from ..merging import bin_modes, pad_modes, unique_modes
@@ -60,11 +60,6 @@ def tuned_of(sampler: Sampler, problem: Problem, levels: NoiseLevel) -> Guidance
     """
     free = for_network(sampler, levels)["free"]
     return constant_of(sampler, problem, levels, heuristic(sampler, problem, levels), free)
-
-
-def prices_of(sampler: Sampler, levels: NoiseLevel) -> Prices:
-    """`Entry.within` of a schedule that is learned now."""
-    return for_network(sampler, levels)["prices"]
 
 
 def published_of(name: str, task: str, problem: Problem, levels: NoiseLevel) -> Guidance:

@@ -53,8 +53,8 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     1.5 times, weak ones within 3, in 100 within 4.5.
     Noise levels and eta are learned where that pays (`Sampler.for_network`).
 
-    Chosen on training images with the shipped network, and the last two numbers with FFDNet as
-    well; what each buys: docs/real_networks.md.
+    Chosen on training images with the shipped network, and those of samplers that see only values
+    with FFDNet as well; what each buys: docs/real_networks.md.
 
     >>> sp.for_network(sampler, levels)["prices"].max_amplification
     1.5
