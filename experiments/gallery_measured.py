@@ -27,11 +27,11 @@ import jax.numpy as jnp
 import numpy as np
 import tyro
 
+from on_networks.scores import energies
 from spectralpost import (
     SAMPLERS,
     GaussianDenoiser,
     InputError,
-    energy_score,
     gallery_entries,
     gallery_prior,
     gallery_schedule,
@@ -175,9 +175,7 @@ def measured(entry: Entry, network: PixelDenoiser, x_0: np.ndarray) -> dict[str,
         at, guidance = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float32), (at, guidance))
         given = sampler, network, degradation, y, at, guidance, jax.random.key(2)
         samples = restore(*given, sigma_y=entry.sigma_y, num_samples=2)
-        samples = np.nan_to_num(np.asarray(samples), nan=1e3, posinf=1e3, neginf=-1e3)
-        scores = energy_score(jnp.asarray(samples.clip(-1e3, 1e3)), jnp.asarray(x_0))
-        energy[label] = np.asarray(scores, float)
+        energy[label] = energies(np.asarray(samples), x_0).astype(float)
     more = 100 * (energy["learned"] - energy["tuned"]) / energy["tuned"].mean()
     error = more.std(ddof=1) / len(more) ** 0.5
     return {

@@ -145,7 +145,7 @@ INNER_OF = {
 SCRIPTS = sorted(
     path
     for folder in ("experiments", "benchmarks")
-    for path in (Path(__file__).parents[1] / folder).glob("*.py")
+    for path in (Path(__file__).parents[1] / folder).rglob("*.py")
 )
 
 
