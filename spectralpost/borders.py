@@ -14,7 +14,6 @@ the mean, errors are smaller, and samples differ less near the borders than the 
 `experiments/borders.py` compares both with other ways to fill the margin.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 
@@ -30,6 +29,7 @@ from .degradations import Degradation, make_degradation
 from .errors import InputError, check_whole
 from .noise import NoiseLevel
 from .prior import Prior
+from .problem_checks import check_sigma_y
 from .restoration import PixelDenoiser, restore
 from .samplers.base import Guidance, Sampler
 
@@ -126,8 +126,7 @@ def extended(
     _check_blur(degradation)
     if prior.shape != shape:
         raise InputError(f"prior of size {prior.shape}, degradation of size {shape}")
-    if not 0 < sigma_y < math.inf:
-        raise InputError(f"sigma_y = {sigma_y}: must be > 0 and finite")
+    check_sigma_y(sigma_y)
     planes = None if prior.axes is None else len(prior.axes)
     if planes is not None and y.shape[-3:-2] != (planes,):
         raise InputError(f"measurement of shape {y.shape}: the prior is of {planes} planes")

@@ -36,7 +36,7 @@ from .degradations import Degradation
 from .errors import InputError, check_kind, check_whole
 from .noise import NoiseLevel
 from .prior import Prior, denoiser_gain, denoiser_variance, frequency
-from .problem_checks import check_array, check_has_square, orthonormal
+from .problem_checks import check_array, check_has_square, check_sigma_y, orthonormal
 
 
 class Problem(NamedTuple):
@@ -97,7 +97,8 @@ def make_problem(
     check_array("response", response, spectrum.shape, minimum=0)
     check_array("mean", mean, spectrum.shape)
     check_array("weight", weight, rows, above=0)
-    check_array("sigma_y", sigma_y, (), above=0)
+    check_array("sigma_y", sigma_y, ())
+    check_sigma_y(sigma_y)
     check_has_square("sigma_y", sigma_y)
     if basis is not None:
         basis = number("basis", basis)

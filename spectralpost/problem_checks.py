@@ -6,6 +6,9 @@ from jax import Array
 from .algebra import is_concrete
 from .errors import InputError
 
+# What rounding to 8 bits adds to pixels in [-1, 1]: 2 / 255 / sqrt(12).
+ROUNDING = 0.0023
+
 
 def orthonormal(basis: np.ndarray) -> bool:
     """Whether the columns of each block [B, k, k] are, or unit vectors of reflections [B, k], as
@@ -38,6 +41,16 @@ def check_array(
         raise InputError(f"{name} = {numbers.min():g}: must be >= {minimum:g}")
     if above is not None and numbers.min() <= above:
         raise InputError(f"{name} = {numbers.min():g}: must be > {above:g}")
+
+
+def check_sigma_y(value: Array | float, *, zero_allowed: bool = False) -> None:
+    """InputError unless sigma_y, a number, is one that a measurement can have."""
+    if not is_concrete(value) or 0 < value < np.inf or (zero_allowed and value == 0):
+        return
+    words = f"must be {'>= 0' if zero_allowed else '> 0'} and finite"
+    if value == 0:
+        words += f"; data without noise still have the rounding of 8 bits, {ROUNDING} in [-1, 1]"
+    raise InputError(f"sigma_y = {value:g}: {words}")
 
 
 def check_has_square(name: str, value: Array) -> None:

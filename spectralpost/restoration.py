@@ -28,6 +28,7 @@ from .denoiser_checks import (
 from .errors import InputError, check_kind, check_whole
 from .kept_jit import kept_jit
 from .noise import NoiseLevel, check_levels, step_pairs
+from .problem_checks import check_sigma_y
 from .samplers.base import Guidance, Measurement, Sampler, Step, check_guidance, check_kinds
 
 # Of the relative residual; well below what sampling noise hides.
@@ -177,9 +178,7 @@ def noise_strength(sigma_y: ArrayLike, dtype: np.dtype, *, zero_allowed: bool = 
     number = as_floating("sigma_y", sigma_y, dtype)
     if number.shape:
         raise InputError(f"sigma_y of shape {number.shape}: one number is needed")
-    if is_concrete(number) and not (0 < number < np.inf or (zero_allowed and number == 0)):
-        allowed = ">= 0" if zero_allowed else "> 0"
-        raise InputError(f"sigma_y = {sigma_y}: must be {allowed} and finite")
+    check_sigma_y(number, zero_allowed=zero_allowed)
     return number
 
 

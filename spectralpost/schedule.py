@@ -18,6 +18,7 @@ from .noise import NoiseLevel, check_levels, num_steps_of
 from .noise_grid import NoiseGrid, checked_timesteps
 from .prior import Prior
 from .problem import Problem, planes_of
+from .problem_checks import check_sigma_y
 from .samplers import SAMPLERS, make_sampler
 from .samplers.base import Guidance, Sampler, check_guidance
 from .signatures import changed_options
@@ -101,8 +102,7 @@ class Schedule:
         name, options = sampler.name, dict(sampler.options)
         if make_sampler(name, **options) != sampler:
             raise InputError(f"sampler {name!r}: is not what SAMPLERS has under this name")
-        if not 0 < float(sigma_y) < np.inf:
-            raise InputError(f"sigma_y = {sigma_y}: must be > 0 and finite")
+        check_sigma_y(float(sigma_y))
         if isinstance(grid, NoiseLevel):
             grid = NoiseGrid(check_levels(grid), None, "learned", {}, "learned")
         knots = others.get("band_knots")

@@ -170,7 +170,7 @@ def test_a_schedule_says_only_what_is_so():
     short = {name: weights[1:] for name, weights in GUIDANCE.items()}
     for given, message in (
         ({"sampler": impostor()}, "sampler 'dps': is not what SAMPLERS has under this name"),
-        ({"sigma_y": -1.0}, "sigma_y = -1.0: must be > 0"),
+        ({"sigma_y": -1.0}, "sigma_y = -1: must be > 0"),
         ({"guidance": {"foo": GUIDANCE["zeta"]}}, "foo"),
         ({"guidance": short}, r"of shape \(2,\): \(3,\) is needed"),
         ({"guidance": GUIDANCE | {"zeta": -GUIDANCE["zeta"]}}, "guidance.zeta: all values must be"),

@@ -186,7 +186,7 @@ def test_a_constant_image_stays_constant(grey):
         ({"y": np.zeros(6)}, "crop of size .6,.: larger"),
         ({"y": np.full(CROP, np.nan)}, "NaN"),
         ({"y": np.zeros(CROP, complex)}, "real numbers"),
-        ({"sigma_y": 0.0}, "sigma_y = 0.0: must be > 0"),
+        ({"sigma_y": 0.0}, "sigma_y = 0: must be > 0"),
         ({"sigma_y": np.inf}, "sigma_y = inf"),
         ({"prior": power_law(CROP)}, r"prior of size \(5, 6\)"),
     ],

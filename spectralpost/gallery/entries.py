@@ -24,6 +24,7 @@ from ..learning import Prices
 from ..noise import TRAIN_STEPS, NoiseLevel, at_timesteps, vp_linear
 from ..plain_json import plain, read_json
 from ..prior import Prior, power_law
+from ..problem_checks import check_sigma_y
 from ..samplers import SAMPLERS
 from ..schedule import Schedule
 from ..signatures import options_of
@@ -205,13 +206,9 @@ def gallery_nearest(
             f"degradation = {degradation!r}{given}: the gallery has of {sampler} {have}"
         )
 
-    if not (is_number(sigma_y) and math.isfinite(sigma_y) and sigma_y > 0):
-        given = f"{sigma_y:g}" if is_number(sigma_y) else sigma_y
-        message = f"sigma_y = {given}: must be a finite number > 0"
-        if sigma_y == 0:  # what people ask for who have no noise
-            least = min(entry.sigma_y for entry in alike)
-            message += f"; the smallest in the gallery is {least:g}, ask for that"
-        raise InputError(message)
+    if not is_number(sigma_y):
+        raise InputError(f"sigma_y = {sigma_y}: must be a number > 0")
+    check_sigma_y(sigma_y)
 
     def distance(entry: Entry) -> float:
         own = _complete(degradation, TASKS[entry.task].options)
