@@ -73,6 +73,7 @@ from spectralpost.gallery import (
 from spectralpost.learning import constant_that_holds, is_dense
 from spectralpost.merging import pad_modes
 from spectralpost.merging_blocks import representative_blocks
+from spectralpost.problem_checks import ROUNDING
 from spectralpost.samplers.base import Guidance
 
 READY = ("dps", "pigdm", "diffpir", "mpgd", "ddrm", "dds", "reddiff", "dmps", "ilvr", "daps")
@@ -96,8 +97,9 @@ class Options:
     """Folder of the gallery's files (default: the package's)."""
     samplers: tuple[str, ...] = READY
     tasks: tuple[str, ...] = tuple(TASKS)
-    sigma_y: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2)
-    """For pixels in [-1, 1]. 0 is no problem of the model: its measurement has a density."""
+    sigma_y: tuple[float, ...] = (ROUNDING, 0.01, 0.05, 0.1, 0.2)
+    """For pixels in [-1, 1]. 0 is no problem of the model: its measurement has a density. The first
+    stands for data without noise, of which there is nothing to denoise."""
     steps: tuple[int, ...] = (10, 20, 50, 100)
     size: int = 64
     """Side of the images."""
@@ -142,6 +144,7 @@ def build(options: Options) -> None:
         for name, steps, task, sigma_y in product(
             options.samplers, options.steps, options.tasks, options.sigma_y
         )
+        if (task, sigma_y) != ("denoise", ROUNDING)
     ]
     if options.better:
         chosen = {entry.name for entry in gallery_entries(options.into)}

@@ -56,6 +56,7 @@ from spectralpost.gallery import (
 )
 from spectralpost.images import built_in_photographs, tiles
 from spectralpost.learning import HOLDS
+from spectralpost.problem_checks import ROUNDING
 from spectralpost.restoration import PixelDenoiser
 
 BINS = 256  # of the problem that constants are tuned on, as in `gallery.py`
@@ -67,7 +68,7 @@ class Options:
     """Folder of the gallery's files (default: the package's)."""
     samplers: tuple[str, ...] = tuple(SAMPLERS)
     tasks: tuple[str, ...] = tuple(TASKS)
-    sigma_y: tuple[float, ...] = (0.01, 0.05, 0.1, 0.2)
+    sigma_y: tuple[float, ...] = (ROUNDING, 0.01, 0.05, 0.1, 0.2)
     """For pixels in [-1, 1]."""
     steps: tuple[int, ...] = (10, 20, 50, 100)
     images: int = 48

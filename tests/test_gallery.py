@@ -273,7 +273,7 @@ def test_nearest(asked, name, folder):
         (("diffpir", "downsample", {"factor": 99}, 0.1, 2), "factor = 99: does not divide"),
         (
             ("diffpir", "identity", {}, 0.0, 2),
-            "sigma_y = 0: must be a finite number > 0; the smallest in the gallery is 0.05, ask",
+            "sigma_y = 0: must be > 0 and finite; data without noise",
         ),
         (("diffpir", "identity", {}, float("nan"), 2), "sigma_y = nan"),
         (("diffpir", "identity", {}, 0.1, 0), "steps = 0"),
@@ -524,7 +524,7 @@ BAD = {
     ),
     "sigma_y 0": (
         "gallery nearest --sampler dps --degradation denoise --sigma-y 0 --steps 2",
-        "sigma_y = 0: .*; the smallest in the gallery is 0.1, ask for that",
+        "sigma_y = 0: .* the rounding of 8 bits, 0.0023",
     ),
     "wrong size": (
         "gallery nearest --sampler diffpir --blur-std -1 --sigma-y 0.1 --steps 2",

@@ -81,6 +81,7 @@ SHARED = {
         "option_files",
         "given_schedule",
         "inputs",
+        "going_on",
         "calibration",
         "console",
         "polish",

@@ -136,7 +136,7 @@ def test_bad_input(prior):
         with pytest.raises(sp.InputError, match=message):
             call(given, **others)
     for sigma_y in (0.0, np.nan):
-        with pytest.raises(sp.InputError, match=f"sigma_y = {sigma_y}"):
+        with pytest.raises(sp.InputError, match=f"sigma_y = {sigma_y:g}"):
             sp.polish(sampler, denoiser, images, BLUR, sigma_y, LEVELS, guidance, **WIDE)
     with pytest.raises(sp.InputError, match="restores to NaN"):
         sp.polish(sampler, lambda x, t: x * jnp.nan, images, BLUR, 0.1, LEVELS, guidance, **WIDE)

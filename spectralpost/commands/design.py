@@ -1,6 +1,5 @@
 """`spectralpost design`: from photographs to a guidance schedule."""
 
-import zipfile
 from pathlib import Path
 from typing import NamedTuple
 
@@ -24,13 +23,15 @@ from ..learning import (
     sensitivity,
 )
 from ..noise import NoiseLevel
+from ..noise_grid import NoiseGrid
 from ..options import Design
 from ..plain_json import text_of
 from ..polishing import Polished
 from ..prior_file import save_prior
+from ..restoration import PixelDenoiser
 from ..samplers.base import Guidance, Sampler
 from ..schedule import Schedule, provenance
-from ..schedule_file import load_schedule, save_schedule
+from ..schedule_file import save_schedule
 from .calibration import calibrated
 from .console import (
     Say,
@@ -44,7 +45,7 @@ from .console import (
     transfer_of,
     watched,
 )
-from .given_schedule import given_schedule
+from .going_on import SCHEDULE, SEARCH, check_same, load_search, schedule_to_begin_from
 from .inputs import (
     Inputs,
     check_unused,
@@ -60,7 +61,6 @@ from .inputs import (
 from .photograph import check_borders, prediction_in_words, restored_photograph
 from .polish import clean_images, polish_with_progress
 
-SCHEDULE, SEARCH = "schedule.json", "search.npz"  # --resume goes on from the latter
 FAR_OFF = 3.0  # dB below its prediction: a restoration that diverges
 
 
@@ -84,8 +84,42 @@ class Result(NamedTuple):
     notes: tuple[str, ...]  # what there is to say of the files
 
 
+class Asked(NamedTuple):
+    """What the options mean, as far as no image is needed for it."""
+
+    sampler: Sampler
+    free: tuple[str, ...] | None
+    grid: NoiseGrid
+    begin: list[Schedule]  # from which searches go on
+    resume: Guidance | None
+    network: bool  # whether within limits of a network
+
+
 def compute(options: Design, say: Say = quiet) -> Result:
     """Learn a schedule, hold it against the baselines, restore a photograph with it."""
+    asked = asked_for(options)
+    inputs = inputs_of(options, options.photo)
+    check_borders(options, inputs)
+    clean = None
+    if options.polish is not None:
+        clean, notes = clean_images(options, options.polish, inputs)
+        inputs = inputs._replace(notes=(*inputs.notes, *notes))
+    denoiser = denoiser_of(options.denoiser, inputs.prior, inputs.photo.shape, asked.sampler)
+    if options.denoiser != "gaussian":
+        say("calibrating the denoiser")
+        inputs = calibrated(options, inputs, denoiser)
+    if options.resume is not None:
+        check_same(options.resume, asked.sampler, inputs, options.sigma_y)
+    learned, polished = learned_on(inputs, asked, options, say), None
+    if clean is not None:
+        given = learned.grid.levels, learned.result, clean, denoiser, say
+        polished = polish_with_progress(options, asked.sampler, inputs, *given)
+        learned = with_guidance(learned, polished.guidance, inputs, asked.sampler)
+    say("evaluating")
+    return judged(options, asked, inputs, denoiser, learned, polished)
+
+
+def asked_for(options: Design) -> Asked:
     sampler = sampler_of(options)
     free, grid = free_weights(options), grid_of(options, options.steps)
     _check_eta(options, sampler)
@@ -102,51 +136,53 @@ def compute(options: Design, say: Say = quiet) -> Result:
         raise InputError(f"hold levels: {why}; it goes with limits of a network")
     if options.start is not None:
         check_unused(options, Design(), ("starts",), "design --start, which has one")
-    inputs = inputs_of(options, options.photo)
-    check_borders(options, inputs)
-    clean = None
-    if options.polish is not None:
-        clean, notes = clean_images(options, options.polish, inputs)
-        inputs = inputs._replace(notes=(*inputs.notes, *notes))
-    denoiser = denoiser_of(options.denoiser, inputs.prior, inputs.photo.shape, sampler)
-    if is_network:
-        say("calibrating the denoiser")
-        inputs = calibrated(options, inputs, denoiser)
-    prior, problem = inputs.prior, inputs.problem
-    if options.resume is not None:
-        _check_same(options.resume, sampler, inputs, options.sigma_y)
+    return Asked(sampler, free, grid, begin, resume, network)
 
+
+def learned_on(inputs: Inputs, asked: Asked, options: Design, say: Say) -> Learned:
     def start(levels: NoiseLevel) -> Guidance:
-        guidance = heuristic(sampler, problem, levels)
+        guidance = heuristic(asked.sampler, inputs.problem, levels)
         if options.eta is not None:
             guidance["eta"] = jnp.full_like(guidance["eta"], options.eta)
         return guidance
 
-    learned = learn_on_grid(
-        sampler,
+    return learn_on_grid(
+        asked.sampler,
         inputs.small,
-        grid,
+        asked.grid,
         start,
-        free,
+        asked.free,
         learn_levels=False if options.hold_levels else options.learn_levels or None,
-        network=network,
-        schedules=begin,
+        network=asked.network,
+        schedules=asked.begin,
         search=search_of(options),
         progress=watched(say),
-        resume=resume,
+        resume=asked.resume,
     )
-    grid, result, polished = learned.grid, learned.result, None
-    if clean is not None:
-        polished = polish_with_progress(
-            options, sampler, inputs, grid.levels, result, clean, denoiser, say
-        )
-        small = evaluate(sampler, inputs.small, grid.levels, polished.guidance)
-        result = result._replace(guidance=polished.guidance, losses=np.asarray([small]))
-        learned = learned._replace(result=result)
-    say("evaluating")
+
+
+def with_guidance(
+    learned: Learned, guidance: Guidance, inputs: Inputs, sampler: Sampler
+) -> Learned:
+    """With these weights in place of what the search found."""
+    loss = evaluate(sampler, inputs.small, learned.grid.levels, guidance)
+    result = learned.result._replace(guidance=guidance, losses=np.asarray([loss]))
+    return learned._replace(result=result)
+
+
+def judged(
+    options: Design,
+    asked: Asked,
+    inputs: Inputs,
+    denoiser: PixelDenoiser,
+    learned: Learned,
+    polished: Polished | None,
+) -> Result:
+    """The schedule beside the baselines, in closed form on all modes and on a photograph."""
+    sampler, grid, result = asked.sampler, learned.grid, learned.result
+    prior, problem = inputs.prior, inputs.problem
     baselines = baselines_of(sampler, problem, grid.levels, result, prior)
     result = result._replace(baseline_guidance=baselines)
-    learned = learned._replace(result=result)
     schedules = baselines | {"learned": result.guidance}
     transfers = {
         name: transfer_of(
@@ -155,7 +191,6 @@ def compute(options: Design, say: Say = quiet) -> Result:
         for name in figures.LABELS
     }
     rows = {name: metrics_of(problem, transfer, prior) for name, transfer in transfers.items()}
-    importance = sensitivity(sampler, inputs.small, grid.levels, result.guidance, result.free)
     panels, photo_rows = restored_photograph(
         options, sampler, inputs, grid, schedules, transfers, denoiser
     )
@@ -170,24 +205,23 @@ def compute(options: Design, say: Say = quiet) -> Result:
         objective="wasserstein2" if polished is None else "wasserstein2, polished",
         loss=rows["learned"]["W2^2"],
         baselines={name: rows[name]["W2^2"] for name in figures.LABELS if name != "learned"},
-        provenance=provenance(options.seed) | {"limits": "network" if network else "bare"},
+        provenance=provenance(options.seed) | {"limits": "network" if asked.network else "bare"},
     )
-    title = f"{sampler.name}, {title_of(options, options.steps, inputs, grid.label)}"
     return Result(
-        title,
-        schedule,
-        inputs,
-        learned,
-        polished,
-        rows,
-        transfers,
-        importance,
-        panels,
-        photo_rows,
-        prediction_in_words(options, inputs.degradation),
-        is_exact(inputs.degradation) and options.borders == "circular",
-        denoiser_in_words(options.denoiser),
-        inputs.notes,
+        title=f"{sampler.name}, {title_of(options, options.steps, inputs, grid.label)}",
+        schedule=schedule,
+        inputs=inputs,
+        learned=learned._replace(result=result),
+        polished=polished,
+        rows=rows,
+        transfers=transfers,
+        importance=sensitivity(sampler, inputs.small, grid.levels, result.guidance, result.free),
+        panels=panels,
+        photo_rows=photo_rows,
+        prediction=prediction_in_words(options, inputs.degradation),
+        as_predicted=is_exact(inputs.degradation) and options.borders == "circular",
+        denoiser=denoiser_in_words(options.denoiser),
+        notes=inputs.notes,
     )
 
 
@@ -270,49 +304,6 @@ def present(result: Result) -> None:
         f"whitened images: {inputs.kurtosis:.1f} (0 for the model).",
         soft_wrap=True,
     )
-
-
-def schedule_to_begin_from(start: str, options: Design, sampler: Sampler) -> Schedule:
-    """A file, or one of the gallery; of this sampler."""
-    if options.resume is not None:
-        raise InputError(f"start = {start!r}: a search that is resumed has begun; leave one out")
-    schedule = given_schedule(start, "start")
-    if schedule.sampler_name != sampler.name:
-        raise InputError(f"start = {start!r}: is of {schedule.sampler_name}, not {sampler.name}")
-    return schedule
-
-
-def load_search(path: Path) -> Guidance:
-    """What an earlier search found, for `learn(resume=)`."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            return {name: jnp.asarray(stored[name]) for name in stored.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise InputError(f"resume {str(path)!r}: cannot be read ({error})") from error
-
-
-def _check_same(folder: Path, sampler: Sampler, inputs: Inputs, sigma_y: float) -> None:
-    """InputError if the search of that folder was for another problem."""
-    if not (path := folder / SCHEDULE).exists():
-        return
-    was = load_schedule(path)
-    before = {
-        "sampler": was.sampler(),
-        "degradation": was.degradation(),
-        "sigma_y": was.sigma_y,
-        "prior": was.prior_hash,
-    }
-    now = {
-        "sampler": sampler,
-        "degradation": inputs.degradation,
-        "sigma_y": sigma_y,
-        "prior": inputs.prior.hash,
-    }
-    if differs := [name for name in now if now[name] != before[name]]:
-        raise InputError(
-            f"resume = {str(folder)!r}: its search was for another {' and '.join(differs)}; "
-            f"--start {path} begins from its schedule"
-        )
 
 
 def _check_eta(options: Design, sampler: Sampler) -> None:

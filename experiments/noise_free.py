@@ -1,0 +1,130 @@
+"""Data without noise: are schedules that were made for the rounding of 8 bits good for them?
+
+The model knows no measurement without noise. Its gallery has schedules for sigma_y 0.0023, what
+rounding to 8 bits adds to pixels in [-1, 1]. Here they restore, on the shipped network, tiles of
+scikit-image's colour photographs that were degraded with no noise at all, beside their published
+default at that sigma_y and the samplers that are meant for such data: DDNM and PiGDM with
+`noiseless`, and DDRM, as published. Energy score of two restorations of each (root mean square per
+pixel, less is better), and how much more it is than DDNM's, in %, with the standard error of the
+paired differences.
+
+    python experiments/noise_free.py            the table of docs/gallery.md
+    python experiments/noise_free.py --quick    one task with a Gaussian denoiser, checked
+"""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import tyro
+
+from gallery_measured import photographs
+from on_networks.scores import energies
+from spectralpost import (
+    SAMPLERS,
+    Degradation,
+    GaussianDenoiser,
+    InputError,
+    NoiseLevel,
+    Sampler,
+    draw,
+    gallery_prior,
+    gallery_schedule,
+    heuristic,
+    keep_compiled_programs,
+    load_unet,
+    measure,
+    restore,
+    vp_linear,
+)
+from spectralpost.degradations import make_degradation
+from spectralpost.gallery import TASKS, entry_name, entry_of, problem_on, published_of
+from spectralpost.problem_checks import ROUNDING
+from spectralpost.restoration import PixelDenoiser
+from spectralpost.samplers.base import Guidance
+
+MEANT = {  # for data without noise
+    "ddnm": SAMPLERS["ddnm"](noiseless=True),
+    "pigdm, noiseless": SAMPLERS["pigdm"](noiseless=True),
+    "ddrm": SAMPLERS["ddrm"](),
+}
+REFERENCE = "ddnm"
+
+Contestant = tuple[str, Sampler, NoiseLevel, Guidance]
+
+
+@dataclass
+class Options:
+    samplers: tuple[str, ...] = ("pigdm", "diffpir", "mpgd", "dds", "reddiff")
+    tasks: tuple[str, ...] = ("gaussian_blur2", "motion_blur", "x2", "x4", "inpaint")
+    steps: int = 10
+    images: int = 48
+    """Tiles restored, twice each."""
+    quick: bool = False
+    """One task with a Gaussian denoiser, checked."""
+
+
+def main(options: Options) -> None:
+    keep_compiled_programs()
+    if options.quick:
+        return quick(options)
+    network = load_unet()
+    for task in options.tasks:
+        show(task, scores(task, network, photographs(64, options.images), options))
+
+
+def scores(
+    task: str, network: PixelDenoiser, x_0: np.ndarray, options: Options
+) -> dict[str, np.ndarray]:
+    """Energy scores [N] of images x_0 [N, 3, H, W] in [-1, 1], by contestant."""
+    degradation = make_degradation(TASKS[task].degradation, x_0.shape[2:], **TASKS[task].options)
+    y = measure(degradation, x_0, 0.0, jax.random.key(1))
+    found = {}
+    for label, sampler, levels, guidance in contestants(task, degradation, options):
+        at, weights = jax.tree.map(lambda one: jnp.asarray(one, np.float32), (levels, guidance))
+        given = sampler, network, degradation, y, at, weights, jax.random.key(2)
+        samples = restore(*given, sigma_y=ROUNDING, num_samples=2)
+        found[label] = energies(np.asarray(samples), x_0).astype(float)
+    return found
+
+
+def contestants(task: str, degradation: Degradation, options: Options) -> Iterator[Contestant]:
+    levels, problem = vp_linear(options.steps), problem_on(degradation, ROUNDING)
+    for label, sampler in MEANT.items():
+        yield label, sampler, levels, heuristic(sampler, problem, levels)
+    for name in options.samplers:
+        schedule = gallery_schedule(entry_of(entry_name(name, task, ROUNDING, options.steps)))
+        yield name, schedule.sampler(), schedule.levels, schedule.guidance
+        published = published_of(name, task, problem, levels)
+        yield f"{name}, published", SAMPLERS[name](), levels, published
+
+
+def show(task: str, found: dict[str, np.ndarray]) -> None:
+    reference = found[REFERENCE]
+    for label, energy in found.items():
+        more = 100 * (energy - reference) / reference.mean()
+        error = more.std(ddof=1) / len(more) ** 0.5
+        print(
+            f"{task:<15}{label:<20}{energy.mean():8.4f}{more.mean():+8.1f} ({error:.1f})",
+            flush=True,
+        )
+
+
+def quick(options: Options) -> None:
+    """Under the denoiser that they were made for, learned schedules are the best of all."""
+    prior = gallery_prior(32)
+    x_0 = draw(prior, 16).astype(np.float32)
+    found = scores("x4", GaussianDenoiser.of(prior), x_0, replace(options, samplers=("pigdm",)))
+    show("x4", found)
+    if min(found, key=lambda label: found[label].mean()) != "pigdm":
+        sys.exit("noise_free: the learned schedule is not the best")
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Options, description=__doc__))
+    except InputError as error:
+        sys.exit(f"noise_free: {error}")
