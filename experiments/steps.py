@@ -115,7 +115,7 @@ class Options:
     """Small, and checked."""
     samplers: tuple[str, ...] = ("dps", "diffpir")
     steps: tuple[int, ...] = (5, 10, 20, 50, 100, 200, 500, 1000)
-    learn_steps: int = 50
+    learn_steps: int = 200
     """Up to so many steps schedules are learned."""
     starts: int = 8
     """Searches side by side."""
