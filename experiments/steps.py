@@ -15,36 +15,39 @@ model), and tiles of scikit-image's photographs, as `spectralpost design` takes 
 by a Gaussian of std 2 pixels; the images also a quarter as wide, and with a random half of their
 pixels known.
 
-    python experiments/steps.py --out DIR    47 minutes of CPU time; DIR/steps.cells is kept
+    python experiments/steps.py --out DIR    about 2 hours of CPU time; DIR/steps.cells is kept
     python experiments/steps.py --out DIR --learn-steps 20 --samplers pigdm mpgd
     python experiments/steps.py --quick      one problem, checked
 
-W2^2 per pixel:
+W2^2 per pixel, times 10^4:
 
-                                            20 steps                           1000 steps
-                        published    tuned  learned   levels    exact  published    tuned
-    dps      1-D Matern     0.21    0.0026   0.0021  0.00015   0.0013    0.0013   0.00039
-             1-D power      0.080   0.0016   0.0015  0.000076  0.0010    0.0011   0.00018
-             CIFAR-like     0.18    0.026    0.017   0.0047    0.0029    0.013    0.0015
-             - x4           0.20    0.0069   0.0062  0.0011    0.0030    0.00041  0.00021
-             - inpainting   0.22    0.0055   0.0039  0.00072   0.0019    0.0026   0.0012
-             photographs    0.082   0.0044   0.0033  0.00040   0.0016    0.0016   0.00031
-             - x4           0.14    0.0031   0.0026  0.00025   0.0017    0.00027  0.00016
-             - inpainting   0.12    0.0073   0.0027  0.00042   0.0016    0.0014   0.0011
-    diffpir  1-D Matern     0.0022  0.0012   0.0011  0.000052  0.0013    0.00012  0.000028
-             1-D power      0.0019  0.0010   0.0009  0.000028  0.0010    0.000061 0.000024
-             CIFAR-like     0.0081  0.0045   0.0030  0.00072   0.0029    0.00072  0.000073
-             - x4           0.0042  0.0032   0.0031  0.00084   0.0030    0.00044  0.000063
-             - inpainting   0.013   0.011    0.011   0.0030    0.0019    0.0054   0.00054
-             photographs    0.0028  0.0018   0.0015  0.00010   0.0016    0.00013  0.000029
-             - x4           0.0019  0.0017   0.0016  0.00015   0.0017    0.00022  0.000026
-             - inpainting   0.0072  0.0072   0.0068  0.00080   0.0016    0.0016   0.00039
+                          20 steps                          200 steps                   1000 steps
+                      publ.  tuned learn. levels  exact  tuned learn. levels  exact  publ.  tuned
+dps      1-D Matern    2100     26     21    1.5     13    7.1    1.9   0.52   0.37     13    3.9
+         1-D power      800     16     15   0.76     10    3.7    1.5   0.27   0.36     11    1.8
+         CIFAR-like    1800    260    170     44     29     33     30     14   0.42    130     15
+         - x4          2000     69     62     11     30    4.6    2.5   0.59   0.44    4.1    2.1
+         - inpainting  2200     55     39    8.8     19     13      -      -   0.40     26     12
+         photographs    820     44     33    4.2     16    5.4    2.6   0.86   0.38     16    3.1
+         - x4          1400     31     26    2.6     17    4.1    1.9   0.40   0.38    2.7    1.6
+         - inpainting  1200     73     27    4.2     16    8.2    2.4    1.4   0.38     14     11
+diffpir  1-D Matern      22     12     11   0.61     13    1.1   0.64  0.033   0.37    1.2   0.28
+         1-D power       19     10    9.0   0.28     10   0.95   0.52  0.014   0.36   0.61   0.24
+         CIFAR-like      80     45     30    7.1     29    3.1    2.7   0.51   0.42    7.3   0.73
+         - x4            42     32     31    8.4     30    2.4    2.2   0.68   0.44    4.4   0.63
+         - inpainting   130    110    110     30     19     18      -      -   0.40     54    5.4
+         photographs     28     18     15    1.0     16    1.3   0.82  0.053   0.38    1.4   0.29
+         - x4            19     17     16    1.4     17    1.1   0.92  0.075   0.38    2.2   0.26
+         - inpainting    72     72     68    8.1     16     11    8.6   0.41   0.38     16    3.9
 
 Tuned dps gains little from many steps: at 1000 it is 40 to 470 times as far off as the exact score.
-Learned levels are worth more than learned weights: what 10 steps with both reach, tuned diffpir
-needs 50 to 500 steps for, tuned dps 50 (x4 of CIFAR-like images) to over 1000 (inpainting). The
-tuned constant of dps is worse in 10 steps than in 5 on photographs; a finer scan of constants
-(blur) finds no better one. Of inpainting it is no better in 1000 steps than in 100.
+Its learned weights gain more: in 200 steps they have 0.27 to 0.92 of the constant's W2^2, diffpir's
+0.54 to 0.90. Learned levels are worth more than learned weights: what 10 steps with both reach,
+tuned diffpir needs 50 to 500 steps for, tuned dps 50 (x4 of CIFAR-like images) to over 1000
+(inpainting). In 200 steps they bring diffpir to 0.04 to 1.6 of the exact score's W2^2 on uniform
+steps, dps to 0.7 to 3.7, but for the blur of CIFAR-like images (34). The tuned constant of dps is
+worse in 10 steps than in 5 on photographs; a finer scan of constants (blur) finds no better one. Of
+inpainting it is no better in 1000 steps than in 100.
 """
 
 import sys
