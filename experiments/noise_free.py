@@ -49,7 +49,7 @@ from spectralpost.samplers.base import Guidance
 MEANT = {  # for data without noise
     "ddnm": SAMPLERS["ddnm"](noiseless=True),
     "pigdm, noiseless": SAMPLERS["pigdm"](noiseless=True),
-    "ddrm": SAMPLERS["ddrm"](),
+    "ddrm, published": SAMPLERS["ddrm"](),
 }
 REFERENCE = "ddnm"
 
@@ -77,12 +77,14 @@ def main(options: Options) -> None:
     keep_compiled_programs()
     if options.quick:
         return quick(options)
-    network = load_unet()
+    if unknown := [name for name in options.tasks if name not in TASKS]:
+        raise InputError(f"tasks: {unknown[0]!r}: allowed are {', '.join(TASKS)}")
+    if options.images < 2:
+        raise InputError(f"images = {options.images}: a standard error needs 2 at least")
+    network, x_0 = load_unet(), photographs(64, options.images)
     for task in options.tasks:
-        x_0 = photographs(64, options.images)
-        show(
-            task, {label: scores(task, kind, network, x_0, options) for label, kind in DATA.items()}
-        )
+        of = {label: scores(task, kind, network, x_0, options) for label, kind in DATA.items()}
+        show(task, of)
 
 
 def scores(

@@ -45,12 +45,16 @@ def check_array(
 
 def check_sigma_y(value: Array | float, *, zero_allowed: bool = False) -> None:
     """InputError unless sigma_y, a number, is one that a measurement can have."""
-    if not is_concrete(value) or 0 < value < np.inf or (zero_allowed and value == 0):
+    if not is_concrete(value):
+        return
+    number = float(value)  # JAX takes the smallest numbers for 0
+    if 0 < number < np.inf or (zero_allowed and number == 0):
         return
     words = f"must be {'>= 0' if zero_allowed else '> 0'} and finite"
-    if value == 0:
-        words += f"; data without noise still have the rounding of 8 bits, {ROUNDING} in [-1, 1]"
-    raise InputError(f"sigma_y = {value:g}: {words}")
+    if number == 0:
+        words += "; data without noise still have the rounding of 8 bits, "
+        words += f"{ROUNDING:g} in [-1, 1], {ROUNDING / 2:.2g} in [0, 1]"
+    raise InputError(f"sigma_y = {number:g}: {words}")
 
 
 def check_has_square(name: str, value: Array) -> None:

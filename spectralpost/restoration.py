@@ -178,7 +178,11 @@ def noise_strength(sigma_y: ArrayLike, dtype: np.dtype, *, zero_allowed: bool = 
     number = as_floating("sigma_y", sigma_y, dtype)
     if number.shape:
         raise InputError(f"sigma_y of shape {number.shape}: one number is needed")
-    check_sigma_y(number, zero_allowed=zero_allowed)
+    if is_concrete(number):
+        given = float(np.asarray(sigma_y))
+        check_sigma_y(given, zero_allowed=zero_allowed)
+        if not number < np.inf or (given > 0 and not np.asarray(number) > 0):
+            raise InputError(f"sigma_y = {given:g}: is {number:g} in {number.dtype}")
     return number
 
 

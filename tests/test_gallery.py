@@ -140,7 +140,7 @@ def test_the_page_says_what_there_is():
     }
     silent = [entry for entry in SHIPPED if entry.sigma_y == ROUNDING]
     assert {entry.name for entry in silent} == expected
-    assert f"{len(silent)} of them" in page
+    assert f"The other {len(silent)} are of sigma_y {ROUNDING}" in page
     assert all(entry.w2["learned"] < 1.001 * entry.w2["tuned"] for entry in silent)
     measured = sum(entry.measured is not None for entry in SHIPPED)
     assert f"{len(SHIPPED)} schedules, {measured} of them measured" in page

@@ -368,6 +368,7 @@ EYE = np.eye(2)[None]
         ({"response": [1.0, -1.0]}, "response = -1: must be >= 0"),
         ({"sigma_y": 0.0}, "sigma_y = 0: must be > 0 and finite; .* rounding of 8 bits, 0.0023"),
         ({"sigma_y": -1.0}, "sigma_y = -1: must be > 0"),
+        ({"sigma_y": -1e-320}, "sigma_y = -9.99989e-321: must be > 0 and finite$"),
         ({"sigma_y": np.nan}, "sigma_y: is nan, must be finite"),
         ({"sigma_y": [0.1, 0.1]}, "sigma_y of shape"),
         ({"mean": [1.0]}, "mean of shape"),

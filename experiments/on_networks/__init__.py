@@ -1,1 +1,1 @@
-"""Parts of `real_networks.py`: which schedules, how they are scored, what is shown of it."""
+"""Parts of `real_networks.py`, of which other scripts use scores, too."""

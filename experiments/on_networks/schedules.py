@@ -135,9 +135,8 @@ def learned(label: str, changes: Mapping[str, Any], case: Case) -> Schedule:
     if label == MIXTURE:
         assert case.mixture is not None
         scales, probability = case.mixture
-        problem = [
-            case.calibrated._replace(spectrum=scale * case.calibrated.spectrum) for scale in scales
-        ]
+        # Each with its own Jacobian, so not the calibrated one.
+        problem = [case.plain._replace(spectrum=scale * case.plain.spectrum) for scale in scales]
         options["several"] = Several(references=1 / probability)  # the mean of their losses
         prices = prices._replace(scales=())
     else:

@@ -120,6 +120,8 @@ def compute(options: Design, say: Say = quiet) -> Result:
 
 
 def asked_for(options: Design) -> Asked:
+    """Options held against each other, and files that a search goes on from; InputError for what
+    does not go together."""
     sampler = sampler_of(options)
     free, grid = free_weights(options), grid_of(options, options.steps)
     _check_eta(options, sampler)
@@ -140,6 +142,8 @@ def asked_for(options: Design) -> Asked:
 
 
 def learned_on(inputs: Inputs, asked: Asked, options: Design, say: Say) -> Learned:
+    """The search, which begins from the published default where nothing else is given."""
+
     def start(levels: NoiseLevel) -> Guidance:
         guidance = heuristic(asked.sampler, inputs.problem, levels)
         if options.eta is not None:
