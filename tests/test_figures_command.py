@@ -112,11 +112,14 @@ def run(arguments: str, capsys) -> tuple[int, str, str]:
 
 
 def test_scripts_are_those_that_draw():
-    """The table names all scripts that save a figure with a caption, and no others."""
-    drawing = {
-        path.stem for path in EXPERIMENTS.glob("*.py") if "save_with_caption(" in path.read_text()
-    }
+    """The table names all scripts that are asked for a figure's format, and no others; each saves
+    it with a caption, here or in its parts."""
+    texts = {path.stem: path.read_text() for path in EXPERIMENTS.glob("*.py")}
+    drawing = {name for name, text in texts.items() if "format: Format" in text}
+    saving = {name for name, text in texts.items() if "save_with_caption(" in text}
     assert drawing == set(figures.SCRIPTS)
+    assert saving == drawing - {"real_networks"}
+    assert "save_with_caption(" in (EXPERIMENTS / "on_networks" / "shown.py").read_text()
 
 
 def test_all_figures_in_order(scripts, tmp_path, capsys):
