@@ -20,11 +20,11 @@ uniform steps of the linear VP grid. W2^2 per pixel to the true posterior, all m
     weights in 2 bands            0.015089   0.011732   0.011411   0.006219   0.003898   0.003481
     weights in 4 bands            0.014126   0.011669   0.010763   0.005830   0.003889   0.003115
     weights + fresh noise         0.020800   0.011419   0.011666   0.006379   0.003352   0.003462
-    weights + levels              0.004069   0.001399   0.001318   0.001797   0.000558   0.000486
-    the same, rounded levels      0.003927   0.001399   0.001318   0.001619   0.000559   0.000484
-    all, 4 bands                  0.001024   0.000858   0.000889   0.000293   0.000216   0.000246
+    weights + levels              0.004069   0.001399   0.001328   0.001696   0.000558   0.000486
+    the same, rounded levels      0.003927   0.001399   0.001320   0.001439   0.000559   0.000485
+    all, 4 bands                  0.001033   0.000858   0.000903   0.000360   0.000216   0.000247
     exact score                   0.012061   0.012061   0.012061   0.003546   0.003546   0.003546
-    exact score, learned levels   0.002059   0.001181   0.001063   0.000597   0.000422   0.000287
+    exact score, learned levels   0.002059   0.001181   0.001065   0.000518   0.000422   0.000288
 
 Where the steps are placed is worth most: learned levels gain a factor of 6 to 9 on the weights of
 every step, for every sampler, and rounding them to a network's time steps costs nothing once the
@@ -49,17 +49,17 @@ steps restore the same images):
 
                                       measured     (s.e.)  predicted     z
     dps 10     weights, every step    0.112537 (0.000220)  0.112285  +1.1
-    dps 10     all, 4 bands           0.128020 (0.000197)  0.127864  +0.8
+    dps 10     all, 4 bands           0.127943 (0.000196)  0.127785  +0.8
     diffpir 10 weights, every step    0.098784 (0.000172)  0.098522  +1.5
     diffpir 10 all, 4 bands           0.128964 (0.000197)  0.128799  +0.8
     pigdm 10   weights, every step    0.099545 (0.000157)  0.099370  +1.1
-    pigdm 10   all, 4 bands           0.128945 (0.000200)  0.128795  +0.8
+    pigdm 10   all, 4 bands           0.128779 (0.000199)  0.128628  +0.8
     dps 20     weights, every step    0.119682 (0.000219)  0.119467  +1.0
-    dps 20     all, 4 bands           0.135191 (0.000205)  0.135085  +0.5
+    dps 20     all, 4 bands           0.135053 (0.000208)  0.134890  +0.8
     diffpir 20 weights, every step    0.114070 (0.000198)  0.114120  -0.3
     diffpir 20 all, 4 bands           0.135804 (0.000204)  0.135630  +0.9
     pigdm 20   weights, every step    0.117244 (0.000184)  0.117069  +1.0
-    pigdm 20   all, 4 bands           0.135522 (0.000209)  0.135371  +0.7
+    pigdm 20   all, 4 bands           0.135521 (0.000209)  0.135370  +0.7
 """
 
 import sys
