@@ -26,12 +26,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import tyro
+from jax.typing import ArrayLike
 
-from on_networks.scores import energies
+from on_networks.scores import energies, percent_more
 from spectralpost import (
     SAMPLERS,
+    Degradation,
     GaussianDenoiser,
     InputError,
+    NoiseLevel,
+    Sampler,
     gallery_entries,
     gallery_prior,
     gallery_schedule,
@@ -58,6 +62,7 @@ from spectralpost.images import built_in_photographs, tiles
 from spectralpost.learning import HOLDS
 from spectralpost.problem_checks import ROUNDING
 from spectralpost.restoration import PixelDenoiser
+from spectralpost.samplers.base import Guidance
 
 BINS = 256  # of the problem that constants are tuned on, as in `gallery.py`
 
@@ -173,17 +178,30 @@ def measured(entry: Entry, network: PixelDenoiser, x_0: np.ndarray) -> dict[str,
         ("tuned", levels, constant),
         ("published", levels, published),
     ):
-        at, guidance = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float32), (at, guidance))
-        given = sampler, network, degradation, y, at, guidance, jax.random.key(2)
-        samples = restore(*given, sigma_y=entry.sigma_y, num_samples=2)
-        energy[label] = energies(np.asarray(samples), x_0).astype(float)
-    more = 100 * (energy["learned"] - energy["tuned"]) / energy["tuned"].mean()
-    error = more.std(ddof=1) / len(more) ** 0.5
+        given = sampler, network, degradation, y, at, guidance
+        energy[label] = restored_energies(*given, entry.sigma_y, x_0)
+    more, error = percent_more(energy["learned"], energy["tuned"])
     return {
         "images": len(x_0),
         "energy": {label: float(f"{one.mean():.4g}") for label, one in energy.items()},
-        "of_tuned": [round(float(more.mean()), 1), round(float(error), 1)],
+        "of_tuned": [round(more, 1), round(error, 1)],
     }
+
+
+def restored_energies(
+    sampler: Sampler,
+    network: PixelDenoiser,
+    degradation: Degradation,
+    y: ArrayLike,
+    levels: NoiseLevel,
+    guidance: Guidance,
+    sigma_y: float,
+    x_0: np.ndarray,
+) -> np.ndarray:
+    """Energy scores [N] of two restorations of each image x_0 [N, 3, H, W] in [-1, 1]."""
+    at, weights = jax.tree.map(lambda leaf: jnp.asarray(leaf, np.float32), (levels, guidance))
+    given = sampler, network, degradation, y, at, weights, jax.random.key(2)
+    return energies(np.asarray(restore(*given, sigma_y=sigma_y, num_samples=2)), x_0)
 
 
 def quick() -> None:

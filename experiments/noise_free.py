@@ -17,12 +17,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import tyro
 
-from gallery_measured import photographs
-from on_networks.scores import energies
+from gallery_measured import photographs, restored_energies
+from on_networks.scores import percent_more
 from spectralpost import (
     SAMPLERS,
     Degradation,
@@ -37,7 +36,6 @@ from spectralpost import (
     keep_compiled_programs,
     load_unet,
     measure,
-    restore,
     vp_linear,
 )
 from spectralpost.degradations import make_degradation
@@ -99,10 +97,8 @@ def scores(
     y = kind(np.asarray(measure(degradation, x_0, 0.0, jax.random.key(1)))).astype(np.float32)
     found = {}
     for label, sampler, levels, guidance in contestants(task, degradation, options):
-        at, weights = jax.tree.map(lambda one: jnp.asarray(one, np.float32), (levels, guidance))
-        given = sampler, network, degradation, y, at, weights, jax.random.key(2)
-        samples = restore(*given, sigma_y=ROUNDING, num_samples=2)
-        found[label] = energies(np.asarray(samples), x_0).astype(float)
+        given = sampler, network, degradation, y, levels, guidance
+        found[label] = restored_energies(*given, ROUNDING, x_0)
     return found
 
 
@@ -122,10 +118,8 @@ def show(task: str, found: dict[str, dict[str, np.ndarray]]) -> None:
     for label in next(iter(found.values())):
         line = f"    {label:<20}"
         for of_data in found.values():
-            energy, reference = of_data[label], of_data[REFERENCE]
-            more = 100 * (energy - reference) / reference.mean()
-            error = more.std(ddof=1) / len(more) ** 0.5
-            line += f"{energy.mean():9.4f}" + f"{more.mean():+.1f} ({error:.1f})".rjust(14)
+            more, error = percent_more(of_data[label], of_data[REFERENCE])
+            line += f"{of_data[label].mean():9.4f}" + f"{more:+.1f} ({error:.1f})".rjust(14)
         print(line, flush=True)
 
 

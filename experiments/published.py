@@ -83,6 +83,7 @@ import numpy as np
 import tyro
 
 import spectralpost as sp
+from on_networks.scores import energies, percent_more
 from spectralpost.learning import prepare
 from spectralpost.samplers.base import Guidance
 
@@ -250,7 +251,7 @@ def on_network(options: Options) -> None:
     print(f"{'':<50}" + "".join(f"{f'{steps} steps':>25}" for steps in options.steps))
     print(f"{'':<50}" + f"{'tuned':>9}{'published':>16}" * len(options.steps))
 
-    def energies(case: Case, steps: int, tuned: bool = False) -> np.ndarray:
+    def energies_of(case: Case, steps: int, tuned: bool = False) -> np.ndarray:
         degradation = NETWORK_TASKS[case.task](prior.shape)
         problem, levels = sp.learning_problem(prior, degradation, SIGMA_Y), sp.vp_linear(steps)
         problem = sp.bin_modes(sp.unique_modes(problem)[0], BINS)[0]
@@ -263,8 +264,7 @@ def on_network(options: Options) -> None:
         single = jax.tree.map(lambda leaf: leaf.astype(np.float32), levels)
         key, given = jax.random.key(2), (network, degradation, y, single, guidance)
         samples = sp.restore(sampler, *given, key, sigma_y=SIGMA_Y, num_samples=2)
-        finite = jnp.clip(jnp.nan_to_num(samples, nan=1e3), -1e3, 1e3)
-        return np.asarray(sp.energy_score(finite, x_0))
+        return energies(np.asarray(samples), x_0)
 
     constants: dict[int, np.ndarray] = {}  # steps -> scores, of the last default
     for case in CASES:
@@ -274,10 +274,10 @@ def on_network(options: Options) -> None:
         print(in_words(case), end="")
         for steps in options.steps:
             if is_default(case):
-                constants[steps] = energies(case, steps, tuned=True)
+                constants[steps] = energies_of(case, steps, tuned=True)
             tuned = constants[steps]
-            gap = 100 * (energies(case, steps) - tuned) / tuned.mean()
-            words = f"{gap.mean():+.1f} % ({gap.std(ddof=1) / np.sqrt(gap.size):.1f})"
+            gap, error = percent_more(energies_of(case, steps), tuned)
+            words = f"{gap:+.1f} % ({error:.1f})"
             score = f"{tuned.mean():.5f}" if is_default(case) else ""
             print(f"{score:>9}{words:>16}", end="", flush=True)
         print()

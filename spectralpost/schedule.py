@@ -102,7 +102,7 @@ class Schedule:
         name, options = sampler.name, dict(sampler.options)
         if make_sampler(name, **options) != sampler:
             raise InputError(f"sampler {name!r}: is not what SAMPLERS has under this name")
-        check_sigma_y(float(sigma_y))
+        check_sigma_y(sigma_y)
         if isinstance(grid, NoiseLevel):
             grid = NoiseGrid(check_levels(grid), None, "learned", {}, "learned")
         knots = others.get("band_knots")

@@ -1,6 +1,7 @@
 """The experiments run, and print what their docstrings say."""
 
 import gzip
+import importlib
 import json
 import os
 import re
@@ -11,8 +12,10 @@ import numpy as np
 import pytest
 from forked import scripts_of
 
+import spectralpost as sp
 from spectralpost.commands.figures import SCRIPTS
 from spectralpost.designers import load_designer
+from spectralpost.learning import LearnResult, Prices
 
 FIRST_BYTES = {"png": b"\x89PNG\r\n", "svg": b"<?xml", "pdf": b"%PDF-"}
 EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))
@@ -108,6 +111,42 @@ def test_borders_from_end_to_end(run, tmp_path):
     assert lost.shape == (3, 2)
     assert np.all(lost[:, 0] > lost[:, 1] + 3)  # 9.7 to 13 against -1.5 to -1.2
     assert [path.name for path in tmp_path.iterdir()] == ["scenes.npz"]
+
+
+def test_labels_say_what_is_learned(monkeypatch):
+    """Of real_networks: which problem, with how much of `for_network`; mixtures are of the plain
+    one, each with its own Jacobian."""
+    monkeypatch.syspath_prepend(EXPERIMENTS[0].parent)
+    schedules = importlib.import_module("on_networks.schedules")
+    asked = {}
+
+    def learn(sampler, problem, levels, **options):
+        asked.update(options, problem=problem)
+        return LearnResult(*[None] * len(LearnResult._fields))._replace(levels=levels)
+
+    monkeypatch.setattr(schedules, "learn", learn)
+    plain, calibrated = (sp.make_problem([1.0, slope], [1.0, 0.5], 0.1) for slope in (0.1, 0.2))
+    sampler, levels = sp.SAMPLERS["diffpir"](), sp.vp_linear(3)
+    mixture = np.array([0.5, 2.0]), np.array([0.75, 0.25])
+    case = schedules.Case(sampler, levels, None, plain, calibrated, None, mixture=mixture)
+    full = sp.for_network(sampler, levels)["prices"]
+    without = full._replace(scales=())
+    for label, problem, prices in (
+        ("bare", plain, Prices()),
+        ("bare, within 2", plain, Prices(2.0)),
+        ("limits", plain, without),
+        ("limits + levels + J", calibrated, without),
+        ("limits + levels + J + scales", calibrated, full),
+        ("network, weak 2", calibrated, full._replace(weak_modes=2.0)),
+    ):
+        schedules.schedule_of(label, case)
+        assert asked["problem"] is problem and asked["prices"] == prices
+        assert asked["freedom"].levels == ("levels" in label or "network" in label)
+    schedules.schedule_of("mixture", case)
+    assert asked["prices"] == without and asked["freedom"].levels
+    for found, scale in zip(asked["problem"], mixture[0], strict=True):
+        np.testing.assert_allclose(found.spectrum, scale * np.array([1.0, 0.1]), rtol=1e-6)
+    np.testing.assert_allclose(asked["several"].references, 1 / mixture[1])
 
 
 def test_real_networks_from_end_to_end(run, tmp_path):

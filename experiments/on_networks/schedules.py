@@ -56,7 +56,7 @@ class Case:
     """What schedules are looked for of.
 
     plain, calibrated  the problem of the prior as it is, and calibrated to the network
-    clean              images to polish and to tune on
+    clean              images [N, 3, H, W] in [-1, 1] to polish and to tune on
     mixture            see `scale_mixture`
     kept               scores by label, whose schedules are not looked for again
     """

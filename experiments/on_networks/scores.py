@@ -24,7 +24,8 @@ SCORES: dict[str, Callable[[float], float]] = {
 
 def energies(samples: np.ndarray, x_0: np.ndarray) -> np.ndarray:
     """Energy scores [N] of samples [2, N, C, H, W] of images [N, C, H, W], in [-1, 1]."""
-    return np.asarray(energy_score(jnp.asarray(finite(samples)), jnp.asarray(x_0)))
+    scores = energy_score(jnp.asarray(finite(samples)), jnp.asarray(x_0))
+    return np.asarray(scores).astype(float)
 
 
 def finite(samples: np.ndarray) -> np.ndarray:
@@ -70,7 +71,13 @@ def ring_power(images: np.ndarray) -> np.ndarray:
 
 
 def gap_of(cell: dict, label: str) -> tuple[float, float]:
-    """How much more energy score than the tuned constant, in % of it, and its standard error."""
-    tuned = np.asarray(cell["tuned"]["energy"])
-    gap = 100 * (np.asarray(cell[label]["energy"]) - tuned) / tuned.mean()
-    return gap.mean(), gap.std(ddof=1) / np.sqrt(gap.size)
+    """How much more energy score than the tuned constant: see `percent_more`."""
+    energy, tuned = (np.asarray(cell[one]["energy"]) for one in (label, "tuned"))
+    return percent_more(energy, tuned)
+
+
+def percent_more(energy: np.ndarray, reference: np.ndarray) -> tuple[float, float]:
+    """How much more scores [N] are than others of the same images, on average, in % of the mean of
+    these, and the standard error of the paired differences."""
+    gap = 100 * (energy - reference) / reference.mean()
+    return float(gap.mean()), float(gap.std(ddof=1) / np.sqrt(gap.size))

@@ -91,7 +91,7 @@ def titles(cells: dict[str, dict]) -> str:
 
 def correlation(cells: dict[str, dict]) -> None:
     """Rank correlation of what is predicted with the energy score: of all, and within cells."""
-    titles = ("W2 model", "W2 calibrated", "predicted")
+    models = ("W2 model", "W2 calibrated", "predicted")
     print("\nrank correlation with the energy score, over all and (mean of those within cells), of")
     print(f"{'':<16}   W2, model       W2, calibrated  energy score, calibrated")
     by_jacobian = ("all", "with Jacobian", "without")
@@ -105,7 +105,7 @@ def correlation(cells: dict[str, dict]) -> None:
         if not some:
             continue
         print(f"{title:<16}", end="")
-        for model in titles:
+        for model in models:
             pairs = [[(np.mean(s["energy"]), s[model]) for s in cell.values()] for cell in some]
             over_all = spearmanr(*zip(*chain(*pairs), strict=True)).statistic
             within = np.mean([spearmanr(*zip(*one, strict=True)).statistic for one in pairs])
