@@ -173,3 +173,28 @@ def test_a_sampler_without_jacobian_may_do_what_both_its_baselines_do():
     assert result.loss <= result.baselines["tuned_constant"] * (1 + 1e-6)
     held = prepare(make_sampler("dps"), [PROBLEM], LEVELS).loss.max_growth
     np.testing.assert_allclose(held, np.log(3), rtol=1e-12)
+
+
+def test_a_sampler_that_only_mixes_may_do_so_at_other_scales():
+    """DDRM overwrites what is known of an image that is smooth yet: ten times what the denoiser is
+    made for, by its constant, which for_network's limits would make it worse than."""
+    places = np.arange(4)
+    covariance = np.exp(-(((places[:, None] - places) / 3.0) ** 2)) + 1e-4 * np.eye(4)
+    mask = sp.from_matrix((2, 2), np.diag([1.0, 0.0, 1.0, 0.0]))
+    problem, levels = sp.covariance_problem(mask, covariance, 0.01), vp_linear(4)
+    sampler = make_sampler("ddrm")
+    options = sp.for_network(sampler, levels)
+    prepared = prepare(sampler, [problem], levels, **options)
+    most = np.full(4, options["prices"].max_amplification)
+    for scale in (1.0, *options["prices"].scales):
+        scaled = problem._replace(spectrum=scale * problem.spectrum)
+        growth = [
+            sp.trajectory(sampler, scaled, levels, guidance).amplification
+            for guidance in (prepared.heuristic, prepared.constant)
+        ]
+        most = np.maximum(most, np.minimum(*growth))
+    assert most.max() > 10
+    np.testing.assert_allclose(np.exp(prepared.loss.max_growth), most, rtol=1e-6)
+    prices = options["prices"]
+    held = prepare(make_sampler("diffpir"), [problem], levels, prices=prices).loss.max_growth
+    np.testing.assert_allclose(np.exp(held), prices.max_amplification, rtol=1e-6)

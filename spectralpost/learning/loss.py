@@ -44,7 +44,8 @@ class Prices(NamedTuple):
                        steps may blow modes up by 10^10 and shrink them again: fine in closed form,
                        useless to a network and even to double precision. See `overshoot`. A sampler
                        that does not differentiate its denoiser may also do in a step what its
-                       published default and its tuned constant both do there, without `scales`
+                       published default and its tuned constant both do there; with `scales` only
+                       one whose weights are all between 0 and 1
     smoothness         a zigzag by a factor of e from step to step costs this fraction of the tuned
                        constant's loss (`guidance.roughness`): steps that do not matter follow their
                        neighbours. 0 gives the bare optimum

@@ -128,10 +128,18 @@ def prepare(
         return prepared
     constant, constant_loss = tuned_constant(unlimited, given)
     growth = None
-    # What is usual on the problem itself says nothing of other scales.
-    if not differentiates_denoiser(sampler) and not prices.scales:
-        growth = np.asarray(usual_growth(unlimited, given, constant))
+    # Elsewhere the constant need not work at other scales.
+    if not differentiates_denoiser(sampler) and (not prices.scales or only_mixes(sampler)):
+        of_scales = unlimited if not prices.scales else loss
+        growth = np.asarray(usual_growth(of_scales, given, constant))
     return tuned(prepared, constant, constant_loss, growth)
+
+
+def only_mixes(sampler: Sampler) -> bool:
+    """Whether all weights are shares, between 0 and 1, so that none can be too large for a network:
+    what is amplified is what the sampler overwrites, as DDRM known pixels of an image that is
+    smooth yet."""
+    return all(kind == "unit" for kind in sampler.constraint.values())
 
 
 def constant_of(
@@ -149,8 +157,8 @@ def constant_of(
 def tuned(
     prepared: Prepared, constant: Guidance, constant_loss: float, growth: np.ndarray | None
 ) -> Prepared:
-    """With the tuned constant and its loss, which prices are relative to; and, of a sampler that
-    does not differentiate its denoiser, `usual_growth`, within which it may be at any rate."""
+    """With the tuned constant and its loss, which prices are relative to; and, where there is one,
+    `usual_growth`, within which the sampler may be at any rate."""
     loss, number = prepared.loss, partial(np.asarray, dtype=prepared.loss.max_growth.dtype)
     # The constant need not work at other scales: as though it were as good there.
     relative = float(loss.scales[0] / prepared.given.scales[0])
