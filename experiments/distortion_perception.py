@@ -198,15 +198,16 @@ def save(panels: dict[str, dict[str, Row]], best: Tradeoff, options: Options, si
     assert options.out is not None
     prices = ", ".join(f"{price:g}" for price in sorted(set(options.prices)))
     caption = (
-        "Root mean squared error against perception, the distance (W2) from the law of outputs to "
-        f"that of images, per pixel, in {options.steps} steps. Black: the least error that any "
-        "estimate can have at that perception, and (star) true posterior samples. Blue: schedules "
-        f"learned for mse + price x perception, all weights free, prices {prices} from right to "
-        "left. Diamond: the exact conditional score in as many steps of DDIM. Schedules that are "
-        f"beyond a panel are named in it. {size}x{size} pixels, power law of exponent 2, Gaussian "
-        f"blur of std {BLUR:g} pixels, sigma_y {SIGMA_Y} in [-1, 1], linear VP grid. Numbers: "
-        "metrics per pixel, not their roots; of least: squared error as a multiple of the least "
-        "possible at that perception."
+        "Root mean squared error against the root of perception, which is the squared distance "
+        f"(W2) from the law of outputs to that of images, per pixel, in {options.steps} steps. "
+        "Black: the least error that any estimate can have at that perception, and (star) true "
+        "posterior samples, which are no such estimate. Light blue: schedules learned for mse + "
+        f"price x perception, all weights free, prices {prices}; of price 0 the one farthest to "
+        "the right. Diamond: the exact conditional score in as many steps of DDIM. Schedules that "
+        f"are beyond a panel are named in it. {size}x{size} pixels, power law of exponent 2, "
+        f"Gaussian blur of std {BLUR:g} pixels, sigma_y {SIGMA_Y} in [-1, 1], linear VP grid. "
+        "Numbers: metrics per pixel, not their roots; the column 'of least': squared error as a "
+        "multiple of the least possible at that perception."
     )
     shown = ("mse", "perception", "of least", "W2^2")
     save_with_caption(

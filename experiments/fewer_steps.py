@@ -86,8 +86,9 @@ CAPTION = (
     "and replaced by the schedule learned for so many steps. Gaussian blur of std 2 pixels, "
     "sigma_y 0.05 in [-1, 1], prior of five other photographs. Each pull is as hard as before, but "
     "there are fewer of them: the unchanged weight drifts off. Numbers: W2^2 per pixel to the true "
-    "posterior; PSNR in dB; amplification is how much larger than it was made for a signal gets "
-    "that the denoiser is handed, worst mode and step."
+    "posterior; PSNR in dB, of this photograph and as predicted for an average image; "
+    "amplification is how many times as large a signal is, at the worst mode and step, as the "
+    "denoiser was made for."
 )
 
 
@@ -192,7 +193,7 @@ def run(options: Options) -> tuple[dict, list[list[Panel]]]:
 
 def _caption(numbers: dict) -> str:
     loss, average, measured, _ = numbers.values()
-    return f"W2$^2$ {loss:.4f}\n{measured:.1f} dB (average image {average:.1f})"
+    return f"W2² {loss:.4f}\n{measured:.1f} dB (average image: {average:.1f})"
 
 
 def table(results: dict) -> str:

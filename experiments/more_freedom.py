@@ -26,12 +26,12 @@ uniform steps of the linear VP grid. W2^2 per pixel to the true posterior, all m
     exact score                   0.012061   0.012061   0.012061   0.003546   0.003546   0.003546
     exact score, learned levels   0.002059   0.001181   0.001065   0.000518   0.000422   0.000288
 
-Where the steps are placed is worth most: learned levels gain a factor of 6 to 9 on the weights of
+Where the steps are placed is worth most: learned levels gain a factor of 7 to 9 on the weights of
 every step, for every sampler, and rounding them to a network's time steps costs nothing once the
 weights are learned again. They go through the first half of the time steps in one or two.
 The exact score gains as much from such levels. Weights by band and fresh noise help DPS,
-whose one weight has to serve all frequencies, by 1.3 to 2.3, the others by 20 % at most. Three
-knots are nearly as good as a weight every step, except for DPS.
+whose one weight has to serve all frequencies, by factors of 1.3 to 2.2, the others by 1.26 at most.
+Three knots are nearly as good as a weight every step, except for DPS.
 
 A low pass on the residual that opens (FGPS, `low_pass`) is a weight by frequency too, but gains
 nothing here: what it cuts, the blur and the denoiser's derivative all but cut. Learned bands do the
@@ -145,7 +145,7 @@ CAPTION = (
     "W2^2 per pixel to the true posterior, above, of a sampler whose weights are free to be more "
     "and more: the published default, the tuned constant, three knots, every step, bands of "
     "frequency, with learned fresh noise, with learned noise levels (also rounded to a network's "
-    "time steps), and all at once; pale: the exact conditional score on the given and on the "
+    "time steps), and all at once; last the exact conditional score on the given and on the "
     "learned levels. Below: where the learned levels put the steps, 999 being noise. 64x64 pixels, "
     "power law of exponent 2, Gaussian blur of std 2 pixels, sigma_y 0.05 in [-1, 1]."
 )
@@ -349,43 +349,48 @@ def numbers_of(results: dict) -> dict:
 
 
 def figure(results: dict) -> Figure:
-    """Losses as bars, sampler by sampler, and the learned noise levels under them."""
+    """Losses, sampler by sampler, and the learned noise levels under them."""
     samplers = list(dict.fromkeys(key.split(", ")[0] for key in results))
     all_steps = list(dict.fromkeys(int(key.split(", ")[1]) for key in results))
     colours = dict(zip(all_steps, (ORANGE, BLUE, GREEN, PURPLE), strict=False))
     rows = list(numbers_of(results)["W2^2"])
     drawn = new_figure((max(1.5 + 4.3 * len(samplers), 8), 9.2))  # its title needs 8
     panels = drawn.subplots(2, len(samplers), squeeze=False, height_ratios=(3, 2), sharey="row")
-    height = 0.8 / len(all_steps)
+    apart = 0.6 / len(all_steps)
     low = min(min(run["losses"].values()) for run in results.values()) / 2
     high = max(max(run["losses"].values()) for run in results.values())
-    for bars, grids, name in zip(*panels, samplers, strict=True):
+    for dots, grids, name in zip(*panels, samplers, strict=True):
         for i, steps in enumerate(all_steps):
             run = results[f"{name}, {steps}"]
             values = np.array([run["losses"][row] for row in rows])
-            place = np.arange(len(rows)) + (i - (len(all_steps) - 1) / 2) * height
-            drawn_bars = bars.barh(place, values, height, color=colours[steps])
-            for bar, row in zip(drawn_bars, rows, strict=True):
-                bar.set_alpha(0.45 if row in (EXACT, EXACT_LEARNED) else 1)
-            labels = [f"{value:.2g}" for value in values]
-            bars.bar_label(drawn_bars, labels, padding=2, fontsize=7)
+            place = np.arange(len(rows)) + (i - (len(all_steps) - 1) / 2) * apart
+            dots.plot(values, place, "os^D"[i], color=colours[steps], label=f"{steps} steps")
+            for value, at in zip(values, place, strict=True):
+                dots.annotate(
+                    f"{value:.2g}",
+                    (value, at),
+                    (6, 0),
+                    textcoords="offset points",
+                    fontsize=7,
+                    va="center",
+                )
             share = np.arange(steps) / max(steps - 1, 1)
             if i == 0:
                 grids.plot([0, 1], [999, 0], "k--", linewidth=1, label="uniform")
             label = f"learned, {steps} steps"
             grids.plot(share, run["learned"], "o-", color=colours[steps], markersize=4, label=label)
-        bars.set_xscale("log")
-        bars.set_yticks(range(len(rows)), rows)
-        bars.set_xlim(left=low, right=4 * high)
-        bars.set_xlabel("W2$^2$ per pixel to the true posterior")
-        bars.set_title(name)
+        dots.set_xscale("log")
+        dots.set_yticks(range(len(rows)), rows)
+        dots.grid(axis="y", linewidth=0.4)
+        dots.set_xlim(left=low, right=4 * high)
+        dots.set_xlabel("W2$^2$ per pixel to the true posterior")
+        dots.set_title(name)
         grids.set_xlabel("steps done (share of all)")
     panels[0, 0].invert_yaxis()  # shared by the row
     panels[1, 0].set_ylabel("noise level, as time step of 1000 (999: noise)")
     for grids in panels[1]:
         grids.legend(fontsize="small", title=LEVELS, title_fontsize="small")
-    handles = [bar.patches[0] for bar in panels[0, 0].containers if hasattr(bar, "patches")]
-    labels = [f"{steps} steps" for steps in all_steps]
+    handles, labels = panels[0, 0].get_legend_handles_labels()
     drawn.legend(handles, labels, loc="outside lower center", ncols=len(labels))
     drawn.suptitle("What each kind of freedom is worth: blur of std 2, sigma_y = 0.05, 64x64")
     return drawn

@@ -88,14 +88,15 @@ from spectralpost.samplers.steps import ddim_step, heun_step, noise_estimate
 GRIDS = {"linear": sp.vp_linear, "cosine": sp.vp_cosine, "EDM": sp.ve_karras}
 OBJECTIVES = {"learned by W2": sp.wasserstein2, "learned by KL": sp.kl}
 HEUN = "EDM, Heun"
-STYLES = {  # colours, lines
-    "linear": (VERMILION, "--"),
-    "cosine": (ORANGE, "-."),
-    "EDM": (PURPLE, ":"),
-    HEUN: (SKY, (0, (1, 1))),
-    "learned by W2": (BLUE, "-"),
-    "learned by KL": (GREEN, (0, (5, 1))),
+STYLES = {  # colours, lines, markers
+    "linear": (VERMILION, "--", "X"),
+    "cosine": (ORANGE, "-.", "v"),
+    "EDM": (PURPLE, (0, (5, 1, 1, 1, 1, 1)), "D"),
+    HEUN: (SKY, (0, (1, 1)), "s"),
+    "learned by W2": (BLUE, "-", "o"),
+    "learned by KL": (GREEN, (0, (5, 1)), "^"),
 }
+DEEPEST = -12  # log-SNR, below which the cosine grid alone begins
 BARE = sp.Prices(max_amplification=np.inf, smoothness=0.0)  # nothing can go wrong on the way
 BINS = 64
 
@@ -238,18 +239,17 @@ def std_by_angles(variance: np.ndarray, levels: sp.NoiseLevel) -> np.ndarray:
 
 def figure_of(rows: tuple[Row, ...], results: dict, options: Options) -> Figure:
     drawn = new_figure((WIDE, 0.8 + 2.9 * len(rows)))
-    panels = drawn.subplots(len(rows), 4, squeeze=False, sharex="col")
-    every = np.concatenate([frequency(row.prior.shape).ravel() for row in rows])
+    panels = drawn.subplots(len(rows), 4, squeeze=False)
     titles = ("W2$^2$ per pixel", "KL per pixel (nats)")
     for row, axes in zip(rows, panels, strict=True):
         of, f = results[row.title], frequency(row.prior.shape).ravel()
-        for name, (colour, line) in STYLES.items():
+        for name, (colour, line, marker) in STYLES.items():
             if name not in of[options.shown]:
                 continue
             style = {"color": colour, "linestyle": line, "label": name}
             for panel, metric in zip(axes, ("w2", "kl"), strict=False):
                 values = [getattr(of[steps][name], metric) for steps in options.steps]
-                panel.loglog(options.steps, values, marker="o", markersize=3, **style)
+                panel.loglog(options.steps, values, marker=marker, markersize=4, **style)
             one = of[options.shown][name]
             snr = np.asarray(log_snr(one.levels))[:-1]
             axes[2].plot(np.arange(snr.size) / snr.size, snr, **style)
@@ -258,9 +258,9 @@ def figure_of(rows: tuple[Row, ...], results: dict, options: Options) -> Figure:
             mean = np.bincount(rank, std) / np.bincount(rank)
             axes[3].plot(at[1:], mean[1:], **style)
         axes[0].set_ylabel(row.title)
-        axes[2].set_ylim(-12, 14)
+        axes[2].set_ylim(DEEPEST, 14)
         axes[3].axhline(1, color="black", linewidth=0.8)
-        frequency_axis(axes[3], every)  # shared by the column
+        frequency_axis(axes[3], f, (0.005, 0.02, 0.1, 0.5))
         for panel, title in zip(axes, titles, strict=False):
             panel.set_title(title)
             panel.set_xticks(options.steps, [str(steps) for steps in options.steps])
@@ -294,10 +294,12 @@ def save(rows: tuple[Row, ...], results: dict, options: Options) -> None:
         caption="Unconditional sampling of Gaussian data: squared 2-Wasserstein distance and "
         "Kullback-Leibler divergence between samples and data, per pixel, against the number of "
         f"steps; the schedules of {options.shown} steps; and the standard deviation of each "
-        "frequency's samples over that of the data. Linear, cosine and EDM grids with DDIM or "
-        "DDPM, EDM's Heun steps with as many calls of the denoiser, and noise levels learned by "
-        "either metric. Data: a Matern process on 256 points (length 8, smoothness 1) and 32x32 "
-        "images of a power law with exponent 2; standard deviation of a pixel 0.5.",
+        "frequency's samples over that of the data (black: 1). log-SNR is log(alpha^2 / sigma^2) "
+        f"of the levels that the denoiser is called at, from {DEEPEST} on; the cosine grid begins "
+        "below. Linear, cosine and EDM grids with DDIM or DDPM, EDM's Heun steps with as many "
+        "calls of the denoiser (two of a step, so half as many levels), and noise levels learned "
+        "by either metric. Data: a Matern process on 256 points (length 8, smoothness 1) and "
+        "32x32 images of a power law with exponent 2; standard deviation of a pixel 0.5.",
         numbers=numbers,
         format=options.format,
         overwrite=True,

@@ -9,8 +9,8 @@ prior's power law. One row a weight. Black: the published default (dashed) and t
 
 Bars (and a grey band, of the nominal problem) say what not to read into a curve: of each step the
 range of its weight within which W2^2 rises by less than 1 %, all other weights as they are. Where
-it spans a factor of ten, curves are pale. One weight at a time: several that move together can be
-flatter still, which is counted below.
+it spans a factor of ten, dots are pale and have no bar. One weight at a time: several that move
+together can be flatter still, which is counted below.
 
 That recommended weights differ in structure from heuristics, and change with the step size, is the
 claim of Benita, Elad, Keshet, "Analyzing and Guiding Zero-Shot Posterior Sampling in Diffusion
@@ -38,7 +38,8 @@ together W2^2 rises as much (`directions`):
              20, 0.05, 1, 2     0.0090  0.00361  0.00257     6 of 20   -0.6  2.8 to 13    5.6     5
              20, 0.05, 3, 2     0.0082  0.00552  0.00360     6 of 20   -0.6  1.2 to 4.7   2.5     2
 
-What the early weights are, where log-SNR is below -2, hardly matters, and that is where curves of
+What the early weights are, where log-SNR is below -2 (in two of the cases -2.2, in 10 steps of dps
+-3.1), hardly matters, and that is where curves of
 different step counts differ most. Those that matter are about as large in 20, 50 and 100 steps:
 they are weights of a step, not of time. dps goes up and down among them: it turns at 56 of 71
 places over all eleven cases (a random sequence at 50), which no published default does, and up to
@@ -76,7 +77,8 @@ from spectralpost.figures import (
 from spectralpost.learning import constrain, unconstrain
 from spectralpost.noise import log_snr
 
-SHADES = (BLUE, GREEN, ORANGE, VERMILION)  # from cold to warm
+STYLES = ((BLUE, "o"), (GREEN, "^"), (ORANGE, "s"), (VERMILION, "D"))  # from cold to warm
+OUTERMOST = 0.01  # of the weights that matter, beyond each end of an axis
 FLAT = 0.01  # what a change of a weight may cost, relative to W2^2
 FAR = np.log(1e3)  # bands end here: a factor of 1000, of weights in [0, 1] of their odds
 CHEAP = np.log(10)  # a band as wide: a weight that hardly matters
@@ -149,8 +151,8 @@ def main(options: Options) -> None:
         if name not in (known := [one for one in sp.SAMPLERS if one != "exact"]):
             sys.exit(f"recommended_weights: samplers: {name!r}: allowed are {', '.join(known)}")
     for axis in AXES:
-        if len(getattr(options, axis)) > len(SHADES):
-            sys.exit(f"recommended_weights: {axis}: {len(SHADES)} values at most")
+        if len(getattr(options, axis)) > len(STYLES):
+            sys.exit(f"recommended_weights: {axis}: {len(STYLES)} values at most")
     sp.keep_compiled_programs()
     if options.out is not None:
         options.out.mkdir(parents=True, exist_ok=True)
@@ -307,33 +309,42 @@ def figure_of(results: dict[str, dict[Case, Learned]], options: Options) -> Figu
                 *axes.plot(x, nominal.published[weight], "--", color="black", linewidth=1),
                 *axes.plot(x, nominal.tuned[weight], ":", color="black", linewidth=1),
             ]
-            for value, colour in zip(getattr(options, axis), SHADES, strict=False):
+            for value, style in zip(getattr(options, axis), STYLES, strict=False):
                 one = results[name][centre._replace(**{axis: value})]
-                seen.append(draw_one(axes, one, weight, colour, f"{value:g}"))
-            axes.set_yscale("log")
-        seen += [nominal.published[weight], nominal.tuned[weight]]
-        shown = np.concatenate(seen)
-        row[0].set_ylim(shown.min() / 4, shown.max() * 4)
+                seen.append(draw_one(axes, one, weight, *style, f"{value:g}"))
         row[0].set_ylabel(f"{name}: {weight.rstrip('_')}")
+        if sp.SAMPLERS[name]().constraint[weight] == "unit":
+            row[0].set_ylim(-0.02, 1.02)
+            continue
+        shown = np.concatenate([*seen, nominal.published[weight], nominal.tuned[weight]])
+        low, high = np.quantile(shown, (OUTERMOST, 1 - OUTERMOST))
+        row[0].set_yscale("log")
+        row[0].set_ylim(low / 4, high * 4)
     for axes, title in zip(panels[0], AXES.values(), strict=True):
-        legend_above(axes, title, ncols=len(SHADES))
+        legend_above(axes, title, ncols=len(STYLES))
     for axes in panels[-1]:
-        axes.set_xlabel("log-SNR of the step")
-    names = ("costs less than 1 %, nominal problem", "published default", "tuned constant")
+        axes.set_xlabel("log-SNR, log(alpha$^2$ / sigma$^2$): noise on the left")
+    names = ("costs less than 1 %, nominal problem", "published default")
+    names += ("tuned constant (dps: of the official form)",)
     drawn.legend(nominals, names, loc="outside lower center", ncols=3)
     return drawn
 
 
-def draw_one(axes: Axes, one: Learned, weight: str, colour: str, label: str) -> np.ndarray:
+def draw_one(
+    axes: Axes, one: Learned, weight: str, colour: str, marker: str, label: str
+) -> np.ndarray:
     """A curve: dots with a bar where a weight matters, pale where it hardly does. Returns those
     that matter."""
     x, w, (low, high) = one.log_snr, one.learned[weight], one.bands[weight]
     which = matters(one, weight)
     axes.plot(x, w, "-", color=colour, linewidth=0.8, alpha=0.35)
     axes.plot(x[~which], w[~which], ".", color=colour, markersize=3, alpha=0.35)
-    axes.vlines(x[which], low[which], high[which], color=colour, linewidth=1)
-    axes.plot(x[which], w[which], "o", color=colour, markersize=4 if x.size < 50 else 2.5)
-    axes.plot([], [], "o-", color=colour, markersize=4, label=label)
+    few = x.size < 50
+    axes.vlines(
+        x[which], low[which], high[which], color=colour, linewidth=1 if few else 0.4, alpha=0.7
+    )
+    axes.plot(x[which], w[which], marker, color=colour, markersize=4 if few else 2.5)
+    axes.plot([], [], marker + "-", color=colour, markersize=4, label=label)
     return w[which]
 
 
@@ -349,13 +360,21 @@ def save(results: dict[str, dict[Case, Learned]], options: Options) -> None:
         f"four axes around the nominal problem ({centre.steps} steps of the linear VP grid, "
         f"sigma_y {centre.sigma_y:g}, Gaussian blur of std {centre.blur:g} pixels, power law of "
         f"exponent {centre.exponent:g}, {options.size}x{options.size} images, pixels in [-1, 1]). "
+        "log-SNR is log(alpha^2 / sigma^2), so sampling goes from left to right. "
         "Black: published default (dashed) and tuned constant (dotted) of the nominal "
-        "problem. Bars, and in grey the band of the nominal problem: the range of one step's "
+        "problem; that of dps is the constant of its official form, divided by a norm that falls. "
+        "Bars, and in grey the band of the nominal problem: the range of one step's "
         "weight within which the averaged W2^2 rises by less than 1 %, all other weights as they "
-        "are. Where the largest weight of a range is more than ten times the least, the curve is "
-        "pale: it says nothing there.",
+        "are. Where the largest weight of a range is more than ten times the least, dots are "
+        "pale, without a bar: such a weight hardly matters. Lines only join dots. Axes of weights "
+        "without bounds end where one in a hundred of those that matter is beyond; pale ones leave "
+        "them by far.",
         numbers={
-            name: [{"case": case._asdict()} | plain(one) for case, one in of.items()]
+            name: {
+                f"{case.steps} steps, sigma_y {case.sigma_y:g}, blur {case.blur:g}, exponent "
+                f"{case.exponent:g}": plain(one)
+                for case, one in of.items()
+            }
             for name, of in results.items()
         },
         format=options.format,

@@ -79,9 +79,10 @@ from spectralpost import (
 )
 from spectralpost.figures import (
     BLUE,
-    GREEN,
-    ORANGE,
-    VERMILION,
+    COLOURS,
+    LINES,
+    PURPLE,
+    SKY,
     WIDE,
     Format,
     new_figure,
@@ -91,20 +92,22 @@ from spectralpost.figures import (
 from spectralpost.files import results_folder
 
 DESIGNS = {  # colour, line and marker
-    "own tuned constant": (ORANGE, ":", "v"),
-    "nominal schedule": (VERMILION, "--", "X"),
+    "own tuned constant": (COLOURS["tuned constant"], LINES["tuned constant"], "v"),
+    "nominal schedule": (SKY, "--", "X"),
     "best on average": (BLUE, "-", "o"),
-    "best worst case": (GREEN, "-.", "s"),
+    "best worst case": (PURPLE, ":", "s"),
 }
 CONSTANT, NOMINAL_SCHEDULE, AVERAGE, WORST = DESIGNS
 
 CAPTION = (
     "W2^2 to the true posterior relative to that of the schedule learned for the very problem: of "
-    "the constant tuned for it, of the schedule of the nominal problem (dotted: sigma_y 0.05, blur "
-    "of std 2 pixels, power law of exponent 2), and of schedules learned for the whole range, for "
-    "the smallest mean or the smallest worst of these ratios. One of sigma_y, blur and exponent is "
-    "changed at a time, then three at once (corners). {steps} uniform steps of the linear VP grid. "
-    "Numbers by sigma_y, blur, exponent; W2^2 is per pixel, all modes."
+    "the constant tuned for it (own tuned constant), of the schedule of the nominal problem "
+    "(nominal schedule; grey line: sigma_y 0.05 in [-1, 1], blur of std 2 pixels, power law of "
+    "exponent 2), and of schedules learned for the whole range, for the smallest mean (best on "
+    "average) or the smallest worst (best worst case) of these ratios; 64x64 pixels. One of "
+    "sigma_y, blur and exponent is changed at a time, then three at once (corners). {steps} "
+    "uniform steps of the linear VP grid. Numbers by sigma_y, blur, exponent; W2^2 is per pixel, "
+    "all modes."
 )
 
 # The largest ratio of each design in --quick. The landscape has many minima nearly as good as each
@@ -230,7 +233,11 @@ def figure(points: tuple[Point, ...], results: dict) -> Figure:
     """Ratios along each axis of the range, and in its corners; one row a sampler."""
     drawn = new_figure((WIDE, 1.2 + 3.4 * len(results)))
     panels = drawn.subplots(len(results), len(AXES) + 1, squeeze=False, sharey="row")
-    names = {"sigma_y": "sigma$_y$", "blur": "std of the blur", "exponent": "exponent of the prior"}
+    names = {
+        "sigma_y": "sigma$_y$",
+        "blur": "std of the blur (pixels)",
+        "exponent": "exponent of the prior",
+    }
     where = {point: i for i, point in enumerate(points)}
     for row, (name, result) in zip(panels, results.items(), strict=True):
         for axes, (axis, every) in zip(row, [*AXES.items(), ("corners", CORNERS)], strict=True):
@@ -251,7 +258,7 @@ def figure(points: tuple[Point, ...], results: dict) -> Figure:
             axes.set_xticks(values, labels or [f"{value:g}" for value in values])
             axes.set_xlabel("corners: sigma$_y$, blur, exponent" if corners else names[axis])
             if not corners:
-                axes.axvline(getattr(NOMINAL, axis), color="grey", linewidth=0.8, linestyle=":")
+                axes.axvline(getattr(NOMINAL, axis), color="0.8", linewidth=3, zorder=0)
             else:
                 axes.margins(x=0.2)
         row[0].set_ylabel(f"{name}: W2$^2$ / that of\nthe problem's own schedule")
@@ -261,7 +268,7 @@ def figure(points: tuple[Point, ...], results: dict) -> Figure:
         row[0].set_yticks(ticks, [f"{tick:g}" for tick in ticks])
         row[0].minorticks_off()
     outside_legend(drawn)
-    drawn.suptitle("One schedule for a range of problems (dotted: the nominal problem)")
+    drawn.suptitle("One schedule for a range of problems (grey line: the nominal problem)")
     return drawn
 
 

@@ -91,7 +91,9 @@ PUBLISHED, TUNED, LEARNED, LEVELS, EXACT = STYLES
 LABELS = {LEVELS: "learned, with levels", EXACT: "exact score"}
 
 ABOUT = {  # words of the labels of `problems`
-    "blur": "Blur: Gaussian, std 2 pixels",
+    "1-D Matern": "1-D Matern: 256 points, length 8, smoothness 1",
+    "1-D power law": "1-D power law: 256 points, exponent 2",
+    "blur": "blur: Gaussian, std 2 pixels",
     "x4": "x4: bicubic",
     "inpainting": "inpainting: a random half of the pixels is known",
     "CIFAR-like": "CIFAR-like: a power law on 32x32 with three axes of colour",
@@ -281,7 +283,7 @@ def save(results: dict, options: Options) -> None:
         caption="Averaged squared 2-Wasserstein distance to the posterior, per pixel (pixels in "
         "[-1, 1]), against the number of steps of the uniform linear VP grid: published default, "
         "tuned constant, learned weights, learned weights and noise levels (up to "
-        f"{options.learn_steps} steps at most, fewer where blocks are large), and the exact "
+        f"{options.learn_steps} steps, inpainting of CIFAR-like images to 20), and the exact "
         f"posterior score in DDIM. sigma_y {SIGMA_Y}. {about}.",
         numbers=results,
         format=options.format,

@@ -282,11 +282,12 @@ def save(drawn: Figure, options: Options, cells: dict[str, Any], size: int) -> N
         "gain from the image to the mean of its outputs; the root mean square, over measurements, "
         "of the bias of that mean; and the standard deviation of outputs of one measurement, the "
         "last two as shares of the prior's standard deviation. Black: the true posterior. Dotted: "
-        "the published default; solid: the schedule learned for so many steps. Lines that leave a "
-        f"panel go on above it. {size}x{size} pixels, power law of exponent 2, Gaussian blur of "
-        f"std {BLUR:g} pixels, sigma_y {SIGMA_Y} in [-1, 1], linear VP grid. exact is the exact "
-        "conditional score, which has no weights. Numbers: W2^2 per pixel, and which share of it "
-        "is bias."
+        "the published default, which lies under the solid line where it cannot be seen; solid: "
+        "the schedule learned for so many steps. Lines that leave a panel go on above or below it. "
+        f"{size}x{size} pixels, power law of exponent 2, Gaussian blur of std {BLUR:g} pixels, "
+        f"sigma_y {SIGMA_Y} in [-1, 1], linear VP grid. exact is the exact conditional score, "
+        "which has no weights: its lines are dotted. Numbers: W2^2 per pixel, and which share of "
+        "it is bias."
     )
     save_with_caption(
         drawn,

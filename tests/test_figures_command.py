@@ -132,7 +132,7 @@ def test_all_figures_in_order(scripts, tmp_path, capsys):
     page = checked(tmp_path / "a/b")
     assert page.ids == list(figures.SCRIPTS)
     assert page.images == [f"{name}/{name}.png" for name in without]
-    assert page.text["h2"][0] == "A <title> & more"
+    assert page.text["h2"][0].strip() == "A <title> & more"
     assert len(page.text["figcaption"]) == len(without)
     lines = printed.splitlines()
     assert lines[-1] == "results in a/b: index.html"
@@ -297,14 +297,17 @@ def test_a_wheel_has_no_scripts(tmp_path, capsys, monkeypatch):
 def test_the_page_of_odd_names(tmp_path):
     """Names, captions and numbers of any kind are text, not markup."""
     said = {"title": "<b>", "caption": "a & b </figcaption> c", "image": "x y.png"}
-    said["numbers"] = {"<i>": 1, "deep": {"1": {"e": [1, 2.5]}}, "list": [{"e": None}, {"e": True}]}
+    deep = {"1": {"e": [1, 2.5]}, "2": {"e": [0] * 9}}
+    said["numbers"] = {"<i>": 1, "deep": deep, "list": [{"e": None}, {"e": True}]}
     one = Shown("x", "f", "python 'a b.py' > c", 3.4, said, output="")
     (tmp_path / "index.html").write_text(html_page("A & B", "<p>", [one]), "utf-8")
     page = Page(tmp_path / "index.html")
     assert page.text["figcaption"] == ["a & b </figcaption> c"]
     assert page.text["code"] == ["python 'a b.py' > c"] and page.images == ["f/x y.png"]
-    assert page.text["th"] == ["", "<i>", "e", "", "deep, 1", "list, 1", "list, 2"]
-    assert page.text["td"] == ["1", "", "", "1, 2.5", "", "", "", "True"]
+    # Rows of the same columns are a table; the file has what a list is too long for.
+    rows = ["deep / 1", "deep / 2", "list / 1", "list / 2"]
+    assert page.text["th"] == ["", "<i>", "", "", "e", *rows]
+    assert page.text["td"] == ["1", "1, 2.5", "9 numbers", "", "True"]
     assert any(text.startswith("3 s.") for text in page.text["p"])
 
 
@@ -324,7 +327,7 @@ def test_a_real_figure(real):
     assert (real / page.images[0]).read_bytes().startswith(b"\x89PNG")
     (caption,) = page.text["figcaption"]
     assert "32x32 pixels" in caption
-    assert "dps, 5, learned" in page.text["th"]
+    assert "dps, 5 / learned" in page.text["th"]
     numbers = json.loads((real / "transfer_functions/transfer_functions.json").read_text())
     loss = numbers["numbers"]["dps, 5"]["learned"]["W2^2"]
     assert f"{loss:.4g}" in page.text["td"]

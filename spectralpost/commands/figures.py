@@ -87,7 +87,11 @@ def save(result: Result) -> None:
     kind = "Quick versions, toys that show only that the scripts run. " if result.quick else ""
     text = (
         f"{kind}{made} of {len(result.figures)} figures. Each is made by a script of its own; the "
-        "command below it, run in a checkout of the source, makes it anew, in the folder --out."
+        "command below it, run in a checkout of the source, makes it anew, in the folder --out. "
+        "W2^2 is the squared Wasserstein distance, per pixel, from what a sampler draws to the "
+        "true posterior, averaged over measurements; sigma_y the standard deviation of their "
+        "noise, for pixels in [-1, 1]. The denoiser is that of Gaussian images unless another is "
+        "named; samplers (dps, pigdm, ...) are explained in docs/samplers.md."
     )
     with whole_file(result.folder / "index.html", overwrite=True) as temporary:
         html = html_page("Figures of spectralpost", text, result.figures)

@@ -2,6 +2,7 @@
 
 import os
 import warnings
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -54,13 +55,14 @@ body { margin: 0 auto; max-width: 66rem; padding: 1rem 1.5rem 4rem; color: var(-
 h1 { font-size: 1.7rem; } h2 { font-size: 1.3rem; margin: 0 0 .7rem; }
 a { color: var(--link); }
 section { border-top: 1px solid var(--line); margin-top: 2.2rem; padding-top: 1.4rem; }
+figure > a { display: block; margin: 0 calc(50% - min(48vw, 44rem)); }
 img { display: block; max-width: 100%; height: auto; margin: 0 auto; background: #fff;
   border-radius: 4px; }
 figure { margin: 0; } figcaption { margin: .8rem 0; max-width: 50rem; }
 pre, .table { overflow-x: auto; background: var(--box); border-radius: 4px; }
 pre { padding: .6rem .8rem; font-size: .85rem; }
 .dim { color: var(--dim); font-size: .9rem; } .bad { color: var(--bad); }
-.table { max-height: 30rem; }
+.table { max-height: 30rem; margin: .5rem 0; }
 table { border-collapse: collapse; font-size: .82rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .15rem .7rem; text-align: right; white-space: nowrap; }
 th[scope=row] { text-align: left; font-weight: normal; }
@@ -99,10 +101,10 @@ def legend_above(axes: "Axes", title: str, **style: Any) -> None:
     axes.legend(title=title, borderaxespad=0.2, columnspacing=1, handlelength=1.4, **above, **style)
 
 
-def frequency_axis(axes: "Axes", f: np.ndarray) -> None:
+def frequency_axis(axes: "Axes", f: np.ndarray, numbers: Sequence[float] = FREQUENCIES) -> None:
     """A logarithmic axis of the frequencies f (cycles per pixel), 0 left out, with few numbers."""
     f = f[f > 0]
-    ticks = [at for at in FREQUENCIES if f.min() <= at <= f.max()]
+    ticks = [at for at in numbers if f.min() <= at <= f.max()]
     axes.set_xscale("log")
     axes.set_xticks(ticks, [f"{at:g}" for at in ticks])
     axes.set_xticks([], minor=True)

@@ -4,6 +4,8 @@ from typing import TYPE_CHECKING
 
 from .base import COLOURS, new_figure, outside_legend
 
+FARTHEST = 1e3  # times the worst of what is learned: a value beyond is drawn at the edge
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -22,10 +24,11 @@ def compare_figure(
     figure = new_figure((1.5 + 4.2 * len(losses), 1.8 + 0.34 * len(order)))
     panels = figure.subplots(1, len(losses), squeeze=False, sharex=True, sharey=True)[0]
     markers = {"published default": "X", "tuned constant": "v", "learned": "o"}
+    every = [of_one for of_steps in losses.values() for of_one in of_steps.values()]
+    # An unstable default may be off by 10^30: it is drawn at the edge, with its number.
+    right = FARTHEST * max(of_one["learned"] for of_one in every)
+    right = min(right, 2 * max(value for of_one in every for value in of_one.values()))
     for axes, steps in zip(panels, sorted(losses), strict=True):
-        best = min(loss["learned"] for loss in losses[steps].values())
-        # An unstable default may be off by 10^30: it is drawn at the edge, with its number.
-        right = 1e4 * best
         for label, marker in markers.items():
             values = [min(losses[steps][name][label], right) for name in order]
             axes.plot(
@@ -34,6 +37,8 @@ def compare_figure(
                 marker,
                 color=COLOURS[label],
                 markersize=7,
+                markerfacecolor="none",  # those of one value lie on top of each other
+                markeredgewidth=1.6,
                 label=label,
                 clip_on=False,
             )
@@ -52,6 +57,7 @@ def compare_figure(
         for line, (name, loss) in zip((":", "--"), references[steps].items(), strict=False):
             axes.axvline(loss, color=COLOURS["exact reference"], linestyle=line, label=name)
         axes.set_xscale("log")
+        axes.set_xlim(right=right)
         axes.set_yticks(range(len(order)), order)
         axes.grid(axis="y", linewidth=0.4)
         axes.set_title(f"{steps} steps")

@@ -80,7 +80,8 @@ def _note(one: Shown) -> str:
 
 
 def _section(one: Shown) -> str:
-    lines = [f'<section id="{escape(one.name)}">', f"<h2>{escape(_title(one))}</h2>"]
+    name = "" if _title(one) == one.name else f' <span class="dim">{escape(one.name)}</span>'
+    lines = [f'<section id="{escape(one.name)}">', f"<h2>{escape(_title(one))}{name}</h2>"]
     if one.missing:
         lines.append(f'<p class="bad">No figure: {escape(one.missing)}.</p>')
     if one.said:
@@ -91,27 +92,36 @@ def _section(one: Shown) -> str:
             shown = f'<a href="{image}"><img src="{image}" alt="{escape(_title(one))}"></a>'
         caption = f"<figcaption>{escape(one.said['caption'])}</figcaption>"
         lines += ["<figure>", shown, caption, "</figure>"]
-        lines += ["<details>", "<summary>Numbers</summary>", _table(one.said["numbers"])]
+        lines += ["<details>", "<summary>Numbers</summary>", _tables(one.said["numbers"])]
         lines.append("</details>")
     took = "" if one.seconds is None else f"{one.seconds:.0f} s. "
     output = f'<a href="{quote(one.output)}">What it printed</a>' if one.output else ""
+    if one.said:
+        file = quote(f"{one.folder}/{one.name}.json")
+        output = f'<a href="{file}">All its numbers</a>. {output}'
     lines.append(f"<pre><code>{escape(one.command)}</code></pre>")
     lines.append(f'<p class="dim">{took}{output}</p>')
     return "\n".join([*lines, "</section>"])
 
 
-def _table(numbers: dict[str, Any]) -> str:
-    """Numbers within dictionaries, of any depth: the innermost keys are the columns."""
+def _tables(numbers: dict[str, Any]) -> str:
+    """Numbers within dictionaries, of any depth: the innermost keys are the columns; rows that have
+    the same ones are a table."""
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for path, value in _leaves(numbers, ()):
         rows.setdefault(path[:-1], {})[path[-1]] = value
-    columns = list(dict.fromkeys(key for row in rows.values() for key in row))
-    head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
-    lines = [f"<thead><tr><th></th>{head}</tr></thead>", "<tbody>"]
+    alike: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
     for path, row in rows.items():
-        cells = "".join(f"<td>{escape(row.get(name, ''))}</td>" for name in columns)
-        lines.append(f'<tr><th scope="row">{escape(", ".join(path))}</th>{cells}</tr>')
-    return "\n".join(['<div class="table"><table>', *lines, "</tbody></table></div>"])
+        alike.setdefault(tuple(row), []).append(path)
+    tables = []
+    for columns, paths in alike.items():
+        head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
+        lines = [f"<thead><tr><th></th>{head}</tr></thead>", "<tbody>"]
+        for path in paths:
+            cells = "".join(f"<td>{escape(rows[path][name])}</td>" for name in columns)
+            lines.append(f'<tr><th scope="row">{escape(" / ".join(path))}</th>{cells}</tr>')
+        tables.append("\n".join(['<div class="table"><table>', *lines, "</tbody></table></div>"]))
+    return "\n".join(tables)
 
 
 def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -126,6 +136,8 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
         yield path or ("",), _number(value)
     elif len(value) <= LONGEST:
         yield path or ("",), ", ".join(map(_number, value))
+    else:
+        yield path or ("",), f"{len(value)} numbers"
 
 
 def _number(value: Any) -> str:

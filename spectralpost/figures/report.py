@@ -139,6 +139,7 @@ def _draw_schedule(
     if several:  # lines say whose a weight is, markers which it is
         for name, marker in marked:
             axes.plot([], [], marker, color="black", markersize=4, label=name)
+    hollow = ["hollow: 10 % more or less change the loss by < 0.1 %"]
     for name, marker in marked:
         weights = np.maximum(np.asarray(result.guidance[name]), floor)
         idle = np.asarray(sensitivity.get(name, np.inf)) < HARDLY + 0 * weights
@@ -150,10 +151,11 @@ def _draw_schedule(
                 color=COLOURS["learned"],
                 markerfacecolor="white",
                 markersize=5,
+                label=hollow.pop() if hollow else None,
             )
     axes.set_yscale("log")
-    hollow = " (hollow: 10 % of it move the loss by < 0.1 %)" if sensitivity else ""
-    axes.set_title("Guidance schedule" + hollow)
+    _make_room(axes, 0.3)
+    axes.set_title("Guidance schedule")
     axes.set_xlabel(
         "log-SNR = log(alpha$_t^2$ / sigma$_t^2$): noise on the left, image on the right"
     )
@@ -162,7 +164,7 @@ def _draw_schedule(
     zero = f" ({least}: at the bottom)" if below.size else ""
     axes.set_ylabel(("weight" if several else f"weight {''.join(result.free)}") + zero)
     if marked:
-        axes.legend(ncols=2 if several else 1)
+        axes.legend(loc="upper center", ncols=2)
 
 
 def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
@@ -176,7 +178,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
             LINES["learned"],
             color=COLOURS["learned"],
             alpha=0.45,
-            label="exploring (few bins), with prices",
+            label="exploring (few bins), with penalties",
         )
     axes.plot(
         np.arange(found + 1, found + refined + 1),
@@ -185,7 +187,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
         color=COLOURS["learned"],
         marker="o",
         markersize=4,
-        label="refining, with prices",
+        label="refining, with penalties",
     )
     # Prices are no part of what the other lines are, so the end of the search is shown without.
     axes.plot(
@@ -195,19 +197,24 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
         color=COLOURS["learned"],
         markersize=13,
         linestyle="none",
-        label="learned, without prices",
+        label="learned, without penalties",
     )
     for name, value in result.baselines.items():
         label = LABELS[name]
         axes.axhline(value, color=COLOURS[label], linestyle=LINES[label], label=label)
     axes.set_yscale("log")
-    low, high = axes.get_ylim()
-    axes.set_ylim(low, high * (high / low) ** 0.3)  # of three rows of the legend
+    _make_room(axes, 0.3)
     axes.set_title("Loss while learning")
-    axes.set_xlabel("look at the loss, every few iterations")
+    axes.set_xlabel("evaluation of the loss, one every few iterations")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_ylabel(objective)
     axes.legend(loc="upper center", ncols=2)
+
+
+def _make_room(axes: "Axes", share: float) -> None:
+    """For rows of a legend, above what is drawn on a logarithmic axis."""
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high * (high / low) ** share)
 
 
 def _draw_spectrum(axes: "Axes", f: np.ndarray, values: np.ndarray, label: str) -> None:

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..metrics import Tradeoff
-from .base import COLOURS, PURPLE, new_figure, outside_legend
+from .base import COLOURS, SKY, new_figure, outside_legend
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -18,8 +18,8 @@ PRICED = "learned for mse + price x perception"
 MARKERS = {
     "published default": ("X", COLOURS["published default"]),
     "tuned constant, W2^2": ("v", COLOURS["tuned constant"]),
-    "learned, W2^2": ("s", COLOURS["exact reference"]),
-    "exact score": ("D", PURPLE),
+    "learned, W2^2": ("s", COLOURS["learned"]),
+    "exact score": ("D", COLOURS["exact reference"]),
 }
 PER_ROW = 4
 
@@ -32,7 +32,8 @@ def tradeoff_figure(best: Tradeoff, rows: Rows, title: str) -> "Figure":
     figure = new_figure((7.2, 5.2))
     axes = figure.subplots()
     # An unstable default would hide all others: it is named instead of drawn.
-    outside = _draw_plane(axes, best, rows, highest := 3 * _of_posterior(best))
+    highest = 3 * _of_posterior(best)
+    outside = _draw_plane(axes, best, rows, highest, markerfacecolor="none")
     priced = [name for name in rows if name.startswith("learned, price")]
     points = _points(rows)
     # The two ends: those between may lie on top of each other. Names go away from each other too.
@@ -46,7 +47,6 @@ def tradeoff_figure(best: Tradeoff, rows: Rows, title: str) -> "Figure":
             textcoords="offset points",
             ha="right" if left else "left",
             fontsize=8,
-            color=COLOURS["learned"],
         )
     shown = [y for _, y in points.values() if y <= highest] + [_of_posterior(best)]
     axes.set_xlim(left=0)
@@ -62,7 +62,7 @@ def tradeoff_figure(best: Tradeoff, rows: Rows, title: str) -> "Figure":
 
 
 def tradeoffs_figure(
-    best: Tradeoff, panels: dict[str, Rows], title: str, highest: float = 1.25, widest: float = 0.8
+    best: Tradeoff, panels: dict[str, Rows], title: str, highest: float = 1.1, widest: float = 0.8
 ) -> "Figure":
     """A plane for each of several samplers, panels all alike, with one legend.
 
@@ -118,9 +118,12 @@ def _draw_plane(
     if priced:
         line = np.array([points[name] for name in priced])
         size = 2 * markersize / 3
-        axes.plot(*line.T, "-o", color=COLOURS["learned"], markersize=size, label=PRICED)
-        if not any(y <= highest and x <= widest for x, y in line):
-            outside["learned for prices, first"] = points[priced[0]]
+        axes.plot(*line.T, "-o", color=SKY, markersize=size, label=PRICED)
+        outside |= {
+            name.removeprefix("learned, "): points[name]
+            for name, (x, y) in zip(priced, line, strict=True)
+            if not (y <= highest and x <= widest)
+        }
     for name, (marker, colour) in MARKERS.items():
         if name in points:
             x, y = points[name]
