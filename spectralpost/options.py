@@ -283,7 +283,7 @@ class Figures:
 class Gallery(DegradationOptions):
     """Ready schedules: list them, show one, or find the nearest to a problem.
 
-    spectralpost gallery nearest --sampler dps --blur-std 1.9 --sigma-y 0.05 --steps 20
+    spectralpost gallery nearest --sampler dps --blur-std 1.9 --sigma-y 0.05 --steps 10
     """
 
     action: 'tyro.conf.Positional[Literal["list", "show", "nearest"]]' = field(
@@ -292,7 +292,7 @@ class Gallery(DegradationOptions):
     """list: those that fit the options below. show: the one of that NAME. nearest: to the problem
     that the options below are, and what is lost by taking it."""
     name: "tyro.conf.Positional[str | None]" = field(default=None, kw_only=False)
-    """Of the schedule to show, such as dps-gaussian_blur2-s0.05-20."""
+    """Of the schedule to show, such as dps-gaussian_blur2-s0.05-10."""
     sampler: str | None = None
     """Sampler."""
     sigma_y: float | None = None

@@ -42,7 +42,7 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
     """
     name = f"prior {str(path)!r}"
     if not os.path.isfile(path):
-        raise InputError(f"{name}: missing, or not a prior file")
+        raise InputError(f"{name}: there is no such file")
     try:
         # Opened here, since NumPy leaves a broken archive open.
         with open(path, "rb") as file, warnings.catch_warnings():
@@ -55,7 +55,7 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
     except InputError:
         raise
     except Exception as error:  # a broken archive raises a dozen kinds
-        raise InputError(f"{name}: missing, or not a prior file") from error
+        raise InputError(f"{name}: is not a prior file") from error
     if pixel_range.shape != (2,) or pixel_range.dtype.kind not in "fiu":
         raise InputError(f"{name}: pixel_range must be numbers (low, high)")
     if source.dtype.kind != "U" or source.shape != ():

@@ -148,7 +148,7 @@ def test_the_page_says_what_there_is():
     assert f"{begun} schedules, of many steps mostly, began from" in page
     limits = [for_network(SAMPLERS[e.sampler](), levels_at(e.timesteps))["prices"] for e in SHIPPED]
     before = sum(e.within != now for e, now in zip(SHIPPED, limits, strict=True))
-    assert f"{before} are of the limits of before" in page
+    assert f"{before} are of older limits" in page
     assert "Of DMPS, ILVR and DAPS all that were measured" in page
     for entry in SHIPPED:
         if entry.measured is not None and entry.sampler in ("dmps", "ilvr", "daps"):
@@ -451,10 +451,11 @@ def test_show_and_write(fake, tmp_path, capsys):
     out = capsys.readouterr().out
     assert "9 tiles of photographs, energy score: 0.09; tuned constant 0.1 (-10.0 %, " in out
     assert "sigma_y 0.0909091 to 0.11" in out and "50 %" in out and "diverges" in out
-    assert "limits of before" not in out
+    assert "older limits" not in out
     main(shlex.split("gallery show diffpir-denoise-s0.05-4"))
     said = " ".join(capsys.readouterr().out.split())
-    assert "within the limits of before: amplification 3, at 5 and 0.2 times the spectrum" in said
+    assert "within older limits: amplification 3, at 5 and 0.2 times the spectrum" in said
+    assert "--start diffpir-denoise-s0.05-4 ..." in said
     out = tmp_path / "one.json"
     main(shlex.split(f"gallery show diffpir-x2-s0.05-4 --out {out}"))
     schedule = load_schedule(out)
@@ -477,7 +478,7 @@ def test_nearest_says_what_is_lost(fake, tmp_path, capsys):
     said = " ".join(capsys.readouterr().out.split())
     near = said.split("Nearest: ")[1].split()[0]
     assert near in ("diffpir-gaussian_blur1-s0.05-2", "diffpir-gaussian_blur1-s0.05-4")
-    assert "sigma_y = 0.1 is outside of the range" in said and "not 3." in said
+    assert "sigma_y = 0.1 is outside of its range" in said and "not 3." in said
     there = "--degradation gaussian_blur --degradation-options std=1.2 --sigma-y 0.1 --steps 3"
     assert f"design --limits network --sampler diffpir --start {near} {there}` goes on" in said
     assert load_schedule(out).sigma_y == 0.05
@@ -525,7 +526,10 @@ BAD = {
         "gallery nearest --degradation x3 --sampler dps --steps 10 --sigma-y 0.1",
         "degradation = 'x3': allowed are the gallery's gaussian_blur1, .*x4.*`spectralpost deg",
     ),
-    "nothing so": ("gallery --sampler magic", "none of 29 is so.*sampler diffpir, dps"),
+    "nothing so": ("gallery --sampler magic", "sampler = 'magic': the gallery has diffpir, dps"),
+    "no such noise": ("gallery --sigma-y 0.3", r"sigma_y = 0.3: the gallery has .*0.1.*nearest"),
+    "no such steps": ("gallery --steps 33", r"steps = 33: the gallery has 2, .*any number"),
+    "nothing of both": ("gallery --sampler dps --degradation motion-blur", "none of its 29 is all"),
     "no sampler": ("gallery nearest --sigma-y 0.1 --steps 2", "needs --sampler"),
     "unknown sampler": (
         "gallery nearest --sampler magic --sigma-y 0.1 --steps 2",

@@ -27,7 +27,10 @@ def calibrated(options: Design, inputs: Inputs, denoiser: PixelDenoiser) -> Inpu
     images, told = np.stack([some[i] for i in chosen]), list[str]()
     prior = calibrate(inputs.prior, denoiser, images, notice=told.append)
     if told and len(some) > len(chosen):
-        told.append(f"calibration: on {len(chosen)} of the images, which is all that design takes")
+        told.append(
+            f"calibration: design takes {len(chosen)} of the images; `sp.calibrate` in Python "
+            "takes more"
+        )
     problem = learning_problem(
         prior, inputs.degradation, options.sigma_y, channels=len(inputs.photo)
     )

@@ -62,6 +62,7 @@ from .photograph import check_borders, prediction_in_words, restored_photograph
 from .polish import clean_images, polish_with_progress
 
 FAR_OFF = 3.0  # dB below its prediction: a restoration that diverges
+SAME = 1e-3  # of W2^2, relative: a difference that nobody reads in a table
 
 
 class Result(NamedTuple):
@@ -267,7 +268,7 @@ def present(result: Result) -> None:
             soft_wrap=True,
         )
     console.print(metric_table(result.rows, result.title))
-    if result.rows["tuned_constant"]["W2^2"] < result.rows["learned"]["W2^2"]:
+    if result.rows["tuned_constant"]["W2^2"] < (1 - SAME) * result.rows["learned"]["W2^2"]:
         console.print(
             "In the model the tuned constant is better: limits on amplification and roughness, "
             "which keep a schedule usable, hold what is learned, not it (`sp.Prices`).",

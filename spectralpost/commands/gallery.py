@@ -82,6 +82,10 @@ def save(result: Result) -> None:
     (entry,) = result.entries
     if result.out.suffix != ".json":
         raise InputError(f"out = {shown(result.out)}: a .json file is needed")
+    if not result.out.parent.is_dir():
+        raise InputError(
+            f"out = {shown(result.out)}: there is no folder {shown(result.out.parent)}"
+        )
     prior, beside = gallery_prior(entry.size), result.out.with_name("prior.npz")
     if beside.exists() and load_prior(beside).hash != prior.hash:
         raise InputError(f"out = {shown(result.out)}: prior.npz beside it is another prior")
@@ -124,20 +128,22 @@ def _filtered(options: Gallery) -> tuple[Entry, ...]:
         and options.steps in (None, entry.steps)
     )
     if not found:
-        samplers, tasks, sigmas, steps = (
-            ", ".join(f"{one:g}" if isinstance(one, float) else str(one) for one in sorted(values))
-            for values in (
-                {entry.sampler for entry in every},
-                {entry.task for entry in every},
-                {entry.sigma_y for entry in every},
-                {entry.steps for entry in every},
-            )
-        )
-        raise InputError(
-            f"gallery: none of {len(every)} is so; it has of sampler {samplers}; of degradation "
-            f"{tasks}; of sigma_y {sigmas}; of steps {steps}"
-        )
+        raise InputError(_why_none(every, options))
     return found
+
+
+def _why_none(every: tuple[Entry, ...], options: Gallery) -> str:
+    """The first value that no entry has, with those that there are; or that they do not meet."""
+    for name in ("sampler", "sigma_y", "steps"):
+        value, known = getattr(options, name), sorted({getattr(entry, name) for entry in every})
+        if value is not None and value not in known:
+            allowed = ", ".join(f"{one:g}" if name == "sigma_y" else str(one) for one in known)
+            others = "" if name == "sampler" else " (`gallery nearest` takes any number)"
+            return f"{name} = {value!r}: the gallery has {allowed}{others}"
+    return (
+        f"gallery: none of its {len(every)} is all of that; its degradations are "
+        f"{', '.join(TASKS)}. `gallery --sampler NAME` lists what there is of one"
+    )
 
 
 def _named(options: Gallery) -> tuple[str | None, str | None, dict]:
@@ -195,8 +201,9 @@ def _nearest(options: Gallery, say: Say) -> Result:
 def _table(entries: tuple[Entry, ...]) -> Table:
     table = Table(
         title=f"{len(entries)} schedules",
-        caption="predicted, of the tuned constant's W2^2 and energy score; measured: of its energy "
-        "score on the shipped network; holds: see docs/gallery",
+        caption="predicted, in % of the W2^2 and energy score of the tuned constant, which takes "
+        "uniform time steps; measured: energy score on the shipped network, of the constant's; "
+        "holds: from where to where that advantage in W2^2 lasts, within 5 %",
     )
     table.add_column("name", no_wrap=True)
     heads = (
@@ -222,7 +229,7 @@ def _table(entries: tuple[Entry, ...]) -> Table:
             _number(energy["learned"]),
             _share(energy["learned"], energy["tuned"]),
             "" if entry.measured is None else f"{100 + entry.measured['of_tuned'][0]:.0f} %",
-            *("" if one is None else f"{one[0]:g} to {one[1]:g}" for one in ranges),
+            *("" if one is None else _range(*one) for one in ranges),
         )
     return table
 
@@ -235,30 +242,35 @@ def _show(entry: Entry) -> None:
     )
     scores = {label: Scores(entry.w2[label], entry.energy[label]) for label in LABELS}
     console.print(_scores_table(f"{entry.name}: {problem}", scores))
-    ranges = "; ".join(f"{name} {low:g} to {high:g}" for name, (low, high) in entry.holds.items())
-    console.print(f"Holds within 5 %: {ranges}", soft_wrap=True)
+    ranges = "; ".join(f"{name} {_range(*ends)}" for name, ends in entry.holds.items())
+    console.print(f"Its advantage over the constant holds within 5 %: {ranges}", soft_wrap=True)
     within, levels = entry.within, levels_at(entry.timesteps)
     if within != for_network(SAMPLERS[entry.sampler](), levels)["prices"]:
         limit, scales = within.max_amplification, " and ".join(map("{:g}".format, within.scales))
         weak = f" ({within.weak_modes * limit:g} of weak modes)" if within.weak_modes > 1 else ""
         console.print(
-            f"Learned within the limits of before: amplification {limit:g}{weak}, at "
-            f"{scales} times the spectrum too; another network may need "
-            "those of now (`design --limits network --start` goes on from it).",
+            f"Learned within older limits: amplification {limit:g}{weak}, at {scales} times the "
+            "spectrum too; another network may need today's: `spectralpost design --limits network "
+            f"--start {entry.name} ...` goes on from it within these.",
             soft_wrap=True,
         )
-    if (found := entry.measured) is not None:
-        energy, (gap, error) = found["energy"], found["of_tuned"]
-        console.print(
-            f"Measured on the shipped network, {found['images']} tiles of photographs, energy "
-            f"score: {energy['learned']:g}; tuned constant {energy['tuned']:g} ({gap:+.1f} %, "
-            f"standard error {error:.1f}); published {energy['published']:g}",
-            soft_wrap=True,
-        )
+    _print_measured(entry)
     numbers = Table("time step", *entry.guidance)
     for i, step in enumerate(entry.timesteps):
         numbers.add_row(str(step), *(f"{one[i]:g}" for one in entry.guidance.values()))
     console.print(numbers)
+
+
+def _print_measured(entry: Entry) -> None:
+    if (found := entry.measured) is None:
+        return
+    energy, (gap, error) = found["energy"], found["of_tuned"]
+    console.print(
+        f"Measured on the shipped network, {found['images']} tiles of photographs, energy score: "
+        f"{energy['learned']:g}; tuned constant {energy['tuned']:g} ({gap:+.1f} %, standard error "
+        f"{error:.1f}); published {energy['published']:g}",
+        soft_wrap=True,
+    )
 
 
 def _compare(entry: Entry, asked: Asked) -> None:
@@ -272,7 +284,7 @@ def _compare(entry: Entry, asked: Asked) -> None:
         if name in entry.holds:
             low, high = entry.holds[name]
             if not low <= value <= high:
-                differs.append(f"{name} = {value:g} is outside of the range {low:g} to {high:g}.")
+                differs.append(f"{name} = {value:g} is outside of its range, {_range(low, high)}.")
         elif name in made_for and value != made_for[name]:
             differs.append(f"It is made for {name} = {made_for[name]:g}, not {value:g}.")
     if asked.steps != entry.steps:
@@ -289,11 +301,17 @@ def _compare(entry: Entry, asked: Asked) -> None:
     lines = [f"W2^2 of the tuned constant's: {there} here, {own} on its own problem."]
     lines += [*differs, goes_on] if differs else ["That is within its range."]
     console.print(" ".join(lines), soft_wrap=True)
+    if entry.measured is not None:
+        console.print("On its own problem:", end=" ")
+    _print_measured(entry)
 
 
 def _scores_table(title: str, scores: dict[str, Scores], learned: str = "learned") -> Table:
     """learned: how the schedule of the gallery is called."""
-    table = Table(title=title, caption="predicted, per pixel, for the gallery's prior")
+    table = Table(
+        title=title,
+        caption="predicted, per pixel, for the gallery's prior; constants on uniform time steps",
+    )
     table.add_column("schedule")
     for column in ("W2^2", "of tuned", "energy score"):
         table.add_column(column, justify="right")
@@ -302,6 +320,10 @@ def _scores_table(title: str, scores: dict[str, Scores], learned: str = "learned
         name = learned if label == "learned" else LABELS[label]
         table.add_row(name, _number(one.w2), share, _number(one.energy))
     return table
+
+
+def _range(low: float, high: float) -> str:
+    return f"{low:g} only" if low == high else f"{low:g} to {high:g}"
 
 
 def _number(value: float | None) -> str:

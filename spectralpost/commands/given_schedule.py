@@ -32,6 +32,11 @@ def prior_of_schedule(given: Path | str, prior_path: Path | None, schedule: Sche
     if prior_path is None and not is_file(given):
         return gallery_prior(entry_of(str(given)).size)
     beside = Path(given).with_name("prior.npz")
+    if prior_path is None and not beside.is_file():
+        raise InputError(
+            f"schedule {str(given)!r}: the prior that it was made for, prior.npz, is not beside "
+            "it; copy it there, or name it with --prior"
+        )
     prior = load_prior(prior_path or beside)
     if prior_path is None and prior.hash != schedule.prior_hash:
         made_for = f"was made for {schedule.prior_hash}" if schedule.prior_hash else "names none"

@@ -28,6 +28,12 @@ def to_csv(schedule: Schedule, weights: Weights) -> Export:
         "import csv",
         'with open("{file}", newline="") as file:',
         "    steps = list(csv.DictReader(file))",
+        *(
+            ()
+            if schedule.timesteps is None
+            else ('timestep = [int(step["timestep"]) for step in steps]',)
+        ),
+        *(f'{name} = [float(step["{name}"]) for step in steps]' for name in names[2:]),
         *(f'{name} = [float(step["{name}"]) for step in steps]' for name in weights),
     )
     return Export(text.getvalue().encode("ascii"), ".csv", usage)
@@ -60,7 +66,7 @@ def to_npz(schedule: Schedule, weights: Weights) -> Export:
     usage = (
         "import json, numpy as np",
         'schedule = np.load("{file}")',
-        *(f'{name} = schedule["{name}"]' for name in ("alpha", "sigma", *weights)),
+        *(f'{name} = schedule["{name}"]' for name in arrays if name != "problem"),
         'problem = json.loads(str(schedule["problem"]))',
     )
     return Export(file.getvalue(), ".npz", usage)
