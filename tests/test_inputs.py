@@ -84,7 +84,7 @@ def test_names_can_be_printed(tmp_path):
 
 
 def test_no_image_is_that_large(tmp_path):
-    with pytest.raises(InputError, match="size = 9: no image is that large"):
+    with pytest.raises(InputError, match="size = 9: no image is that large; the largest has 8"):
         prior_and_photo(Design(images=folder_of(tmp_path), size=9))
 
 

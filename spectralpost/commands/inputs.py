@@ -241,7 +241,8 @@ def prior_and_photo(
     if size is not None:
         source += f", tiles of {size}x{size}"
         if not any(map(len, planes())):
-            raise InputError(f"size = {size}: no image is that large")
+            largest = max(min(image.shape[1:]) for _, image in found)
+            raise InputError(f"size = {size}: no image is that large; the largest has {largest}")
     prior = from_images(
         planes(), colour=colour, window=options.window, pixel_range=pixel_range, source=source
     )
