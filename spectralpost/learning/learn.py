@@ -100,9 +100,9 @@ def learn(
                schedules by `starts_from`: the search goes on from there, without exploring if
                `search` says so
 
-    Deterministic for a given seed. Ctrl-C ends the search with the best schedule so far. Merge
-    equal modes first (`unique_modes`), and bin those of large images (`bin_modes`): time and memory
-    are proportional to rows x steps x starts. Blocks of more than 8 modes are explored without
+    Deterministic for a given seed and number of threads. Ctrl-C ends the search with the best
+    schedule so far. Merge equal modes first (`unique_modes`), and bin those of large images
+    (`bin_modes`): time and memory are proportional to rows x steps x starts. Blocks of more than 8 modes are explored without
     generations, on 8 that stand for all; where there are no more, from the two best starts alone.
     Computed in the wider of the dtypes of problem and levels.
 
