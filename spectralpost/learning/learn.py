@@ -102,8 +102,9 @@ def learn(
 
     Deterministic for a given seed and number of threads. Ctrl-C ends the search with the best
     schedule so far. Merge equal modes first (`unique_modes`), and bin those of large images
-    (`bin_modes`): time and memory are proportional to rows x steps x starts. Blocks of more than 8 modes are explored without
-    generations, on 8 that stand for all; where there are no more, from the two best starts alone.
+    (`bin_modes`): time and memory are proportional to rows x steps x starts. Blocks of more than 8
+    modes are explored without generations, on 8 that stand for all; where there are no more, from
+    the two best starts alone.
     Computed in the wider of the dtypes of problem and levels.
 
     The baselines: `heuristic` is `guidance` as given; `tuned_constant` the best that one number per
