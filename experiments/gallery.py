@@ -6,7 +6,7 @@ in closed form, for the natural-image prior of `gallery_prior`. Where there are 
 steps, a search begins from the nearest of these and of as many (`starts_from`), else from random
 curves. Then its weights are rounded to so many digits that W2 stays (LOST), all is evaluated on all
 modes of 64x64 images, and the range is found in which it holds (`holds_between`). What is learned
-on bins and does not hold on all modes is learned on all.
+on bins and does not hold on all modes is learned on all (but of blocks: x4, inpainting).
 
     python experiments/gallery.py --out DIR     all; a run that is stopped goes on from where it was
     python experiments/gallery.py --out DIR --samplers dps --steps 10 20 --sigma-y 0.05
@@ -282,7 +282,7 @@ def computed(
     merged = problem_on(degradation_of(task, options.size), sigma_y, options.bins)
     learned = searched(sampler, few_blocks(merged, LEARNED), begin, steps, options)
     if not is_dense(whole) and not holds_on(sampler, whole, learned):
-        # At the edge of what is stable, beyond which a mode is that merging has hidden.
+        # A mode that merging has hidden among others may be beyond the edge of what is stable.
         learned = searched(sampler, whole, begin, steps, options)
     grid = learned.grid
     guidance = rounded(sampler, whole, grid.timesteps, learned.result.guidance)
@@ -329,7 +329,7 @@ def searched(
 
 
 def holds_on(sampler: Any, problem: Problem, learned: Learned) -> bool:
-    """Whether W2 on all modes is near that on the merged ones."""
+    """Whether W2 on all modes is at most 5 % above that on the merged ones."""
     grid, result = learned.grid, learned.result
     return float(evaluate(sampler, problem, grid.levels, result.guidance)) <= HOLDS * result.loss
 

@@ -324,8 +324,8 @@ def figure_of(results: dict[str, dict[Case, Learned]], options: Options) -> Figu
         legend_above(axes, title, ncols=len(STYLES))
     for axes in panels[-1]:
         axes.set_xlabel("log-SNR, log(alpha$^2$ / sigma$^2$): noise on the left")
-    names = ("costs less than 1 %, nominal problem", "published default")
-    names += ("tuned constant (dps: of the official form)",)
+    constant = "tuned constant" + (" (dps: of the official form)" if "dps" in results else "")
+    names = ("costs less than 1 %, nominal problem", "published default", constant)
     drawn.legend(nominals, names, loc="outside lower center", ncols=3)
     return drawn
 

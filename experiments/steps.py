@@ -275,6 +275,7 @@ def figure_of(results: dict, options: Options) -> Figure:
 def save(results: dict, options: Options) -> None:
     shown = {label for of in results.values() for label in of}
     about = "; ".join(text for key, text in ABOUT.items() if any(key in label for label in shown))
+    up_to = "".join(f", {key} to {most}" for key, most in LEARN_UP_TO.items() if key in shown)
     save_with_caption(
         figure_of(results, options),
         options.out or Path(),
@@ -283,7 +284,7 @@ def save(results: dict, options: Options) -> None:
         caption="Averaged squared 2-Wasserstein distance to the posterior, per pixel (pixels in "
         "[-1, 1]), against the number of steps of the uniform linear VP grid: published default, "
         "tuned constant, learned weights, learned weights and noise levels (up to "
-        f"{options.learn_steps} steps, inpainting of CIFAR-like images to 20), and the exact "
+        f"{options.learn_steps} steps{up_to}), and the exact "
         f"posterior score in DDIM. sigma_y {SIGMA_Y}. {about}.",
         numbers=results,
         format=options.format,

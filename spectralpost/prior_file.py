@@ -42,7 +42,9 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
     """
     name = f"prior {str(path)!r}"
     if not os.path.isfile(path):
-        raise InputError(f"{name}: there is no such file")
+        raise InputError(
+            f"{name}: {'a folder' if os.path.isdir(path) else 'there is no such file'}"
+        )
     try:
         # Opened here, since NumPy leaves a broken archive open.
         with open(path, "rb") as file, warnings.catch_warnings():
@@ -54,6 +56,8 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
                 profile = [stored[key] for key in Profile._fields if key in stored.files]
     except InputError:
         raise
+    except OSError as error:
+        raise InputError(f"{name}: cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a broken archive raises a dozen kinds
         raise InputError(f"{name}: is not a prior file") from error
     if pixel_range.shape != (2,) or pixel_range.dtype.kind not in "fiu":

@@ -110,6 +110,25 @@ def test_npz_holds_weights_by_band():
         np.testing.assert_array_equal(stored["band_knots"], one.band_knots)
 
 
+@pytest.mark.parametrize("kind", ["csv", "npz", "npz by band"])
+def test_the_lines_that_are_printed_read_all_numbers(tmp_path, monkeypatch, kind):
+    """Levels, time steps and weights, as the file has them."""
+    target, _, bands = kind.partition(" ")
+    one = by_band() if bands else schedule("dps")
+    export = exported(one, target)
+    (tmp_path / "one").write_bytes(export.content)
+    monkeypatch.chdir(tmp_path)
+    read: dict = {}
+    exec("\n".join(line.format(file="one") for line in export.usage), read)
+    np.testing.assert_array_equal(read["timestep"], TIMESTEPS)
+    for name, weights in one.guidance.items():
+        np.testing.assert_array_equal(read[name], weights)
+    alpha = read["alpha"][:-1] if target == "npz" else read["alpha_t"]
+    np.testing.assert_array_equal(alpha, np.asarray(one.levels.alpha)[:-1])
+    if bands:
+        np.testing.assert_array_equal(read["band_knots"], one.band_knots)
+
+
 def run_literal(one: Schedule, step, weights: dict) -> float:
     """W2^2 of a published step (tests/literal.py) with these weights, [S]."""
     run = Probes((one.degradation_name, one.degradation_options))

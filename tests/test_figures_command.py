@@ -139,8 +139,9 @@ def test_all_figures_in_order(scripts, tmp_path, capsys):
     (left,) = [line for line in lines if line.startswith("real_networks")]
     assert left.endswith("left out, it is of cifar10.npz (no --data)")
     assert sum("left out" in text for text in page.text["p"]) == len(figures.SCRIPTS) - len(without)
-    assert page.text["th"].count("W2^2") == len(without)
-    assert "0.1235" in page.text["td"] and "many" not in page.text["th"]
+    # A table for each kind of rows.
+    assert page.text["th"].count("W2^2") == 2 * len(without)
+    assert "0.1235" in page.text["td"] and "100 values" in page.text["td"]
 
 
 def test_figures_of_data(scripts, tmp_path, capsys):
@@ -307,7 +308,7 @@ def test_the_page_of_odd_names(tmp_path):
     # Rows of the same columns are a table; the file has what a list is too long for.
     rows = ["deep / 1", "deep / 2", "list / 1", "list / 2"]
     assert page.text["th"] == ["", "<i>", "", "", "e", *rows]
-    assert page.text["td"] == ["1", "1, 2.5", "9 numbers", "", "True"]
+    assert page.text["td"] == ["1", "1, 2.5", "9 values", "", "True"]
     assert any(text.startswith("3 s.") for text in page.text["p"])
 
 

@@ -468,6 +468,16 @@ def test_show_and_write(fake, tmp_path, capsys):
     }
 
 
+def test_a_schedule_without_its_prior(fake, tmp_path, capsys):
+    main(shlex.split(f"gallery show dps-denoise-s0.1-2 --out {tmp_path}/one.json"))
+    (tmp_path / "prior.npz").unlink()
+    with pytest.raises(SystemExit) as stopped:
+        main(shlex.split(f"evaluate {tmp_path}/one.json"))
+    error = capsys.readouterr().err
+    assert stopped.value.code == 2 and error.count("\n") == 1
+    assert "prior.npz, is not beside it; copy it there, or name it with --prior" in error
+
+
 def test_nearest_says_what_is_lost(fake, tmp_path, capsys):
     out = tmp_path / "near.json"
     asked = "--sampler diffpir --blur-std 1.2 --sigma-y 0.1 --steps 3"
@@ -526,7 +536,10 @@ BAD = {
     "nothing so": ("gallery --sampler magic", "sampler = 'magic': the gallery has diffpir, dps"),
     "no such noise": ("gallery --sigma-y 0.3", r"sigma_y = 0.3: the gallery has .*0.1.*nearest"),
     "no such steps": ("gallery --steps 33", r"steps = 33: the gallery has 2, .*any number"),
-    "nothing of both": ("gallery --sampler dps --degradation motion-blur", "none of its 29 is all"),
+    "nothing of both": (
+        "gallery --sampler dps --degradation motion-blur",
+        r"none of its 29 .*sampler = 'dps', degradation = .*gallery nearest",
+    ),
     "no sampler": ("gallery nearest --sigma-y 0.1 --steps 2", "needs --sampler"),
     "unknown sampler": (
         "gallery nearest --sampler magic --sigma-y 0.1 --steps 2",

@@ -144,6 +144,10 @@ def test_tradeoff_figure():
     curve = axes.lines[0]
     wanted = np.sqrt(best.mse_at(curve.get_xdata() ** 2))
     np.testing.assert_allclose(curve.get_ydata(), wanted)
+    rows["learned, price 0"] = {"mse": 1e9, "perception": 1.0}
+    (axes,) = tradeoff_figure(best, rows, "").axes
+    labels = [text.get_text() for text in axes.get_legend().get_texts()]
+    assert "learned for mse + price x perception (price 0 outside)" in labels
 
 
 def test_tradeoffs_figure():

@@ -140,9 +140,14 @@ def _why_none(every: tuple[Entry, ...], options: Gallery) -> str:
             allowed = ", ".join(f"{one:g}" if name == "sigma_y" else str(one) for one in known)
             others = "" if name == "sampler" else " (`gallery nearest` takes any number)"
             return f"{name} = {value!r}: the gallery has {allowed}{others}"
+    given = {
+        name: getattr(options, name) for name in ("sampler", "degradation", "sigma_y", "steps")
+    }
+    words = ", ".join(f"{name} = {value!r}" for name, value in given.items() if value is not None)
     return (
-        f"gallery: none of its {len(every)} is all of that; its degradations are "
-        f"{', '.join(TASKS)}. `gallery --sampler NAME` lists what there is of one"
+        f"gallery: none of its {len(every)} is all of that ({words or 'these options'}); allowed "
+        f"are of degradation {', '.join(TASKS)}, though not of every sampler in as many steps, nor "
+        "at as much noise: ask for fewer of these, or for `gallery nearest`"
     )
 
 
@@ -201,9 +206,10 @@ def _nearest(options: Gallery, say: Say) -> Result:
 def _table(entries: tuple[Entry, ...]) -> Table:
     table = Table(
         title=f"{len(entries)} schedules",
-        caption="predicted, in % of the W2^2 and energy score of the tuned constant, which takes "
-        "uniform time steps; measured: energy score on the shipped network, of the constant's; "
-        "holds: from where to where that advantage in W2^2 lasts, within 5 %",
+        caption="predicted W2^2 and energy score, and in % of those of the tuned constant and the "
+        "published default, which take uniform time steps; measured: energy score on the shipped "
+        "network, of the constant's; holds: from where to where W2^2 relative to the constant's "
+        "stays within 5 %",
     )
     table.add_column("name", no_wrap=True)
     heads = (
@@ -243,7 +249,7 @@ def _show(entry: Entry) -> None:
     scores = {label: Scores(entry.w2[label], entry.energy[label]) for label in LABELS}
     console.print(_scores_table(f"{entry.name}: {problem}", scores))
     ranges = "; ".join(f"{name} {_range(*ends)}" for name, ends in entry.holds.items())
-    console.print(f"Its advantage over the constant holds within 5 %: {ranges}", soft_wrap=True)
+    console.print(f"Its W2^2 relative to the constant's holds within 5 %: {ranges}", soft_wrap=True)
     within, levels = entry.within, levels_at(entry.timesteps)
     if within != for_network(SAMPLERS[entry.sampler](), levels)["prices"]:
         limit, scales = within.max_amplification, " and ".join(map("{:g}".format, within.scales))
@@ -254,19 +260,19 @@ def _show(entry: Entry) -> None:
             f"--start {entry.name} ...` goes on from it within these.",
             soft_wrap=True,
         )
-    _print_measured(entry)
+    _print_measured(entry, "Measured")
     numbers = Table("time step", *entry.guidance)
     for i, step in enumerate(entry.timesteps):
         numbers.add_row(str(step), *(f"{one[i]:g}" for one in entry.guidance.values()))
     console.print(numbers)
 
 
-def _print_measured(entry: Entry) -> None:
+def _print_measured(entry: Entry, begins: str) -> None:
     if (found := entry.measured) is None:
         return
     energy, (gap, error) = found["energy"], found["of_tuned"]
     console.print(
-        f"Measured on the shipped network, {found['images']} tiles of photographs, energy score: "
+        f"{begins} on the shipped network, {found['images']} tiles of photographs, energy score: "
         f"{energy['learned']:g}; tuned constant {energy['tuned']:g} ({gap:+.1f} %, standard error "
         f"{error:.1f}); published {energy['published']:g}",
         soft_wrap=True,
@@ -301,9 +307,7 @@ def _compare(entry: Entry, asked: Asked) -> None:
     lines = [f"W2^2 of the tuned constant's: {there} here, {own} on its own problem."]
     lines += [*differs, goes_on] if differs else ["That is within its range."]
     console.print(" ".join(lines), soft_wrap=True)
-    if entry.measured is not None:
-        console.print("On its own problem:", end=" ")
-    _print_measured(entry)
+    _print_measured(entry, "Measured on its own problem")
 
 
 def _scores_table(title: str, scores: dict[str, Scores], learned: str = "learned") -> Table:

@@ -241,8 +241,8 @@ def prior_and_photo(
     if size is not None:
         source += f", tiles of {size}x{size}"
         if not any(map(len, planes())):
-            largest = max(min(image.shape[1:]) for _, image in found)
-            raise InputError(f"size = {size}: no image is that large; the largest has {largest}")
+            sides = [min(image.shape[1:]) for name, image in found if name != kept_out]
+            raise InputError(f"size = {size}: no image is that large; the largest has {max(sides)}")
     prior = from_images(
         planes(), colour=colour, window=options.window, pixel_range=pixel_range, source=source
     )

@@ -232,7 +232,7 @@ def write(result: Result, folder: Path) -> None:
 
 
 def present(result: Result) -> None:
-    if result.psnr and result.measurement.caption:
+    if result.psnr and result.measurement.caption.endswith(" dB"):  # of an image
         console.print(f"measurement: {result.measurement.caption.replace('measured', 'PSNR')}")
     for name, psnr in result.psnr.items():
         console.print(f"{name}: PSNR {psnr:.2f} dB")
@@ -245,7 +245,8 @@ def _with_mask(schedule: Schedule, options: Restore, notes: list[str]) -> Schedu
         if name != "inpaint":
             raise InputError(f"mask: the schedule is for {name}, which has none")
         mask = load_mask(options.mask, notes.append)
-        notes.append(f"mask: {np.mean(mask):.0%} of the pixels are known")
+        what = "pixels" if mask.ndim == 2 else "values of all planes"
+        notes.append(f"mask: {np.count_nonzero(mask)} of {mask.size} {what} are known")
         return replace(schedule, degradation_options={"mask": mask.tolist()}, shape=mask.shape[-2:])
     if name == "inpaint" and own.get("mask", "random") == "random" and not options.simulate:
         raise InputError(

@@ -49,7 +49,8 @@ def train(
 
     The loss is the mean over problems of log(W2^2 + penalty), so that every problem counts the
     same; the penalty is that of `learn` for amplification beyond 3. Adam with clipped gradients, in
-    the problems' dtype: float32 does. Deterministic for a given seed.
+    the problems' dtype: float32 does. Deterministic for a given seed
+    and number of threads.
     """
     free = tuple(sorted(default_free(sampler) if free is None else free))
     dtype = problems.spectrum.dtype

@@ -24,17 +24,19 @@ def to_csv(schedule: Schedule, weights: Weights) -> Export:
         levels = [alpha[i], sigma[i], alpha[i + 1], sigma[i + 1]]
         row = [*levels, *(float(weights[name][i]) for name in weights)]
         lines.writerow([i, step, *map(repr, row)])
+    numbers = (
+        []
+        if schedule.timesteps is None
+        else ['timestep = [int(step["timestep"]) for step in steps]']
+    )
+    numbers += [
+        f'{name} = [float(step["{name}"]) for step in steps]' for name in (*names[2:], *weights)
+    ]
     usage = (
         "import csv",
         'with open("{file}", newline="") as file:',
         "    steps = list(csv.DictReader(file))",
-        *(
-            ()
-            if schedule.timesteps is None
-            else ('timestep = [int(step["timestep"]) for step in steps]',)
-        ),
-        *(f'{name} = [float(step["{name}"]) for step in steps]' for name in names[2:]),
-        *(f'{name} = [float(step["{name}"]) for step in steps]' for name in weights),
+        *numbers,
     )
     return Export(text.getvalue().encode("ascii"), ".csv", usage)
 

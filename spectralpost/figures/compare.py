@@ -2,12 +2,14 @@
 
 from typing import TYPE_CHECKING
 
-from .base import COLOURS, new_figure, outside_legend
+import numpy as np
 
-FARTHEST = 1e3  # times the worst of what is learned: a value beyond is drawn at the edge
+from .base import COLOURS, new_figure, outside_legend
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+FARTHEST = 1e3  # times the worst of what is learned: a value beyond is drawn at the edge
 
 
 def compare_figure(
@@ -26,11 +28,12 @@ def compare_figure(
     markers = {"published default": "X", "tuned constant": "v", "learned": "o"}
     every = [of_one for of_steps in losses.values() for of_one in of_steps.values()]
     # An unstable default may be off by 10^30: it is drawn at the edge, with its number.
-    right = FARTHEST * max(of_one["learned"] for of_one in every)
-    right = min(right, 2 * max(value for of_one in every for value in of_one.values()))
+    learned = np.array([of_one["learned"] for of_one in every])
+    right = FARTHEST * np.max(learned[np.isfinite(learned)], initial=np.finfo(float).tiny)
+    right = min(right, 2 * np.max([value for of_one in every for value in of_one.values()]))
     for axes, steps in zip(panels, sorted(losses), strict=True):
         for label, marker in markers.items():
-            values = [min(losses[steps][name][label], right) for name in order]
+            values = [np.fmin(losses[steps][name][label], right) for name in order]
             axes.plot(
                 values,
                 range(len(order)),
@@ -43,7 +46,7 @@ def compare_figure(
                 clip_on=False,
             )
             for row, name in enumerate(order):
-                if losses[steps][name][label] > right:
+                if not losses[steps][name][label] <= right:
                     axes.annotate(
                         f"{losses[steps][name][label]:.0e} \u2192",
                         (right, row),

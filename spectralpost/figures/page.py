@@ -110,11 +110,12 @@ def _tables(numbers: dict[str, Any]) -> str:
     rows: dict[tuple[str, ...], dict[str, str]] = {}
     for path, value in _leaves(numbers, ()):
         rows.setdefault(path[:-1], {})[path[-1]] = value
-    alike: dict[tuple[str, ...], list[tuple[str, ...]]] = {}
+    alike: dict[frozenset[str], list[tuple[str, ...]]] = {}
     for path, row in rows.items():
-        alike.setdefault(tuple(row), []).append(path)
+        alike.setdefault(frozenset(row), []).append(path)
     tables = []
-    for columns, paths in alike.items():
+    for paths in alike.values():
+        columns = list(rows[paths[0]])
         head = "".join(f'<th scope="col">{escape(name)}</th>' for name in columns)
         lines = [f"<thead><tr><th></th>{head}</tr></thead>", "<tbody>"]
         for path in paths:
@@ -137,7 +138,7 @@ def _leaves(value: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...]
     elif len(value) <= LONGEST:
         yield path or ("",), ", ".join(map(_number, value))
     else:
-        yield path or ("",), f"{len(value)} numbers"
+        yield path or ("",), f"{len(value)} values"
 
 
 def _number(value: Any) -> str:

@@ -139,7 +139,6 @@ def _draw_schedule(
     if several:  # lines say whose a weight is, markers which it is
         for name, marker in marked:
             axes.plot([], [], marker, color="black", markersize=4, label=name)
-    hollow = ["hollow: 10 % more or less change the loss by < 0.1 %"]
     for name, marker in marked:
         weights = np.maximum(np.asarray(result.guidance[name]), floor)
         idle = np.asarray(sensitivity.get(name, np.inf)) < HARDLY + 0 * weights
@@ -151,9 +150,11 @@ def _draw_schedule(
                 color=COLOURS["learned"],
                 markerfacecolor="white",
                 markersize=5,
-                label=hollow.pop() if hollow else None,
             )
     axes.set_yscale("log")
+    if sensitivity:
+        words = "hollow: 10 % more or less change the loss by < 0.1 %"
+        axes.plot([], [], "o", color=COLOURS["learned"], markerfacecolor="white", label=words)
     _make_room(axes, 0.3)
     axes.set_title("Guidance schedule")
     axes.set_xlabel(
@@ -178,7 +179,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
             LINES["learned"],
             color=COLOURS["learned"],
             alpha=0.45,
-            label="exploring (few bins), with penalties",
+            label="exploring (few bins), with prices (penalties)",
         )
     axes.plot(
         np.arange(found + 1, found + refined + 1),
@@ -187,7 +188,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
         color=COLOURS["learned"],
         marker="o",
         markersize=4,
-        label="refining, with penalties",
+        label="refining, with prices (penalties)",
     )
     # Prices are no part of what the other lines are, so the end of the search is shown without.
     axes.plot(
@@ -197,7 +198,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
         color=COLOURS["learned"],
         markersize=13,
         linestyle="none",
-        label="learned, without penalties",
+        label="learned, without prices",
     )
     for name, value in result.baselines.items():
         label = LABELS[name]
@@ -212,7 +213,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
 
 
 def _make_room(axes: "Axes", share: float) -> None:
-    """For rows of a legend, above what is drawn on a logarithmic axis."""
+    """For rows of a legend above what is drawn, `share` of its height on a logarithmic axis."""
     low, high = axes.get_ylim()
     axes.set_ylim(low, high * (high / low) ** share)
 

@@ -51,7 +51,7 @@ def for_network(sampler: Sampler, levels: NoiseLevel) -> ForNetwork:
     does not, and such steps are seen to grow. In many steps it is the measurement's noise in weak
     modes that reaches the limit first, which does no harm: from 50 on strong modes are held within
     1.5 times, weak ones within 3, in 100 within 4.5. Those whose weights are all shares between 0
-    and 1 may also do what their published default and tuned constant both do.
+    and 1 may also do what their published default and tuned constant both do at the worst scale.
     Noise levels and eta are learned where that pays (`Sampler.for_network`).
 
     Chosen on training images with the shipped network, and those of samplers that see only values

@@ -28,7 +28,7 @@ from .preparing import check_free, constant_of, prepare
 from .search import Progress, Search, Watch
 from .searching import searched
 
-HOLDS = 1.05  # times its loss on merged modes: up to there a constant holds on all
+HOLDS = 1.05  # times its loss on merged modes: up to there a schedule holds on all
 
 
 class LearnResult(NamedTuple):

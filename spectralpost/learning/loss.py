@@ -45,7 +45,7 @@ class Prices(NamedTuple):
                        useless to a network and even to double precision. See `overshoot`. A sampler
                        that does not differentiate its denoiser may also do in a step what its
                        published default and its tuned constant both do there; with `scales` only
-                       one whose weights are all between 0 and 1
+                       one whose weights are all between 0 and 1, as at the worst of these
     smoothness         a zigzag by a factor of e from step to step costs this fraction of the tuned
                        constant's loss (`guidance.roughness`): steps that do not matter follow their
                        neighbours. 0 gives the bare optimum

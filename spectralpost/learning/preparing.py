@@ -128,18 +128,20 @@ def prepare(
         return prepared
     constant, constant_loss = tuned_constant(unlimited, given)
     growth = None
-    # Elsewhere the constant need not work at other scales.
+    # What is usual on the problem itself says nothing of other scales, where a constant need not
+    # work; one that only mixes cannot fail there either.
     if not differentiates_denoiser(sampler) and (not prices.scales or only_mixes(sampler)):
-        of_scales = unlimited if not prices.scales else loss
-        growth = np.asarray(usual_growth(of_scales, given, constant))
+        judged = loss if prices.scales else unlimited
+        growth = np.asarray(usual_growth(judged, given, constant))
     return tuned(prepared, constant, constant_loss, growth)
 
 
 def only_mixes(sampler: Sampler) -> bool:
     """Whether all weights are shares, between 0 and 1, so that none can be too large for a network:
     what is amplified is what the sampler overwrites, as DDRM known pixels of an image that is
-    smooth yet."""
-    return all(kind == "unit" for kind in sampler.constraint.values())
+    smooth yet. Tried on the network with DDRM and ILVR."""
+    kinds = sampler.constraint.values()
+    return bool(kinds) and all(kind == "unit" for kind in kinds)
 
 
 def constant_of(

@@ -41,7 +41,7 @@ class Search(NamedTuple):
                     "lbfgs" (optax, zoom line search) and "adam" (optax, with
                     `learning_rate`): any objective, samplers that divide by norms; they only
                     refine. "auto": lm where it applies, else lbfgs
-    seed            searches are deterministic for a given one
+    seed            searches are deterministic for a given one and number of threads
     explore         False: no generations. With "lm" the starts are halved on the problem of 64
                     bins, after every 15 iterations, and the best alone is refined, with a look at
                     the loss every 4: a fraction of the time where few starts do, as in a sweep.
