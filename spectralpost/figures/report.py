@@ -71,7 +71,7 @@ def report_figure(
     for axes in (gain, spread):
         axes.set_xlabel("frequency, averaged over directions (cycles per pixel)")
         frequency_axis(axes, f)
-        axes.legend()
+        axes.legend(fontsize="small")
     gain.set_ylim(*_gain_limits(gains))
     figure.suptitle(title)
     return figure
@@ -153,7 +153,7 @@ def _draw_schedule(
             )
     axes.set_yscale("log")
     if sensitivity:
-        words = "hollow: 10 % more or less change the loss by < 0.1 %"
+        words = "hollow: ±10 % cost < 0.1 %"
         axes.plot([], [], "o", color=COLOURS["learned"], markerfacecolor="white", label=words)
     _make_room(axes, 0.3)
     axes.set_title("Guidance schedule")
@@ -165,7 +165,7 @@ def _draw_schedule(
     zero = f" ({least}: at the bottom)" if below.size else ""
     axes.set_ylabel(("weight" if several else f"weight {''.join(result.free)}") + zero)
     if marked:
-        axes.legend(loc="upper center", ncols=2)
+        axes.legend(loc="upper center", ncols=2, fontsize="small")
 
 
 def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
@@ -179,7 +179,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
             LINES["learned"],
             color=COLOURS["learned"],
             alpha=0.45,
-            label="exploring (few bins), with prices (penalties)",
+            label="exploring (few bins), with prices",
         )
     axes.plot(
         np.arange(found + 1, found + refined + 1),
@@ -188,7 +188,7 @@ def _draw_history(axes: "Axes", result: LearnResult, objective: str) -> None:
         color=COLOURS["learned"],
         marker="o",
         markersize=4,
-        label="refining, with prices (penalties)",
+        label="refining, with prices",
     )
     # Prices are no part of what the other lines are, so the end of the search is shown without.
     axes.plot(
