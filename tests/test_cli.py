@@ -215,7 +215,7 @@ BAD = {
     "broken schedule": ("evaluate {w}/broken/schedule.json --out {out}", "not a JSON file"),
     "newer schedule": ("evaluate {w}/newer/schedule.json --out {out}", "format_version = 3.*newer"),
     "image as schedule": ("evaluate {w}/images/0.png --out {out}", r"0\.png.*not a JSON file"),
-    "no prior": ("evaluate {w}/alone/schedule.json --out {out}", r"prior\.npz, is not beside it.*--prior"),
+    "no prior": ("evaluate {w}/alone/schedule.json --out {out}", r"is not beside it.*--prior"),
     "another prior": ("evaluate {w}/stranger/schedule.json --out {out}", "hash.*--prior"),
     "missing prior": (f"{EVALUATE} --prior {{w}}/no.npz", r"no\.npz.*no such file"),
     "text as prior": (f"{EVALUATE} --prior {{w}}/text.npz", r"text\.npz.*not a prior"),
