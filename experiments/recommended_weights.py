@@ -39,14 +39,14 @@ together W2^2 rises as much (`directions`):
              20, 0.05, 3, 2     0.0082  0.00552  0.00360     6 of 20   -0.6  1.2 to 4.7   2.5     2
 
 What the early weights are, where log-SNR is below -2 (in two of the cases -2.2, in 10 steps of dps
--3.1), hardly matters, and that is where curves of
-different step counts differ most. Those that matter are about as large in 20, 50 and 100 steps:
-they are weights of a step, not of time. dps goes up and down among them: it turns at 56 of 71
-places over all eleven cases (a random sequence at 50), which no published default does, and up to
-50 steps nearly each of them is a direction of its own. lambda_ of diffpir falls as the image
-appears, at 100 steps like (sigma / alpha)^0.8, where the default is constant; up to 20 steps about
-half of those that matter can move if others move with them. zeta of diffpir, the share of noise
-that is replaced, matters at no step of up to 50 by itself.
+-3.1), hardly matters, and that is where curves of different step counts differ most. Those that
+matter are about as large in 20, 50 and 100 steps: they are weights of a step, not of time. dps goes
+up and down among them: it turns at 56 of 71 places over all eleven cases (a random sequence at 50),
+which no published default does, and up to 50 steps nearly each of them is a direction of its own.
+lambda_ of diffpir falls as the image appears, at 100 steps like (sigma / alpha)^0.8, where the
+default is constant; up to 20 steps about half of those that matter can move if others move with
+them. zeta of diffpir, the share of noise that is replaced, matters at no step of up to 50 by
+itself.
 """
 
 import sys

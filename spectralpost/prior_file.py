@@ -43,7 +43,7 @@ def load_prior(path: str | os.PathLike[str]) -> Prior:
     name = f"prior {str(path)!r}"
     if not os.path.isfile(path):
         raise InputError(
-            f"{name}: {'a folder' if os.path.isdir(path) else 'there is no such file'}"
+            f"{name}: {'is a folder' if os.path.isdir(path) else 'there is no such file'}"
         )
     try:
         # Opened here, since NumPy leaves a broken archive open.

@@ -53,11 +53,11 @@ def tradeoff_figure(best: Tradeoff, rows: Rows, title: str) -> "Figure":
     axes.set_ylim(_lowest(best), 1.05 * max(shown))
     axes.set_xlabel(X_NAME)
     axes.set_ylabel(Y_NAME)
+    far = [name for name in outside if name.startswith("price ")]
     for line in axes.get_lines():
         if beyond := outside.get(str(line.get_label())):
             line.set_label(f"{line.get_label()} (error {beyond[1]:.2g}, outside)")
-        far = [name for name in outside if name.startswith("price ")]
-        if far and line.get_label() == PRICED:
+        elif far and line.get_label() == PRICED:
             line.set_label(f"{PRICED} ({', '.join(far)} outside)")
     axes.legend(fontsize="small")
     axes.set_title(title, fontsize=10)
